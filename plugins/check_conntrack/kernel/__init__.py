@@ -1,0 +1,1 @@
+"""What Linux says about connection tracking, as plain values."""
