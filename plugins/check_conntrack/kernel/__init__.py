@@ -1,1 +1,3 @@
-"""What Linux says about connection tracking, as plain values."""
+"""What Linux says about connection tracking, as plain values. No word of Nagios in here."""
+
+from .source import KernelError as KernelError

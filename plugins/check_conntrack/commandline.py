@@ -1,0 +1,277 @@
+"""What the checks have in common toward the user: options, time, and an answer in every case.
+
+run() is the only way out of a check: whatever happens inside, one status line is printed and the
+exit code is 0 to 3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Callable, NamedTuple, NoReturn
+
+from nagiosplugin import Ok, Unknown
+from nagiosplugin.state import ServiceState
+
+from . import __version__, output
+from .history import SHARED, STATE_VARIABLE, RefusedError, Store
+from .kernel import KernelError, rights
+from .thresholds import Label, ThresholdError, duration
+
+DEFAULT_TIMEOUT = 8.0  # seconds; check_nrpe gives up at 10
+RANGES = """\
+Ranges are those of the Monitoring Plugins: a value alerts when it lies
+  10      below 0 or above 10        10:20   below 10 or above 20
+  10:     below 10                   @10:20  from 10 to 20
+  ~:10    above 10                   LABEL=~:  never
+"""
+UNITS = """\
+A bound may carry its label's unit: 80%, and for times s, m, h, d. Naming a
+label replaces its default. A warning that could never fire beside the critical
+range is refused.
+"""
+STATES = """\
+Exit codes: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN; the worst decides, in the
+order CRITICAL, UNKNOWN, WARNING, OK. 3 also for --help, --version, a bad command
+line, a missing right and a time-out.
+"""
+
+
+class UsageError(Exception):
+    """A command line that cannot be carried out."""
+
+
+class _PageError(Exception):
+    """Not an error: a text that was asked for (--help, --version) instead of a verdict."""
+
+
+class _StoppedError(BaseException):
+    """Time is up, or a signal said so. No handler of ordinary errors may swallow it."""
+
+
+class Outcome(NamedTuple):
+    """A check's verdict, ready to be printed."""
+
+    state: ServiceState
+    text: str
+    perfdata: Sequence[str] = ()
+    lines: Sequence[str] = ()
+
+
+class Stage:
+    """What a check is doing at the moment, for the one who asks why it took so long."""
+
+    def __init__(self) -> None:
+        self.now = "starting"
+
+    def __call__(self, now: str) -> None:
+        """Say what comes next."""
+        self.now = now
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse without its own ideas about exit codes and streams."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UsageError."""
+        raise UsageError(f"{message} (see --help)")
+
+
+class _Show(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise _PageError(
+            parser.format_help() if self.dest == "help" else f"{parser.prog} {__version__}\n"
+        )
+
+
+def parser(name: str, purpose: str, labels: Sequence[Label], examples: str) -> Parser:
+    """A parser with the options of every check, and a help page that is the check's manual."""
+    made = Parser(
+        prog=name,
+        usage="%(prog)s [options]",
+        description=purpose,
+        epilog="\n".join([_table(labels), RANGES, UNITS, STATES, examples]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    main = labels[0].name
+    add = made.add_argument
+    for short, long, what in (("-w", "--warning", "warning"), ("-c", "--critical", "critical")):
+        add(
+            short,
+            long,
+            action="append",
+            default=[],
+            metavar="[LABEL=]RANGE",
+            help=f"{what} where LABEL (default: {main}) lies outside RANGE; repeatable",
+        )
+    add(
+        "-t",
+        "--timeout",
+        type=_seconds,
+        default=DEFAULT_TIMEOUT,
+        metavar="SECONDS",
+        help="give up after SECONDS, 0 for never (default: 8)",
+    )
+    add("-v", "--verbose", action="count", default=0, help="more long output; repeatable, to -vvv")
+    add("--exit-ok", action="store_true", help="evaluate and print as ever, exit 0")
+    add(
+        "--if-inactive",
+        choices=list(output.STATES),
+        default="ok",
+        metavar="STATE",
+        help="state when conntrack is not loaded: ok (default), warning, critical, unknown",
+    )
+    add(
+        "--netns",
+        action="append",
+        default=[],
+        metavar="NS",
+        help="look at network namespace NS: a name or glob of names under /run/netns, a path, "
+        "a pid, or all; repeatable",
+    )
+    add("--sudo", action="store_true", help="start the privileged reader through sudo -n")
+    add("--user", metavar="USER", help="started as root, become USER before anything is parsed")
+    add("--state-dir", metavar="DIR", help="where earlier runs are remembered")
+    add("--state-key", default="", metavar="KEY", help="keep this service's memory apart")
+    add("--no-state", action="store_true", help="remember nothing")
+    add("-V", "--version", nargs=0, action=_Show, help="print the version and exit (with 3)")
+    add("-h", "--help", nargs=0, action=_Show, help="print this page and exit (with 3)")
+    return made
+
+
+def _table(labels: Sequence[Label]) -> str:
+    rows = [("label", "unit", "-w", "-c", "meaning")]
+    rows += [
+        (label.name, label.unit, label.warning, label.critical, label.meaning) for label in labels
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ["  " + "  ".join([*map(str.ljust, row[:4], widths), row[4]]).rstrip() for row in rows]
+    return "\n".join(["Performance data, with default thresholds:", *lines, ""])
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = duration(text)
+    except ThresholdError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if 0 < seconds < 0.001 or seconds > 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 1ms and 1d")
+    return seconds
+
+
+def drop_rights(options: argparse.Namespace) -> str | None:
+    """Become unprivileged for good; returns the home of whom root became, None where it was not.
+
+    Raises KernelError where the user is not to be had, or rights cannot be given up.
+    """
+    if os.geteuid() != 0:
+        rights.drop(rights.User(os.geteuid(), os.getegid()))
+        return None
+    # What is imported only where it is needed must be in reach: whom root becomes may not be
+    # allowed to read the folder that the suite, or Python itself, was installed in.
+    from .kernel import host, namespaces  # noqa: F401
+
+    directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED
+    user = rights.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)
+    rights.drop(user)
+    return user.home or "/nonexistent"
+
+
+def open_store(options: argparse.Namespace, home: str | None) -> Store:
+    """The store that the options name; raises UsageError where it is refused."""
+    if options.no_state:
+        return Store.without("--no-state")
+    try:
+        return Store.open(options.state_dir, os.environ, home)
+    except RefusedError as error:
+        raise UsageError(str(error)) from None
+
+
+def run(
+    title: str,
+    made: Parser,
+    judge: Callable[[argparse.Namespace, Stage], Outcome],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Parse, judge, print; returns the exit code."""
+    _fill_standard_descriptors()
+    stage = Stage()
+    options = None
+    judged = False
+    try:
+        _listen(_stopped)
+        options = made.parse_args(arguments)
+        _set_timer(options.timeout, stage)
+        outcome = judge(options, stage)
+        judged = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except _PageError as asked:
+        output.write(str(asked))
+        return int(Unknown)
+    except (UsageError, ThresholdError, KernelError) as error:
+        outcome = Outcome(Unknown, str(error))
+    except _StoppedError as why:
+        outcome = Outcome(Unknown, str(why))
+    except KeyboardInterrupt:
+        outcome = Outcome(Unknown, f"interrupted while {stage.now}")
+    except MemoryError:
+        outcome = Outcome(Unknown, f"out of memory while {stage.now}")
+    except Exception as error:
+        outcome = _unforeseen(error, stage, options)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    verbose = 0 if options is None else options.verbose
+    text = output.page(
+        output.status_line(title, outcome.state, outcome.text),
+        outcome.perfdata,
+        outcome.lines if verbose or outcome.state is not Ok else (),
+        bounded=not verbose,
+    )
+    if not output.write(text):
+        return int(Unknown)
+    return int(Ok) if judged and options and options.exit_ok else int(outcome.state)
+
+
+def _unforeseen(error: Exception, stage: Stage, options: argparse.Namespace | None) -> Outcome:
+    import traceback
+
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+    lines = traceback.format_exc().splitlines() if options and options.verbose > 2 else []
+    text = f"unforeseen {type(error).__name__} while {stage.now} ({place}): {error}"
+    return Outcome(Unknown, text, (), lines)
+
+
+def _fill_standard_descriptors() -> None:
+    """Let no file that is opened later become standard output by taking its number."""
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        while True:
+            descriptor = os.open(os.devnull, os.O_RDONLY)
+            if descriptor > 2:
+                os.close(descriptor)
+                return
+
+
+def _listen(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, handler)
+
+
+def _stopped(number: int, _: FrameType | None) -> None:
+    raise _StoppedError(f"stopped by {signal.Signals(number).name}")
+
+
+def _set_timer(seconds: float, stage: Stage) -> None:
+    def expired(_: int, __: FrameType | None) -> None:
+        raise _StoppedError(f"timed out after {seconds:g}s while {stage.now}")
+
+    if seconds:
+        signal.signal(signal.SIGALRM, expired)
+        # Again every second, for the one that falls into a place where exceptions are lost.
+        signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)

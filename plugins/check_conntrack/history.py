@@ -1,0 +1,292 @@
+"""What earlier runs left behind: small JSON files in a folder of the user's own.
+
+A check's verdict never depends on this folder: what cannot be read is as if it were not there,
+and what cannot be written is said (`trouble`). Only a folder in which somebody else could plant
+something is refused. Every file is opened without following links, locked through the folder, and
+replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+from typing import Any, Callable
+
+from .kernel.source import read_file
+from .trend import Peak, Sample
+
+SHARED = "/var/lib/check-conntrack"
+STATE_VARIABLE = "CHECK_CONNTRACK_STATE_DIR"
+LARGEST = 256 * 1024  # bytes; a file of this size is not ours
+MOST_FILES = 512
+OLDEST = 31 * 86400  # seconds after which a file of a service that is gone goes
+LOCK_WAIT = 0.5  # seconds
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
+
+
+class RefusedError(Exception):
+    """A state directory that is a link, or that others may write to."""
+
+
+class Store:
+    """The folder that keeps what this user's checks remember.
+
+    `folder` is its path once it is open. `trouble` says why nothing can be kept, empty where all
+    is well; `notes` say what else was found out of order.
+    """
+
+    def __init__(self) -> None:
+        self.folder = ""
+        self.trouble = ""
+        self.notes: list[str] = []
+        self._descriptor = -1
+
+    @classmethod
+    def without(cls, why: str) -> Store:
+        """A store that keeps nothing."""
+        store = cls()
+        store.trouble = why
+        return store
+
+    @classmethod
+    def open(cls, explicit: str | None, environment: Mapping[str, str], home: str | None) -> Store:
+        """The store that is named, by `explicit` or the environment, else the first default.
+
+        Defaults are SHARED where it can be written, then a folder below `home`, or below the
+        user's own home where that is None. Raises RefusedError.
+        """
+        store = cls()
+        named = explicit or environment.get(STATE_VARIABLE)
+        if named:
+            store._use(named)
+            return store
+        if os.path.lexists(SHARED):
+            store._use(SHARED)
+        if store._descriptor < 0:
+            store._use(_below_home(environment, home))
+        return store
+
+    def _use(self, path: str) -> None:
+        """Open this user's folder below `path`, making what is missing."""
+        path = os.path.abspath(path)
+        base = -1
+        self.trouble = ""
+        try:
+            os.makedirs(path, 0o700, exist_ok=True)
+            base = _open_folder(path, None)
+            own = str(os.geteuid())
+            with suppress(FileExistsError):
+                os.mkdir(own, 0o700, dir_fd=base)
+            descriptor = _open_folder(own, base)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            self.trouble = f"state directory {path}: {reason}"
+            return
+        finally:
+            if base >= 0:
+                os.close(base)
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            os.close(descriptor)
+            raise RefusedError(f"state directory {path}/{own} belongs to somebody else")
+        self.folder = os.path.join(path, own)
+        self._descriptor = descriptor
+
+    def update(self, key: str, change: Callable[[Any], Any]) -> Any:
+        """Replace what is kept under `key` by what `change` makes of it, and return that.
+
+        `change` gets None where there is nothing, or nothing that can be read.
+        """
+        if self._descriptor < 0:
+            return change(None)
+        name = _file_name(key)
+        locked = self._lock()
+        try:
+            old = self._read(name)
+            new = change(old)
+            if locked and new != old:
+                self._write(name, json.dumps(new, separators=(",", ":")).encode("ascii"))
+        finally:
+            if locked:
+                flock(self._descriptor, LOCK_UN)
+        return new
+
+    def close(self) -> None:
+        """Let the folder go."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _lock(self) -> bool:
+        give_up = time.monotonic() + LOCK_WAIT
+        while True:
+            try:
+                flock(self._descriptor, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    self.notes.append(f"{self.folder} is locked: this run is not remembered")
+                    return False
+                time.sleep(0.01)
+            except OSError as error:
+                self.trouble = f"{self.folder} cannot be locked: {error.strerror}"
+                return False
+            else:
+                return True
+
+    def _read(self, name: str) -> Any:
+        try:
+            descriptor = os.open(
+                name,
+                os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC,
+                dir_fd=self._descriptor,
+            )
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.notes.append(f"{self.folder}/{name} cannot be read: {error.strerror}")
+            return None
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
+                raise ValueError
+            with os.fdopen(os.dup(descriptor), "rb") as file:
+                return json.loads(file.read(LARGEST))
+        except (OSError, ValueError, RecursionError):
+            self.notes.append(f"{self.folder}/{name} is damaged: its history begins anew")
+            return None
+        finally:
+            os.close(descriptor)
+
+    def _write(self, name: str, data: bytes) -> None:
+        fresh = f".{name}.new"
+        try:
+            if not _exists(name, self._descriptor):
+                self._prune()
+            # One that was left by a run that was killed: we hold the lock, nobody writes to it.
+            with suppress(FileNotFoundError):
+                os.unlink(fresh, dir_fd=self._descriptor)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(fresh, flags, 0o600, dir_fd=self._descriptor)
+            try:
+                try:
+                    if os.write(descriptor, data) != len(data):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                finally:
+                    os.close(descriptor)
+                os.rename(fresh, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(fresh, dir_fd=self._descriptor)
+                raise
+        except OSError as error:
+            self.trouble = f"{self.folder} cannot be written to: {error.strerror}"
+
+    def _prune(self) -> None:
+        """Make room: what namespaces and services that are gone left behind goes."""
+        dated = []
+        for name in os.listdir(self._descriptor):
+            with suppress(OSError):
+                dated.append((os.stat(name, dir_fd=self._descriptor).st_mtime, name))
+        dated.sort(reverse=True)
+        for at, (when, name) in enumerate(dated):
+            if at >= MOST_FILES - 1 or when < time.time() - OLDEST:
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=self._descriptor)
+
+
+def _below_home(environment: Mapping[str, str], home: str | None) -> str:
+    """The XDG Base Directory specification's place for state."""
+    given = environment.get("XDG_STATE_HOME", "")
+    if home is None and os.path.isabs(given):
+        return os.path.join(given, "check-conntrack")
+    return os.path.join(home or os.path.expanduser("~"), ".local/state/check-conntrack")
+
+
+def _open_folder(path: str, base: int | None) -> int:
+    """A descriptor of a folder that only its owner may write to; raises OSError, RefusedError."""
+    try:
+        descriptor = os.open(path, _FOLDER, dir_fd=base)
+    except OSError:
+        if stat.S_ISLNK(os.stat(path, dir_fd=base, follow_symlinks=False).st_mode):
+            raise RefusedError(
+                f"state directory {path} is a link: name the directory itself"
+            ) from None
+        raise
+    if os.fstat(descriptor).st_mode & 0o022:
+        os.close(descriptor)
+        raise RefusedError(f"others may write to the state directory {path}: chmod go-w {path}")
+    return descriptor
+
+
+def _exists(name: str, base: int) -> bool:
+    try:
+        os.stat(name, dir_fd=base, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _file_name(key: str) -> str:
+    """A file name for any key, different for different keys."""
+    raw = os.fsencode(key)
+    name = "".join(chr(byte) if byte in _SAFE else f"%{byte:02x}" for byte in raw)
+    if len(name) > 200:
+        name = f"{name[:180]}%{zlib.crc32(raw):08x}"
+    return name + ".json"
+
+
+def boot_id() -> str:
+    """What tells this boot from every other (random(4)); empty where the kernel does not say."""
+    return read_file("/proc/sys/kernel/random/boot_id").data.strip().decode("ascii", "replace")
+
+
+def series_of(kept: Any, boot: str, inode: int) -> tuple[tuple[Sample, ...], tuple[Peak, ...]]:
+    """The samples and peaks in what a file held; none of what is not as it was written.
+
+    Samples of another boot, or of a namespace that only has the same name, say nothing about
+    growth; the peaks stay.
+    """
+    if not isinstance(kept, dict):
+        return (), ()
+    samples: tuple[Sample, ...] = ()
+    if kept.get("boot") == boot and kept.get("netns") == inode:
+        samples = tuple(Sample(float(at), count) for at, count in _pairs(kept.get("samples")))
+    return samples, tuple(Peak(int(day), count) for day, count in _pairs(kept.get("peaks")))
+
+
+def _pairs(value: Any) -> list[tuple[float, int]]:
+    """The ascending (when, count) pairs of a list; empty where it is anything else."""
+    if not isinstance(value, list) or len(value) > 1000:
+        return []
+    pairs = []
+    last = 0.0
+    for pair in value:
+        if not isinstance(pair, list) or len(pair) != 2:
+            return []
+        when, count = pair
+        if type(when) not in (int, float) or type(count) is not int:
+            return []
+        if not last <= when < 1e12 or not 0 <= count < 1 << 32:
+            return []
+        pairs.append((when, count))
+        last = when
+    return pairs
+
+
+def kept_series(
+    boot: str, inode: int, samples: tuple[Sample, ...], peaks: tuple[Peak, ...]
+) -> dict[str, Any]:
+    """What to keep of a series, in the form that series_of takes."""
+    return {
+        "boot": boot,
+        "netns": inode,
+        "samples": [[round(sample.at, 1), sample.entries] for sample in samples],
+        "peaks": [[peak.day, peak.entries] for peak in peaks],
+    }

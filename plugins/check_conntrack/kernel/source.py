@@ -1,0 +1,213 @@
+"""Where the raw bytes come from: small files of the kernel, and the reader.
+
+Everything here hands out bytes or says why it could not; what the bytes mean is for others.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
+
+if TYPE_CHECKING:
+    import subprocess
+
+READER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "reader.py")
+# sudo is looked for here, and not along a PATH that somebody else may have set.
+SUDO_PATHS = ("/usr/bin/sudo", "/bin/sudo", "/usr/local/bin/sudo", "/run/wrappers/bin/sudo")
+LARGEST_ANSWER = 64 << 20  # bytes; a hundred thousand namespaces need a quarter of it
+
+_HEAD = re.compile(rb"([0-9]{1,20}) ([0-9]{1,5}) ([a-z_]{1,64}|-) ([0-9]{1,4}) ([0-9]{1,4})\n")
+
+
+class KernelError(Exception):
+    """Something that the kernel did not let us know: what, why, and what to do about it."""
+
+
+class ReaderError(KernelError):
+    """The reader could not be started, died, or did not answer by its grammar."""
+
+
+class Reading(NamedTuple):
+    """What reading a file gave: its bytes, or the error number that stood in the way."""
+
+    path: str
+    data: bytes = b""
+    errno: int = 0
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is no such file."""
+        return self.errno in (errno.ENOENT, errno.ENOTDIR)
+
+
+class Frame(NamedTuple):
+    """A piece of the reader's answer (the grammar stands in reader.py)."""
+
+    inode: int
+    errno: int
+    file: str
+    path: str
+    data: bytes
+
+
+def read_file(path: str, most: int = 4096) -> Reading:
+    """The first `most` bytes of a file of the kernel, opened without following a link."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return Reading(path, os.read(descriptor, most))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return Reading(path, errno=error.errno or errno.EIO)
+
+
+def read_whole(path: str, most: int = 16 << 20) -> Reading:
+    """All of a file that is larger than one read hands out (/proc/self/mountinfo)."""
+    try:
+        with open(path, "rb") as file:
+            return Reading(path, file.read(most))
+    except OSError as error:
+        return Reading(path, errno=error.errno or errno.EIO)
+
+
+def sudo_path() -> str | None:
+    """Where sudo is installed; None where it is not."""
+    return next((path for path in SUDO_PATHS if os.access(path, os.X_OK)), None)
+
+
+def reader_command(*, sudo: bool) -> list[str]:
+    """The command line that starts the reader.
+
+    A reader that is not executable (pip clears that bit) is started through the interpreter of
+    the check; the sudoers line must then name exactly that.
+
+    Raises ReaderError where sudo is asked for and not installed.
+    """
+    if not sudo:
+        return [*_isolated_python(), READER]
+    program = sudo_path()
+    if program is None:
+        raise ReaderError("--sudo: sudo is not installed on this host")
+    return [program, "-n", *sudo_grant()]
+
+
+def sudo_grant() -> list[str]:
+    """The command that sudoers must allow, argument by argument."""
+    return [READER] if os.access(READER, os.X_OK) else [*_isolated_python(), READER]
+
+
+def sudoers_line() -> str:
+    """The line of sudoers(5) that lets this user start the reader, and nothing else."""
+    import pwd
+
+    uid = os.geteuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = f"#{uid}"
+    command = sudo_grant()
+    # Without an argument list sudo would let the caller choose one.
+    arguments = command[1:] or ['""']
+    return f"{name} ALL=(root) NOPASSWD: {' '.join([command[0], *arguments])}"
+
+
+def _isolated_python() -> list[str]:
+    import sys
+
+    return [sys.executable or "/usr/bin/python3", "-I", "-S", "-B"]
+
+
+class Reader:
+    """The reader as a child process, started while there are rights and asked when there are none.
+
+    Raises ReaderError where it cannot be started. Use it as a context manager: no child is left
+    when it ends, whatever happened.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        import subprocess
+
+        self.command = list(command)
+        try:
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - no shell
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                close_fds=True,
+                cwd="/",
+            )
+        except OSError as error:
+            raise ReaderError(
+                f"the reader {self.command[0]} cannot be started: {error.strerror}"
+            ) from None
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import subprocess
+
+        process = self._process
+        if process.poll() is None:
+            # It may run as root and we not: then it ends by itself when its pipes are closed.
+            with suppress(OSError):
+                process.kill()
+        for pipe in self._pipes():
+            with suppress(OSError):
+                cast("IO[bytes]", pipe).close()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+
+    def _pipes(self) -> tuple[object, object, object]:
+        return self._process.stdin, self._process.stdout, self._process.stderr
+
+    def ask(self, fields: Sequence[bytes]) -> list[Frame]:
+        """The answer to one request; raises ReaderError where there is none that can be trusted."""
+        stdin, stdout, stderr = (cast("IO[bytes]", pipe) for pipe in self._pipes())
+        # Where it ended before it read, its own words, below, say why.
+        with suppress(BrokenPipeError):
+            stdin.write(b"".join(field + b"\0" for field in fields))
+            stdin.close()
+        answer = stdout.read(LARGEST_ANSWER + 1)
+        if len(answer) > LARGEST_ANSWER:
+            raise ReaderError(f"the reader's answer is longer than {LARGEST_ANSWER >> 20} MiB")
+        stdout.close()
+        words = stderr.read(4096).decode("ascii", "replace").split("\n")
+        status = self._process.wait()
+        if status != 0:
+            said = next((word.strip() for word in reversed(words) if word.strip()), "")
+            how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+            raise ReaderError(f"the reader {how}" + (f": {said}" if said else ""))
+        return parse_answer(answer)
+
+
+def parse_answer(answer: bytes) -> list[Frame]:
+    """The frames of a reader's answer; raises ReaderError where it is not of the grammar."""
+    frames = []
+    at = 0
+    while not (answer.startswith(b"end\n", at) and at + 4 == len(answer)):
+        head = _HEAD.match(answer, at)
+        if not head:
+            raise ReaderError("the reader's answer cannot be understood")
+        path_at = head.end()
+        data_at = path_at + int(head[4])
+        end = data_at + int(head[5])
+        if end > len(answer):
+            raise ReaderError("the reader's answer is cut short")
+        frames.append(
+            Frame(
+                int(head[1]),
+                int(head[2]),
+                head[3].decode("ascii"),
+                os.fsdecode(answer[path_at:data_at]),
+                answer[data_at:end],
+            )
+        )
+        at = end
+    return frames

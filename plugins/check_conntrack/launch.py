@@ -1,0 +1,28 @@
+"""The way from an executable into its check, where what the check needs may be missing.
+
+This file is kept in the syntax of old interpreters: it has to tell them that they are too old.
+"""
+
+import sys
+
+OLDEST_PYTHON = (3, 9)
+
+
+def launch(check):  # type: ignore[no-untyped-def]
+    """Run a check by the name of its module; returns its exit code, 3 where it cannot run."""
+    try:
+        if sys.version_info < OLDEST_PYTHON:
+            raise ImportError("Python 3.9 or later is needed, this is " + sys.version.split()[0])
+        try:
+            import nagiosplugin  # noqa: F401
+        except ImportError:
+            raise ImportError(
+                "the Python library nagiosplugin is missing, install it: apt-get install "
+                "python3-nagiosplugin, or: " + sys.executable + " -m pip install nagiosplugin"
+            )
+        main = __import__("check_conntrack." + check, fromlist=["main"]).main
+    except Exception as error:  # whatever it is, a traceback is no verdict
+        text = str(error) or type(error).__name__
+        sys.stdout.write("CONNTRACK_" + check.upper() + " UNKNOWN - " + text + "\n")
+        return 3
+    return main()

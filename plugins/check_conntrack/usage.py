@@ -1,0 +1,548 @@
+"""check_conntrack_usage: how full the connection-tracking table is, and when it will be full.
+
+Reads sysctls that everybody may read. Only other network namespaces take a right, and then the
+reader looks. In three acts: Usage (acquire), contexts (evaluate), UsageSummary (present).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from nagiosplugin import Context, Metric, Ok, Resource, Result, Results, Summary, Unknown, Warn
+
+from . import advice, commandline, output, trend
+from .history import Store, boot_id, kept_series, series_of
+from .kernel import KernelError
+from .kernel.limits import Limits, buckets_sysctl_writable, may_set_limits, read_limits
+from .thresholds import (
+    Label,
+    LabelContext,
+    StateContext,
+    ThresholdError,
+    Thresholds,
+    duration,
+    parse_thresholds,
+)
+
+if TYPE_CHECKING:
+    import argparse
+
+    from .kernel.namespaces import Found, Targets
+    from .kernel.source import Reader
+
+TITLE = "CONNTRACK_USAGE"
+PURPOSE = """\
+How full is the kernel's connection-tracking table, and when will it be full? A full
+table drops every new connection while established ones go on. Needs no right."""
+LABELS = (
+    Label("usage", "entries of the limit", "%", 1, warning="80", critical="90"),
+    Label("entries", "entries in the table; a bound in % is of the limit", share_of="limit"),
+    Label("limit", "nf_conntrack_max, 0 for none"),
+    Label("load_factor", "entries per hash bucket", decimals=2),
+    Label("growth", "entries per second, when known", decimals=2, minimum=None, needs_history=True),
+    Label("time_to_full", "time left at that growth, when known", "s", needs_history=True),
+)
+# Of further namespaces so many are graphed, the fullest first, by these labels.
+MOST_NAMESPACES = 10
+NAMESPACE_LABELS = ("usage", "entries", "time_to_full")
+LONGEST_WINDOW = 30 * 86400  # seconds
+SOON = 86400  # seconds; what is farther away stands in the perfdata alone
+EXAMPLES = """\
+Examples:
+  check_conntrack_usage -w 80 -c 90
+  check_conntrack_usage -w time_to_full=4h: -c time_to_full=30m:
+  check_conntrack_usage -w 70 -w limit=262144: -c entries=90%
+  check_conntrack_usage --netns all --sudo
+  check_conntrack_usage -v --trend-window 6h --state-key slow
+"""
+
+
+class Place(NamedTuple):
+    """A network namespace as this run found it; its labels begin with `prefix`.
+
+    `name` and `inode` are empty for the one the check runs in. `samples` end with this run's,
+    `growth` is in entries per second, None where it is not known.
+    """
+
+    name: str
+    prefix: str
+    inode: int
+    limits: Limits
+    samples: tuple[trend.Sample, ...] = ()
+    peak: int = 0
+    growth: float | None = None
+
+    @property
+    def time_to_full(self) -> float | None:
+        """Seconds until the table is full; None where that is not in sight."""
+        return trend.time_to_full(self.limits.entries, self.limits.limit, self.growth)
+
+    @property
+    def fullness(self) -> tuple[float, int]:
+        """What orders places, the fullest highest."""
+        return (self.limits.usage or 0.0, self.limits.entries)
+
+    def metrics(self, *, quiet: bool) -> Iterator[Metric]:
+        """The figures in the order of LABELS; of further namespaces the main ones alone."""
+        limits = self.limits
+        values: dict[str, float | None] = {
+            "usage": limits.usage,
+            "entries": limits.entries,
+            "limit": limits.limit,
+            "load_factor": limits.entries / limits.buckets if limits.buckets else None,
+            "growth": self.growth,
+            "time_to_full": self.time_to_full,
+        }
+        most = {"usage": 100, "entries": limits.limit or None}
+        for label in LABELS:
+            value = values[label.name]
+            if value is not None and (not self.prefix or label.name in NAMESPACE_LABELS):
+                yield Metric(
+                    self.prefix + label.name,
+                    value,
+                    min=label.minimum,
+                    max=most.get(label.name),
+                    context=("quiet " if quiet else "") + label.name,
+                )
+
+
+# --- acquire
+
+
+class Usage(Resource):
+    """The tables of the network namespaces that were asked for.
+
+    After probe(): `places`, the one the plain labels speak of first; `problems`, what could not
+    be looked at; `forbidden`, whether that was for want of a right; `inactive`.
+    """
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        stage: commandline.Stage,
+        reader: Reader | None,
+        store: Store,
+    ) -> None:
+        self.options = options
+        self.stage = stage
+        self.reader = reader
+        self.store = store
+        self.places: list[Place] = []
+        self.problems: list[str] = []
+        self.forbidden = False
+        self.inactive = False
+
+    def probe(self) -> Iterator[Metric]:
+        """The first namespace's metrics, what stands in the way, then the other namespaces'."""
+        self.stage("reading /proc/sys/net/netfilter")
+        first: Place | None = None
+        others: list[Place] = []
+        try:
+            if self.options.netns:
+                first, others = self._look()
+            else:
+                first = self._own()
+        except KernelError as error:
+            self.problems.append(str(error))
+        self.stage(f"remembering this run in {self.store.folder}")
+        boot = boot_id()
+        others.sort(key=lambda place: place.fullness, reverse=True)
+        graphed = [place for place in others[:MOST_NAMESPACES] if place.limits.entries]
+        quiet = others[len(graphed) :]
+        graphed = [self._remembered(place, boot) for place in graphed]
+        if first:
+            first = self._remembered(first, boot)
+            self.places.append(first)
+            yield from first.metrics(quiet=False)
+        self.places += graphed + quiet
+        for problem in self.problems:
+            yield Metric("problem", problem, context="problem")
+        if self.inactive:
+            yield Metric("inactive", "conntrack is not active", context="inactive")
+        if self.store.trouble:
+            yield Metric("history", self.store.trouble, context="history")
+        for place in graphed:
+            yield from place.metrics(quiet=False)
+        for place in quiet:
+            yield from place.metrics(quiet=True)
+
+    def _own(self) -> Place | None:
+        """The namespace the check runs in; None where conntrack is not active."""
+        limits = read_limits()
+        if limits is None:
+            self.inactive = True
+            return None
+        if limits.fault:
+            self.problems.append(limits.fault)
+        return Place("", "", 0, limits)
+
+    def _look(self) -> tuple[Place | None, list[Place]]:
+        """The namespace that the plain labels speak of, and all others that were asked for."""
+        from .kernel import namespaces
+
+        inode = namespaces.own_inode()
+        targets = namespaces.find(self.options.netns, inode)
+        self.problems += targets.missing
+        own = self._own()
+        found = self._enter(targets, inode)
+        self.problems += found.problems
+        places: dict[str, Place] = {}
+        for namespace in found.namespaces:
+            part = output.label_part(namespace.name, places)
+            if namespace.limits is None:
+                self.inactive = True
+                continue
+            # One hash holds the entries of all namespaces.
+            buckets = own.limits.buckets if own else None
+            limits = namespace.limits._replace(buckets=buckets)
+            plain = namespace.path == targets.first
+            prefix = "" if plain else f"{part}::"
+            places[part] = Place(namespace.name, prefix, namespace.inode, limits)
+        others = list(places.values())
+        first = next((place for place in others if not place.prefix), None)
+        if own and targets.own and targets.first == inode:
+            first = own
+        elif own and targets.own:
+            part = output.label_part("self", places)
+            others.append(own._replace(name="self", prefix=f"{part}::"))
+        return first, [place for place in others if place is not first]
+
+    def _enter(self, targets: Targets, own: int) -> Found:
+        """What the reader sees in the targets."""
+        from .kernel import namespaces, source
+
+        if not targets.targets and not targets.everything:
+            return namespaces.Found(())
+        self.stage("waiting for the reader")
+        if self.reader is None and not self.options.sudo:
+            self.forbidden = True
+            what = (
+                "other namespaces"
+                if targets.everything
+                else "namespace " + ", ".join(target.name for target in targets.targets)
+            )
+            return namespaces.Found((), (f"{what}: no right to enter (CAP_SYS_ADMIN)",))
+        try:
+            with self.reader or source.Reader(source.reader_command(sudo=True)) as reader:
+                frames = reader.ask(targets.fields())
+        except KernelError as error:
+            self.forbidden = self.options.sudo
+            return namespaces.Found((), (str(error),))
+        found = namespaces.look(targets, frames, own, namespaces.names())
+        self.forbidden = found.forbidden
+        return found
+
+    def _remembered(self, place: Place, boot: str) -> Place:
+        """The place with what earlier runs saw of it, to which this run is added."""
+        now = trend.Sample(round(time.clock_gettime(time.CLOCK_BOOTTIME), 1), place.limits.entries)
+        today = trend.Peak(int(time.time() // 86400), place.limits.entries)
+
+        def change(kept: object) -> object:
+            samples, peaks = series_of(kept, boot, place.inode)
+            samples = trend.extended(samples, now, self.options.trend_window)
+            return kept_series(boot, place.inode, samples, trend.with_peak(peaks, today))
+
+        key = f"usage+{place.name}+{self.options.state_key}"
+        samples, peaks = series_of(self.store.update(key, change), boot, place.inode)
+        return place._replace(
+            samples=samples,
+            peak=max(peak.entries for peak in peaks),
+            growth=trend.growth(samples),
+        )
+
+
+# --- evaluate
+
+
+def contexts(thresholds: Thresholds, if_inactive: str) -> list[Context]:
+    """All the contexts that this check's metrics name."""
+    # A threshold that needs history and has none would never fire, and nobody would know.
+    blind = any(label.needs_history and label.name in thresholds.given for label in LABELS)
+    return [
+        *(LabelContext(label, thresholds.of[label.name]) for label in LABELS),
+        *(LabelContext(label, thresholds.of[label.name], quiet=True) for label in LABELS),
+        StateContext("problem", Unknown),
+        StateContext("history", Warn if blind else Ok),
+        StateContext("inactive", output.STATES[if_inactive]),
+    ]
+
+
+# --- present
+
+
+class UsageSummary(Summary):
+    """The sentence for the status line, and the lines below it."""
+
+    def __init__(self, usage: Usage) -> None:
+        self.usage = usage
+
+    def ok(self, results: Results) -> str:
+        """The figures of the first namespace."""
+        return self.problem(results)
+
+    def problem(self, results: Results) -> str:
+        """The fullest of the worst, what else alarms there, and what could not be seen."""
+        parts = []
+        head = self._head(results)
+        if head:
+            parts.append(self._sentence(head, results))
+            parts += [
+                _alarm(result)
+                for result in _alarms(head, results)
+                if _label(result) not in ("usage", "entries")
+            ]
+        elif self.usage.inactive:
+            parts.append("conntrack is not active on this host")
+        parts += self.usage.problems
+        parts += [f"growth unknown: {result.hint}" for result in _blind(results)]
+        if len(self.usage.places) > 1:
+            parts.append(f"{len(self.usage.places)} namespaces seen")
+        return "; ".join(parts)
+
+    def verbose(self, results: Results) -> list[str]:
+        """What alarms and since when, what was not seen, what to do, and the figures."""
+        usage = self.usage
+        head = self._head(results)
+        lines: list[str] = []
+        alarms = _alarms(head, results) if head else []
+        lines += [
+            f"{result.state.text.upper()}: {_alarm(result)}{_since(head, result)}"
+            for result in alarms
+            if head
+        ]
+        lines += [f"UNKNOWN: {problem}" for problem in usage.problems]
+        lines += [f"WARNING: growth cannot be judged: {result.hint}" for result in _blind(results)]
+        if usage.forbidden:
+            lines += _grant()
+        if head:
+            lines += _figures(head)
+            if alarms:
+                lines += advice.advise(_evidence(head), {_label(result) for result in alarms})
+        if len(usage.places) > 1:
+            lines += _listing(usage.places, results, whole=usage.options.verbose > 1)
+        if usage.options.verbose:
+            lines += usage.store.notes
+            lines.append(
+                f"Nothing is remembered: {usage.store.trouble}"
+                if usage.store.trouble
+                else f"Remembered in {usage.store.folder}"
+            )
+        if usage.options.verbose > 2:
+            lines += [f"Ran as uid {os.geteuid()}, from {os.path.dirname(__file__)}"]
+        return lines
+
+    def _head(self, results: Results) -> Place | None:
+        """The place that the status line is about: the fullest of those that are worst."""
+        places = self.usage.places
+        if not places:
+            return None
+        states = [output.worst(result.state for result in _of(place, results)) for place in places]
+        decisive = output.worst(states)
+        if decisive is Ok:
+            return places[0]
+        return max(
+            (place for place, state in zip(places, states) if state is decisive),
+            key=lambda place: place.fullness,
+        )
+
+    def _sentence(self, place: Place, results: Results) -> str:
+        limits = place.limits
+        where = f"namespace {place.name} " if place.name else ""
+        if not limits.limit:
+            return f"{where}{limits.entries} entries in use, no limit"
+        share = _shown(results[place.prefix + "usage"])
+        if limits.full:
+            over = f" ({share})" if limits.entries > limits.limit else ""
+            return (
+                f"{where}full: {limits.entries} of {limits.limit} entries{over}, "
+                "new connections are dropped"
+            )
+        left = place.time_to_full
+        soon = f", full in about {trend.spell(left)}" if left and left < SOON else ""
+        return f"{where}{limits.entries} of {limits.limit} entries in use ({share}){soon}"
+
+
+def _of(place: Place, results: Results) -> list[Result]:
+    """The results of a place's figures."""
+    names = [place.prefix + label.name for label in LABELS]
+    return [results[name] for name in names if name in results]
+
+
+def _alarms(place: Place, results: Results) -> list[Result]:
+    """Those that lie outside their range, the worst first."""
+    found = [result for result in _of(place, results) if result.state is not Ok]
+    return sorted(found, key=lambda result: output.SEVERITY.index(result.state), reverse=True)
+
+
+def _blind(results: Results) -> list[Result]:
+    """The result that says that a threshold can never fire; none where there is no such."""
+    return [
+        result
+        for result in results
+        if cast("Metric", result.metric).context == "history" and result.state is Warn
+    ]
+
+
+def _context(result: Result) -> LabelContext:
+    return cast("LabelContext", cast("Metric", result.metric).contextobj)
+
+
+def _label(result: Result) -> str:
+    return _context(result).label.name
+
+
+def _shown(result: Result) -> str:
+    """The value as it stands in the perfdata."""
+    metric = cast("Metric", result.metric)
+    return _context(result).show(metric, cast("Resource", metric.resource))
+
+
+def _alarm(result: Result) -> str:
+    metric = cast("Metric", result.metric)
+    timed = _context(result).label.unit == "s"
+    shown = trend.spell(metric.value) if timed else _shown(result)
+    return f"{metric.name} {shown} is outside {result.hint}"
+
+
+def _since(place: Place, result: Result) -> str:
+    """For how long usage has been outside its range, as far back as runs are remembered."""
+    context = _context(result)
+    if context.label.name != "usage":
+        return ""
+    held = trend.held_for(
+        place.samples,
+        lambda entries: context.outside(result.state, 100 * entries / place.limits.limit),
+    )
+    return f", for {trend.spell(held)} at least" if held else ""
+
+
+def _figures(place: Place) -> list[str]:
+    limits = place.limits
+    lines = []
+    if len(place.samples) > 1:
+        span = place.samples[-1].at - place.samples[0].at
+        grown = "" if place.growth is None else f"growth {place.growth:+.2f} entries/s, "
+        lines.append(
+            f"Trend: {grown}peak of {trend.PEAK_DAYS} days {place.peak} entries "
+            f"({len(place.samples)} runs in {trend.spell(span)})"
+        )
+    if limits.buckets:
+        load = limits.entries / limits.buckets
+        lines.append(f"Hash: {limits.buckets} buckets, {load:.2f} entries each")
+    return lines
+
+
+def _evidence(place: Place) -> advice.Evidence:
+    from .kernel import host
+
+    limits = place.limits
+    return advice.Evidence(
+        limits.entries,
+        limits.limit,
+        max(place.peak, limits.entries),
+        limits.buckets,
+        host.available_memory(),
+        may_set_limits(),
+        buckets_sysctl_writable(),
+        host.runs_kube_proxy(),
+    )
+
+
+def _listing(places: list[Place], results: Results, *, whole: bool) -> list[str]:
+    shown = places if whole else places[: MOST_NAMESPACES + 1]
+    rows = [("namespace", "entries", "usage", "full in")]
+    for place in shown:
+        left = place.time_to_full
+        rows.append(
+            (
+                output.clean(place.name) or "(host)",
+                str(place.limits.entries),
+                _shown(results[place.prefix + "usage"]) if place.limits.limit else "",
+                "" if left is None else trend.spell(left) if left else "now",
+            )
+        )
+    more = len(places) - len(shown)
+    return output.table(rows) + ([f"  and {more} more (-vv)"] if more else [])
+
+
+def _grant() -> list[str]:
+    from .kernel import source
+
+    lines = [
+        "To look into other namespaces, let this user start the reader as root: --sudo, and with",
+        "visudo -f /etc/sudoers.d/check-conntrack the line",
+        f"  {source.sudoers_line()}",
+    ]
+    if os.access(source.READER, os.W_OK):
+        lines.append("(after installing the suite where only root may write)")
+    return lines
+
+
+# --- the way in
+
+
+def _window(text: str) -> float:
+    import argparse
+
+    try:
+        seconds = duration(text)
+    except ThresholdError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not trend.SHORTEST_SPAN <= seconds <= LONGEST_WINDOW:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 5m and 30d")
+    return seconds
+
+
+def parser() -> commandline.Parser:
+    """The command line of this check."""
+    made = commandline.parser("check_conntrack_usage", PURPOSE, LABELS, EXAMPLES)
+    made.add_argument_group("options of this check").add_argument(
+        "--trend-window",
+        type=_window,
+        default=3600.0,
+        metavar="DURATION",
+        help="how far back growth looks (default: 1h); known after 3 runs and 5 minutes",
+    )
+    return made
+
+
+def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.Outcome:
+    """The verdict. Rights end before the first byte of the kernel's is parsed."""
+    thresholds = parse_thresholds(LABELS, options.warning, options.critical)
+    with ExitStack() as stack:
+        reader = None
+        if options.netns:
+            from .kernel import rights, source
+
+            if rights.may_enter_namespaces():
+                stage("starting the reader")
+                command = source.reader_command(sudo=False)
+                reader = stack.enter_context(source.Reader(command))
+        home = commandline.drop_rights(options)
+        stage("opening the state directory")
+        store = commandline.open_store(options, home)
+        stack.callback(store.close)
+        usage = Usage(options, stage, reader, store)
+        check = output.OrderedCheck(
+            usage,
+            UsageSummary(usage),
+            output.WorstResults(),
+            *contexts(thresholds, options.if_inactive),
+        )
+        check()
+        detailed = options.verbose or check.state is not Ok
+        return commandline.Outcome(
+            check.state,
+            check.summary_str,
+            check.perfdata,
+            list(check.verbose_str) if detailed else [],
+        )
+
+
+def main() -> int:
+    """The executable's way in; returns the exit code."""
+    return commandline.run(TITLE, parser(), judge)
