@@ -7,8 +7,13 @@ stays None, and a rule that needs it gives nothing. To add a rule, write the fun
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Callable, NamedTuple
+from .kernel.values import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import Callable
+
 
 SPARE = 1.3  # the peak and 30 %
 ENTRY_BYTES = 384  # an entry with accounting and NAT, measured; the slab's own figure is root's

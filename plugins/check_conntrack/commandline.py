@@ -10,17 +10,23 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from types import FrameType
-from typing import Callable, NamedTuple, NoReturn
 
 from nagiosplugin import Ok, Unknown
-from nagiosplugin.state import ServiceState
 
 from . import __version__, output
 from .history import SHARED, STATE_VARIABLE, RefusedError, Store
 from .kernel import KernelError, rights
+from .kernel.values import NamedTuple
 from .thresholds import Label, ThresholdError, duration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+    from typing import Callable, NoReturn
+
+    from nagiosplugin.state import ServiceState
+
 
 DEFAULT_TIMEOUT = 8.0  # seconds; check_nrpe gives up at 10
 RANGES = """\
@@ -81,6 +87,13 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see --help)")
 
 
+class _Manual(argparse.RawDescriptionHelpFormatter):
+    # argparse makes a formatter for every option it is told of; asking the terminal for its width
+    # each time takes longer than all the rest of the parser.
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=80)
+
+
 class _Show(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         raise _PageError(
@@ -95,7 +108,7 @@ def parser(name: str, purpose: str, labels: Sequence[Label], examples: str) -> P
         usage="%(prog)s [options]",
         description=purpose,
         epilog="\n".join([_table(labels), RANGES, UNITS, STATES, examples]),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Manual,
         add_help=False,
         allow_abbrev=False,
     )
@@ -175,6 +188,7 @@ def drop_rights(options: argparse.Namespace) -> str | None:
         return None
     # What is imported only where it is needed must be in reach: whom root becomes may not be
     # allowed to read the folder that the suite, or Python itself, was installed in.
+    from . import advice  # noqa: F401
     from .kernel import host, namespaces  # noqa: F401
 
     directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED

@@ -14,13 +14,17 @@ import os
 import stat
 import time
 import zlib
-from collections.abc import Mapping
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
-from typing import Any, Callable
 
 from .kernel.source import read_file
 from .trend import Peak, Sample
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Callable
+
 
 SHARED = "/var/lib/check-conntrack"
 STATE_VARIABLE = "CHECK_CONNTRACK_STATE_DIR"

@@ -7,7 +7,6 @@ is not; the order of this one is the contract's.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
 
 from nagiosplugin import (
     Check,
@@ -18,7 +17,13 @@ from nagiosplugin import (
     Unknown,
     Warn,
 )
-from nagiosplugin.state import ServiceState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from nagiosplugin.state import ServiceState
+
 
 STATUS_WIDTH = 160
 # Without -v. Nagios takes 8 KiB, and what an agent adds has to fit too.

@@ -7,8 +7,6 @@ and nothing looser. A bound may carry a unit that fits its label.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from nagiosplugin import (
     Context,
@@ -21,7 +19,15 @@ from nagiosplugin import (
     Result,
     Warn,
 )
-from nagiosplugin.state import ServiceState
+
+from .kernel.values import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from nagiosplugin.state import ServiceState
+
 
 INFINITY = float("inf")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

@@ -5,8 +5,13 @@ Pure functions over samples that history.py keeps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Callable, NamedTuple
+from .kernel.values import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Callable
+
 
 MOST_SAMPLES = 32  # enough for a steady slope, few enough to compare each with each in 0.3 ms
 FEWEST_RUNS = 3

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple, cast
 
 from nagiosplugin import Context, Metric, Ok, Resource, Result, Results, Summary, Unknown, Warn
 
-from . import advice, commandline, output, trend
+from . import commandline, output, trend
 from .history import Store, boot_id, kept_series, series_of
 from .kernel import KernelError
 from .kernel.limits import Limits, buckets_sysctl_writable, may_set_limits, read_limits
+from .kernel.values import NamedTuple
 from .thresholds import (
     Label,
     LabelContext,
@@ -28,9 +27,12 @@ from .thresholds import (
     parse_thresholds,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
+    from .advice import Evidence
     from .kernel.namespaces import Found, Targets
     from .kernel.source import Reader
 
@@ -321,6 +323,8 @@ class UsageSummary(Summary):
         if head:
             lines += _figures(head)
             if alarms:
+                from . import advice
+
                 lines += advice.advise(_evidence(head), {_label(result) for result in alarms})
         if len(usage.places) > 1:
             lines += _listing(usage.places, results, whole=usage.options.verbose > 1)
@@ -381,14 +385,13 @@ def _alarms(place: Place, results: Results) -> list[Result]:
 def _blind(results: Results) -> list[Result]:
     """The result that says that a threshold can never fire; none where there is no such."""
     return [
-        result
-        for result in results
-        if cast("Metric", result.metric).context == "history" and result.state is Warn
+        result for result in results if result.metric.context == "history" and result.state is Warn
     ]
 
 
 def _context(result: Result) -> LabelContext:
-    return cast("LabelContext", cast("Metric", result.metric).contextobj)
+    context: LabelContext = result.metric.contextobj
+    return context
 
 
 def _label(result: Result) -> str:
@@ -397,12 +400,12 @@ def _label(result: Result) -> str:
 
 def _shown(result: Result) -> str:
     """The value as it stands in the perfdata."""
-    metric = cast("Metric", result.metric)
-    return _context(result).show(metric, cast("Resource", metric.resource))
+    metric = result.metric
+    return _context(result).show(metric, metric.resource)
 
 
 def _alarm(result: Result) -> str:
-    metric = cast("Metric", result.metric)
+    metric = result.metric
     timed = _context(result).label.unit == "s"
     shown = trend.spell(metric.value) if timed else _shown(result)
     return f"{metric.name} {shown} is outside {result.hint}"
@@ -436,11 +439,12 @@ def _figures(place: Place) -> list[str]:
     return lines
 
 
-def _evidence(place: Place) -> advice.Evidence:
+def _evidence(place: Place) -> Evidence:
+    from .advice import Evidence
     from .kernel import host
 
     limits = place.limits
-    return advice.Evidence(
+    return Evidence(
         limits.entries,
         limits.limit,
         max(place.peak, limits.entries),

@@ -24,8 +24,8 @@ class Metric:
     min: float | None
     max: float | None
     context: str
-    contextobj: Context | None
-    resource: Resource | None
+    contextobj: Any
+    resource: Resource
     def __init__(
         self,
         name: str,
@@ -53,7 +53,7 @@ class Performance:
 class Result:
     state: ServiceState
     hint: str | None
-    metric: Metric | None
+    metric: Metric
     def __init__(
         self, state: ServiceState, hint: str | None = None, metric: Metric | None = None
     ) -> None: ...

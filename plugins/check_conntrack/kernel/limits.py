@@ -7,9 +7,9 @@ in the kernel; the old names are those of ip_conntrack (Linux 2.4 to 4.8).
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
 from .source import KernelError, Reading, read_file
+from .values import NamedTuple
 
 NEW = "/proc/sys/net/netfilter/nf_conntrack_"
 OLD = "/proc/sys/net/ipv4/netfilter/ip_conntrack_"

@@ -10,11 +10,15 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from .limits import NEW, Limits, parse_limits
 from .source import Frame, KernelError, Reading, read_whole
+from .values import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
 
 DIRECTORY = "/run/netns"
 _PROCESS = re.compile(r"/proc/([0-9]{1,10}|self|thread-self)(?:/task/([0-9]{1,10}))?/ns/net")

@@ -75,7 +75,7 @@ def enter(descriptor: int) -> None:
 
 
 def read_request(descriptor: int) -> list[bytes]:
-    """The fields of the request on a descriptor; raises RefusedError where they break the grammar."""
+    """The fields of the request on a descriptor; raises RefusedError for any other bytes."""
     request = b""
     while len(request) <= LONGEST_REQUEST:
         piece = os.read(descriptor, 65536)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
 
 from .source import KernelError, read_file
+from .values import NamedTuple
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import pwd
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Sequence
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
+from .values import NamedTuple
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Sequence
+    from typing import Any
 
 READER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "reader.py")
 # sudo is looked for here, and not along a PATH that somebody else may have set.
@@ -160,16 +163,16 @@ class Reader:
                 process.kill()
         for pipe in self._pipes():
             with suppress(OSError):
-                cast("IO[bytes]", pipe).close()
+                pipe.close()
         with suppress(subprocess.TimeoutExpired):
             process.wait(0.2)
 
-    def _pipes(self) -> tuple[object, object, object]:
+    def _pipes(self) -> tuple[Any, Any, Any]:
         return self._process.stdin, self._process.stdout, self._process.stderr
 
     def ask(self, fields: Sequence[bytes]) -> list[Frame]:
         """The answer to one request; raises ReaderError where there is none that can be trusted."""
-        stdin, stdout, stderr = (cast("IO[bytes]", pipe) for pipe in self._pipes())
+        stdin, stdout, stderr = self._pipes()
         # Where it ended before it read, its own words, below, say why.
         with suppress(BrokenPipeError):
             stdin.write(b"".join(field + b"\0" for field in fields))
