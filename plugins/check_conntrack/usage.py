@@ -336,7 +336,9 @@ class UsageSummary(Summary):
                 else f"Remembered in {usage.store.folder}"
             )
         if usage.options.verbose > 2:
-            lines += [f"Ran as uid {os.geteuid()}, from {os.path.dirname(__file__)}"]
+            from .kernel import rights
+
+            lines.append(f"Judged as uid {os.geteuid()}, capabilities {rights.capabilities():x}")
         return lines
 
     def _head(self, results: Results) -> Place | None:
