@@ -15,7 +15,13 @@ from nagiosplugin import Context, Metric, Ok, Resource, Result, Results, Summary
 from . import commandline, output, trend
 from .history import Store, boot_id, kept_series, series_of
 from .kernel import KernelError
-from .kernel.limits import Limits, buckets_sysctl_writable, may_set_limits, read_limits
+from .kernel.limits import (
+    Limits,
+    buckets_sysctl_writable,
+    may_set_limits,
+    own_inode,
+    read_limits,
+)
 from .kernel.values import NamedTuple
 from .thresholds import (
     Label,
@@ -66,8 +72,8 @@ Examples:
 class Place(NamedTuple):
     """A network namespace as this run found it; its labels begin with `prefix`.
 
-    `name` and `inode` are empty for the one the check runs in. `samples` end with this run's,
-    `growth` is in entries per second, None where it is not known.
+    `name` is empty for the one the check runs in. `samples` end with this run's, `growth` is in
+    entries per second, None where it is not known.
     """
 
     name: str
@@ -180,13 +186,13 @@ class Usage(Resource):
             return None
         if limits.fault:
             self.problems.append(limits.fault)
-        return Place("", "", 0, limits)
+        return Place("", "", own_inode(), limits)
 
     def _look(self) -> tuple[Place | None, list[Place]]:
         """The namespace that the plain labels speak of, and all others that were asked for."""
         from .kernel import namespaces
 
-        inode = namespaces.own_inode()
+        inode = own_inode()
         targets = namespaces.find(self.options.netns, inode)
         self.problems += targets.missing
         own = self._own()
@@ -248,7 +254,9 @@ class Usage(Resource):
             samples = trend.extended(samples, now, self.options.trend_window)
             return kept_series(boot, place.inode, samples, trend.with_peak(peaks, today))
 
-        key = f"usage+{place.name}+{self.options.state_key}"
+        # The one it runs in has no name, and need not be the same in every run.
+        name = place.name or f"net:[{place.inode}]"
+        key = f"usage+{name}+{self.options.state_key}"
         samples, peaks = series_of(self.store.update(key, change), boot, place.inode)
         return place._replace(
             samples=samples,
@@ -320,14 +328,14 @@ class UsageSummary(Summary):
         lines += [f"WARNING: growth cannot be judged: {result.hint}" for result in _blind(results)]
         if usage.forbidden:
             lines += _grant()
+        if len(usage.places) > 1:
+            lines += _listing(usage.places, results, whole=usage.options.verbose > 1)
         if head:
             lines += _figures(head)
             if alarms:
                 from . import advice
 
                 lines += advice.advise(_evidence(head), {_label(result) for result in alarms})
-        if len(usage.places) > 1:
-            lines += _listing(usage.places, results, whole=usage.options.verbose > 1)
         if usage.options.verbose:
             lines += usage.store.notes
             lines.append(
@@ -338,6 +346,10 @@ class UsageSummary(Summary):
         if usage.options.verbose > 2:
             from .kernel import rights
 
+            lines += [
+                f"Read {place.limits.origin}count and max in net:[{place.inode}] {place.name}"
+                for place in usage.places
+            ]
             lines.append(f"Judged as uid {os.geteuid()}, capabilities {rights.capabilities():x}")
         return lines
 

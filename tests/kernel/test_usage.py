@@ -225,6 +225,25 @@ def test_a_namespace_can_be_asked_for_by(netns, usage, how):
     assert f"namespace {namespace.name} 1234 of " in result.status
 
 
+def test_a_process_of_the_own_namespace_leads_back_to_it(usage):
+    result = usage("--netns", os.getpid(), user=())
+    assert result.code == 0
+    assert result.perfdata["entries"] == usage().perfdata["entries"]
+    assert f"namespace pid-{os.getpid()} " in result.status
+
+
+def test_the_own_namespace_may_be_one_of_several(netns, usage):
+    namespace = netns()
+    namespace.fill(10)
+    own = "/proc/self/ns/net"
+    first = usage("--netns", own, "--netns", namespace.name, user=())
+    second = usage("--netns", namespace.name, "--netns", own, "-v", user=())
+    assert first.value(f"{namespace.name}::entries") == 10
+    assert first.value("entries") != 10
+    assert second.value("entries") == 10
+    assert any(line.startswith("  self ") for line in second.lines)
+
+
 def test_a_namespace_that_only_a_process_holds_is_found_by_all(need, usage):
     need("unshare")
     holder = subprocess.Popen(["unshare", "-n", "sleep", "60"])
@@ -351,6 +370,8 @@ def test_ambient_capabilities_do_what_sudo_does(netns, usage):
 def test_a_check_that_root_starts_gives_up_its_rights(usage, state):
     result = usage("-vvv", user=())
     assert any("uid 65534, capabilities 0" in line for line in result.lines)
+    own = os.stat("/proc/self/ns/net").st_ino
+    assert f"Read {SYSCTLS}/nf_conntrack_count and max in net:[{own}]" in result.lines
     kept = list(state.glob("*/*.json"))
     assert [path.parent.name for path in kept] == ["65534"]
     assert kept[0].stat().st_uid == 65534
@@ -423,6 +444,14 @@ def test_the_reader_dies_with_its_parent(need, installed):
             break
         time.sleep(0.01)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_the_reader_needs_nothing_of_the_suite(need, installed, tmp_path):
+    need("setpriv")
+    tree, _ = installed
+    alone = shutil.copy(tree / "check_conntrack/kernel/reader.py", tmp_path)
+    done = subprocess.run([alone], input=b"limits\0", capture_output=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"end\n", b"")
 
 
 def test_the_reader_tells_nothing_about_files_that_are_no_namespaces(need, installed, tmp_path):
@@ -596,6 +625,12 @@ def test_what_another_run_holds_locked_is_left_alone(need, usage, state):
     assert result.code == 0
     assert any("is locked" in line for line in result.lines)
     assert kept.read_bytes() == before
+
+
+def test_runs_inside_different_namespaces_do_not_share_a_history(netns, usage, state):
+    usage(before=netns().command())
+    usage()
+    assert len(list(state.glob("65534/*.json"))) == 2
 
 
 def test_runs_under_different_keys_do_not_share_a_history(usage, state):

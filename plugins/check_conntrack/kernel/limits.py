@@ -20,13 +20,15 @@ class Limits(NamedTuple):
     """A namespace's count of entries and its limits.
 
     `limit` is 0 where the kernel sets none. `buckets` is None where the kernel does not tell, and
-    `fault` then says why, where that is not simply an old kernel.
+    `fault` then says why, where that is not simply an old kernel. `origin` is the path that was
+    read, less the last word.
     """
 
     entries: int
     limit: int
     buckets: int | None = None
     fault: str = ""
+    origin: str = NEW
 
     @property
     def usage(self) -> float | None:
@@ -70,7 +72,7 @@ def parse_limits(count: Reading, limit: Reading, buckets: Reading | None) -> Lim
             hashed = number(buckets) or None
         except KernelError as error:
             fault = str(error)
-    return Limits(entries, maximum, hashed, fault)
+    return Limits(entries, maximum, hashed, fault, count.path[: -len("count")])
 
 
 def read_limits() -> Limits | None:
@@ -86,6 +88,14 @@ def read_limits() -> Limits | None:
     if not os.path.isdir("/proc/sys/net"):
         raise KernelError("/proc/sys/net does not exist: is /proc mounted?")
     return None
+
+
+def own_inode() -> int:
+    """The inode number of this process's own network namespace."""
+    try:
+        return os.stat("/proc/self/ns/net").st_ino
+    except OSError as error:
+        raise KernelError(f"/proc/self/ns/net cannot be read: {error.strerror}") from None
 
 
 def may_set_limits() -> bool:

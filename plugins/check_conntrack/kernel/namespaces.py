@@ -68,14 +68,6 @@ class Found(NamedTuple):
     forbidden: bool = False
 
 
-def own_inode() -> int:
-    """The inode number of this process's own network namespace."""
-    try:
-        return os.stat("/proc/self/ns/net").st_ino
-    except OSError as error:
-        raise KernelError(f"/proc/self/ns/net cannot be read: {error.strerror}") from None
-
-
 def names() -> dict[int, str]:
     """What each namespace is called that has a name or a mount, by inode number.
 
@@ -233,7 +225,7 @@ def look(targets: Targets, frames: Sequence[Frame], own: int, called: Mapping[in
             )
     namespaces = []
     for inode, parts in files.items():
-        if inode == own:
+        if inode == own and targets.own:
             continue
         path = next(iter(parts.values())).path
         target = asked.get(path) or _at_path(path)
