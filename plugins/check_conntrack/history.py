@@ -225,7 +225,9 @@ def _open_folder(path: str, base: int | None) -> int:
         raise
     if os.fstat(descriptor).st_mode & 0o022:
         os.close(descriptor)
-        raise RefusedError(f"others may write to the state directory {path}: chmod go-w {path}")
+        raise RefusedError(
+            f"others may write to the state directory {path}: name one that only its owner may"
+        )
     return descriptor
 
 
