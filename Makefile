@@ -1,7 +1,7 @@
 # `make run` and `make test` work on a fresh clone; `make help` lists the rest.
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 PROGRAMS := conntrack nft ip sudo setpriv unshare
 PACKAGES := conntrack nftables iproute2 sudo util-linux
