@@ -6,9 +6,7 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -387,85 +385,6 @@ def test_root_becomes_the_user_that_is_named_or_that_called_sudo(usage, state):
     assert (nobody.code, root.code) == (3, 3)
     assert "there is no user 'no-such-user'" in nobody.status
     assert "unprivileged" in root.status
-
-
-def test_the_reader_has_no_rights_when_it_writes(need, installed):
-    need("setpriv")
-    tree, _ = installed
-    # More than a pipe holds: it still stands in write(2) while we look at it.
-    request = b"limits\0" + b"".join(b"/%04d" % n + b"x" * 4000 + b"\0" for n in range(60))
-    reader = subprocess.Popen(
-        [tree / "check_conntrack/kernel/reader.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        reader.stdin.write(request)
-        reader.stdin.close()
-        reader.stdout.read(1)
-        fields = dict(
-            line.split(":\t", 1)
-            for line in Path(f"/proc/{reader.pid}/status").read_text().splitlines()
-            if ":\t" in line
-        )
-    finally:
-        reader.kill()
-        reader.wait()
-        reader.stdout.close()
-    assert fields["Uid"] == fields["Gid"] == "65534\t65534\t65534\t65534"
-    assert fields["Groups"].strip() == ""
-    for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
-        assert int(fields[kind], 16) == 0
-    assert fields["NoNewPrivs"] == "1"
-
-
-def test_the_reader_dies_with_its_parent(need, installed):
-    need("setpriv")
-    tree, _ = installed
-    script = (
-        "import subprocess, sys, time\n"
-        "reader = subprocess.Popen([sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
-        "reader.stdin.write(b'limits\\0' + b''.join(b'/%04d' % n + b'x' * 4000 + b'\\0'"
-        " for n in range(60)))\n"
-        "reader.stdin.close()\n"
-        "reader.stdout.read(1)\n"
-        "print(reader.pid, flush=True)\n"
-        "time.sleep(60)\n"
-    )
-    reader = tree / "check_conntrack/kernel/reader.py"
-    parent = subprocess.Popen([sys.executable, "-c", script, reader], stdout=subprocess.PIPE)
-    pid = int(parent.stdout.readline())
-    # The pipe would end it too: keep it open.
-    held = os.open(f"/proc/{parent.pid}/fd/1", os.O_RDONLY | os.O_NONBLOCK)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    parent.stdout.close()
-    os.close(held)
-    for _ in range(200):
-        if not Path(f"/proc/{pid}").exists():
-            break
-        time.sleep(0.01)
-    assert not Path(f"/proc/{pid}").exists()
-
-
-def test_the_reader_needs_nothing_of_the_suite(need, installed, tmp_path):
-    need("setpriv")
-    tree, _ = installed
-    alone = shutil.copy(tree / "check_conntrack/kernel/reader.py", tmp_path)
-    done = subprocess.run([alone], input=b"limits\0", capture_output=True, cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"end\n", b"")
-
-
-def test_the_reader_tells_nothing_about_files_that_are_no_namespaces(need, installed, tmp_path):
-    need("setpriv")
-    tree, _ = installed
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    paths = ["/etc/shadow", "/not/there", str(fifo), "/dev/null", "/proc/self/ns/mnt"]
-    request = b"".join(os.fsencode(field) + b"\0" for field in ["limits", *paths])
-    done = subprocess.run(
-        [tree / "check_conntrack/kernel/reader.py"], input=request, capture_output=True, timeout=10
-    )
-    expected = "".join(f"0 2 - {len(path)} 0\n{path}" for path in paths) + "end\n"
-    assert done.stdout.decode() == expected
 
 
 # --- conntrack that is not there, and sysctls that hold what they should not
