@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -42,7 +44,7 @@ def ask(reader, *fields):
     """The frames of its answer."""
     done = subprocess.run(reader, input=request(*fields), capture_output=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, b"")
-    return parse_answer(done.stdout)
+    return list(parse_answer(io.BytesIO(done.stdout)))
 
 
 def test_it_reads_the_limits_of_a_namespace_and_nothing_else(netns, reader):
@@ -75,6 +77,102 @@ def test_it_looks_into_each_namespace_once_however_it_is_asked(netns, reader):
     ]
 
 
+def test_it_reads_the_counters_of_a_namespace_as_the_kernel_tells_them(netns, reader):
+    namespace = netns()
+    namespace.fill(5)
+    path = f"/run/netns/{namespace.name}"
+    frames = {frame.file: frame for frame in ask(reader, "counters", path)}
+    assert frames["nf_conntrack_count"].data == b"5\n"
+    text = namespace.exec("cat", "/proc/net/stat/nf_conntrack").encode()
+    assert frames["stat"].data == text
+    cpus = len(text.splitlines()) - 1
+    # A message a CPU, and NLMSG_DONE after them.
+    data = frames["stats_cpu"].data
+    kinds = []
+    while data:
+        size, kind = struct.unpack_from("=IH", data)
+        kinds.append(kind)
+        data = data[size + 3 & ~3 :]
+    assert kinds == [(1 << 8) | 4] * cpus + [3]
+
+
+def entries(frames, name="dump_a"):
+    """How many messages of entries the batches of a dump hold."""
+    count = 0
+    for frame in frames:
+        data = frame.data if frame.file == name else b""
+        while data:
+            size, kind = struct.unpack_from("=IH", data)
+            count += kind == 1 << 8
+            data = data[size + 3 & ~3 :]
+    return count
+
+
+def test_it_hands_out_the_whole_table_over_netlink(netns, reader):
+    namespace = netns()
+    namespace.fill(3000)
+    frames = ask(reader, "table", f"/run/netns/{namespace.name}")
+    assert {(frame.inode, frame.errno, frame.file) for frame in frames} == {
+        (namespace.inode, 0, "dump_a")
+    }
+    assert entries(frames) == 3000
+
+
+def test_it_lets_the_kernel_filter_a_dump_for_each_filter(netns, reader):
+    namespace = netns()
+    namespace.fill(3000)
+    # CTA_STATUS and CTA_STATUS_MASK with IPS_SEEN_REPLY: nobody has answered.
+    mask = struct.pack("=HH4s", 8, 26, b"\0\0\0\2").hex()
+    replied = struct.pack("=HH4s", 8, 3, b"\0\0\0\2").hex()
+    unreplied = struct.pack("=HH4s", 8, 3, b"\0\0\0\0").hex()
+    path = f"/run/netns/{namespace.name}"
+    frames = ask(reader, "table", path, f"2:{replied}{mask}", "2:", f"0:{unreplied}{mask}")
+    counts = [entries(frames, f"dump_{letter}") for letter in "abc"]
+    assert counts[1:] == [3000, 3000]
+    assert counts[0] == 0
+
+
+def test_it_hands_out_the_table_as_text(netns, reader):
+    namespace = netns()
+    namespace.fill(700)
+    frames = ask(reader, "text", f"/run/netns/{namespace.name}")
+    lines = b"".join(frame.data for frame in frames).splitlines()
+    assert len(lines) == 700
+    assert all(b"udp" in line for line in lines)
+
+
+def test_it_hands_out_expectations(netns, reader):
+    namespace = netns()
+    frames = ask(reader, "expectations", f"/run/netns/{namespace.name}")
+    assert [struct.unpack_from("=IH", frame.data)[1] for frame in frames] == [3]
+
+
+def test_it_hands_out_the_kernel_log_a_frame_a_record(reader):
+    frames = ask(reader, "log")
+    log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for frame in frames:
+            assert frame == (0, 0, "record", "", os.read(log, 16384))
+    finally:
+        os.close(log)
+    assert len(frames) > 10
+
+
+@pytest.mark.parametrize("what", ["table", "text", "expectations"])
+def test_a_place_that_is_none_is_told_by_a_frame(reader, what):
+    assert ask(reader, what, "/etc/passwd") == [(0, 2, "-", "/etc/passwd", b"")]
+
+
+def test_without_the_right_the_kernel_refuses_in_its_own_message(reader):
+    own = "/proc/self/ns/net"
+    command = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", *reader]
+    counters = {frame.file: frame for frame in ask(command, "counters", own)}
+    for frame in (*ask(command, "table", own), counters["stats_cpu"]):
+        _, kind, error = struct.unpack_from("=IH10xi", frame.data)
+        assert (kind, error) == (2, -1)  # NLMSG_ERROR, EPERM
+    assert counters["nf_conntrack_count"].errno == 0
+
+
 def test_a_sysctl_that_is_not_there_is_told_by_its_error(reader):
     script = 'mount -t tmpfs none /proc/sys/net; exec "$@"'
     hidden = ["unshare", "-m", "sh", "-c", script, "sh", *reader]
@@ -105,6 +203,20 @@ def test_without_the_right_to_enter_it_says_so(netns, reader):
         b"\0limits\0",
         b"limits\0/" + b"x" * 4095 + b"\0",
         b"limits\0" + b"/x\0" * 400000,
+        b"log\0/x\0",
+        b"table\0",
+        b"table\0processes\0",
+        b"table\0/x\0/y\0",
+        b"table\0/x\0002:xx\0",
+        b"table\0/x\0003:\0",
+        b"table\0/x\0002:0800\0",
+        b"table\0/x\0002:09000300\0",
+        b"table\0/x\0002:03000300\0",
+        b"table\0/x\0002:0800070000000000\0",
+        b"table\0/x\0" + b"2:\0" * 9,
+        b"table\0/x\0002:" + b"0800030000000000" * 129 + b"\0",
+        b"text\0/x\0/x\0",
+        b"expectations\0/x\0002:\0",
     ],
 )
 def test_what_is_not_of_its_grammar_it_refuses_without_a_word(reader, bytes_):

@@ -2,21 +2,30 @@
 """The privileged side: it may look into the kernel, and understands nothing of what it sees.
 
 Alone, standard library only, run isolated (-I -S). No arguments. It takes one request on standard
-input, checks it against a closed grammar, asks the kernel, drops every right, and only then writes
-what it got, unparsed, to standard output.
+input, checks it against a closed grammar, opens what it takes a right to open, drops every right,
+and only then writes what it reads, unparsed, to standard output.
 
-    request   = what *where               each field ends with a NUL byte, the whole with EOF
-    what      = "limits"                  nf_conntrack_count and nf_conntrack_max
-    where     = "processes"               every network namespace that a process is in
-              / "/" 1*4095 byte           a file that names a network namespace; anything else that
+    request   = what *argument            each field ends with a NUL byte, the whole with EOF
+    what      = "limits" *where           nf_conntrack_count and nf_conntrack_max
+              / "counters" *where         the same, /proc/net/stat/nf_conntrack, and what ctnetlink
+                                          says of each CPU
+                  / "table" path *8filter     all entries over ctnetlink; a dump for each filter
+              / "expectations" path       all expectations over ctnetlink
+              / "text" path               /proc/net/nf_conntrack
+              / "log"                     /dev/kmsg, a frame for each record
+    where     = "processes" / path        every network namespace that a process is in, or one
+    path      = "/" 1*4095 byte           a file that names a network namespace; anything else that
                                           lies there is not opened (O_PATH), and called missing
+    filter    = family ":" *attribute     0, 2 or 10, and netlink attributes in hexadecimal: tuples,
+                                          status, zone, mark and their masks
 
     answer    = *frame "end" LF
     frame     = inode SP errno SP file SP length-of-path SP length-of-data LF path data
-    file      = name of a sysctl, or "-" where the namespace could not be entered
+    file      = where the data comes from, "-" where the namespace could not be entered
 
 A path that holds no network namespace is ENOENT whatever else lies there, so that the answer tells
-nothing about files that the caller may not see. See namespaces(7), setns(2), proc(5).
+nothing about files that the caller may not see. Netlink requests are built here and can do nothing
+but read. See namespaces(7), setns(2), proc(5), netlink(7).
 """
 
 from __future__ import annotations
@@ -25,12 +34,24 @@ import ctypes
 import errno
 import os
 import signal
+import struct
 import sys
+import time
+from functools import partial
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from socket import socket
+    from typing import Callable
 
 # A caller could keep a request open for ever; nothing this program does takes half as long.
-LIFETIME = 60  # seconds
+LIFETIME = 600  # seconds
+LOG_TIME = 5.0  # seconds; the log may be written as fast as it is read
 LONGEST_REQUEST = 1 << 20  # bytes
 LONGEST_PATH = 4096  # bytes, PATH_MAX
+LONGEST_FILTER = 1024  # bytes of attributes
+MOST_DUMPS = 8
 NOBODY = 65534  # the overflow user and group, /proc/sys/kernel/overflowuid
 
 SYSCTLS = "/proc/sys/net/netfilter/"
@@ -40,10 +61,22 @@ CLONE_NEWNET = 0x40000000  # linux/sched.h
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_NO_NEW_PRIVS = 38
 LINUX_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+F_SETPIPE_SZ = 1031  # linux/fcntl.h
+NETLINK_NETFILTER = 12  # linux/netlink.h
+NLM_F_REQUEST, NLM_F_DUMP = 1, 0x300
+NFNL_SUBSYS_CTNETLINK, NFNL_SUBSYS_CTNETLINK_EXP = 1, 2  # linux/netfilter/nfnetlink.h
+IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU = 1, 4  # linux/netfilter/nfnetlink_conntrack.h
+IPCTNL_MSG_EXP_GET = 1
+# CTA_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _MARK, _ZONE, _MARK_MASK, _FILTER, _STATUS_MASK
+FILTERS = frozenset({1, 2, 3, 8, 18, 21, 25, 26})
+NLA_TYPE_MASK = 0x3FFF
 
 
 class RefusedError(Exception):
     """The request is not of the grammar."""
+
+
+# --- rights
 
 
 def call(function: str, *arguments: object) -> None:
@@ -69,9 +102,7 @@ def drop_rights(uid: int = NOBODY, gid: int = NOBODY, groups: tuple[int, ...] = 
     call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def enter(descriptor: int) -> None:
-    """Move this process into the network namespace of an open descriptor (setns, 2)."""
-    call("setns", descriptor, CLONE_NEWNET)
+# --- the request
 
 
 def read_request(descriptor: int) -> list[bytes]:
@@ -82,13 +113,46 @@ def read_request(descriptor: int) -> list[bytes]:
         if not piece:
             break
         request += piece
-    fields = request.split(b"\0")
-    if len(request) > LONGEST_REQUEST or fields.pop() != b"" or fields[:1] != [b"limits"]:
+    what, *arguments = request.split(b"\0")
+    if len(request) > LONGEST_REQUEST or not arguments or arguments.pop() != b"":
         raise RefusedError
-    for where in fields[1:]:
-        if where != b"processes" and not (where[:1] == b"/" and 1 < len(where) < LONGEST_PATH):
+    paths = arguments
+    if what in (b"limits", b"counters"):
+        paths = [where for where in arguments if where != b"processes"]
+    elif what in (b"table", b"expectations", b"text"):
+        paths = arguments[:1]
+        if len(paths) != 1 or len(arguments) > (1 + MOST_DUMPS if what == b"table" else 1):
             raise RefusedError
-    return fields[1:]
+        for text in arguments[1:]:
+            parse_filter(text)
+    elif what != b"log" or arguments:
+        raise RefusedError
+    if not all(path[:1] == b"/" and 1 < len(path) < LONGEST_PATH for path in paths):
+        raise RefusedError
+    return [what, *arguments]
+
+
+def parse_filter(text: bytes) -> tuple[int, bytes]:
+    """The family and the attributes of a filter; raises RefusedError where they are none."""
+    family, _, digits = text.partition(b":")
+    try:
+        attributes = bytes.fromhex(digits.decode("ascii"))
+    except ValueError:
+        raise RefusedError from None
+    if family not in (b"0", b"2", b"10") or len(attributes) > LONGEST_FILTER:
+        raise RefusedError
+    at = 0
+    while at < len(attributes):
+        if len(attributes) - at < 4:
+            raise RefusedError
+        size, kind = struct.unpack_from("=HH", attributes, at)
+        if size < 4 or at + size > len(attributes) or kind & NLA_TYPE_MASK not in FILTERS:
+            raise RefusedError
+        at += size + 3 & ~3
+    return int(family), attributes
+
+
+# --- namespaces
 
 
 def processes() -> list[bytes]:
@@ -97,93 +161,195 @@ def processes() -> list[bytes]:
     return [b"/proc/%d/ns/net" % pid for pid in pids]
 
 
-def open_namespace(path: bytes) -> int:
-    """A descriptor of the network namespace at a path; raises OSError.
+def enter(path: bytes, seen: set[int]) -> int:
+    """Move into the network namespace at a path, unless it was seen; returns its inode, or 0.
 
     O_PATH comes first: it opens nothing, so a device, a FIFO or a link to one does no harm. What
-    lies on the kernel's own file system of namespaces can be opened without effect.
+    lies on the kernel's own file system of namespaces can be opened without effect. Raises OSError
+    with ENOENT where there is no network namespace, with EACCES or EPERM where there may be one.
     """
-    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    descriptors = []
     try:
-        if os.fstat(handle).st_dev != os.stat("/proc/self/ns/net").st_dev:
+        descriptors.append(os.open(path, os.O_PATH | os.O_CLOEXEC))
+        if os.fstat(descriptors[0]).st_dev != os.stat("/proc/self/ns/net").st_dev:
             raise FileNotFoundError(errno.ENOENT, "no namespace")
-        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC)
+        own = f"/proc/self/fd/{descriptors[0]}"
+        descriptors.append(os.open(own, os.O_RDONLY | os.O_CLOEXEC))
+        inode = os.fstat(descriptors[1]).st_ino
+        if inode in seen:
+            return 0
+        seen.add(inode)
+        call("setns", descriptors[1], CLONE_NEWNET)  # EINVAL: a namespace of another kind
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise
+        raise FileNotFoundError(errno.ENOENT, "no namespace") from None
+    else:
+        return inode
     finally:
-        os.close(handle)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
-def read_sysctl(name: str) -> bytes:
-    """The bytes of a conntrack sysctl in the namespace of this thread; raises OSError."""
-    descriptor = os.open(SYSCTLS + name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+# --- what is read
+
+
+def frame(inode: int, code: int, file: str, path: bytes, data: bytes = b"") -> bytes:
+    """One piece of the answer."""
+    return f"{inode} {code} {file} {len(path)} {len(data)}\n".encode() + path + data
+
+
+def small(path: str) -> bytes:
+    """The bytes of a small file of the kernel; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        return os.read(descriptor, 4096)
+        pieces = [os.read(descriptor, 65536)]
+        while pieces[-1]:
+            pieces.append(os.read(descriptor, 65536))
+        return b"".join(pieces)
     finally:
         os.close(descriptor)
 
 
-def frame(inode: int, code: int, name: str, path: bytes, data: bytes = b"") -> bytes:
-    """One piece of the answer."""
-    head = f"{inode} {code} {name} {len(path)} {len(data)}\n"
-    return head.encode() + path + data
+def dump(subsystem: int, message: int, family: int = 0, attributes: bytes = b"") -> socket:
+    """A socket on which a dump was asked for; raises OSError. To read on takes no right."""
+    from socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, socket
+
+    asked = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER)
+    size = 20 + len(attributes)
+    kind = subsystem << 8 | message
+    flags = NLM_F_REQUEST | NLM_F_DUMP
+    asked.send(struct.pack("=IHHIIBBH", size, kind, flags, 1, 0, family, 0, 0) + attributes)
+    return asked
 
 
-def look_into(path: bytes, seen: set[int]) -> list[bytes]:
+def batches(asked: socket) -> Iterator[bytes]:
+    """What a dump hands out. The next batch lies ready when one was taken, until there is none."""
+    from socket import MSG_DONTWAIT
+
+    while True:
+        try:
+            yield asked.recv(65536, MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+
+
+def pieces(descriptor: int, file: str, path: bytes) -> Iterator[bytes]:
+    """The frames of a file that is open already."""
+    while True:
+        data = os.read(descriptor, 65536)
+        if not data:
+            return
+        yield frame(0, 0, file, path, data)
+
+
+def records(descriptor: int) -> Iterator[bytes]:
+    """The frames of the kernel log, a record each; one with EAGAIN where time ended before it."""
+    until = time.monotonic() + LOG_TIME
+    while time.monotonic() < until:
+        try:
+            yield frame(0, 0, "record", b"", os.read(descriptor, 16384))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # EPIPE: overwritten before it was read. EINVAL: too long. The next one is whole.
+            if error.errno not in (errno.EPIPE, errno.EINVAL):
+                raise
+    yield frame(0, errno.EAGAIN, "record", b"")
+
+
+def tables(sockets: list[socket], inode: int, path: bytes) -> Iterator[bytes]:
+    """The frames of dumps, one after the other; the file of the n-th is called dump_n."""
+    for number, asked in enumerate(sockets):
+        name = "dump_" + "abcdefgh"[number]
+        try:
+            for batch in batches(asked):
+                yield frame(inode, 0, name, path, batch)
+        except OSError as error:
+            yield frame(inode, error.errno or errno.EIO, name, path)
+
+
+def look_into(path: bytes, seen: set[int], counters: bool) -> list[bytes]:
     """The frames of one namespace; none where it was seen before."""
     try:
-        descriptor = open_namespace(path)
+        inode = enter(path, seen)
     except OSError as error:
-        allowed = error.errno not in (errno.EACCES, errno.EPERM)
-        return [frame(0, errno.ENOENT if allowed else errno.EACCES, "-", path)]
-    try:
-        inode = os.fstat(descriptor).st_ino
-        if inode in seen:
-            return []
-        seen.add(inode)
-        enter(descriptor)
-    except OSError as error:
-        # EINVAL: a namespace, but of another kind.
-        code = errno.ENOENT if error.errno == errno.EINVAL else error.errno or errno.EIO
-        return [frame(0, code, "-", path)]
-    finally:
-        os.close(descriptor)
+        return [frame(0, error.errno or errno.EIO, "-", path)]
+    if not inode:
+        return []
+    sources: list[tuple[str, Callable[[], bytes]]]
+    sources = [(name, partial(small, SYSCTLS + name)) for name in LIMITS]
+    if counters:
+        sources.append(("stat", partial(small, "/proc/net/stat/nf_conntrack")))
+        sources.append(("stats_cpu", stats_cpu))
     frames = []
-    for name in LIMITS:
+    for name, read in sources:
         try:
-            frames.append(frame(inode, 0, name, path, read_sysctl(name)))
+            frames.append(frame(inode, 0, name, path, read()))
         except OSError as error:
             frames.append(frame(inode, error.errno or errno.EIO, name, path))
     return frames
 
 
-def look(wheres: list[bytes]) -> list[bytes]:
-    """The frames of the limits in every place asked for, each namespace once."""
-    seen: set[int] = set()
-    frames = []
-    for where in wheres:
-        for path in processes() if where == b"processes" else [where]:
-            frames += look_into(path, seen)
-    return frames
+def stats_cpu() -> bytes:
+    """The counters of each CPU as ctnetlink tells them, all messages; raises OSError."""
+    return b"".join(batches(dump(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET_STATS_CPU)))
+
+
+def prepare(what: bytes, arguments: list[bytes]) -> Iterator[bytes]:
+    """The frames of the answer. All that takes a right is done when this returns."""
+    if what in (b"limits", b"counters"):
+        seen: set[int] = set()
+        frames = []
+        for where in arguments:
+            for path in processes() if where == b"processes" else [where]:
+                frames += look_into(path, seen, what == b"counters")
+        return iter(frames)
+    path = arguments[0] if arguments else b""
+    inode = 0
+    try:
+        if what == b"log":
+            return records(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        inode = enter(path, set())
+        if what == b"text":
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            return pieces(os.open("/proc/net/nf_conntrack", flags), "text", path)
+        if what == b"expectations":
+            asked = [dump(NFNL_SUBSYS_CTNETLINK_EXP, IPCTNL_MSG_EXP_GET)]
+        else:
+            filters = [parse_filter(text) for text in arguments[1:]] or [(0, b"")]
+            asked = [dump(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET, *each) for each in filters]
+        return tables(asked, inode, path)
+    except OSError as error:
+        return iter([frame(inode, error.errno or errno.EIO, "-", path)])
 
 
 def main() -> int:
     """Answer one request; returns the exit status."""
     signal.alarm(LIFETIME)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever asked has heard enough
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
-        frames = look(read_request(0))
+        what, *arguments = read_request(0)
+        frames = prepare(what, arguments)
+        refused = False
     except RefusedError:
-        frames = []
-        status = 2
-    else:
-        frames.append(b"end\n")
-        status = 0
+        refused = True
     drop_rights()
     # The kernel forgets the signal when the user changes.
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    answer = b"".join(frames)
-    while answer:
-        answer = answer[os.write(1, answer) :]
-    return status
+    if refused:
+        return 2
+    for piece in frames:
+        write(piece)
+    write(b"end\n")
+    return 0
+
+
+def write(data: bytes) -> None:
+    """Put all of it on standard output."""
+    while data:
+        data = data[os.write(1, data) :]
 
 
 if __name__ == "__main__":

@@ -15,15 +15,16 @@ from .values import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Iterator, Sequence
+    from typing import IO, Any
 
 READER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "reader.py")
 # sudo is looked for here, and not along a PATH that somebody else may have set.
 SUDO_PATHS = ("/usr/bin/sudo", "/bin/sudo", "/usr/local/bin/sudo", "/run/wrappers/bin/sudo")
 LARGEST_ANSWER = 64 << 20  # bytes; a hundred thousand namespaces need a quarter of it
 
-_HEAD = re.compile(rb"([0-9]{1,20}) ([0-9]{1,5}) ([a-z_]{1,64}|-) ([0-9]{1,4}) ([0-9]{1,4})\n")
+_HEAD = re.compile(rb"([0-9]{1,20}) ([0-9]{1,5}) ([a-z_]{1,64}|-) ([0-9]{1,4}) ([0-9]{1,8})\n")
+_LONGEST_HEAD = 128
 
 
 class KernelError(Exception):
@@ -171,15 +172,35 @@ class Reader:
         return self._process.stdin, self._process.stdout, self._process.stderr
 
     def ask(self, fields: Sequence[bytes]) -> list[Frame]:
-        """The answer to one request; raises ReaderError where there is none that can be trusted."""
+        """The whole answer to a request for small things.
+
+        Raises ReaderError where there is none that can be trusted, or it is longer than all that
+        a host could say.
+        """
+        frames = []
+        size = 0
+        for frame in self.stream(fields):
+            frames.append(frame)
+            size += len(frame.path) + len(frame.data) + 100
+            if size > LARGEST_ANSWER:
+                raise ReaderError(f"the reader's answer is longer than {LARGEST_ANSWER >> 20} MiB")
+        return frames
+
+    def stream(self, fields: Sequence[bytes]) -> Iterator[Frame]:
+        """The frames of the answer to one request, as they come.
+
+        Raises ReaderError where the answer ends before its end, or is not of the grammar.
+        """
         stdin, stdout, stderr = self._pipes()
         # Where it ended before it read, its own words, below, say why.
         with suppress(BrokenPipeError):
             stdin.write(b"".join(field + b"\0" for field in fields))
             stdin.close()
-        answer = stdout.read(LARGEST_ANSWER + 1)
-        if len(answer) > LARGEST_ANSWER:
-            raise ReaderError(f"the reader's answer is longer than {LARGEST_ANSWER >> 20} MiB")
+        fault = None
+        try:
+            yield from parse_answer(stdout)
+        except ReaderError as error:
+            fault = error
         stdout.close()
         words = stderr.read(4096).decode("ascii", "replace").split("\n")
         status = self._process.wait()
@@ -187,30 +208,23 @@ class Reader:
             said = next((word.strip() for word in reversed(words) if word.strip()), "")
             how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
             raise ReaderError(f"the reader {how}" + (f": {said}" if said else ""))
-        return parse_answer(answer)
+        if fault:
+            raise fault
 
 
-def parse_answer(answer: bytes) -> list[Frame]:
+def parse_answer(answer: IO[bytes]) -> Iterator[Frame]:
     """The frames of a reader's answer; raises ReaderError where it is not of the grammar."""
-    frames = []
-    at = 0
-    while not (answer.startswith(b"end\n", at) and at + 4 == len(answer)):
-        head = _HEAD.match(answer, at)
+    while True:
+        line = answer.readline(_LONGEST_HEAD)
+        if line == b"end\n":
+            if answer.read(1):
+                raise ReaderError("the reader's answer goes on after its end")
+            return
+        head = _HEAD.fullmatch(line)
         if not head:
-            raise ReaderError("the reader's answer cannot be understood")
-        path_at = head.end()
-        data_at = path_at + int(head[4])
-        end = data_at + int(head[5])
-        if end > len(answer):
+            raise ReaderError("the reader's answer " + ("is rubbish" if line else "is cut short"))
+        path = answer.read(int(head[4]))
+        data = answer.read(int(head[5]))
+        if len(path) != int(head[4]) or len(data) != int(head[5]):
             raise ReaderError("the reader's answer is cut short")
-        frames.append(
-            Frame(
-                int(head[1]),
-                int(head[2]),
-                head[3].decode("ascii"),
-                os.fsdecode(answer[path_at:data_at]),
-                answer[data_at:end],
-            )
-        )
-        at = end
-    return frames
+        yield Frame(int(head[1]), int(head[2]), head[3].decode("ascii"), os.fsdecode(path), data)
