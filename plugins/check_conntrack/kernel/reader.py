@@ -9,9 +9,9 @@ and only then writes what it reads, unparsed, to standard output.
     what      = "limits" *where           nf_conntrack_count and nf_conntrack_max
               / "counters" *where         the same, /proc/net/stat/nf_conntrack, and what ctnetlink
                                           says of each CPU
-                  / "table" path *8filter     all entries over ctnetlink; a dump for each filter
-              / "expectations" path       all expectations over ctnetlink
-              / "text" path               /proc/net/nf_conntrack
+                  / "table" *where *8filter   all entries over ctnetlink; a dump for each filter
+              / "expectations" *where     all expectations over ctnetlink
+              / "text" *where             /proc/net/nf_conntrack
               / "log"                     /dev/kmsg, a frame for each record
     where     = "processes" / path        every network namespace that a process is in, or one
     path      = "/" 1*4095 byte           a file that names a network namespace; anything else that
@@ -41,7 +41,7 @@ from functools import partial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from socket import socket
     from typing import Callable
 
@@ -116,20 +116,28 @@ def read_request(descriptor: int) -> list[bytes]:
     what, *arguments = request.split(b"\0")
     if len(request) > LONGEST_REQUEST or not arguments or arguments.pop() != b"":
         raise RefusedError
-    paths = arguments
-    if what in (b"limits", b"counters"):
-        paths = [where for where in arguments if where != b"processes"]
-    elif what in (b"table", b"expectations", b"text"):
-        paths = arguments[:1]
-        if len(paths) != 1 or len(arguments) > (1 + MOST_DUMPS if what == b"table" else 1):
-            raise RefusedError
-        for text in arguments[1:]:
-            parse_filter(text)
-    elif what != b"log" or arguments:
+    wheres, filters = split(arguments)
+    if what == b"log":
+        allowed = not arguments
+    elif what == b"table":
+        allowed = len(filters) <= MOST_DUMPS
+    else:
+        allowed = not filters and what in (b"limits", b"counters", b"expectations", b"text")
+    if not allowed or any(len(where) >= LONGEST_PATH for where in wheres):
         raise RefusedError
-    if not all(path[:1] == b"/" and 1 < len(path) < LONGEST_PATH for path in paths):
-        raise RefusedError
+    for text in filters:
+        parse_filter(text)
     return [what, *arguments]
+
+
+def split(arguments: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """The places among the arguments of a request, and the filters that follow them."""
+    places = 0
+    for argument in arguments:
+        if argument != b"processes" and not (argument[:1] == b"/" and len(argument) > 1):
+            break
+        places += 1
+    return arguments[:places], arguments[places:]
 
 
 def parse_filter(text: bytes) -> tuple[int, bytes]:
@@ -234,13 +242,13 @@ def batches(asked: socket) -> Iterator[bytes]:
             return
 
 
-def pieces(descriptor: int, file: str, path: bytes) -> Iterator[bytes]:
+def pieces(descriptor: int, inode: int, path: bytes) -> Iterator[bytes]:
     """The frames of a file that is open already."""
     while True:
         data = os.read(descriptor, 65536)
         if not data:
             return
-        yield frame(0, 0, file, path, data)
+        yield frame(inode, 0, "text", path, data)
 
 
 def records(descriptor: int) -> Iterator[bytes]:
@@ -269,26 +277,18 @@ def tables(sockets: list[socket], inode: int, path: bytes) -> Iterator[bytes]:
             yield frame(inode, error.errno or errno.EIO, name, path)
 
 
-def look_into(path: bytes, seen: set[int], counters: bool) -> list[bytes]:
-    """The frames of one namespace; none where it was seen before."""
-    try:
-        inode = enter(path, seen)
-    except OSError as error:
-        return [frame(0, error.errno or errno.EIO, "-", path)]
-    if not inode:
-        return []
+def small_files(inode: int, path: bytes, counters: bool) -> Iterator[bytes]:
+    """The frames of a namespace's limits, and of its counters."""
     sources: list[tuple[str, Callable[[], bytes]]]
     sources = [(name, partial(small, SYSCTLS + name)) for name in LIMITS]
     if counters:
         sources.append(("stat", partial(small, "/proc/net/stat/nf_conntrack")))
         sources.append(("stats_cpu", stats_cpu))
-    frames = []
     for name, read in sources:
         try:
-            frames.append(frame(inode, 0, name, path, read()))
+            yield frame(inode, 0, name, path, read())
         except OSError as error:
-            frames.append(frame(inode, error.errno or errno.EIO, name, path))
-    return frames
+            yield frame(inode, error.errno or errno.EIO, name, path)
 
 
 def stats_cpu() -> bytes:
@@ -296,32 +296,42 @@ def stats_cpu() -> bytes:
     return b"".join(batches(dump(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET_STATS_CPU)))
 
 
-def prepare(what: bytes, arguments: list[bytes]) -> Iterator[bytes]:
-    """The frames of the answer. All that takes a right is done when this returns."""
-    if what in (b"limits", b"counters"):
-        seen: set[int] = set()
-        frames = []
-        for where in arguments:
-            for path in processes() if where == b"processes" else [where]:
-                frames += look_into(path, seen, what == b"counters")
-        return iter(frames)
-    path = arguments[0] if arguments else b""
+def begin(what: bytes, path: bytes, filters: list[bytes], seen: set[int]) -> Iterable[bytes]:
+    """The frames of one place. All that takes a right is done when this returns."""
     inode = 0
     try:
-        if what == b"log":
-            return records(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-        inode = enter(path, set())
+        inode = enter(path, seen)
+        if not inode:
+            return []
+        if what in (b"limits", b"counters"):
+            return list(small_files(inode, path, what == b"counters"))
         if what == b"text":
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            return pieces(os.open("/proc/net/nf_conntrack", flags), "text", path)
+            return pieces(os.open("/proc/net/nf_conntrack", flags), inode, path)
         if what == b"expectations":
             asked = [dump(NFNL_SUBSYS_CTNETLINK_EXP, IPCTNL_MSG_EXP_GET)]
         else:
-            filters = [parse_filter(text) for text in arguments[1:]] or [(0, b"")]
-            asked = [dump(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET, *each) for each in filters]
+            wanted = [parse_filter(text) for text in filters] or [(0, b"")]
+            asked = [dump(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET, *each) for each in wanted]
         return tables(asked, inode, path)
     except OSError as error:
-        return iter([frame(inode, error.errno or errno.EIO, "-", path)])
+        return [frame(inode, error.errno or errno.EIO, "-", path)]
+
+
+def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes]]:
+    """The frames of the answer. All that takes a right is done when this returns."""
+    if what == b"log":
+        try:
+            return [records(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))]
+        except OSError as error:
+            return [[frame(0, error.errno or errno.EIO, "-", b"")]]
+    places, filters = split(arguments)
+    seen: set[int] = set()
+    answer: list[Iterable[bytes]] = []
+    for place in places:
+        paths = processes() if place == b"processes" else [place]
+        answer += [begin(what, path, filters, seen) for path in paths]
+    return answer
 
 
 def main() -> int:
@@ -331,17 +341,15 @@ def main() -> int:
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
         what, *arguments = read_request(0)
-        frames = prepare(what, arguments)
-        refused = False
+        answer = prepare(what, arguments)
     except RefusedError:
-        refused = True
+        return 2
     drop_rights()
     # The kernel forgets the signal when the user changes.
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if refused:
-        return 2
-    for piece in frames:
-        write(piece)
+    for frames in answer:
+        for piece in frames:
+            write(piece)
     write(b"end\n")
     return 0
 
