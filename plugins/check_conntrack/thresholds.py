@@ -36,6 +36,7 @@ _NUMBER = r"-?[0-9]{1,15}(?:\.[0-9]{1,9})?"
 _RANGE = re.compile(rf"(@)?(?:(~|{_NUMBER}[%smhd]?):)?({_NUMBER}[%smhd]?)?", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhd]?)", re.ASCII)
 _MOST_DECIMALS = 9
+_ALL_DECIMALS = 17  # what tells a double from its neighbours
 
 
 class ThresholdError(ValueError):
@@ -75,6 +76,11 @@ class Bounds(NamedTuple):
     end: float
     inverted: bool
     share: bool
+
+    @property
+    def scaleless(self) -> bool:
+        """Whether it means the same as a share and as a figure: nothing, and the infinite, do."""
+        return {self.start, self.end} <= {0.0, INFINITY, -INFINITY}
 
     def alerts(self, minimum: int | None) -> list[tuple[float, bool, float, bool]]:
         """The values that alert, as intervals (low, low is in, high, high is in)."""
@@ -138,7 +144,7 @@ def parse_bounds(text: str, label: Label) -> Bounds:
         raise ThresholdError(f"{text!r} for {label.name}: both bounds must have the same unit")
     if start > end:
         raise ThresholdError(
-            f"{text!r} for {label.name} is reversed: {match[2]} is above {match[3]}"
+            f"{text!r} for {label.name} is reversed: {match[2] or 0} is above {match[3]}"
         )
     return Bounds(text, start, end, bool(match[1]), True in shares)
 
@@ -163,10 +169,10 @@ def _bound(text: str | None, label: Label, absent: float) -> tuple[float, bool |
 
 def _never_fires(warning: Bounds, critical: Bounds, label: Label) -> bool:
     """Whether all that alerts as a warning is critical already (equal ranges are fine)."""
-    if warning.share != critical.share or warning[1:] == critical[1:]:
+    if warning.share != critical.share and not (warning.scaleless or critical.scaleless):
         return False
     inner, outer = warning.alerts(label.minimum), critical.alerts(label.minimum)
-    return bool(inner) and all(any(_within(a, b) for b in outer) for a in inner)
+    return inner not in ([], outer) and all(any(_within(a, b) for b in outer) for a in inner)
 
 
 def _within(inner: tuple[float, bool, float, bool], outer: tuple[float, bool, float, bool]) -> bool:
@@ -288,7 +294,7 @@ class LabelContext(Context):
         if metric.max is not None and self.label.unit == "%":
             ranges += [Range(f"~:{plain(metric.max)}"), Range(f"{plain(metric.max)}:")]
         text = ""
-        for decimals in range(self.label.decimals, _MOST_DECIMALS + 1):
+        for decimals in range(self.label.decimals, _ALL_DECIMALS + 1):
             text = f"{metric.value:.{decimals}f}"
             if all(span.match(float(text)) == span.match(metric.value) for span in ranges):
                 break
