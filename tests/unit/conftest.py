@@ -1,0 +1,144 @@
+"""Fakes at the edges: the kernel's small files, the clock, whom the check becomes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import types
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from check_conntrack import commandline, history, usage
+from check_conntrack.kernel import host, limits, namespaces, rights, source
+from unit.contract import Run
+
+settings.register_profile(
+    "unit",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("unit")
+
+NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
+
+
+@pytest.fixture
+def signals():
+    """Put back the handlers and the timer that a check takes, pytest-timeout's among them."""
+    handlers = {number: signal.getsignal(number) for number in NUMBERS}
+    timer = signal.getitimer(signal.ITIMER_REAL)
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+class Sysctls(dict):
+    """The files that the check reads its limits from: bytes, or an error number."""
+
+    def holds(self, entries, limit, buckets=None, base=limits.NEW):
+        self.clear()
+        for name, value in (("count", entries), ("max", limit), ("buckets", buckets)):
+            if value is not None:
+                self[base + name] = value if isinstance(value, bytes) else b"%d\n" % value
+
+    def read(self, path, most=4096):
+        value = self.get(path, errno.ENOENT)
+        if isinstance(value, int):
+            return source.Reading(path, errno=value)
+        return source.Reading(path, value[:most])
+
+
+@pytest.fixture
+def sysctls(monkeypatch):
+    """The kernel's answer, 1000 of 10000 entries until told otherwise."""
+    fake = Sysctls()
+    fake.holds(1000, 10000, 2048)
+    monkeypatch.setattr(limits, "read_file", fake.read)
+    return fake
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time: `now` in seconds since boot, `today` in seconds since 1970."""
+    fake = types.SimpleNamespace(
+        now=5000.0,
+        today=1_800_000_000.0,
+        CLOCK_BOOTTIME=7,
+        clock_gettime=lambda which: fake.now,
+        time=lambda: fake.today,
+    )
+    monkeypatch.setattr(usage, "time", fake)
+    return fake
+
+
+@pytest.fixture
+def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
+    """Run check_conntrack_usage in this process, which keeps its rights, and hold it to account."""
+    monkeypatch.setattr(commandline, "drop_rights", lambda options: None)
+    monkeypatch.setattr(rights, "may_enter_namespaces", lambda: False)
+    monkeypatch.setattr(host, "runs_kube_proxy", lambda: False)
+    monkeypatch.setattr(host, "available_memory", lambda: 8 << 30)
+    monkeypatch.setattr(usage, "may_set_limits", lambda: True)
+    monkeypatch.setattr(usage, "buckets_sysctl_writable", lambda: True)
+    monkeypatch.setenv(history.STATE_VARIABLE, str(tmp_path / "state"))
+
+    def run(*arguments):
+        capfd.readouterr()
+        code = commandline.run(usage.TITLE, usage.parser(), usage.judge, list(arguments))
+        out, err = capfd.readouterr()
+        return Run(code, out, err, arguments)
+
+    return run
+
+
+@pytest.fixture
+def help_page(capfd, signals):
+    """Run the check for a page that is no verdict: its exit code, output and standard error."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        code = commandline.run(usage.TITLE, usage.parser(), usage.judge, list(arguments))
+        return (code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def netns(monkeypatch, tmp_path):
+    """Network namespaces that are names and inode numbers alone: netns(name=inode, ...).
+
+    A name with a slash is a path. None for an inode: there is something that may not be seen.
+    """
+    directory = tmp_path / "netns"
+    directory.mkdir()
+    monkeypatch.setattr(namespaces, "DIRECTORY", str(directory))
+    monkeypatch.setattr(namespaces, "mounts", dict)
+    device = os.stat("/proc/self/ns/net").st_dev
+    known = {}
+    real = os.stat
+
+    def stat(path, *arguments, **options):
+        if path in known:
+            if known[path] is None:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            fields = [0] * 10
+            fields[1], fields[2] = known[path], device
+            return os.stat_result(fields)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+
+    def make(named=(), **more):
+        for name, inode in {**dict(named), **more}.items():
+            path = name if "/" in name else str(directory / name)
+            known[path] = inode
+            if "/" not in name:
+                (directory / name).touch()
+        return directory
+
+    return make
