@@ -52,6 +52,7 @@ class Store:
         self.trouble = ""
         self.notes: list[str] = []
         self._descriptor = -1
+        self._patience = LOCK_WAIT
 
     @classmethod
     def without(cls, why: str) -> Store:
@@ -84,12 +85,13 @@ class Store:
         base = -1
         self.trouble = ""
         try:
-            os.makedirs(path, 0o700, exist_ok=True)
-            base = _open_folder(path, None)
+            with suppress(FileExistsError):  # a file or a link; opening it says which
+                os.makedirs(path, 0o700)
+            base = _open_folder(path, None, path)
             own = str(os.geteuid())
             with suppress(FileExistsError):
                 os.mkdir(own, 0o700, dir_fd=base)
-            descriptor = _open_folder(own, base)
+            descriptor = _open_folder(own, base, os.path.join(path, own))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             self.trouble = f"state directory {path}: {reason}"
@@ -129,13 +131,16 @@ class Store:
             self._descriptor = -1
 
     def _lock(self) -> bool:
-        give_up = time.monotonic() + LOCK_WAIT
+        give_up = time.monotonic() + self._patience
         while True:
             try:
                 flock(self._descriptor, LOCK_EX | LOCK_NB)
             except BlockingIOError:
-                if time.monotonic() > give_up:
-                    self.notes.append(f"{self.folder} is locked: this run is not remembered")
+                if time.monotonic() >= give_up:
+                    if self._patience:
+                        self.notes.append(f"{self.folder} is locked: this run is not remembered")
+                    # A run has many series and little time: it waits once.
+                    self._patience = 0.0
                     return False
                 time.sleep(0.01)
             except OSError as error:
@@ -213,20 +218,23 @@ def _below_home(environment: Mapping[str, str], home: str | None) -> str:
     return os.path.join(home or os.path.expanduser("~"), ".local/state/check-conntrack")
 
 
-def _open_folder(path: str, base: int | None) -> int:
-    """A descriptor of a folder that only its owner may write to; raises OSError, RefusedError."""
+def _open_folder(path: str, base: int | None, shown: str) -> int:
+    """A descriptor of a folder that only its owner may write to; raises OSError, RefusedError.
+
+    `path` is relative to the descriptor `base`; `shown` is the whole of it, for people.
+    """
     try:
         descriptor = os.open(path, _FOLDER, dir_fd=base)
     except OSError:
         if stat.S_ISLNK(os.stat(path, dir_fd=base, follow_symlinks=False).st_mode):
             raise RefusedError(
-                f"state directory {path} is a link: name the directory itself"
+                f"state directory {shown} is a link: name the directory itself"
             ) from None
         raise
     if os.fstat(descriptor).st_mode & 0o022:
         os.close(descriptor)
         raise RefusedError(
-            f"others may write to the state directory {path}: name one that only its owner may"
+            f"others may write to the state directory {shown}: name one that only its owner may"
         )
     return descriptor
 
