@@ -1,0 +1,491 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from check_conntrack import history
+from check_conntrack.history import RefusedError, Store, kept_series, series_of
+from check_conntrack.trend import Peak, Sample
+
+PLUGINS = os.path.dirname(os.path.dirname(history.__file__))
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store.open(str(tmp_path / "state"), {}, None)
+    assert opened.trouble == ""
+    yield opened
+    opened.close()
+
+
+def bump(kept):
+    return (kept or 0) + 1
+
+
+def everything(folder):
+    return sorted(os.listdir(folder))
+
+
+# --- which folder
+
+
+def test_the_folder_named_on_the_command_line_comes_before_the_environments(tmp_path):
+    environment = {history.STATE_VARIABLE: str(tmp_path / "b")}
+    own = str(os.geteuid())
+    assert Store.open(str(tmp_path / "a"), environment, None).folder == str(tmp_path / "a" / own)
+    assert Store.open(None, environment, None).folder == str(tmp_path / "b" / own)
+
+
+def test_without_a_name_the_shared_folder_is_used_where_it_can_be_written(tmp_path, monkeypatch):
+    shared, home = tmp_path / "shared", tmp_path / "home"
+    monkeypatch.setattr(history, "SHARED", str(shared))
+    below_home = str(home / ".local/state/check-conntrack" / str(os.geteuid()))
+    assert Store.open(None, {}, str(home)).folder == below_home
+    assert not shared.exists()
+    shared.mkdir(mode=0o755)
+    assert Store.open(None, {}, str(home)).folder == str(shared / str(os.geteuid()))
+
+
+def test_a_shared_folder_that_cannot_be_written_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "shared").write_text("a file")
+    monkeypatch.setattr(history, "SHARED", str(tmp_path / "shared"))
+    store = Store.open(None, {}, str(tmp_path))
+    assert store.folder.startswith(str(tmp_path / ".local"))
+    assert store.trouble == ""
+
+
+def test_the_xdg_place_is_used_for_ones_own_home_and_only_where_it_is_absolute(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(history, "SHARED", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    xdg = {"XDG_STATE_HOME": str(tmp_path / "xdg")}
+    own = str(os.geteuid())
+    at_home = str(tmp_path / "home/.local/state/check-conntrack" / own)
+    assert Store.open(None, xdg, None).folder == str(tmp_path / "xdg/check-conntrack" / own)
+    assert Store.open(None, {"XDG_STATE_HOME": "rel"}, None).folder == at_home
+    other = str(tmp_path / "other")
+    assert Store.open(None, xdg, other).folder.startswith(other), "root's variable, another's home"
+
+
+def test_what_it_makes_is_for_its_owner_alone(store, tmp_path):
+    store.update("key", bump)
+    modes = [
+        os.stat(path).st_mode & 0o777
+        for path in (tmp_path / "state", store.folder, os.path.join(store.folder, "key.json"))
+    ]
+    assert modes == [0o700, 0o700, 0o600]
+
+
+# --- which folder is refused
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775, 0o720, 0o702])
+def test_a_folder_that_others_may_write_to_is_refused(tmp_path, mode):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state").chmod(mode)
+    with pytest.raises(RefusedError, match="others may write to .*state: chmod go-w"):
+        Store.open(str(tmp_path / "state"), {}, None)
+
+
+@pytest.mark.parametrize("spelling", ["link", "link/", "./link/."])
+def test_a_link_is_refused_however_it_is_spelled(tmp_path, spelling, monkeypatch):
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RefusedError, match="is a link"):
+        Store.open(spelling, {}, None)
+    assert everything(tmp_path / "real") == []
+
+
+@pytest.mark.parametrize("target", ["nowhere", "file"])
+def test_a_link_to_no_folder_is_refused_too(tmp_path, target):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    with pytest.raises(RefusedError, match="is a link"):
+        Store.open(str(tmp_path / "link"), {}, None)
+
+
+def test_a_link_in_place_of_ones_own_folder_is_refused_by_its_whole_path(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / str(os.geteuid())).symlink_to(tmp_path / "other")
+    with pytest.raises(RefusedError, match=f"{tmp_path}/{os.geteuid()} is a link"):
+        Store.open(str(tmp_path), {}, None)
+
+
+def test_ones_own_folder_open_to_others_is_refused(tmp_path):
+    own = tmp_path / str(os.geteuid())
+    own.mkdir()
+    own.chmod(0o777)
+    with pytest.raises(RefusedError, match=f"others may write to .*{own}"):
+        Store.open(str(tmp_path), {}, None)
+
+
+def test_a_folder_of_ones_name_that_is_somebody_elses_is_refused(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give a folder away")
+    own = tmp_path / str(os.geteuid())
+    own.mkdir(mode=0o755)
+    os.chown(own, 65534, 65534)
+    with pytest.raises(RefusedError, match="belongs to somebody else"):
+        Store.open(str(tmp_path), {}, None)
+
+
+# --- trouble that is no reason to refuse
+
+
+@pytest.mark.parametrize(
+    "path", ["/dev/null", "/dev/null/below", "/proc/nothing", "x" * 300, "a\0b"]
+)
+def test_a_folder_that_cannot_be_made_is_trouble_with_its_path_and_reason(path):
+    store = Store.open(path, {}, None)
+    assert store.trouble.startswith("state directory /")
+    assert store.folder == ""
+    assert store.update("key", bump) == 1
+    store.close()
+
+
+def test_a_store_that_keeps_nothing_says_why():
+    store = Store.without("--no-state")
+    assert store.update("key", bump) == 1
+    assert store.update("key", bump) == 1
+    assert store.trouble == "--no-state"
+
+
+# --- keeping
+
+
+def test_what_is_kept_is_given_to_the_next_run(store, tmp_path):
+    assert [store.update("key", bump) for _ in range(3)] == [1, 2, 3]
+    again = Store.open(str(tmp_path / "state"), {}, None)
+    assert again.update("key", bump) == 4
+    assert everything(store.folder) == ["key.json"]
+
+
+def test_nothing_is_written_where_nothing_changed(store):
+    store.update("key", lambda kept: {"a": 1})
+    before = os.stat(os.path.join(store.folder, "key.json")).st_ino
+    store.update("key", lambda kept: {"a": 1})
+    assert os.stat(os.path.join(store.folder, "key.json")).st_ino == before
+
+
+@given(st.sets(st.text(max_size=250).filter(lambda t: "\0" not in t), max_size=8))
+def test_different_keys_have_different_files_below_the_folder(keys):
+    keys = [key for key in keys if key.isprintable()]
+    names = [history._file_name(key) for key in keys]
+    assert len(set(names)) == len(keys)
+    for name in names:
+        assert "/" not in name
+        assert name.isascii()
+        assert name not in (".", "..")
+        assert len(name) <= 255
+
+
+def test_keys_that_differ_only_far_behind_have_different_files():
+    assert history._file_name("x" * 300 + "a") != history._file_name("x" * 300 + "b")
+    assert history._file_name(os.fsdecode(b"\xff")) == "%ff.json"
+
+
+DAMAGED = [b"", b"{", b"\xff\xfe", b"nonsense", b"[" * 100000, b"{}" * (200 << 10), b"\0" * 10]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_file_is_as_none_is_noted_and_is_replaced(store, content):
+    path = os.path.join(store.folder, "key.json")
+    with open(path, "wb") as file:
+        file.write(content)
+    assert store.update("key", bump) == 1
+    assert store.trouble == ""
+    assert store.notes == [f"{path} is damaged: its history begins anew"]
+    assert store.update("key", bump) == 2
+
+
+def test_a_link_in_place_of_a_file_is_neither_followed_nor_written_through(store, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("41")
+    path = os.path.join(store.folder, "key.json")
+    os.symlink(secret, path)
+    assert store.update("key", bump) == 1
+    assert "cannot be read" in store.notes[0]
+    assert secret.read_text() == "41"
+    assert not os.path.islink(path)
+
+
+def test_a_pipe_in_place_of_a_file_does_not_make_the_check_wait(store):
+    os.mkfifo(os.path.join(store.folder, "key.json"))
+    assert store.update("key", bump) == 1
+    assert "is damaged" in store.notes[0]
+    assert store.update("key", bump) == 2
+
+
+def test_a_folder_in_place_of_a_file_is_trouble_and_no_temporary_file_is_left(store):
+    os.mkdir(os.path.join(store.folder, "key.json"))
+    assert store.update("key", bump) == 1
+    assert "cannot be written to" in store.trouble
+    assert everything(store.folder) == ["key.json"]
+
+
+def test_what_a_killed_run_left_behind_is_replaced(store):
+    with open(os.path.join(store.folder, ".key.json.new"), "w") as file:
+        file.write("half of a fi")
+    assert store.update("key", bump) == 1
+    assert everything(store.folder) == ["key.json"]
+    assert store.trouble == ""
+
+
+@pytest.mark.parametrize("function", ["open", "write", "rename", "listdir"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
+def test_a_disk_that_is_full_or_read_only_is_trouble_and_the_old_file_stays(
+    store, monkeypatch, function, code
+):
+    store.update("key", lambda kept: 41)
+    real = getattr(os, function)
+
+    def broken(*arguments, **options):
+        if function == "open" and not arguments[1] & os.O_CREAT:
+            return real(*arguments, **options)
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, function, broken)
+    key = "other" if function == "listdir" else "key"
+    assert store.update(key, bump) == (1 if key == "other" else 42)
+    monkeypatch.undo()
+    assert store.trouble == f"{store.folder} cannot be written to: {os.strerror(code)}"
+    assert everything(store.folder) == ["key.json"]
+    assert store.update("key", lambda kept: kept) == 41
+
+
+def test_a_write_that_took_less_than_all_never_becomes_the_file(store, monkeypatch):
+    store.update("key", lambda kept: 41)
+    monkeypatch.setattr(os, "write", lambda descriptor, data: len(data) - 1)
+    assert store.update("key", bump) == 42
+    monkeypatch.undo()
+    assert "No space left" in store.trouble
+    assert store.update("key", lambda kept: kept) == 41
+
+
+def test_being_stopped_while_writing_leaves_no_temporary_file(store, monkeypatch):
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        store.update("key", bump)
+    monkeypatch.undo()
+    assert everything(store.folder) == []
+    # And the lock is free again.
+    assert store.update("key", bump) == 1
+
+
+class Hurried:
+    """Time that passes only when somebody waits."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.time = time.time
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def test_a_folder_that_stays_locked_is_read_and_not_written_and_waited_for_once(store, monkeypatch):
+    store.update("key", bump)
+    holder = os.open(store.folder, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    clock = Hurried()
+    monkeypatch.setattr(history, "time", clock)
+    assert [store.update("key", bump) for _ in range(11)] == [2] * 11
+    assert clock.now < 2 * history.LOCK_WAIT
+    assert store.notes == [f"{store.folder} is locked: this run is not remembered"]
+    assert store.trouble == ""
+    os.close(holder)
+    assert store.update("key", bump) == 2
+
+
+def test_a_file_system_without_locks_is_trouble(store, monkeypatch):
+    def no_locks(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(history, "flock", no_locks)
+    assert store.update("key", bump) == 1
+    assert "cannot be locked: No locks available" in store.trouble
+
+
+def test_the_number_of_files_is_bounded_and_the_oldest_go(store, monkeypatch):
+    monkeypatch.setattr(history, "MOST_FILES", 5)
+    for number in range(8):
+        store.update(f"key{number}", bump)
+        path = os.path.join(store.folder, f"key{number}.json")
+        when = time.time() - 1000 + number
+        os.utime(path, (when, when))
+    assert everything(store.folder) == [f"key{number}.json" for number in range(3, 8)]
+
+
+def test_files_of_services_that_are_gone_for_a_month_go(store):
+    for key, age in (("old", history.OLDEST + 60), ("young", history.OLDEST - 60)):
+        store.update(key, bump)
+        when = time.time() - age
+        os.utime(os.path.join(store.folder, key + ".json"), (when, when))
+    store.update("new", bump)
+    assert everything(store.folder) == ["new.json", "young.json"]
+
+
+# --- many writers, and killed ones
+
+WRITERS = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from check_conntrack import history
+history.LOCK_WAIT = 30
+begin, go = os.pipe()
+pids = []
+for number in range(100):
+    pid = os.fork()
+    if not pid:
+        os.close(go)
+        os.read(begin, 1)
+        store = history.Store.open(sys.argv[2], {}, None)
+        store.update("key", lambda kept: [*(kept or []), number])
+        os._exit(bool(store.trouble or store.notes))
+    pids.append(pid)
+os.close(go)
+sys.exit(sum(os.waitpid(pid, 0)[1] != 0 for pid in pids))
+"""
+
+
+def test_a_hundred_writers_at_once_lose_nothing_and_leave_no_temporary_file(tmp_path):
+    folder = tmp_path / "state"
+    command = [sys.executable, "-I", "-S", "-c", WRITERS, PLUGINS, str(folder)]
+    assert subprocess.run(command, check=False).returncode == 0
+    own = folder / str(os.geteuid())
+    assert everything(own) == ["key.json"]
+    assert sorted(json.loads((own / "key.json").read_text())) == list(range(100))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("function", ["open", "write", "close", "rename", "flock"])
+def test_a_writer_killed_at_any_step_leaves_the_old_or_the_new(store, tmp_path, function, when):
+    store.update("key", lambda kept: "old")
+    pid = os.fork()
+    if not pid:
+        module = history if function == "flock" else os
+        real = getattr(module, function)
+
+        def fatal(*arguments, **options):
+            if when == "after":
+                real(*arguments, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        victim = Store.open(str(tmp_path / "state"), {}, None)
+
+        def change(kept):
+            if function != "flock":
+                setattr(module, function, fatal)
+            return "new"
+
+        if function == "flock":
+            history.flock = fatal
+        victim.update("key", change)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    found = store.update("key", lambda kept: kept)
+    assert found == ("new" if (function, when) == ("rename", "after") else "old")
+    assert store.update("key", lambda kept: "newer") == "newer"
+    assert everything(store.folder) == ["key.json"]
+    assert not store.notes
+
+
+# --- what is kept of a series
+
+SERIES = st.tuples(
+    st.lists(
+        st.builds(Sample, st.integers(0, 10**7).map(lambda n: n / 10), st.integers(0, 2**32 - 1)),
+        max_size=32,
+    ).map(sorted),
+    st.dictionaries(st.integers(0, 40000), st.integers(0, 2**32 - 1), max_size=30).map(
+        lambda peaks: [Peak(*pair) for pair in sorted(peaks.items())]
+    ),
+)
+
+
+@given(SERIES)
+def test_a_series_comes_back_as_it_was_kept(series):
+    samples, peaks = map(tuple, series)
+    kept = json.loads(json.dumps(kept_series("boot", 7, samples, peaks)))
+    assert series_of(kept, "boot", 7) == (samples, peaks)
+
+
+@given(SERIES)
+def test_another_boot_or_namespace_leaves_the_peaks_alone(series):
+    samples, peaks = map(tuple, series)
+    kept = kept_series("boot", 7, samples, peaks)
+    assert series_of(kept, "other", 7) == ((), peaks)
+    assert series_of(kept, "boot", 8) == ((), peaks)
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    st.one_of(
+        JSON,
+        st.fixed_dictionaries(
+            {"boot": st.just("b"), "netns": st.just(1), "samples": JSON, "peaks": JSON}
+        ),
+    )
+)
+def test_anything_else_is_as_nothing(kept):
+    samples, peaks = series_of(kept, "b", 1)
+    for when, count in (*samples, *peaks):
+        assert 0 <= when < 1e12
+        assert 0 <= count < 2**32
+    assert list(samples) == sorted(samples, key=lambda sample: sample.at)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [[2.0, 1], [1.0, 1]],
+        [[-1.0, 1]],
+        [[1.0, -1]],
+        [[1.0, 1 << 32]],
+        [[1.0, 1.5]],
+        [[1.0, True]],
+        [["1", 1]],
+        [[1.0]],
+        [[1.0, 1, 1]],
+        [[float("nan"), 1]],
+        [[float("inf"), 1]],
+        [7],
+        "12",
+        {"1": 1},
+        [[1.0, 1]] * 1001,
+    ],
+)
+def test_pairs_that_were_not_written_so_are_as_nothing(pairs):
+    kept = {"boot": "b", "netns": 1, "samples": pairs, "peaks": pairs}
+    assert series_of(kept, "b", 1) == ((), ())
+
+
+def test_the_boot_id_is_that_of_the_kernel():
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        assert history.boot_id() == file.read().strip()
