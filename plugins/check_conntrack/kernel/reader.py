@@ -14,7 +14,7 @@ and only then writes what it reads, unparsed, to standard output.
               / "text" *where             /proc/net/nf_conntrack
               / "log"                     /dev/kmsg, a frame for each record
     where     = "processes" / path        every network namespace that a process is in, or one
-    path      = "/" 1*4095 byte           a file that names a network namespace; anything else that
+    path      = "/" 1*4094 byte           a file that names a network namespace; anything else that
                                           lies there is not opened (O_PATH), and called missing
     filter    = family ":" *attribute     0, 2 or 10, and netlink attributes in hexadecimal: tuples,
                                           status, zone, mark and their masks

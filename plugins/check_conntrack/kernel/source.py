@@ -227,4 +227,6 @@ def parse_answer(answer: IO[bytes]) -> Iterator[Frame]:
         data = answer.read(int(head[5]))
         if len(path) != int(head[4]) or len(data) != int(head[5]):
             raise ReaderError("the reader's answer is cut short")
+        if b"\0" in path:
+            raise ReaderError("the reader's answer is rubbish")
         yield Frame(int(head[1]), int(head[2]), head[3].decode("ascii"), os.fsdecode(path), data)
