@@ -51,8 +51,9 @@ def test_any_bytes_are_a_number_or_are_refused(data):
     try:
         value = number(holding(data))
     except KernelError as error:
-        assert str(error).isascii()
-        assert len(str(error)) < 160
+        said = str(error)
+        assert said.isascii()
+        assert len(said) < 160
     else:
         assert data.strip(b" \t\n").isdigit()
         assert 0 <= value < 2**32
