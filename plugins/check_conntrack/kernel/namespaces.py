@@ -97,7 +97,9 @@ def mounts() -> dict[str, int]:
     for line in read_whole("/proc/self/mountinfo").data.splitlines():
         fields = line.split(b" ")
         # The optional fields end at the first "-", which the type follows.
-        if b"-" not in fields or fields[fields.index(b"-") + 1] != b"nsfs":
+        if len(fields) < 5 or b"-" not in fields:
+            continue
+        if fields[fields.index(b"-") :][1:2] != [b"nsfs"]:
             continue
         inode = fields[3][5:-1]
         if fields[3][:5] == b"net:[" and inode.isdigit():
