@@ -215,6 +215,21 @@ def run(
 ) -> int:
     """Parse, judge, print; returns the exit code."""
     _fill_standard_descriptors()
+    try:
+        code, text = _answer(title, made, judge, arguments)
+    except _StoppedError as why:  # it came while another answer was being made
+        code = int(Unknown)
+        text = output.page(output.status_line(title, Unknown, str(why)), (), (), bounded=True)
+    return code if output.write(text) else int(Unknown)
+
+
+def _answer(
+    title: str,
+    made: Parser,
+    judge: Callable[[argparse.Namespace, Stage], Outcome],
+    arguments: Sequence[str] | None,
+) -> tuple[int, str]:
+    """The exit code, and what is to be printed. When it is made, no signal raises any more."""
     stage = Stage()
     options = None
     judged = False
@@ -226,8 +241,7 @@ def run(
         judged = True
         signal.setitimer(signal.ITIMER_REAL, 0)
     except _PageError as asked:
-        output.write(str(asked))
-        return int(Unknown)
+        return int(Unknown), str(asked)
     except (UsageError, ThresholdError, KernelError) as error:
         outcome = Outcome(Unknown, str(error))
     except _StoppedError as why:
@@ -240,6 +254,8 @@ def run(
         outcome = _unforeseen(error, stage, options)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        _listen(_leave)
     verbose = 0 if options is None else options.verbose
     text = output.page(
         output.status_line(title, outcome.state, outcome.text),
@@ -247,9 +263,7 @@ def run(
         outcome.lines if verbose or outcome.state is not Ok else (),
         bounded=not verbose,
     )
-    if not output.write(text):
-        return int(Unknown)
-    return int(Ok) if judged and options and options.exit_ok else int(outcome.state)
+    return int(Ok if judged and options and options.exit_ok else outcome.state), text
 
 
 def _unforeseen(error: Exception, stage: Stage, options: argparse.Namespace | None) -> Outcome:
@@ -279,6 +293,12 @@ def _listen(handler: Callable[[int, FrameType | None], None]) -> None:
 
 def _stopped(number: int, _: FrameType | None) -> None:
     raise _StoppedError(f"stopped by {signal.Signals(number).name}")
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    # The verdict is made, and who has no more use for it waits for nothing: a traceback is no
+    # answer, and its exit status would read as WARNING.
+    os._exit(int(Unknown))
 
 
 def _set_timer(seconds: float, stage: Stage) -> None:

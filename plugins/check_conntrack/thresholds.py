@@ -222,7 +222,8 @@ def _by_label(known: Mapping[str, Label], specs: Iterable[str]) -> dict[str, Bou
         if not equals:
             name = main
         if name not in known:
-            raise ThresholdError(f"unknown label {name!r}: known are {', '.join(known)}")
+            shown = name if len(name) <= 32 else name[:29] + "..."
+            raise ThresholdError(f"unknown label {shown!r}: known are {', '.join(known)}")
         found[name] = parse_bounds(text, known[name])
     return found
 
