@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import signal
+import sys
+
+import pytest
+
+from check_conntrack import __version__, commandline, history, output, usage
+from check_conntrack.kernel import KernelError, rights
+from check_conntrack.kernel.rights import User
+
+
+def test_help_is_the_manual_and_exits_3(help_page):
+    for option in ("-h", "--help"):
+        code, out, err = help_page(option)
+        assert (code, err) == (3, "")
+        assert out.isascii()
+        for word in (
+            "--warning",
+            "--netns",
+            "--state-dir",
+            "--trend-window",
+            "Exit codes",
+            "@10:20",
+        ):
+            assert word in out
+        for label in usage.LABELS:
+            assert re.search(rf"^  {label.name} ", out, re.MULTILINE)
+        assert max(map(len, out.splitlines())) <= 100
+
+
+def test_help_wins_over_an_option_that_is_wrong(help_page):
+    assert help_page("--bogus", "-h")[1].startswith("usage: check_conntrack_usage")
+
+
+def test_version_is_one_line_and_exits_3(help_page):
+    for option in ("-V", "--version"):
+        assert help_page(option) == (3, f"check_conntrack_usage {__version__}\n", "")
+
+
+EXAMPLES = [line for line in usage.EXAMPLES.splitlines() if line.startswith("  ")]
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_every_example_of_the_help_is_a_command_line_it_takes(line):
+    program, *arguments = shlex.split(line)
+    options = usage.parser().parse_args(arguments)
+    assert program == "check_conntrack_usage"
+    assert usage.parse_thresholds(usage.LABELS, options.warning, options.critical)
+
+
+def test_the_defaults_are_the_contracts():
+    options = usage.parser().parse_args([])
+    assert (options.timeout, options.verbose, options.exit_ok) == (8, 0, False)
+    assert (options.if_inactive, options.trend_window, options.netns) == ("ok", 3600, [])
+    assert (options.sudo, options.no_state, options.state_dir) == (False, False, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("1", 1), ("2.5", 2.5), ("1m", 60), ("1d", 86400), ("0.001", 0.001)],
+)
+def test_a_timeout_is_a_duration_and_0_is_none(text, seconds):
+    assert usage.parser().parse_args(["-t", text]).timeout == seconds
+
+
+def stopped_by(number):
+    """A check that is sent a signal while it works."""
+
+    def judge(options, stage):
+        stage("waiting for the kernel")
+        os.kill(os.getpid(), number)
+        signal.pause()
+
+    return judge
+
+
+@pytest.fixture
+def answer(capfd, signals):
+    """Run a judge behind the command line of the check: exit code and output."""
+
+    def run(judge, *arguments):
+        capfd.readouterr()
+        code = commandline.run("T", usage.parser(), judge, list(arguments))
+        out, err = capfd.readouterr()
+        assert err == ""
+        return code, out
+
+    return run
+
+
+def test_when_time_is_up_it_is_unknown_and_names_the_stage(answer):
+    def judge(options, stage):
+        stage("waiting for the kernel")
+        while True:
+            signal.pause()
+
+    assert answer(judge, "-t", "0.05") == (
+        3,
+        "T UNKNOWN - timed out after 0.05s while waiting for the kernel\n",
+    )
+
+
+def test_an_alarm_that_is_lost_comes_again(answer, monkeypatch):
+    lost = []
+    real = signal.setitimer
+    monkeypatch.setattr(
+        signal, "setitimer", lambda which, first, *again: real(which, first, *(0.05 for _ in again))
+    )
+
+    class Swallows:
+        def __del__(self):
+            lost.append(1)
+            signal.pause()
+
+    def judge(options, stage):
+        sys.unraisablehook = lambda _: None
+        held = Swallows()
+        del held
+        sys.unraisablehook = sys.__unraisablehook__
+        while True:
+            signal.pause()
+
+    assert answer(judge, "-t", "0.05")[0] == 3
+    assert lost
+
+
+def test_without_a_timeout_no_timer_runs(answer):
+    def judge(options, stage):
+        return commandline.Outcome(output.Ok, str(signal.getitimer(signal.ITIMER_REAL)))
+
+    signal.setitimer(signal.ITIMER_REAL, 0)  # pytest-timeout's
+    assert answer(judge, "-t", "0") == (0, "T OK - (0.0, 0.0)\n")
+    assert "(0.0, 0.0)" not in answer(judge, "-t", "5")[1]
+
+
+def test_no_timer_runs_on_when_the_check_has_ended(answer):
+    def judge(options, stage):
+        raise RuntimeError
+
+    answer(judge)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_to_stop_is_unknown_by_its_name(answer, name):
+    code, out = answer(stopped_by(getattr(signal, name)), "-t", "20")
+    assert (code, out) == (3, f"T UNKNOWN - stopped by {name}\n")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGALRM"])
+def test_a_signal_that_comes_while_the_verdict_is_printed_does_not_make_it_another(name, signals):
+    number = getattr(signal, name)
+    pid = os.fork()
+    if not pid:
+        try:
+
+            def write(text):
+                os.kill(os.getpid(), number)
+                return True
+
+            output.write = write
+            made = commandline.run(
+                "T",
+                usage.parser(),
+                lambda options, stage: commandline.Outcome(output.Critical, "full"),
+                [],
+            )
+            os._exit(made)
+        except BaseException:
+            os._exit(99)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFEXITED(status)
+    assert os.WEXITSTATUS(status) in (2, 3)
+
+
+def test_an_error_of_the_kernels_side_is_its_own_sentence(answer):
+    def judge(options, stage):
+        raise KernelError("/proc/x cannot be read: why")
+
+    assert answer(judge, "-vvv") == (3, "T UNKNOWN - /proc/x cannot be read: why\n")
+
+
+def test_the_way_to_an_unforeseen_error_is_shown_at_the_highest_verbosity_alone(answer):
+    def judge(options, stage):
+        raise RuntimeError("odd")
+
+    assert len(answer(judge, "-vv")[1].splitlines()) == 1
+    code, out = answer(judge, "-vvv")
+    assert code == 3
+    assert "in judge" in out
+
+
+def test_exit_ok_prints_the_verdict_and_exits_0(answer):
+    def judge(options, stage):
+        return commandline.Outcome(output.Critical, "full", ["usage=100%"], ["do this"])
+
+    assert answer(judge, "--exit-ok") == (0, "T CRITICAL - full | usage=100%\ndo this\n")
+
+
+def test_long_output_is_for_problems_and_for_verbosity(answer):
+    def judge(options, stage):
+        return commandline.Outcome(output.Ok, "fine", (), ["detail"])
+
+    assert answer(judge) == (0, "T OK - fine\n")
+    assert answer(judge, "-v") == (0, "T OK - fine\ndetail\n")
+
+
+def test_without_verbosity_the_output_is_bounded_and_with_it_whole(answer):
+    def judge(options, stage):
+        return commandline.Outcome(output.Warn, "much", (), ["x" * 100] * 100)
+
+    assert len(answer(judge)[1]) <= 4096
+    assert len(answer(judge, "-v")[1]) > 10000
+
+
+@pytest.mark.parametrize("state", ["Ok", "Critical"])
+def test_a_verdict_that_cannot_be_printed_is_unknown(answer, monkeypatch, state):
+    monkeypatch.setattr(output, "write", lambda text: False)
+
+    def judge(options, stage):
+        return commandline.Outcome(getattr(output, state), "fine")
+
+    assert answer(judge, "--exit-ok")[0] == 3
+
+
+# --- whom it becomes
+
+
+@pytest.fixture
+def dropped(monkeypatch):
+    made = []
+    monkeypatch.setattr(rights, "drop", made.append)
+    return made
+
+
+def options(**more):
+    return argparse.Namespace(**{"user": None, "state_dir": None, "no_state": False, **more})
+
+
+def test_an_ordinary_user_stays_who_it_is_without_extra_rights(monkeypatch, dropped):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "getegid", lambda: 1001)
+    assert commandline.drop_rights(options()) is None
+    assert dropped == [User(1000, 1001)]
+
+
+def test_root_becomes_another_and_takes_the_others_home(monkeypatch, dropped, tmp_path):
+    asked = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setenv("SUDO_UID", "412")
+    monkeypatch.setattr(
+        rights,
+        "unprivileged_user",
+        lambda *given: asked.append(given) or User(5, 6, (), "/home/five"),
+    )
+    assert commandline.drop_rights(options(user="five", state_dir="/a")) == "/home/five"
+    monkeypatch.setenv(history.STATE_VARIABLE, "/b")
+    commandline.drop_rights(options())
+    monkeypatch.delenv(history.STATE_VARIABLE)
+    commandline.drop_rights(options())
+    assert asked == [("five", "412", "/a"), (None, "412", "/b"), (None, "412", history.SHARED)]
+    assert dropped == [User(5, 6, (), "/home/five")] * 3
+
+
+def test_one_without_a_home_does_not_get_roots(monkeypatch, dropped):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(rights, "unprivileged_user", lambda *_: User(5, 6))
+    assert commandline.drop_rights(options()) == "/nonexistent"
+
+
+def test_no_descriptor_below_three_is_left_for_a_file(monkeypatch):
+    opened = []
+    numbers = iter([0, 2, 3])
+    monkeypatch.setattr(sys, "stdin", None)
+    monkeypatch.setattr(os, "open", lambda path, flags: opened.append(path) or next(numbers))
+    monkeypatch.setattr(os, "close", opened.append)
+    commandline._fill_standard_descriptors()
+    assert opened == [os.devnull] * 3 + [3]
+
+
+def test_standard_descriptors_that_are_there_are_left_alone(monkeypatch):
+    monkeypatch.setattr(os, "open", lambda *_: pytest.fail("it opened something"))
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, object())
+    commandline._fill_standard_descriptors()
