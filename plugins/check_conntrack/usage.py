@@ -195,7 +195,11 @@ class Usage(Resource):
         inode = own_inode()
         targets = namespaces.find(self.options.netns, inode)
         self.problems += targets.missing
-        own = self._own()
+        try:
+            own = self._own()
+        except KernelError as error:
+            own = None
+            self.problems.append(str(error))
         found = self._enter(targets, inode)
         self.problems += found.problems
         places: dict[str, Place] = {}
