@@ -19,7 +19,7 @@ def launch(check):  # type: ignore[no-untyped-def]
         except ImportError:
             raise ImportError(
                 "the Python library nagiosplugin is missing, install it: apt-get install "
-                "python3-nagiosplugin, or: " + sys.executable + " -m pip install nagiosplugin"
+                "python3-nagiosplugin\nor: " + sys.executable + " -m pip install nagiosplugin"
             )
         main = __import__("check_conntrack." + check, fromlist=["main"]).main
     except Exception as error:  # whatever it is, a traceback is no verdict
