@@ -288,3 +288,16 @@ def test_standard_descriptors_that_are_there_are_left_alone(monkeypatch):
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, object())
     commandline._fill_standard_descriptors()
+
+
+def test_a_signal_that_comes_while_another_answer_is_made_is_an_answer_too(answer, monkeypatch):
+    monkeypatch.setattr(
+        commandline,
+        "_unforeseen",
+        lambda *_: os.kill(os.getpid(), signal.SIGTERM) or signal.pause(),
+    )
+
+    def judge(options, stage):
+        raise RuntimeError
+
+    assert answer(judge) == (3, "T UNKNOWN - stopped by SIGTERM\n")

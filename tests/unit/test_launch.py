@@ -1,0 +1,300 @@
+"""The way in, as programs of their own: what is missing, what is imported, what hangs."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import nagiosplugin
+import pytest
+
+from check_conntrack import launch
+from unit.contract import Run
+
+PACKAGE = os.path.dirname(launch.__file__)
+PLUGINS = os.path.dirname(PACKAGE)
+CHECK = os.path.join(PLUGINS, "check_conntrack_usage")
+NOBODY = 65534
+
+
+def ended(command, arguments=(), **options):
+    """The answer of a check that ran as a program of its own."""
+    options.setdefault("timeout", 60)
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, check=False, **options
+    )
+    return Run(done.returncode, done.stdout, done.stderr, arguments)
+
+
+# --- what is missing
+
+
+def launched(monkeypatch, capsys, check="usage"):
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail(f"it ended with {code}"))
+    assert launch.launch(check) == 3
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert len(out.splitlines()[0]) <= 160
+    return out
+
+
+def test_an_old_python_is_told_which_is_needed(monkeypatch, capsys):
+    monkeypatch.setattr(launch, "OLDEST_PYTHON", (99, 1))
+    out = launched(monkeypatch, capsys)
+    assert out.startswith("CONNTRACK_USAGE UNKNOWN - Python 3.9 or later is needed, this is 3.")
+
+
+def test_a_missing_library_is_told_with_the_command_that_installs_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "nagiosplugin", None)
+    out = launched(monkeypatch, capsys)
+    assert out.startswith("CONNTRACK_USAGE UNKNOWN - the Python library nagiosplugin is missing")
+    assert "apt-get install python3-nagiosplugin" in out
+    assert f"{sys.executable} -m pip install nagiosplugin" in out
+
+
+def test_a_module_that_is_missing_is_told(monkeypatch, capsys):
+    assert "check_conntrack.unheard_of" in launched(monkeypatch, capsys, "unheard_of")
+
+
+def test_an_error_without_words_is_told_by_its_kind(monkeypatch, capsys):
+    def broken(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr("builtins.__import__", broken)
+    try:
+        assert launch.launch("usage") == 3
+    finally:
+        monkeypatch.undo()
+    assert capsys.readouterr().out == "CONNTRACK_USAGE UNKNOWN - MemoryError\n"
+
+
+def test_the_checks_own_exit_code_ends_the_process(monkeypatch):
+    ended_with = []
+    monkeypatch.setattr(os, "_exit", ended_with.append)
+    monkeypatch.setattr("check_conntrack.usage.main", lambda: 2)
+    launch.launch("usage")
+    assert ended_with == [2]
+
+
+@pytest.mark.parametrize("file", [CHECK, launch.__file__], ids=os.path.basename)
+def test_what_tells_an_interpreter_that_it_is_old_is_written_for_old_ones(file):
+    with open(file) as source:
+        ast.parse(source.read(), feature_version=(3, 4))
+
+
+def test_without_the_library_it_is_unknown_with_the_command_and_no_traceback():
+    run = ended([sys.executable, "-S", "-E", CHECK])
+    assert run.code == 3
+    assert run.text.endswith("apt-get install python3-nagiosplugin")
+    assert run.lines == [f"or: {sys.executable} -m pip install nagiosplugin"]
+
+
+def test_without_its_folder_it_is_unknown_and_says_so(tmp_path):
+    shutil.copy(CHECK, tmp_path)
+    environment = {key: os.environ[key] for key in os.environ if not key.startswith("PYTHON")}
+    command = [sys.executable, "-S", str(tmp_path / "check_conntrack_usage")]
+    run = ended(command, env=environment)
+    assert run.code == 3
+    assert "copy the folder check_conntrack too" in run.text
+
+
+# --- whole runs
+
+
+def test_it_runs_as_a_program():
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.path.dirname(os.path.dirname(nagiosplugin.__file__)),
+    }
+    run = ended([sys.executable, CHECK], ["--no-state", "-v"], env=environment)
+    assert "unforeseen" not in run.text
+    assert run.code in (0, 1, 2, 3)
+
+
+def test_closed_standard_streams_do_not_make_a_traceback():
+    for closing, codes in (("<&-", (0, 1, 2, 3)), (">&-", (3,)), ("2>&-", (0, 1, 2, 3))):
+        command = ["sh", "-c", f'exec "$0" "$1" --no-state {closing}', sys.executable, CHECK]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode in codes
+        assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_full_standard_output_is_unknown():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, CHECK, "--no-state"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (3, b"")
+
+
+# With what measures coverage, the interpreter imports more.
+BARE = {key: os.environ[key] for key in os.environ if not key.startswith(("COVERAGE", "COV_"))}
+TOO_DEAR = {"typing", "dataclasses", "subprocess", "pathlib", "inspect", "ctypes", "pwd"}
+
+
+def test_a_run_imports_nothing_that_it_does_not_need():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-X",
+            "importtime",
+            CHECK,
+            "--no-state",
+            "-w",
+            "usage=~:",
+            "-c",
+            "usage=~:",
+        ],
+        capture_output=True,
+        text=True,
+        env=BARE,
+        check=False,
+    )
+    assert done.stdout.startswith("CONNTRACK_USAGE OK"), done.stdout
+    ours = done.stderr[done.stderr.rindex("| site\n") :]
+    imported = {line.rpartition("|")[2].strip() for line in ours.splitlines()}
+    assert "check_conntrack.usage" in imported
+    assert not imported & TOO_DEAR
+    assert {name for name in imported if name.startswith("check_conntrack.")} == {
+        "check_conntrack.launch",
+        "check_conntrack.usage",
+        "check_conntrack.commandline",
+        "check_conntrack.output",
+        "check_conntrack.thresholds",
+        "check_conntrack.trend",
+        "check_conntrack.history",
+        "check_conntrack.kernel",
+        "check_conntrack.kernel.values",
+        "check_conntrack.kernel.source",
+        "check_conntrack.kernel.limits",
+        "check_conntrack.kernel.rights",
+    }
+
+
+# --- a reader that hangs
+
+DRIVER = """
+import sys
+from check_conntrack import commandline, usage
+from check_conntrack.kernel import rights, source
+source.SUDO_PATHS = (sys.argv.pop(1),)
+commandline.drop_rights = lambda options: None
+rights.may_enter_namespaces = lambda: False
+sys.exit(usage.main())
+"""
+HANGING = {
+    "before it reads": "exec sleep 60",
+    "after it has read": "cat >&2; exec sleep 60",
+    "in the middle of a frame": "printf '7 0 nf_conntrack_count 2 2\\n/a'; exec sleep 60",
+    "after its answer": "printf 'end\\n'; exec >&- 2>&-; exec sleep 60",
+    "and ignores being told to end": "trap '' TERM HUP INT PIPE; exec sleep 60",
+}
+
+
+def through(tmp_path, script):
+    """The command of a check whose sudo is a script; the script's pid goes to a file."""
+    sudo = tmp_path / "sudo"
+    sudo.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\n{script}\n")
+    sudo.chmod(0o755)
+    return [sys.executable, "-c", DRIVER, str(sudo)]
+
+
+@pytest.mark.parametrize("kind", HANGING)
+def test_a_reader_that_hangs_is_a_timeout_that_names_it_and_leaves_no_process(tmp_path, kind):
+    environment = {**os.environ, "PYTHONPATH": PLUGINS}
+    arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "1"]
+    run = ended(through(tmp_path, HANGING[kind]), arguments, env=environment)
+    assert run.code == 3
+    assert run.text == "timed out after 1s while waiting for the reader"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_reader_without_end_is_unknown_and_leaves_no_process(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": PLUGINS}
+    arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "30"]
+    run = ended(through(tmp_path, "exec yes"), arguments, env=environment)
+    assert run.code in (2, 3)
+    assert "the reader's answer is longer than 64 MiB" in run.text
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+# --- as another user
+
+
+@pytest.fixture(scope="module")
+def everybodys():
+    """The suite and its library where every user can read them, and the system's Python."""
+    python = "/usr/bin/python3"
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    if not shutil.which("setpriv"):
+        pytest.skip("needs setpriv (util-linux)")
+    version = "import sys; sys.exit(sys.version_info < (3, 9))"
+    if (
+        not os.path.exists(python)
+        or subprocess.run([python, "-c", version], check=False).returncode
+    ):
+        pytest.skip("needs a Python of the system, 3.9 or later")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PLUGINS, os.path.join(folder, "plugins"), ignore=ignored)
+        library = os.path.dirname(nagiosplugin.__file__)
+        shutil.copytree(library, os.path.join(folder, "plugins", "nagiosplugin"), ignore=ignored)
+        subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
+        yield folder, [python, "-E", "-s", os.path.join(folder, "plugins", "check_conntrack_usage")]
+
+
+UNPRIVILEGED = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+
+
+def test_an_unprivileged_user_needs_no_right_for_its_own_namespace(everybodys):
+    folder, command = everybodys
+    state = os.path.join(folder, "state")
+    os.mkdir(state, 0o755)
+    os.chown(state, NOBODY, NOBODY)
+    arguments = ["--state-dir", state, "-vvv", "-w", "usage=~:", "-c", "usage=~:"]
+    run = ended([*UNPRIVILEGED, *command], arguments)
+    assert run.code == 0
+    assert f"Remembered in {state}/{NOBODY}" in run.lines
+    assert any(line.startswith(f"Ran as uid {NOBODY},") for line in run.lines)
+
+
+def test_an_unprivileged_user_is_told_what_to_grant_for_others(everybodys):
+    _, command = everybodys
+    run = ended([*UNPRIVILEGED, *command], ["--netns", "all", "--no-state"])
+    assert run.code in (2, 3)
+    assert "no right to enter (CAP_SYS_ADMIN)" in run.text
+    assert "sudoers.d" in run.rest
+
+
+def test_root_becomes_the_owner_of_the_state_directory(everybodys):
+    folder, command = everybodys
+    state = os.path.join(folder, "owned")
+    os.mkdir(state, 0o755)
+    os.chown(state, 4242, 4242)
+    environment = {key: os.environ[key] for key in os.environ if key != "SUDO_UID"}
+    arguments = ["--state-dir", state, "-vvv", "-w", "usage=~:", "-c", "usage=~:"]
+    run = ended(command, arguments, env=environment)
+    assert run.code == 0
+    assert any(line.startswith("Ran as uid 4242,") for line in run.lines)
+    assert os.listdir(state) == ["4242"]
+    assert os.stat(os.path.join(state, "4242")).st_uid == 4242
+
+
+def test_root_becomes_the_user_it_is_told_or_says_that_there_is_none(everybodys):
+    _, command = everybodys
+    run = ended(
+        command, ["--no-state", "-vvv", "--user", "4243", "-w", "usage=~:", "-c", "usage=~:"]
+    )
+    assert any(line.startswith("Ran as uid 4243,") for line in run.lines)
+    for user in ("root", "0", "no-such-user", "", "4294967295"):
+        run = ended(command, ["--no-state", "--user", user])
+        assert run.code == 3
+        assert run.text.startswith("--user")

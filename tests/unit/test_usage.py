@@ -1,0 +1,650 @@
+"""check_conntrack_usage through its command line, the kernel's files and the reader made up."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from check_conntrack import history, usage
+from check_conntrack.kernel import host, limits, reader, rights, source
+
+OWN = os.stat("/proc/self/ns/net").st_ino
+
+
+# --- the figures
+
+
+def test_a_table_with_room_is_ok_in_one_line(check):
+    run = check()
+    assert run.out == (
+        "CONNTRACK_USAGE OK - 1000 of 10000 entries in use (10.0%) | "
+        "usage=10.0%;80;90;0;100 entries=1000;;;0;10000 limit=10000;;;0 load_factor=0.49;;;0\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("entries", "state", "share"),
+    [
+        (0, "OK", "0.0"),
+        (300, "OK", "3.0"),
+        (8000, "OK", "80.0"),
+        (8001, "WARNING", "80.01"),
+        (8500, "WARNING", "85.0"),
+        (9000, "WARNING", "90.0"),
+        (9001, "CRITICAL", "90.01"),
+        (9999, "CRITICAL", "99.99"),
+        (10000, "CRITICAL", "100.0"),
+        (12000, "CRITICAL", "120.0"),
+    ],
+)
+def test_the_default_thresholds_are_80_and_90_percent(check, sysctls, entries, state, share):
+    sysctls.holds(entries, 10000, 2048)
+    run = check()
+    assert run.state == state
+    assert run.data["usage"].text == share
+    assert run.data["entries"][1:] == (str(entries), "", "", "", 0, 10000)
+    assert str(entries) in run.text
+
+
+def test_a_full_table_is_called_full(check, sysctls):
+    sysctls.holds(262144, 262144)
+    assert check().text == "full: 262144 of 262144 entries, new connections are dropped"
+    sysctls.holds(300000, 262144)
+    assert check().text.startswith("full: 300000 of 262144 entries (114.4%), new connections are")
+
+
+def test_nearly_full_is_neither_called_full_nor_100_percent(check, sysctls):
+    sysctls.holds(4294967294, 4294967295)
+    run = check()
+    assert "full" not in run.text
+    assert "(99.99999998%)" in run.text
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1))
+def test_any_figures_of_the_kernel_give_an_answer(check, sysctls, entries, limit, buckets):
+    sysctls.holds(entries, limit, buckets)
+    run = check("-v", "--no-state")
+    assert ("usage" in run.data) == (limit > 0)
+    assert run.data["entries"].text == str(entries)
+    assert run.data["limit"].text == str(limit)
+    assert ("load_factor" in run.data) == (buckets > 0)
+    assert (run.data["time_to_full"].text == "0") if 0 < limit <= entries else True
+    if limit:
+        share = 100 * entries / limit
+        state = "CRITICAL" if share > 90 else "WARNING" if share > 80 else "OK"
+        assert run.state == state
+    else:
+        assert run.state == "OK"
+
+
+def test_a_limit_of_0_is_no_limit(check, sysctls):
+    sysctls.holds(5000, 0, 2048)
+    run = check()
+    assert (run.state, run.text) == ("OK", "5000 entries in use, no limit")
+    assert list(run.data) == ["entries", "limit", "load_factor"]
+    assert run.data["entries"].max is None
+    assert check("-w", "entries=80%").state == "OK", "a share of no limit"
+    assert check("-w", "entries=4000").state == "WARNING"
+    assert check("-c", "limit=1:").text.endswith("limit 0 is outside 1:")
+    assert check("-v").code == 0
+
+
+def test_a_kernel_of_old_is_read_too(check, sysctls):
+    sysctls.holds(900, 1000, base=limits.OLD)
+    run = check()
+    assert run.state == "WARNING"
+    assert "load_factor" not in run.data
+
+
+@pytest.mark.parametrize("state", ["ok", "warning", "critical", "unknown"])
+def test_without_conntrack_the_state_is_the_users_choice(check, sysctls, state):
+    sysctls.clear()
+    run = check("--if-inactive", state)
+    assert run.state == state.upper()
+    assert run.text == "conntrack is not active on this host"
+    assert run.data == {}
+
+
+def test_without_conntrack_it_is_ok_by_default(check, sysctls):
+    sysctls.clear()
+    assert check().code == 0
+
+
+# --- thresholds
+
+
+def test_each_label_can_be_judged_by_its_own_range(check):
+    run = check("-w", "usage=5", "-w", "limit=20000:", "-c", "load_factor=0.2", "-w", "entries=50%")
+    assert run.state == "CRITICAL"
+    assert "load_factor 0.49 is outside 0.2" in run.text
+    assert "limit 10000 is outside 20000:" in run.text
+    assert run.data["entries"].warn == "5000"
+
+
+def test_a_range_that_never_fires_replaces_the_default(check, sysctls):
+    sysctls.holds(10000, 10000)
+    assert check("-w", "usage=~:", "-c", "usage=~:").code == 0
+
+
+def test_a_tighter_critical_needs_no_warning_of_its_own(check, sysctls):
+    sysctls.holds(7500, 10000)
+    run = check("-c", "70")
+    assert run.state == "CRITICAL"
+    assert run.data["usage"].warn == ""
+
+
+def test_a_share_is_of_the_limit(check, sysctls):
+    sysctls.holds(9200, 10000)
+    run = check("-c", "usage=~:", "-w", "usage=~:", "-c", "entries=91%")
+    assert run.state == "CRITICAL"
+    assert run.data["entries"].crit == "9100"
+    assert "entries" in run.rest
+
+
+def test_exit_ok_evaluates_and_prints_as_ever(check, sysctls):
+    sysctls.holds(10000, 10000)
+    with_it, without = check("--exit-ok", "--no-state"), check("--no-state")
+    assert (with_it.code, without.code) == (0, 2)
+    assert with_it.out == without.out
+
+
+# --- long output
+
+
+def test_a_problem_comes_with_advice_that_can_be_pasted(check, sysctls):
+    sysctls.holds(9500, 10000, 10240)
+    run = check()
+    assert run.lines[0] == "CRITICAL: usage 95.0% is outside 90"
+    assert "  sysctl -w net.netfilter.nf_conntrack_max=16384" in run.lines
+    assert "nf_conntrack_buckets=" not in run.rest, "they equal the limit already"
+    assert "Hash: 10240 buckets, 0.93 entries each" in run.lines
+
+
+def test_verbosity_adds_lines_to_an_ok(check, clock, tmp_path):
+    assert check().lines == []
+    clock.now += 60
+    lines = check("-v").lines
+    assert f"Remembered in {tmp_path}/state/{os.geteuid()}" in lines
+    assert any(line.startswith("Trend: ") for line in lines)
+    assert len(check("-vvv").lines) > len(lines)
+
+
+def test_a_note_of_the_state_is_for_verbosity_alone(check, tmp_path):
+    check()
+    [file] = (tmp_path / "state" / str(os.geteuid())).iterdir()
+    file.write_text("rubbish")
+    run = check("-v")
+    assert run.code == 0
+    assert any("is damaged" in line for line in run.lines)
+
+
+# --- history
+
+
+def minutes(check, clock, sysctls, counts, *arguments, step=60):
+    """Run once a step with each count; the last run."""
+    for count in counts:
+        sysctls[limits.NEW + "count"] = b"%d\n" % count
+        run = check(*arguments)
+        clock.now += step
+        clock.today += step
+    return run
+
+
+def test_growth_and_time_to_full_are_known_after_three_runs_and_five_minutes(check, clock, sysctls):
+    run = minutes(check, clock, sysctls, range(1000, 1500, 100))
+    assert "growth" not in run.data
+    run = minutes(check, clock, sysctls, [1500])
+    assert run.data["growth"].value == pytest.approx(100 / 60, abs=0.005)
+    assert run.data["time_to_full"].value == pytest.approx(8500 / 100 * 60, abs=1)
+    assert run.text.endswith("(15.0%), full in about 1h 25m")
+    assert list(run.data)[-2:] == ["growth", "time_to_full"]
+
+
+def test_two_runs_however_far_apart_are_no_trend(check, clock, sysctls):
+    assert "growth" not in minutes(check, clock, sysctls, [10, 20], step=900).data
+    assert "growth" in minutes(check, clock, sysctls, [30]).data
+
+
+def test_a_shrinking_table_has_a_growth_and_no_time(check, clock, sysctls):
+    run = minutes(check, clock, sysctls, range(2000, 1000, -100))
+    assert run.data["growth"].value < 0
+    assert "time_to_full" not in run.data
+
+
+def test_what_is_farther_away_than_a_day_stands_in_the_perfdata_alone(check, clock, sysctls):
+    run = minutes(check, clock, sysctls, range(1000, 1010))
+    assert "full in" not in run.text
+    assert run.data["time_to_full"].value == pytest.approx((10000 - 1009) * 60, abs=1)
+
+
+def test_a_time_to_full_is_judged_in_any_unit(check, clock, sysctls):
+    arguments = ["-w", "time_to_full=4h:", "-c", "time_to_full=30m:"]
+    assert minutes(check, clock, sysctls, range(1000, 1300, 50), *arguments).state == "WARNING"
+    assert minutes(check, clock, sysctls, range(1300, 9000, 1000), *arguments).state == "CRITICAL"
+    run = minutes(check, clock, sysctls, range(8900, 7000, -100), *arguments, "-w", "usage=~:")
+    assert run.state == "OK", "a label that is absent does not fire"
+
+
+def test_an_alarm_of_time_is_spelled_as_a_time(check, clock, sysctls):
+    run = minutes(check, clock, sysctls, range(1000, 1700, 100), "-c", "time_to_full=4h:")
+    assert run.state == "CRITICAL"
+    assert re.search(r"; time_to_full 1h 2\dm is outside 4h:", run.text)
+
+
+def test_the_trend_window_is_how_far_back_growth_looks(check, clock, sysctls):
+    minutes(check, clock, sysctls, range(1000, 3000, 100), "--trend-window", "5m")
+    run = minutes(check, clock, sysctls, [2900] * 6, "--trend-window", "5m")
+    assert run.data["growth"].value == 0
+
+
+def test_a_problem_says_since_when_as_far_as_it_is_known(check, clock, sysctls):
+    run = minutes(check, clock, sysctls, [1000, 8500, 8600, 8700])
+    assert run.lines[0] == "WARNING: usage 87.0% is outside 80, for 2m at least"
+
+
+def test_the_peak_of_thirty_days_is_what_the_advice_goes_by(check, clock, sysctls):
+    minutes(check, clock, sysctls, [15000, 1000])
+    clock.now += 20 * 86400
+    clock.today += 20 * 86400
+    run = minutes(check, clock, sysctls, [8500, 8500])
+    assert "peak of 30 days 15000 entries" in run.rest
+    assert "nf_conntrack_max=32768" in run.rest
+    clock.today += 11 * 86400
+    assert "peak of 30 days 8500 entries" in minutes(check, clock, sysctls, [8500]).rest
+
+
+def test_a_restart_forgets_the_trend_and_keeps_the_peak(check, clock, sysctls, monkeypatch):
+    minutes(check, clock, sysctls, range(1000, 2000, 100))
+    monkeypatch.setattr(usage, "boot_id", lambda: "another")
+    clock.now = 10.0
+    run = minutes(check, clock, sysctls, [500, 500], "-v")
+    assert "growth" not in run.data
+    assert "peak of 30 days 1900 entries" in run.rest
+
+
+@pytest.mark.parametrize("back", [1000.0, 5000.0])
+def test_a_clock_that_goes_backwards_costs_the_trend_alone(check, clock, sysctls, back):
+    minutes(check, clock, sysctls, range(1000, 2000, 100))
+    clock.now = max(clock.now - back, 0.0)
+    clock.today -= 40 * 86400
+    run = minutes(check, clock, sysctls, [1000])
+    assert (run.code, run.state) == (0, "OK")
+    assert "growth" not in run.data
+
+
+def test_services_with_different_keys_do_not_share_a_history(check, clock, sysctls, tmp_path):
+    minutes(check, clock, sysctls, range(1000, 2000, 100), "--state-key", "slow")
+    assert "growth" not in check("--state-key", "fast").data
+    assert "growth" not in check().data
+    assert "growth" in check("--state-key", "slow").data
+    assert len(list((tmp_path / "state" / str(os.geteuid())).iterdir())) == 3
+
+
+def test_the_state_directory_of_the_command_line_wins(check, tmp_path):
+    check("--state-dir", str(tmp_path / "mine"))
+    assert (tmp_path / "mine").is_dir()
+    assert not (tmp_path / "state").exists()
+
+
+def test_without_state_nothing_is_left_behind_and_nothing_is_said(check, tmp_path):
+    run = check("--no-state")
+    assert (run.code, run.lines) == (0, [])
+    assert not (tmp_path / "state").exists()
+    assert "Nothing is remembered: --no-state" in check("--no-state", "-v").lines
+
+
+@pytest.mark.parametrize("spec", ["growth=5", "time_to_full=4h:", "growth=-1:1"])
+@pytest.mark.parametrize("option", ["-w", "-c"])
+def test_a_threshold_that_needs_a_history_that_cannot_be_kept_is_a_warning(check, option, spec):
+    run = check("--no-state", option, spec)
+    assert run.state == "WARNING"
+    assert "growth unknown: --no-state" in run.text
+    run = check("--state-dir", "/dev/null/x", option, spec)
+    assert run.state == "WARNING"
+    assert "state directory /dev/null/x: Not a directory" in run.text
+    assert "growth cannot be judged" in run.rest
+
+
+def test_a_worse_state_is_not_hidden_by_a_history_that_cannot_be_kept(check, sysctls):
+    sysctls.holds(9500, 10000)
+    assert check("--no-state", "-w", "growth=5").state == "CRITICAL"
+
+
+STATES_OF_THE_STATE = ["read-only", "full", "locked", "damaged", "a file", "not allowed", "no lock"]
+
+
+@pytest.mark.parametrize("trouble", STATES_OF_THE_STATE)
+@pytest.mark.parametrize(("entries", "code"), [(1000, 0), (8500, 1), (9500, 2)])
+def test_a_broken_state_directory_never_changes_the_verdict(
+    check, sysctls, tmp_path, monkeypatch, trouble, entries, code
+):
+    sysctls.holds(entries, 10000)
+    check()
+    folder = tmp_path / "state" / str(os.geteuid())
+    [file] = folder.iterdir()
+    monkeypatch.setattr(history, "LOCK_WAIT", 0.01)
+    real = os.open
+
+    def failing(number):
+        def fails(path, flags, *arguments, **options):
+            if flags & os.O_CREAT:
+                raise OSError(number, os.strerror(number))
+            return real(path, flags, *arguments, **options)
+
+        return fails
+
+    def lock(descriptor, operation):
+        raise BlockingIOError if trouble == "locked" else OSError(errno.ENOLCK, "No locks")
+
+    if trouble == "damaged":
+        file.write_bytes(b'{"boot": 1, "samples": [[')
+    elif trouble == "a file":
+        monkeypatch.setenv(history.STATE_VARIABLE, str(file))
+    elif trouble == "not allowed":
+        monkeypatch.setenv(history.STATE_VARIABLE, "/proc/1/nothing")
+    elif trouble in ("locked", "no lock"):
+        monkeypatch.setattr(history, "flock", lock)
+    else:
+        monkeypatch.setattr(
+            os, "open", failing(errno.EROFS if trouble == "read-only" else errno.ENOSPC)
+        )
+    run = check()
+    assert run.code == code
+    assert f"{entries} of 10000" in run.text
+
+
+@given(st.one_of(st.binary(max_size=60), st.just(b"[" * 5000), st.just(b'{"boot":null}')))
+def test_whatever_the_state_holds_the_verdict_is_the_same(check, sysctls, tmp_path, content):
+    check()
+    [file] = (tmp_path / "state" / str(os.geteuid())).iterdir()
+    file.write_bytes(content)
+    run = check()
+    assert (run.code, run.text) == (0, "1000 of 10000 entries in use (10.0%)")
+
+
+# --- other namespaces
+
+
+@pytest.fixture
+def entered(fp, monkeypatch, netns):
+    """Run with the right to enter namespaces: name or path → (inode, entries, limit)."""
+    monkeypatch.setattr(rights, "may_enter_namespaces", lambda: True)
+
+    def make(places, tail=b"end\n", extra=b"", **how):
+        directory = netns({name: place[0] for name, place in places.items() if place})
+        frames = [extra]
+        for name, place in places.items():
+            path = os.fsencode(name if "/" in name else str(directory / name))
+            if place is None or place[1] is None:
+                frames.append(reader.frame(0, errno.EPERM, "-", path))
+                continue
+            for file, value in zip(reader.LIMITS, place[1:]):
+                data = value if isinstance(value, bytes) else b"%d\n" % value
+                frames.append(reader.frame(place[0], 0, file, path, data))
+        fp.register(
+            how.pop("command", source.reader_command(sudo=False)),
+            stdout=b"".join(frames) + tail,
+            occurrences=how.pop("times", 9),
+            **how,
+        )
+        return directory
+
+    return make
+
+
+def test_no_reader_is_started_where_no_namespace_is_asked_for(check, fp, monkeypatch):
+    monkeypatch.setattr(rights, "may_enter_namespaces", lambda: pytest.fail("it asked"))
+    assert check().code == 0
+    assert not fp.calls
+
+
+def test_a_namespace_is_judged_and_named_and_has_the_plain_labels(check, entered):
+    entered({"blue": (71, 95, 100)})
+    run = check("--netns", "blue")
+    assert run.state == "CRITICAL"
+    assert run.text.startswith("namespace blue 95 of 100 entries in use (95.0%)")
+    assert run.data["usage"].text == "95.0"
+    assert run.data["load_factor"].text == "0.05", "the hash is everybody's"
+
+
+def test_all_finds_the_full_one_beside_an_idle_host(check, entered):
+    entered({"blue": (71, 100, 100), "red": (72, 1, 100), "idle": (73, 0, 100)})
+    run = check("--netns", "all")
+    assert run.state == "CRITICAL"
+    assert run.text == (
+        "namespace blue full: 100 of 100 entries, new connections are dropped; 4 namespaces seen"
+    )
+    assert list(run.data) == [
+        *("usage", "entries", "limit", "load_factor"),
+        *("blue::usage", "blue::entries", "blue::time_to_full", "red::usage", "red::entries"),
+    ]
+    assert run.data["usage"].text == "10.0"
+    assert any(re.fullmatch(r"  \(host\) +1000 +10\.0%", line) for line in run.lines)
+    assert any(re.fullmatch(r"  blue +100 +100\.0% +now", line) for line in run.lines)
+
+
+def test_at_most_ten_further_namespaces_are_graphed_the_fullest_first(check, entered):
+    entered({f"n{number:02}": (100 + number, number + 1, 100) for number in range(30)})
+    run = check("--netns", "all")
+    graphed = [label[:3] for label in run.data if label.endswith("::usage")]
+    assert graphed == [f"n{number}" for number in range(29, 19, -1)]
+    assert "  and 20 more (-vv)" in check("--netns", "all", "-v").lines
+    assert "n00" in check("--netns", "all", "-vv").rest
+
+
+def test_one_that_is_not_graphed_is_judged_all_the_same(check, entered):
+    places = {f"n{number:02}": (100 + number, 70, 100) for number in range(10)}
+    entered({**places, "small": (99, 1, 2)})
+    run = check("--netns", "all", "-c", "usage=~:", "-w", "usage=~:", "-c", "entries=@1")
+    assert run.state == "CRITICAL"
+    assert "small" in run.text
+    assert "small::usage" not in run.data
+
+
+def test_output_of_many_namespaces_with_long_names_stays_below_4_kib(check, entered):
+    entered({"n" * 200 + f"{number:02}": (100 + number, 95, 100) for number in range(40)})
+    run = check("--netns", "all")
+    assert run.state == "CRITICAL"
+    assert len({label for label in run.data if label.endswith("::usage")}) == 10
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "x|y", "q'r=s", "\u00e9\u0661", "tab\there", "\x1b[31m", ";rm -rf"]
+)
+def test_names_of_any_characters_never_break_the_output(check, entered, name):
+    entered({name: (71, 95, 100)})
+    run = check("--netns", "all", "-v")
+    assert run.state == "CRITICAL"
+    assert run.data["limit"]
+    assert sum(label.endswith("::usage") for label in run.data) == 1
+
+
+def test_two_names_that_look_alike_have_two_labels(check, entered):
+    entered({"a b": (71, 95, 100), "a_b": (72, 96, 100), "self": (73, 5, 100)})
+    run = check("--netns", "all")
+    assert {"a_b::usage", "a_b_2::usage", "self::usage"} <= set(run.data)
+
+
+def test_one_that_may_not_be_entered_does_not_hide_a_full_one(check, entered):
+    entered({"blue": (71, 100, 100), "dark": (72, None)})
+    run = check("--netns", "all")
+    assert run.state == "CRITICAL"
+    assert "namespace dark: cannot be entered: Operation not permitted" in run.text
+    assert "UNKNOWN: namespace dark" in run.rest
+    assert "sudoers" in run.rest
+
+
+def test_one_that_may_not_be_entered_is_unknown_where_nothing_is_full(check, entered):
+    entered({"blue": (71, 85, 100), "dark": (72, None)})
+    run = check("--netns", "all")
+    assert run.state == "UNKNOWN"
+    assert "blue::usage" in run.data
+
+
+@pytest.mark.parametrize("broken", [b"abc", b"", b"-1", b"9" * 30])
+def test_one_whose_files_are_broken_does_not_hide_a_full_one(check, entered, broken):
+    entered({"blue": (71, 100, 100), "odd": (72, broken, 100)})
+    run = check("--netns", "all")
+    assert run.state == "CRITICAL"
+    assert "namespace odd: /proc/sys/net/netfilter/nf_conntrack_count" in run.text
+
+
+@pytest.mark.parametrize("name", ["count", "max"])
+def test_a_host_that_cannot_be_read_does_not_hide_a_full_namespace(check, entered, sysctls, name):
+    sysctls[limits.NEW + name] = b"abc"
+    entered({"blue": (71, 100, 100)})
+    run = check("--netns", "all")
+    assert run.state == "CRITICAL"
+    assert "namespace blue full" in run.text
+    assert f"nf_conntrack_{name} holds 'abc'" in run.text
+
+
+def test_namespaces_that_were_asked_for_and_the_own_one_stand_side_by_side(check, entered, netns):
+    directory = entered({"blue": (71, 95, 100)})
+    netns(mine=OWN)
+    run = check("--netns", "mine", "--netns", "blue")
+    assert run.data["usage"].text == "10.0"
+    assert run.data["blue::usage"].text == "95.0"
+    run = check("--netns", str(directory / "blue"), "--netns", "mine")
+    assert run.data["usage"].text == "95.0"
+    assert run.data["self::usage"].text == "10.0"
+
+
+def test_one_that_vanished_while_the_check_ran_is_skipped(check, entered, netns):
+    entered({"blue": (71, 5, 100)}, extra=reader.frame(0, errno.ENOENT, "-", b"/proc/77/ns/net"))
+    run = check("--netns", "all")
+    assert (run.code, run.state) == (0, "OK")
+
+
+def test_an_inactive_namespace_takes_the_state_for_it(check, entered, monkeypatch):
+    directory = entered({}, extra=b"", tail=b"")
+    frames = [
+        reader.frame(71, errno.ENOENT, name, os.fsencode(directory / "blue"))
+        for name in reader.LIMITS
+    ]
+    monkeypatch.setattr(
+        source.Reader, "ask", lambda self, fields: source.parse_answer(b"".join(frames) + b"end\n")
+    )
+    monkeypatch.setattr(os.path, "exists", lambda path: True)
+    (directory / "blue").symlink_to("/proc/self/ns/net")
+    run = check("--netns", "all", "--if-inactive", "warning")
+    assert run.state == "WARNING"
+    assert run.data["usage"].text == "10.0"
+
+
+BAD_ANSWERS = {
+    "dies": ({"tail": b"", "returncode": 1, "stderr": b"boom\n"}, "ended with status 1: boom"),
+    "is refused": ({"returncode": 2}, "ended with status 2"),
+    "is killed": ({"returncode": -9}, "was ended by signal 9"),
+    "says nothing": ({"tail": b""}, "cannot be understood"),
+    "talks rubbish": ({"tail": b"\x1b[31m|rubbish\n"}, "cannot be understood"),
+    "is cut short": ({"tail": b"1 0 a 99 99\n/x"}, "is cut short"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ANSWERS)
+def test_a_reader_that_fails_is_unknown_and_the_host_is_judged(check, entered, kind):
+    how, words = BAD_ANSWERS[kind]
+    entered({}, **how)
+    run = check("--netns", "all")
+    assert run.state == "UNKNOWN"
+    assert "the reader" in run.text
+    assert words in run.text
+    assert run.data["usage"].text == "10.0"
+
+
+@pytest.mark.parametrize("kind", BAD_ANSWERS)
+def test_a_reader_that_fails_does_not_hide_a_full_host(check, entered, sysctls, kind):
+    sysctls.holds(10000, 10000)
+    entered({}, **BAD_ANSWERS[kind][0])
+    assert check("--netns", "all").state == "CRITICAL"
+
+
+def test_a_reader_that_is_missing_is_unknown(check, netns, monkeypatch, tmp_path):
+    netns(blue=71)
+    monkeypatch.setattr(rights, "may_enter_namespaces", lambda: True)
+    monkeypatch.setattr(source, "reader_command", lambda sudo: [str(tmp_path / "none")])
+    run = check("--netns", "blue")
+    assert run.code == 3
+    assert "cannot be started: No such file or directory" in run.text
+
+
+@pytest.fixture
+def through_sudo(entered, monkeypatch, tmp_path):
+    """Run without rights of its own, with a sudo that is made up."""
+    program = tmp_path / "sudo"
+    program.touch(mode=0o755)
+    monkeypatch.setattr(rights, "may_enter_namespaces", lambda: False)
+    monkeypatch.setattr(source, "SUDO_PATHS", (str(program),))
+
+    def make(places, **how):
+        return entered(places, command=[str(program), "-n", *source.sudo_grant()], **how)
+
+    return make
+
+
+def test_sudo_starts_the_reader_only_where_it_is_asked_for(check, through_sudo, fp):
+    through_sudo({"blue": (71, 95, 100)})
+    assert check("--netns", "blue").state == "UNKNOWN"
+    assert not fp.calls
+    assert check("--netns", "blue", "--sudo").state == "CRITICAL"
+    assert len(fp.calls) == 1
+
+
+def test_a_sudo_that_refuses_is_unknown_with_the_line_that_grants_it(check, through_sudo):
+    through_sudo({}, tail=b"", stderr=b"sudo: a password is required\n", returncode=1)
+    run = check("--netns", "all", "--sudo")
+    assert run.state == "UNKNOWN"
+    assert "the reader ended with status 1: sudo: a password is required" in run.text
+    assert "  " + source.sudoers_line() in run.lines
+
+
+def test_sudo_that_is_not_installed_is_unknown(check, netns, monkeypatch):
+    netns(blue=71)
+    monkeypatch.setattr(source, "SUDO_PATHS", ())
+    run = check("--netns", "blue", "--sudo")
+    assert run.code == 3
+    assert "sudo is not installed on this host" in run.text
+
+
+def test_each_namespace_has_a_history_of_its_own(check, clock, entered):
+    for number in range(8):
+        entered({"blue": (71, 10 + 5 * number, 100)}, times=1)
+        run = check("--netns", "all")
+        clock.now += 60
+    assert run.data["growth"].value == 0
+    assert run.data["blue::time_to_full"].value == pytest.approx((100 - 45) / 5 * 60, abs=1)
+
+
+def test_a_namespace_that_was_made_anew_under_its_name_has_no_trend_yet(check, clock, entered):
+    known = []
+    for inode in [71] * 7 + [72]:
+        entered({"blue": (inode, 50, 100)}, times=1)
+        known.append("growth" in check("--netns", "blue").data)
+        clock.now += 60
+    assert known == [False] * 5 + [True] * 2 + [False]
+
+
+def test_kube_proxy_and_a_namespace_that_may_not_set_the_limit_are_in_the_advice(
+    check, sysctls, monkeypatch
+):
+    sysctls.holds(9500, 10000, 2048)
+    monkeypatch.setattr(host, "runs_kube_proxy", lambda: True)
+    monkeypatch.setattr(usage, "may_set_limits", lambda: False)
+    run = check()
+    assert "--conntrack-min=16384" in run.rest
+    assert "Run on the host" in run.rest
+
+
+def test_what_it_leaves_behind_is_small(check, clock, sysctls, tmp_path):
+    minutes(check, clock, sysctls, range(1000, 1100), "--trend-window", "30d")
+    [file] = (tmp_path / "state" / str(os.geteuid())).iterdir()
+    assert file.stat().st_size < 2048
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
