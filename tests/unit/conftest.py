@@ -16,6 +16,7 @@ from unit.contract import Run
 
 settings.register_profile(
     "unit",
+    max_examples=50,
     deadline=None,
     derandomize=True,
     database=None,

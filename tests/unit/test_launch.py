@@ -133,7 +133,7 @@ def test_a_full_standard_output_is_unknown():
 
 # With what measures coverage, the interpreter imports more.
 BARE = {key: os.environ[key] for key in os.environ if not key.startswith(("COVERAGE", "COV_"))}
-TOO_DEAR = {"typing", "dataclasses", "subprocess", "pathlib", "inspect", "ctypes", "pwd"}
+TOO_DEAR = {"typing", "dataclasses", "subprocess", "pathlib", "inspect", "ctypes"}
 
 
 def test_a_run_imports_nothing_that_it_does_not_need():
@@ -155,11 +155,17 @@ def test_a_run_imports_nothing_that_it_does_not_need():
         check=False,
     )
     assert done.stdout.startswith("CONNTRACK_USAGE OK"), done.stdout
-    ours = done.stderr[done.stderr.rindex("| site\n") :]
-    imported = {line.rpartition("|")[2].strip() for line in ours.splitlines()}
+    after_site = done.stderr[done.stderr.rindex("| site\n") :]
+    imported = {line.rpartition("|")[2].strip() for line in after_site.splitlines()}
     assert "check_conntrack.usage" in imported
     assert not imported & TOO_DEAR
-    assert {name for name in imported if name.startswith("check_conntrack.")} == {
+    ours = {name for name in imported if name.startswith("check_conntrack.")}
+    if os.geteuid() == 0:
+        # Out of reach, maybe, for whom root becomes.
+        ours -= {
+            "check_conntrack." + name for name in ("advice", "kernel.host", "kernel.namespaces")
+        }
+    assert ours == {
         "check_conntrack.launch",
         "check_conntrack.usage",
         "check_conntrack.commandline",
@@ -206,10 +212,10 @@ def through(tmp_path, script):
 @pytest.mark.parametrize("kind", HANGING)
 def test_a_reader_that_hangs_is_a_timeout_that_names_it_and_leaves_no_process(tmp_path, kind):
     environment = {**os.environ, "PYTHONPATH": PLUGINS}
-    arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "1"]
+    arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "0.5"]
     run = ended(through(tmp_path, HANGING[kind]), arguments, env=environment)
     assert run.code == 3
-    assert run.text == "timed out after 1s while waiting for the reader"
+    assert run.text == "timed out after 0.5s while waiting for the reader"
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
