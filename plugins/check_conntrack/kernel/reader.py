@@ -142,12 +142,15 @@ def split(arguments: list[bytes]) -> tuple[list[bytes], list[bytes]]:
 
 def parse_filter(text: bytes) -> tuple[int, bytes]:
     """The family and the attributes of a filter; raises RefusedError where they are none."""
-    family, _, digits = text.partition(b":")
+    family, colon, digits = text.partition(b":")
     try:
         attributes = bytes.fromhex(digits.decode("ascii"))
     except ValueError:
         raise RefusedError from None
-    if family not in (b"0", b"2", b"10") or len(attributes) > LONGEST_FILTER:
+    # fromhex() passes over blanks.
+    if family not in (b"0", b"2", b"10") or not colon or len(digits) != 2 * len(attributes):
+        raise RefusedError
+    if len(attributes) > LONGEST_FILTER:
         raise RefusedError
     at = 0
     while at < len(attributes):
