@@ -220,12 +220,12 @@ def test_a_reader_that_hangs_is_a_timeout_that_names_it_and_leaves_no_process(tm
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
-def test_a_reader_without_end_is_unknown_and_leaves_no_process(tmp_path):
+def test_a_reader_that_talks_rubbish_without_end_is_unknown_and_leaves_no_process(tmp_path):
     environment = {**os.environ, "PYTHONPATH": PLUGINS}
     arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "30"]
     run = ended(through(tmp_path, "exec yes"), arguments, env=environment)
     assert run.code in (2, 3)
-    assert "the reader's answer is longer than 64 MiB" in run.text
+    assert "the reader's answer is rubbish" in run.text
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
@@ -269,7 +269,7 @@ def test_an_unprivileged_user_needs_no_right_for_its_own_namespace(everybodys):
     run = ended([*UNPRIVILEGED, *command], arguments)
     assert run.code == 0
     assert f"Remembered in {state}/{NOBODY}" in run.lines
-    assert any(line.startswith(f"Ran as uid {NOBODY},") for line in run.lines)
+    assert any(line.startswith(f"Judged as uid {NOBODY},") for line in run.lines)
 
 
 def test_an_unprivileged_user_is_told_what_to_grant_for_others(everybodys):
@@ -289,7 +289,7 @@ def test_root_becomes_the_owner_of_the_state_directory(everybodys):
     arguments = ["--state-dir", state, "-vvv", "-w", "usage=~:", "-c", "usage=~:"]
     run = ended(command, arguments, env=environment)
     assert run.code == 0
-    assert any(line.startswith("Ran as uid 4242,") for line in run.lines)
+    assert any(line.startswith("Judged as uid 4242,") for line in run.lines)
     assert os.listdir(state) == ["4242"]
     assert os.stat(os.path.join(state, "4242")).st_uid == 4242
 
@@ -299,7 +299,7 @@ def test_root_becomes_the_user_it_is_told_or_says_that_there_is_none(everybodys)
     run = ended(
         command, ["--no-state", "-vvv", "--user", "4243", "-w", "usage=~:", "-c", "usage=~:"]
     )
-    assert any(line.startswith("Ran as uid 4243,") for line in run.lines)
+    assert any(line.startswith("Judged as uid 4243,") for line in run.lines)
     for user in ("root", "0", "no-such-user", "", "4294967295"):
         run = ended(command, ["--no-state", "--user", user])
         assert run.code == 3

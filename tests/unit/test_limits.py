@@ -90,7 +90,7 @@ def test_buckets_that_cannot_be_read_are_a_fault_and_hide_nothing():
 
 @pytest.mark.parametrize("buckets", [None, failing(errno.ENOENT), holding(b"0\n")])
 def test_buckets_that_are_not_told_are_no_fault(buckets):
-    assert parse_limits(holding(b"5"), holding(b"6"), buckets) == (5, 6, None, "")
+    assert parse_limits(holding(b"5"), holding(b"6"), buckets)[:4] == (5, 6, None, "")
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 2**32 - 1))
@@ -108,14 +108,14 @@ def test_without_a_limit_there_is_no_usage_and_nothing_is_full():
 def test_the_names_of_the_present_come_before_those_of_old(sysctls):
     sysctls.holds(5, 10, 512)
     sysctls.update({OLD + "count": b"6", OLD + "max": b"7"})
-    assert read_limits() == (5, 10, 512, "")
+    assert read_limits() == (5, 10, 512, "", NEW)
 
 
 def test_old_kernels_are_read_by_their_own_names(sysctls):
     sysctls.holds(5, 10, 512, base=OLD)
-    assert read_limits() == (5, 10, 512, "")
+    assert read_limits() == (5, 10, 512, "", OLD)
     sysctls.holds(5, 10, base=OLD)
-    assert read_limits() == (5, 10, None, "")
+    assert read_limits() == (5, 10, None, "", OLD)
 
 
 def test_a_new_count_that_cannot_be_read_is_not_passed_over_for_an_old_one(sysctls):
@@ -182,3 +182,14 @@ def test_processes_that_are_hidden_are_no_kube_proxy(monkeypatch):
 
     monkeypatch.setattr(os, "listdir", hidden)
     assert not host.runs_kube_proxy()
+
+
+def test_this_process_has_a_namespace_of_its_own(monkeypatch):
+    assert limits.own_inode() == os.stat("/proc/self/ns/net").st_ino
+
+    def hidden(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", hidden)
+    with pytest.raises(KernelError, match="/proc/self/ns/net cannot be read: Permission denied"):
+        limits.own_inode()

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from check_conntrack.kernel import KernelError, namespaces
+from check_conntrack.kernel import namespaces
+from check_conntrack.kernel.limits import NEW
 from check_conntrack.kernel.namespaces import Target, Targets, find, look
 from check_conntrack.kernel.source import Frame, Reading
 
@@ -74,17 +75,6 @@ def test_any_bytes_of_mountinfo_are_read_without_an_error(data):
 
 def test_mountinfo_that_cannot_be_read_holds_no_mounts(mountinfo):
     assert mountinfo(b"") == {}
-
-
-def test_this_process_has_a_namespace_of_its_own(monkeypatch):
-    assert namespaces.own_inode() == os.stat("/proc/self/ns/net").st_ino
-
-    def hidden(path):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(os, "stat", hidden)
-    with pytest.raises(KernelError, match="/proc/self/ns/net cannot be read: Permission denied"):
-        namespaces.own_inode()
 
 
 # --- names
@@ -224,7 +214,7 @@ def asking(*paths, everything=False):
 
 def test_each_namespace_is_found_with_its_limits():
     found = look(asking("/r/blue"), frames_of(71, "/r/blue"), OWN, {71: "other name"})
-    assert found == ((("blue", 71, "/r/blue", (5, 10, None, "")),), (), False)
+    assert found == ((("blue", 71, "/r/blue", (5, 10, None, "", NEW)),), (), False)
 
 
 def test_found_by_all_it_is_called_by_its_name_its_mount_or_its_process():
@@ -241,7 +231,8 @@ def test_asked_for_by_pid_it_is_called_by_its_name_where_it_has_one():
 
 
 def test_ones_own_is_not_found_twice():
-    assert look(Targets((), True), frames_of(OWN, "/proc/9/ns/net"), OWN, {}).namespaces == ()
+    targets = Targets((), everything=True, own=True)
+    assert look(targets, frames_of(OWN, "/proc/9/ns/net"), OWN, {}).namespaces == ()
 
 
 def test_one_that_may_not_be_entered_is_a_problem_and_a_matter_of_rights():
@@ -318,7 +309,8 @@ FRAMES = st.lists(
 
 @given(FRAMES, st.booleans())
 def test_whatever_the_reader_answers_each_namespace_is_found_at_most_once(frames, everything):
-    found = look(asking("/r/blue", everything=everything), frames, OWN, {71: "one"})
+    targets = asking("/r/blue", everything=everything)._replace(own=True)
+    found = look(targets, frames, OWN, {71: "one"})
     inodes = [namespace.inode for namespace in found.namespaces]
     assert len(set(inodes)) == len(inodes)
     assert OWN not in inodes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import stat
@@ -530,7 +531,9 @@ def test_an_inactive_namespace_takes_the_state_for_it(check, entered, monkeypatc
         for name in reader.LIMITS
     ]
     monkeypatch.setattr(
-        source.Reader, "ask", lambda self, fields: source.parse_answer(b"".join(frames) + b"end\n")
+        source.Reader,
+        "ask",
+        lambda self, fields: list(source.parse_answer(io.BytesIO(b"".join(frames) + b"end\n"))),
     )
     monkeypatch.setattr(os.path, "exists", lambda path: True)
     (directory / "blue").symlink_to("/proc/self/ns/net")
@@ -543,8 +546,8 @@ BAD_ANSWERS = {
     "dies": ({"tail": b"", "returncode": 1, "stderr": b"boom\n"}, "ended with status 1: boom"),
     "is refused": ({"returncode": 2}, "ended with status 2"),
     "is killed": ({"returncode": -9}, "was ended by signal 9"),
-    "says nothing": ({"tail": b""}, "cannot be understood"),
-    "talks rubbish": ({"tail": b"\x1b[31m|rubbish\n"}, "cannot be understood"),
+    "says nothing": ({"tail": b""}, "is cut short"),
+    "talks rubbish": ({"tail": b"\x1b[31m|rubbish\n"}, "is rubbish"),
     "is cut short": ({"tail": b"1 0 a 99 99\n/x"}, "is cut short"),
 }
 
