@@ -131,9 +131,8 @@ def test_ones_own_folder_open_to_others_is_refused(tmp_path):
         Store.open(str(tmp_path), {}, None)
 
 
-def test_a_folder_of_ones_name_that_is_somebody_elses_is_refused(tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to give a folder away")
+def test_a_folder_of_ones_name_that_is_somebody_elses_is_refused(tmp_path, need):
+    need()
     own = tmp_path / str(os.geteuid())
     own.mkdir(mode=0o755)
     os.chown(own, 65534, 65534)

@@ -18,6 +18,7 @@ from unit.contract import Run
 PACKAGE = os.path.dirname(launch.__file__)
 PLUGINS = os.path.dirname(PACKAGE)
 CHECK = os.path.join(PLUGINS, "check_conntrack_usage")
+LIBRARIES = os.path.dirname(os.path.dirname(nagiosplugin.__file__))
 NOBODY = 65534
 
 
@@ -211,7 +212,7 @@ def through(tmp_path, script):
 
 @pytest.mark.parametrize("kind", HANGING)
 def test_a_reader_that_hangs_is_a_timeout_that_names_it_and_leaves_no_process(tmp_path, kind):
-    environment = {**os.environ, "PYTHONPATH": PLUGINS}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([PLUGINS, LIBRARIES])}
     arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "0.5"]
     run = ended(through(tmp_path, HANGING[kind]), arguments, env=environment)
     assert run.code == 3
@@ -221,7 +222,7 @@ def test_a_reader_that_hangs_is_a_timeout_that_names_it_and_leaves_no_process(tm
 
 
 def test_a_reader_that_talks_rubbish_without_end_is_unknown_and_leaves_no_process(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": PLUGINS}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([PLUGINS, LIBRARIES])}
     arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "30"]
     run = ended(through(tmp_path, "exec yes"), arguments, env=environment)
     assert run.code in (2, 3)
@@ -234,13 +235,10 @@ def test_a_reader_that_talks_rubbish_without_end_is_unknown_and_leaves_no_proces
 
 
 @pytest.fixture(scope="module")
-def everybodys():
+def everybodys(need):
     """The suite and its library where every user can read them, and the system's Python."""
     python = "/usr/bin/python3"
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to become another user")
-    if not shutil.which("setpriv"):
-        pytest.skip("needs setpriv (util-linux)")
+    need("setpriv")
     version = "import sys; sys.exit(sys.version_info < (3, 9))"
     if (
         not os.path.exists(python)

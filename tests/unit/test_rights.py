@@ -181,9 +181,8 @@ except OSError:
 
 
 @pytest.mark.parametrize("way", ["rights", "reader"])
-def test_root_becomes_another_for_good_and_keeps_no_capability(way):
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to give its rights up")
+def test_root_becomes_another_for_good_and_keeps_no_capability(way, need):
+    need()
     command = [sys.executable, "-I", "-S", "-c", DROPPED, PLUGINS, way]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == "(5, 5, 5) (6, 6, 6) [7] 0\nfor good\n", done.stderr
