@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
 
+INT_MAX = 0x7FFFFFFF
 SPARE = 1.3  # the peak and 30 %
 ENTRY_BYTES = 384  # an entry with accounting and NAT, measured; the slab's own figure is root's
 BUCKET_BYTES = 8  # struct hlist_nulls_head
@@ -56,9 +57,9 @@ class Rule(NamedTuple):
 
 
 def roomy_limit(peak: int) -> int:
-    """The least power of two that holds the peak with 30 % to spare."""
+    """The least power of two that holds the peak with 30 % to spare, and the sysctl can hold."""
     needed = -(-peak * 13 // 10)
-    return 1 << max(needed - 1, 0).bit_length()
+    return min(1 << max(needed - 1, 0).bit_length(), INT_MAX)
 
 
 def quarter(limit: int, buckets: int | None) -> int:

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 
 from nagiosplugin import Context, Metric, Ok, Resource, Result, Results, Summary, Unknown, Warn
 
-from . import commandline, output, trend
-from .history import Store, boot_id, kept_series, series_of
+from . import commandline, output, session, trend
+from .history import boot_id, kept_series, series_of
 from .kernel import KernelError
 from .kernel.limits import (
     Limits,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from .advice import Evidence
     from .kernel.namespaces import Found, Targets
-    from .kernel.source import Reader
+    from .session import Session
 
 TITLE = "CONNTRACK_USAGE"
 PURPOSE = """\
@@ -125,28 +125,20 @@ class Usage(Resource):
     """The tables of the network namespaces that were asked for.
 
     After probe(): `places`, the one the plain labels speak of first; `problems`, what could not
-    be looked at; `forbidden`, whether that was for want of a right; `inactive`.
+    be looked at; `inactive`.
     """
 
-    def __init__(
-        self,
-        options: argparse.Namespace,
-        stage: commandline.Stage,
-        reader: Reader | None,
-        store: Store,
-    ) -> None:
+    def __init__(self, options: argparse.Namespace, session: Session) -> None:
         self.options = options
-        self.stage = stage
-        self.reader = reader
-        self.store = store
+        self.session = session
+        self.store = session.store
         self.places: list[Place] = []
         self.problems: list[str] = []
-        self.forbidden = False
         self.inactive = False
 
     def probe(self) -> Iterator[Metric]:
         """The first namespace's metrics, what stands in the way, then the other namespaces'."""
-        self.stage("reading /proc/sys/net/netfilter")
+        self.session.stage("reading /proc/sys/net/netfilter")
         first: Place | None = None
         others: list[Place] = []
         try:
@@ -156,7 +148,7 @@ class Usage(Resource):
                 first = self._own()
         except KernelError as error:
             self.problems.append(str(error))
-        self.stage(f"remembering this run in {self.store.folder}")
+        self.session.stage(f"remembering this run in {self.store.folder}")
         boot = boot_id()
         others.sort(key=lambda place: place.fullness, reverse=True)
         graphed = [place for place in others[:MOST_NAMESPACES] if place.limits.entries]
@@ -225,27 +217,21 @@ class Usage(Resource):
 
     def _enter(self, targets: Targets, own: int) -> Found:
         """What the reader sees in the targets."""
-        from .kernel import namespaces, source
+        from .kernel import namespaces
 
         if not targets.targets and not targets.everything:
             return namespaces.Found(())
-        self.stage("waiting for the reader")
-        if self.reader is None and not self.options.sudo:
-            self.forbidden = True
-            what = (
-                "other namespaces"
-                if targets.everything
-                else "namespace " + ", ".join(target.name for target in targets.targets)
-            )
+        if not self.session.may_ask:
+            self.session.forbidden = True
+            names = ", ".join(target.name for target in targets.targets)
+            what = "other namespaces" if targets.everything else f"namespace {names}"
             return namespaces.Found((), (f"{what}: no right to enter (CAP_SYS_ADMIN)",))
         try:
-            with self.reader or source.Reader(source.reader_command(sudo=True)) as reader:
-                frames = reader.ask(targets.fields())
+            frames = self.session.ask(targets.fields(b"limits"))
         except KernelError as error:
-            self.forbidden = self.options.sudo
             return namespaces.Found((), (str(error),))
         found = namespaces.look(targets, frames, own, namespaces.names())
-        self.forbidden = found.forbidden
+        self.session.forbidden = found.forbidden
         return found
 
     def _remembered(self, place: Place, boot: str) -> Place:
@@ -260,7 +246,8 @@ class Usage(Resource):
 
         # The one it runs in has no name, and need not be the same in every run.
         name = place.name or f"net:[{place.inode}]"
-        key = f"usage+{name}+{self.options.state_key}"
+        # No name of a namespace holds a slash.
+        key = f"usage/{name}/{self.options.state_key}"
         samples, peaks = series_of(self.store.update(key, change), boot, place.inode)
         return place._replace(
             samples=samples,
@@ -275,7 +262,13 @@ class Usage(Resource):
 def contexts(thresholds: Thresholds, if_inactive: str) -> list[Context]:
     """All the contexts that this check's metrics name."""
     # A threshold that needs history and has none would never fire, and nobody would know.
-    blind = any(label.needs_history and label.name in thresholds.given for label in LABELS)
+    blind = any(
+        bounds.alerts(label.minimum)
+        for label in LABELS
+        if label.needs_history and label.name in thresholds.given
+        for bounds in thresholds.of[label.name]
+        if bounds
+    )
     return [
         *(LabelContext(label, thresholds.of[label.name]) for label in LABELS),
         *(LabelContext(label, thresholds.of[label.name], quiet=True) for label in LABELS),
@@ -317,6 +310,10 @@ class UsageSummary(Summary):
             parts.append(f"{len(self.usage.places)} namespaces seen")
         return "; ".join(parts)
 
+    def empty(self) -> str:
+        """There is nothing to say anything about."""
+        return "every namespace that was asked for is gone"
+
     def verbose(self, results: Results) -> list[str]:
         """What alarms and since when, what was not seen, what to do, and the figures."""
         usage = self.usage
@@ -330,8 +327,8 @@ class UsageSummary(Summary):
         ]
         lines += [f"UNKNOWN: {problem}" for problem in usage.problems]
         lines += [f"WARNING: growth cannot be judged: {result.hint}" for result in _blind(results)]
-        if usage.forbidden:
-            lines += _grant()
+        if usage.session.forbidden:
+            lines += session.grant("look into other namespaces")
         if len(usage.places) > 1:
             lines += _listing(usage.places, results, whole=usage.options.verbose > 1)
         if head:
@@ -491,19 +488,6 @@ def _listing(places: list[Place], results: Results, *, whole: bool) -> list[str]
     return output.table(rows) + ([f"  and {more} more (-vv)"] if more else [])
 
 
-def _grant() -> list[str]:
-    from .kernel import source
-
-    lines = [
-        "To look into other namespaces, let this user start the reader as root: --sudo, and with",
-        "visudo -f /etc/sudoers.d/check-conntrack the line",
-        f"  {source.sudoers_line()}",
-    ]
-    if os.access(source.READER, os.W_OK):
-        lines.append("(after installing the suite where only root may write)")
-    return lines
-
-
 # --- the way in
 
 
@@ -536,19 +520,9 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
     """The verdict. Rights end before the first byte of the kernel's is parsed."""
     thresholds = parse_thresholds(LABELS, options.warning, options.critical)
     with ExitStack() as stack:
-        reader = None
-        if options.netns:
-            from .kernel import rights, source
-
-            if rights.may_enter_namespaces():
-                stage("starting the reader")
-                command = source.reader_command(sudo=False)
-                reader = stack.enter_context(source.Reader(command))
-        home = commandline.drop_rights(options)
-        stage("opening the state directory")
-        store = commandline.open_store(options, home)
-        stack.callback(store.close)
-        usage = Usage(options, stage, reader, store)
+        usage = Usage(
+            options, session.begin(options, stage, stack, readers=1 if options.netns else 0)
+        )
         check = output.OrderedCheck(
             usage,
             UsageSummary(usage),

@@ -108,7 +108,8 @@ class Netns:
     def fill(self, entries: int) -> None:
         """Add entries until there are so many, by real datagrams."""
         more = entries - self._entries
-        self.exec(sys.executable, "-c", FILL, more, self._entries)
+        with limit_lock():
+            self.exec(sys.executable, "-c", FILL, more, self._entries)
         self._entries = entries
         assert self.count() == entries
 
@@ -121,11 +122,26 @@ class Netns:
         subprocess.run(["ip", "netns", "del", self.name], check=True)
 
 
+_held = [0]
+
+
+@contextmanager
+def limit_lock():
+    """Nobody else who tests conntrack on this machine changes its limit meanwhile."""
+    with open(Path(tempfile.gettempdir()) / "nf_conntrack_max.lock", "w") as lock:
+        if not _held[0]:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        _held[0] += 1
+        try:
+            yield
+        finally:
+            _held[0] -= 1
+
+
 @contextmanager
 def machine_limit(limit: int):
-    """Set the limit of the whole machine for a moment; nobody else of these tests does so then."""
-    with open(Path(tempfile.gettempdir()) / "nf_conntrack_max.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    """Set the limit of the whole machine for a moment."""
+    with limit_lock():
         before = (SYSCTLS / "nf_conntrack_max").read_text()
         try:
             (SYSCTLS / "nf_conntrack_max").write_text(str(limit))

@@ -81,7 +81,7 @@ def clock(monkeypatch):
 def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
     """Run check_conntrack_usage in this process, which keeps its rights, and hold it to account."""
     monkeypatch.setattr(commandline, "drop_rights", lambda options: None)
-    monkeypatch.setattr(rights, "may_enter_namespaces", lambda: False)
+    monkeypatch.setattr(rights, "has", lambda _: False)
     monkeypatch.setattr(host, "runs_kube_proxy", lambda: False)
     monkeypatch.setattr(host, "available_memory", lambda: 8 << 30)
     monkeypatch.setattr(usage, "may_set_limits", lambda: True)

@@ -169,6 +169,7 @@ def test_a_run_imports_nothing_that_it_does_not_need():
     assert ours == {
         "check_conntrack.launch",
         "check_conntrack.usage",
+        "check_conntrack.session",
         "check_conntrack.commandline",
         "check_conntrack.output",
         "check_conntrack.thresholds",
@@ -190,7 +191,7 @@ from check_conntrack import commandline, usage
 from check_conntrack.kernel import rights, source
 source.SUDO_PATHS = (sys.argv.pop(1),)
 commandline.drop_rights = lambda options: None
-rights.may_enter_namespaces = lambda: False
+rights.has = lambda _: False
 sys.exit(usage.main())
 """
 HANGING = {

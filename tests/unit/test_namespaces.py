@@ -143,7 +143,12 @@ def test_all_asks_for_names_mounts_processes_and_ones_own(netns, monkeypatch):
     asked = find(["all"], OWN)
     assert asked.targets == (Target("blue", str(directory / "blue")), Target("red", "/m/red"))
     assert (asked.everything, asked.own, asked.first) == (True, True, OWN)
-    assert asked.fields() == [b"limits", os.fsencode(directory / "blue"), b"/m/red", b"processes"]
+    assert asked.fields(b"limits") == [
+        b"limits",
+        os.fsencode(directory / "blue"),
+        b"/m/red",
+        b"processes",
+    ]
 
 
 def test_all_passes_over_names_that_are_no_namespace_or_vanished(netns):

@@ -376,7 +376,7 @@ def test_whatever_the_state_holds_the_verdict_is_the_same(check, sysctls, tmp_pa
 @pytest.fixture
 def entered(fp, monkeypatch, netns):
     """Run with the right to enter namespaces: name or path → (inode, entries, limit)."""
-    monkeypatch.setattr(rights, "may_enter_namespaces", lambda: True)
+    monkeypatch.setattr(rights, "has", lambda _: True)
 
     def make(places, tail=b"end\n", extra=b"", **how):
         directory = netns({name: place[0] for name, place in places.items() if place})
@@ -401,7 +401,7 @@ def entered(fp, monkeypatch, netns):
 
 
 def test_no_reader_is_started_where_no_namespace_is_asked_for(check, fp, monkeypatch):
-    monkeypatch.setattr(rights, "may_enter_namespaces", lambda: pytest.fail("it asked"))
+    monkeypatch.setattr(rights, "has", lambda _: pytest.fail("it asked"))
     assert check().code == 0
     assert not fp.calls
 
@@ -572,7 +572,7 @@ def test_a_reader_that_fails_does_not_hide_a_full_host(check, entered, sysctls, 
 
 def test_a_reader_that_is_missing_is_unknown(check, netns, monkeypatch, tmp_path):
     netns(blue=71)
-    monkeypatch.setattr(rights, "may_enter_namespaces", lambda: True)
+    monkeypatch.setattr(rights, "has", lambda _: True)
     monkeypatch.setattr(source, "reader_command", lambda sudo: [str(tmp_path / "none")])
     run = check("--netns", "blue")
     assert run.code == 3
@@ -584,7 +584,7 @@ def through_sudo(entered, monkeypatch, tmp_path):
     """Run without rights of its own, with a sudo that is made up."""
     program = tmp_path / "sudo"
     program.touch(mode=0o755)
-    monkeypatch.setattr(rights, "may_enter_namespaces", lambda: False)
+    monkeypatch.setattr(rights, "has", lambda _: False)
     monkeypatch.setattr(source, "SUDO_PATHS", (str(program),))
 
     def make(places, **how):

@@ -45,10 +45,10 @@ class Targets(NamedTuple):
     first: int | str = ""
     missing: tuple[str, ...] = ()
 
-    def fields(self) -> list[bytes]:
-        """What to ask the reader for (the grammar stands in reader.py)."""
+    def fields(self, what: bytes) -> list[bytes]:
+        """The question about them for the reader (the grammar stands in reader.py)."""
         paths = [os.fsencode(target.path) for target in self.targets]
-        return [b"limits", *paths, *([b"processes"] if self.everything else [])]
+        return [what, *paths, *([b"processes"] if self.everything else [])]
 
 
 class Namespace(NamedTuple):

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import pwd
 
-CAP_SYS_ADMIN = 21  # linux/capability.h
+CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_SYSLOG = 12, 21, 34  # linux/capability.h
 NOBODY = 65534  # the overflow user and group, /proc/sys/kernel/overflowuid
 _LAST_ID = 0xFFFFFFFE  # one more, (uid_t) -1, means "leave it as it is" to setresuid(2)
 
@@ -37,9 +37,9 @@ def capabilities() -> int:
     return 0
 
 
-def may_enter_namespaces() -> bool:
-    """Whether this process has CAP_SYS_ADMIN, which setns(2) takes."""
-    return bool(capabilities() >> CAP_SYS_ADMIN & 1)
+def has(capability: int) -> bool:
+    """Whether this process has a capability."""
+    return bool(capabilities() >> capability & 1)
 
 
 def named_user(name: str) -> User:

@@ -1,0 +1,112 @@
+"""What a run may do and remember: readers started while there were rights, then none, and a store.
+
+begin() is where a check's rights end: what takes one is asked of a reader, which was started
+before, or is started through sudo now.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import commandline
+from .kernel import KernelError, rights, source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+    from contextlib import ExitStack
+
+    from .history import Store
+    from .kernel.source import Frame, Reader
+
+
+class ForbiddenError(KernelError):
+    """There is neither the right that a question takes, nor leave to ask through sudo."""
+
+
+class Session:
+    """The run's way to readers, and its store.
+
+    `forbidden` says that a right was missing when last a reader was wanted.
+    """
+
+    def __init__(
+        self, stage: commandline.Stage, stack: ExitStack, ready: list[Reader], *, sudo: bool
+    ) -> None:
+        self.stage = stage
+        self.forbidden = False
+        self.store: Store
+        self._stack = stack
+        self._ready = ready
+        self._sudo = sudo
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether a reader is to be had."""
+        return bool(self._ready) or self._sudo
+
+    def ask(self, fields: Sequence[bytes]) -> list[Frame]:
+        """The answer to a request for small things (the grammar stands in kernel/reader.py).
+
+        Raises ForbiddenError, and ReaderError where the reader fails.
+        """
+        frames = self._reader().ask(fields)
+        self.forbidden = False
+        return frames
+
+    def stream(self, fields: Sequence[bytes]) -> Iterator[Frame]:
+        """The answer to a request as it comes. Raises as ask does."""
+        for frame in self._reader().stream(fields):
+            self.forbidden = False
+            yield frame
+
+    def _reader(self) -> Reader:
+        self.stage("waiting for the reader")
+        if self._ready:
+            return self._ready.pop()
+        if not self._sudo:
+            self.forbidden = True
+            raise ForbiddenError("no right, and no --sudo")
+        # sudo may refuse; whoever hears the answer knows better.
+        self.forbidden = True
+        reader = source.Reader(source.reader_command(sudo=True))
+        return self._stack.enter_context(reader)
+
+
+def begin(
+    options: argparse.Namespace,
+    stage: commandline.Stage,
+    stack: ExitStack,
+    *,
+    readers: int = 0,
+    capability: int = rights.CAP_SYS_ADMIN,
+) -> Session:
+    """Start what may need rights, give up all rights, open the store.
+
+    So many readers are started where this process has the capability; each answers one question.
+    Raises KernelError where rights cannot be given up, UsageError for a store that is refused.
+    """
+    ready = []
+    if readers and rights.has(capability):
+        stage("starting the reader")
+        command = source.reader_command(sudo=False)
+        ready = [stack.enter_context(source.Reader(command)) for _ in range(readers)]
+    home = commandline.drop_rights(options)
+    session = Session(stage, stack, ready, sudo=options.sudo)
+    stage("opening the state directory")
+    session.store = commandline.open_store(options, home)
+    stack.callback(session.store.close)
+    return session
+
+
+def grant(purpose: str) -> list[str]:
+    """How to let this user ask the reader, for the one who administers the host."""
+    lines = [
+        f"To {purpose}, let this user start the reader as root: --sudo, and with",
+        "visudo -f /etc/sudoers.d/check-conntrack the line",
+        f"  {source.sudoers_line()}",
+    ]
+    if os.access(source.READER, os.W_OK):
+        lines.append("(after installing the suite where only root may write)")
+    return lines
