@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from check_conntrack.kernel.log.messages import Kind
+from .messages import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ class Event(NamedTuple):
     """One report of loss by the kernel, from one source."""
 
     kind: Kind
-    count: int = 1
+    times: int = 1
     """Messages it stands for; for SUPPRESSED, messages that were swallowed."""
     time: float | None = None
     """Seconds since the epoch; None when the source does not tell."""
@@ -144,14 +144,14 @@ def tally(events: Iterable[Event]) -> Tally:
     namespaces: dict[int, int] = {}
     for event in events:
         if event.kind is Kind.SUPPRESSED:
-            suppressed += event.count
+            suppressed += event.times
             continue
         if event.kind is Kind.TABLE_FULL:
-            full += event.count
+            full += event.times
             if event.netns is not None:
-                namespaces[event.netns] = namespaces.get(event.netns, 0) + event.count
+                namespaces[event.netns] = namespaces.get(event.netns, 0) + event.times
         else:
-            other += event.count
+            other += event.times
         if latest is None or _when(event) >= _when(latest):
             latest = event
     ordered = sorted(namespaces.items(), key=lambda item: (-item[1], item[0]))
@@ -177,11 +177,11 @@ class _Slot:
 
 def _units(event: Event) -> int:
     # A notice of suppression is one line, whatever the number in it.
-    return 1 if event.kind is Kind.SUPPRESSED else event.count
+    return 1 if event.kind is Kind.SUPPRESSED else event.times
 
 
 def _key(event: Event) -> tuple[object, ...]:
-    swallowed = event.count if event.kind is Kind.SUPPRESSED else None
+    swallowed = event.times if event.kind is Kind.SUPPRESSED else None
     return (event.kind, event.netns, event.zone, swallowed)
 
 
@@ -246,29 +246,35 @@ def _merge_one(slots: list[_Slot], events: list[Event]) -> None:
         if event.monotonic is not None:
             need = _use(stamped.get((*key, event.monotonic), ()), event, need)
         if need and event.time is not None and key in timed:
-            reach = TOLERANCE + event.slack + widest
-            since = event.time
-            if need > 1:
-                since = before.get(key, event.time)
-            row, row_times = timed[key], times[key]
-            low = bisect_left(row_times, since - reach)
-            high = bisect_left(row_times, event.time + reach, low)
-            near = [
-                slot
-                for slot in row[low:high]
-                if since - TOLERANCE - event.slack - slot.event.slack
-                <= _when(slot.event)
-                <= event.time + TOLERANCE + event.slack + slot.event.slack
-                and (event.monotonic is None or slot.event.monotonic is None)
-            ]
-            here = event.time
-            near.sort(key=lambda slot: abs(_when(slot.event) - here))
+            since = before.get(key, event.time) if need > 1 else event.time
+            near = _near(timed[key], times[key], event, since, widest)
             need = _use(near, event, need)
         if event.time is not None:
             before[key] = event.time
         if need:
-            rest = event if event.kind is Kind.SUPPRESSED else event._replace(count=need)
+            rest = event if event.kind is Kind.SUPPRESSED else event._replace(times=need)
             slots.append(_Slot(rest))
+
+
+def _near(
+    row: list[_Slot], times: list[float], event: Event, since: float, widest: float
+) -> list[_Slot]:
+    """Return what of a row (in order of ``times``) may be the event by time, nearest first."""
+    now = _when(event)
+    reach = TOLERANCE + event.slack
+    low = bisect_left(times, since - reach - widest)
+    found = []
+    for at in range(low, len(row)):
+        slot = row[at]
+        when = _when(slot.event)
+        if when > now + reach + widest:
+            break
+        near = reach + slot.event.slack
+        stamped = event.monotonic is not None and slot.event.monotonic is not None
+        if since - near <= when <= now + near and not stamped:
+            found.append(slot)
+    found.sort(key=lambda slot: abs(_when(slot.event) - now))
+    return found
 
 
 def _use(slots: Iterable[_Slot], event: Event, need: int) -> int:
@@ -311,7 +317,7 @@ def fold(events: Sequence[Event], limit: int) -> list[Event]:
                 key = (*key, event.zone, event.boot, event.host, event.family)
             held = buckets.get(key)
             if held is not None:
-                event = event._replace(count=event.count + held.count)  # noqa: PLW2901
+                event = event._replace(times=event.times + held.times)  # noqa: PLW2901
             buckets[key] = event
         if len(buckets) <= limit - keep or width >= _WIDEST:
             return [*buckets.values(), *recent]
@@ -330,12 +336,12 @@ def from_plain(plain: object) -> Event:
     """
     if not isinstance(plain, list) or len(plain) != len(Event._fields):
         raise ValueError("not a remembered event")
-    kind, count, time, slack, monotonic, boot, netns, zone, host, source, family = plain
+    kind, times, time, slack, monotonic, boot, netns, zone, host, source, family = plain
     numbers = (monotonic, netns, zone)
     texts = (boot, host)
     if (
-        not _is_int(count)
-        or count < 0
+        not _is_int(times)
+        or times < 0
         or not (time is None or _is_number(time))
         or not _is_number(slack)
         or not all(value is None or _is_int(value) for value in numbers)
@@ -344,9 +350,7 @@ def from_plain(plain: object) -> Event:
         or not isinstance(family, str)
     ):
         raise ValueError("not a remembered event")
-    return Event(
-        Kind(kind), count, time, slack, monotonic, boot, netns, zone, host, source, family
-    )
+    return Event(Kind(kind), times, time, slack, monotonic, boot, netns, zone, host, source, family)
 
 
 def _is_int(value: object) -> bool:

@@ -11,8 +11,8 @@ import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from check_conntrack.kernel.log.events import Event
-from check_conntrack.kernel.log.messages import parse_message
+from .events import Event
+from .messages import parse_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -251,7 +251,7 @@ def digest(raws: Iterable[bytes], clock: Clock, boot: str | None = None) -> Ring
             events.append(
                 Event(
                     message.kind,
-                    message.count,
+                    message.times,
                     when,
                     slack,
                     record.monotonic,
@@ -263,6 +263,4 @@ def digest(raws: Iterable[bytes], clock: Clock, boot: str | None = None) -> Ring
                 )
             )
     since = None if oldest is None else wall_time(clock, oldest)[0]
-    return Ring(
-        tuple(events), records, kernel_records, first, since, lost, malformed, complete
-    )
+    return Ring(tuple(events), records, kernel_records, first, since, lost, malformed, complete)

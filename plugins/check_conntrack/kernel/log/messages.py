@@ -28,7 +28,7 @@ class Message(NamedTuple):
     """What one message says."""
 
     kind: Kind
-    count: int = 1
+    times: int = 1
     """Messages it stands for; for SUPPRESSED, messages that were swallowed."""
     netns: int | None = None
     """Inode of the network namespace, where the kernel names it."""
