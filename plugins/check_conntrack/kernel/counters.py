@@ -125,7 +125,7 @@ def read_text(path: str = PATH) -> Counters:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        parts = []
+        parts: list[bytes] = []
         while True:
             part = os.read(descriptor, 1 << 16)
             if not part:
@@ -359,14 +359,16 @@ def rise(
                 return _result(Course.WRAPPED, wrapped)
             return _result(Course.RESET, after.cpus)
     least = tuple(
-        CpuCounters(
-            one.cpu, *(None if None in pair else min(pair) for pair in zip(one[1:], other[1:]))
-        )
+        CpuCounters(one.cpu, *(_least(*pair) for pair in zip(one[1:], other[1:])))
         for one, other in zip(wrapped, after.cpus)
     )
     drops = [full_drops(_sum(wrapped)), full_drops(_sum(after.cpus))]
     known = [value for value in drops if value is not None]
     return Rise(Course.UNCLEAR, _sum(least), least, min(known) if known else None)
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else min(one, other)
 
 
 def _result(course: Course, cpus: tuple[CpuCounters, ...]) -> Rise:

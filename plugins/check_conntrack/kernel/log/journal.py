@@ -267,58 +267,62 @@ def _drain(
     """Read both pipes to their ends; return (beginning of standard error, whether at the end)."""
     import select
 
-    said = b""
+    said = _Said()
+    takers: dict[int, Callable[[bytes], None]] = {}
     poll = select.poll()
-    pipes: dict[int, IO[bytes]] = {}
-    for pipe in (process.stdout, process.stderr):
-        if pipe is None:
-            continue
-        try:
-            descriptor = pipe.fileno()
-        except (OSError, ValueError, AttributeError):
+    for pipe, take in ((process.stdout, lines.feed), (process.stderr, said.feed)):
+        descriptor = _descriptor(pipe)
+        if descriptor is not None:
+            takers[descriptor] = take
+            poll.register(descriptor, select.POLLIN)
+        elif pipe is not None:
             # No pipe but something in memory: it does not keep one waiting.
-            data = pipe.read()
-            if pipe is process.stdout:
-                lines.feed(data)
-            else:
-                said = data[:4096]
-            continue
-        pipes[descriptor] = pipe
-        poll.register(descriptor, select.POLLIN)
-    while pipes:
+            take(pipe.read())
+    while takers:
         if stop():
-            return said, False
+            return said.text, False
         for descriptor, _ in poll.poll(50):
             data = os.read(descriptor, 1 << 16)
-            if not data:
+            if data:
+                takers[descriptor](data)
+            else:
                 poll.unregister(descriptor)
-                del pipes[descriptor]
-            elif descriptor == _descriptor(process.stdout):
-                lines.feed(data)
-            elif len(said) < 4096:
-                said += data
-    return said[:4096], not stop()
+                del takers[descriptor]
+    return said.text, not stop()
 
 
-def _descriptor(pipe: IO[bytes] | None) -> int:
-    return -1 if pipe is None else pipe.fileno()
+class _Said:
+    """The beginning of what a program says on its standard error."""
+
+    def __init__(self) -> None:
+        self.text = b""
+
+    def feed(self, data: bytes) -> None:
+        self.text += data[: 4096 - len(self.text)]
+
+
+def _descriptor(pipe: IO[bytes] | None) -> int | None:
+    if pipe is None:
+        return None
+    try:
+        return pipe.fileno()
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _end(process: subprocess.Popen[bytes], complete: bool, stop: Callable[[], bool]) -> int | None:
     """Return the exit status; a program that does not end is killed and not waited for long."""
+    import contextlib
     import subprocess
 
-    while complete and not stop():
-        try:
-            return process.wait(timeout=0.05)
-        except subprocess.TimeoutExpired:
-            continue
+    if complete:
+        while not stop():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=0.05)
     process.kill()
-    try:
+    # What hangs in the kernel (a disk that does not answer) is left to init.
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=0.5)
-    except subprocess.TimeoutExpired:
-        # In the kernel's hands (a disk that does not answer): init will reap it.
-        pass
     return None
 
 
