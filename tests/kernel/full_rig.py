@@ -179,6 +179,7 @@ def journal(folder: str, boot: str = "") -> None:
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
     )
     assert any(files for _, _, files in os.walk(folder)), done.stderr
 

@@ -506,10 +506,16 @@ def _shows_kernel(buffer: bytes | bytearray, begin: int, stop: int) -> bool:
     """Tell whether a line of the kernel's own is among the first lines worth a look."""
     if _KERNEL_LINE.match(buffer, begin, stop):
         return True
-    at = buffer.find(_KERNEL_TAG, begin, stop)
-    if at < 0:
-        return False
-    return _KERNEL_LINE.match(buffer, buffer.rfind(b"\n", begin, at) + 1 or begin) is not None
+    at = begin
+    for _ in range(16):
+        at = buffer.find(_KERNEL_TAG, at, stop)
+        if at < 0:
+            return False
+        start = buffer.rfind(b"\n", begin, at) + 1 or begin
+        if _KERNEL_LINE.match(buffer, start, stop):
+            return True
+        at += 1
+    return False
 
 
 # -- reading -------------------------------------------------------------------------------------
