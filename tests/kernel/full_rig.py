@@ -7,7 +7,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -188,8 +187,3 @@ def kill(process: subprocess.Popen) -> None:
     """End a helper of a test."""
     process.send_signal(signal.SIGKILL)
     process.wait()
-
-
-def silent_socket() -> socket.socket:
-    """A socket that nobody writes to."""
-    return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
