@@ -20,10 +20,14 @@ import time
 
 PLUGINS = os.path.join(os.path.dirname(__file__), "..", "..", "plugins")
 LINES = (
-    "[{t:12.6f}] audit: type=1400 audit(1763757056.123:{n}): apparmor=DENIED operation=open "
-    + "profile=/usr/sbin/cups-browsed name=/etc/ld.so.cache pid={n} comm=cups-browsed",
-    "[{t:12.6f}] [UFW BLOCK] IN=eth0 OUT= MAC=52:54:00:12:34:56:52:55:0a:00:02:02:08:00 "
-    + "SRC=10.0.{a}.{b} DST=10.0.2.15 LEN=60 TOS=0x00 TTL=64 ID={n} DF PROTO=TCP SPT={n} DPT=22",
+    (
+        "[{t:12.6f}] audit: type=1400 audit(1763757056.123:{n}): apparmor=DENIED operation=open "
+        "profile=/usr/sbin/cups-browsed name=/etc/ld.so.cache pid={n} comm=cups-browsed"
+    ),
+    (
+        "[{t:12.6f}] [UFW BLOCK] IN=eth0 OUT= MAC=52:54:00:12:34:56:52:55:0a:00:02:02:08:00 "
+        "SRC=10.0.{a}.{b} DST=10.0.2.15 LEN=60 TOS=0x00 TTL=64 ID={n} DF PROTO=TCP SPT={n} DPT=22"
+    ),
     "[{t:12.6f}] device veth{n} entered promiscuous mode",
     "[{t:12.6f}] br-{n}: port 3(veth{n}) entered forwarding state",
     "[{t:12.6f}] IPv6: ADDRCONF(NETDEV_CHANGE): veth{n}: link becomes ready",

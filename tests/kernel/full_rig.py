@@ -126,6 +126,7 @@ def fill_assured(name: str, count: int) -> None:
 
 def overflow(name: str, limit: int = 8, datagrams: int = 200) -> None:
     """Fill a table to its limit with what may not be evicted, and go on."""
+    inside(name, "conntrack", "-F")  # what an earlier overflow has left
     fill_assured(name, limit)
     with machine_wide(nf_conntrack_max=limit):
         send(name, 0x020001, 0x020001 + datagrams)
