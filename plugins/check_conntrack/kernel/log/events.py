@@ -1,0 +1,362 @@
+"""One value for every source, and how sources are brought together.
+
+Pure functions: what happened when, in which window, and how often once what two sources both
+hold is counted once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .messages import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+FUTURE = 60.0
+"""Seconds by which an event may lie ahead of the clock before its time is not believed."""
+TOLERANCE = 2.0
+"""Seconds between an event and its copy in another source: a daemon writes it down later, and
+RFC 3164 knows whole seconds only."""
+
+
+class Problem(NamedTuple):
+    """Something that could not be read: what, why, and what to do about it."""
+
+    path: str
+    reason: str
+    remedy: str
+
+
+class Event(NamedTuple):
+    """One report of loss by the kernel, from one source."""
+
+    kind: Kind
+    times: int = 1
+    """Messages it stands for; for SUPPRESSED, messages that were swallowed."""
+    time: float | None = None
+    """Seconds since the epoch; None when the source does not tell."""
+    slack: float = 0.0
+    """Seconds by which ``time`` may be wrong."""
+    monotonic: int | None = None
+    """Microseconds since boot by the kernel's own stamp."""
+    boot: str | None = None
+    """Boot id, 32 hexadecimal digits."""
+    netns: int | None = None
+    """Inode of the network namespace, where the kernel names it."""
+    zone: int | None = None
+    host: str | None = None
+    """Host named by a log line; None for this one."""
+    source: str = ""
+    """Where it was read: a path, or ``journal``."""
+    family: str = ""
+    """Files of one family (a log and what was rotated out of it) never hold the same event."""
+
+
+class Window(NamedTuple):
+    """A stretch of time that events are counted in."""
+
+    start: float | None
+    """Seconds since the epoch; None: everything, also events of unknown time."""
+    end: float
+    """Now, in seconds since the epoch."""
+    boot: str | None = None
+    """Only events of this boot, where the source tells it."""
+
+
+class Selection(NamedTuple):
+    """Events sorted by a window."""
+
+    inside: tuple[Event, ...]
+    untold: tuple[Event, ...]
+    """Those whose time cannot be told, or lies in the future: to be mentioned, not counted."""
+
+
+class Tally(NamedTuple):
+    """The figures of section 3 of the contract."""
+
+    table_full: int = 0
+    suppressed: int = 0
+    other_loss: int = 0
+    latest: Event | None = None
+    """The latest loss (notices of suppression are none)."""
+    namespaces: tuple[tuple[int, int], ...] = ()
+    """(inode, messages) of table-full messages that name a namespace, most messages first."""
+
+
+# -- windows -------------------------------------------------------------------------------------
+
+
+def last_seconds(seconds: float, now: float, previous: float | None = None) -> Window:
+    """Return the window of a duration, stretched back to the previous run.
+
+    A previous run in the future (the clock went back) is not believed.
+    """
+    start = now - seconds
+    if previous is not None and previous <= now:
+        start = min(start, previous)
+    return Window(start, now)
+
+
+def since_boot(now: float, boot_time: float, boot: str | None = None) -> Window:
+    """Return the window since boot; ``boot_time`` in seconds since the epoch.
+
+    A message may be stamped a moment before the boot time computed from clocks that are set
+    later: the boot id decides where the source has one.
+    """
+    return Window(boot_time - FUTURE, now, boot)
+
+
+def since_last(now: float, previous: float | None, first: float = 900.0) -> Window:
+    """Return the window since the previous run exactly; ``first`` seconds where there is none."""
+    if previous is None or previous > now:
+        return Window(now - first, now)
+    return Window(previous, now)
+
+
+def everything(now: float) -> Window:
+    """Return the window that holds all, also what cannot be dated."""
+    return Window(None, now)
+
+
+def select(events: Iterable[Event], window: Window) -> Selection:
+    """Sort out what lies in the window and what cannot be placed."""
+    inside: list[Event] = []
+    untold: list[Event] = []
+    for event in events:
+        if window.start is None:
+            inside.append(event)
+        elif window.boot is not None and event.boot is not None:
+            if event.boot == window.boot:
+                inside.append(event)
+        elif event.time is None or event.time > window.end + FUTURE + event.slack:
+            untold.append(event)
+        elif event.time >= window.start:
+            inside.append(event)
+    return Selection(tuple(inside), tuple(untold))
+
+
+def tally(events: Iterable[Event]) -> Tally:
+    """Count events that have been merged and selected."""
+    full = suppressed = other = 0
+    latest: Event | None = None
+    namespaces: dict[int, int] = {}
+    for event in events:
+        if event.kind is Kind.SUPPRESSED:
+            suppressed += event.times
+            continue
+        if event.kind is Kind.TABLE_FULL:
+            full += event.times
+            if event.netns is not None:
+                namespaces[event.netns] = namespaces.get(event.netns, 0) + event.times
+        else:
+            other += event.times
+        if latest is None or _when(event) >= _when(latest):
+            latest = event
+    ordered = sorted(namespaces.items(), key=lambda item: (-item[1], item[0]))
+    return Tally(full, suppressed, other, latest, tuple(ordered))
+
+
+def _when(event: Event) -> float:
+    return float("-inf") if event.time is None else event.time
+
+
+# -- merging -------------------------------------------------------------------------------------
+
+
+class _Slot:
+    """An event of the merged list, and how many of its messages the present source has met."""
+
+    __slots__ = ("event", "free")
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.free = 0
+
+
+def _units(event: Event) -> int:
+    # A notice of suppression is one line, whatever the number in it.
+    return 1 if event.kind is Kind.SUPPRESSED else event.times
+
+
+def _key(event: Event) -> tuple[object, ...]:
+    swallowed = event.times if event.kind is Kind.SUPPRESSED else None
+    return (event.kind, event.netns, event.zone, swallowed)
+
+
+def _contradict(one: Event, other: Event) -> bool:
+    """Tell whether what both know of themselves proves two events to be different."""
+    if one.boot is not None and other.boot is not None and one.boot != other.boot:
+        return True
+    if one.host is not None and other.host is not None:
+        # One source may write the name in full, the other not.
+        return one.host.partition(".")[0].lower() != other.host.partition(".")[0].lower()
+    return False
+
+
+def merge(*sources: Sequence[Event]) -> tuple[Event, ...]:
+    """Bring sources together so that an event that several hold counts once; in order of time.
+
+    The first source is trusted most: of two copies its own is kept. Two events of one source (of
+    one ``family``, where it is named) are always two events. Two events of different sources are
+    the same when kind, namespace, zone and number are, nothing known of both (boot, host) speaks
+    against it, and the kernel's own stamps are equal; where one has no such stamp, when the times
+    differ by no more than TOLERANCE and the slack of both. Each copy is used up by the event it
+    is paired with, so that three events and two copies are three events. A line that stands for
+    several messages is paired with as many, back to the line of that source before it.
+    """
+    slots: list[_Slot] = []
+    for events in _families(sources):
+        _merge_one(slots, events)
+    merged = sorted((slot.event for slot in slots), key=_when)
+    return tuple(merged)
+
+
+def _families(sources: Sequence[Sequence[Event]]) -> list[list[Event]]:
+    """Split sources into families and put families of several sources together."""
+    families: dict[tuple[int, str], list[Event]] = {}
+    named: dict[str, tuple[int, str]] = {}
+    for number, events in enumerate(sources):
+        for event in events:
+            key = (number, event.family)
+            if event.family:
+                key = named.setdefault(event.family, key)
+            families.setdefault(key, []).append(event)
+    return list(families.values())
+
+
+def _merge_one(slots: list[_Slot], events: list[Event]) -> None:
+    stamped: dict[tuple[object, ...], list[_Slot]] = {}
+    timed: dict[tuple[object, ...], list[_Slot]] = {}
+    for slot in slots:
+        slot.free = _units(slot.event)
+        if slot.event.monotonic is not None:
+            stamped.setdefault((*_key(slot.event), slot.event.monotonic), []).append(slot)
+        if slot.event.time is not None:
+            timed.setdefault(_key(slot.event), []).append(slot)
+    for row in timed.values():
+        row.sort(key=lambda slot: _when(slot.event))
+    times = {key: [_when(slot.event) for slot in row] for key, row in timed.items()}
+    widest = max((slot.event.slack for slot in slots), default=0.0)
+    before: dict[tuple[object, ...], float] = {}
+    for event in sorted(events, key=_when):
+        key = _key(event)
+        need = _units(event)
+        if event.monotonic is not None:
+            need = _use(stamped.get((*key, event.monotonic), ()), event, need)
+        if need and event.time is not None and key in timed:
+            since = before.get(key, event.time) if need > 1 else event.time
+            near = _near(timed[key], times[key], event, since, widest)
+            need = _use(near, event, need)
+        if event.time is not None:
+            before[key] = event.time
+        if need:
+            rest = event if event.kind is Kind.SUPPRESSED else event._replace(times=need)
+            slots.append(_Slot(rest))
+
+
+def _near(
+    row: list[_Slot], times: list[float], event: Event, since: float, widest: float
+) -> list[_Slot]:
+    """Return what of a row (in order of ``times``) may be the event by time, nearest first."""
+    now = _when(event)
+    reach = TOLERANCE + event.slack
+    low = bisect_left(times, since - reach - widest)
+    found = []
+    for at in range(low, len(row)):
+        slot = row[at]
+        when = _when(slot.event)
+        if when > now + reach + widest:
+            break
+        near = reach + slot.event.slack
+        stamped = event.monotonic is not None and slot.event.monotonic is not None
+        if since - near <= when <= now + near and not stamped:
+            found.append(slot)
+    found.sort(key=lambda slot: abs(_when(slot.event) - now))
+    return found
+
+
+def _use(slots: Iterable[_Slot], event: Event, need: int) -> int:
+    """Pair ``need`` messages with what is free in ``slots``; return how many are left."""
+    for slot in slots:
+        if not need:
+            break
+        if slot.free and not _contradict(slot.event, event):
+            used = min(slot.free, need)
+            slot.free -= used
+            need -= used
+    return need
+
+
+# -- keeping -------------------------------------------------------------------------------------
+
+# Longer than any log, where hosts no longer matter either: a stranger may have invented them.
+_WIDEST = 60.0**6
+
+
+def fold(events: Sequence[Event], limit: int) -> list[Event]:
+    """Return at most about ``limit`` events with the same counts, the newest left as they are.
+
+    Older ones of the same kind, place and boot within a minute (an hour, a day, ... as it takes)
+    become one, which bears the time of the latest. Figures stay exact; a window that begins
+    within such a stretch counts the stretch.
+    """
+    if len(events) <= limit:
+        return list(events)
+    ordered = sorted(events, key=_when)
+    keep = limit // 2
+    old, recent = ordered[: len(ordered) - keep], ordered[len(ordered) - keep :]
+    width = 60.0
+    while True:
+        buckets: dict[tuple[object, ...], Event] = {}
+        for event in old:
+            stretch = None if event.time is None else int(event.time // width)
+            key: tuple[object, ...] = (event.kind, event.netns, event.source, stretch)
+            if width < _WIDEST:
+                key = (*key, event.zone, event.boot, event.host, event.family)
+            held = buckets.get(key)
+            if held is not None:
+                event = event._replace(times=event.times + held.times)  # noqa: PLW2901
+            buckets[key] = event
+        if len(buckets) <= limit - keep or width >= _WIDEST:
+            return [*buckets.values(), *recent]
+        width *= 60.0
+
+
+def to_plain(event: Event) -> list[Any]:
+    """Return the event as a list that JSON can hold."""
+    return [event.kind.value, *event[1:]]
+
+
+def from_plain(plain: object) -> Event:
+    """Return the event that ``to_plain`` has written.
+
+    Raises ValueError for anything else.
+    """
+    if not isinstance(plain, list) or len(plain) != len(Event._fields):
+        raise ValueError("not a remembered event")
+    kind, times, time, slack, monotonic, boot, netns, zone, host, source, family = plain
+    numbers = (monotonic, netns, zone)
+    texts = (boot, host)
+    if (
+        not _is_int(times)
+        or times < 0
+        or not (time is None or _is_number(time))
+        or not _is_number(slack)
+        or not all(value is None or _is_int(value) for value in numbers)
+        or not all(value is None or isinstance(value, str) for value in texts)
+        or not isinstance(source, str)
+        or not isinstance(family, str)
+    ):
+        raise ValueError("not a remembered event")
+    return Event(Kind(kind), times, time, slack, monotonic, boot, netns, zone, host, source, family)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    # NaN and infinity are valid for Python's json and for nobody's clock.
+    return _is_int(value) or (isinstance(value, float) and abs(value) < 1e15)

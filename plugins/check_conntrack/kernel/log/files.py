@@ -1,0 +1,976 @@
+"""Log files: current, rotated, compressed, and standard input.
+
+A log of a gigabyte is searched about as fast as grep does: large reads into one buffer, a search
+for the few words that every message of interest holds, and only the lines around a hit are looked
+at. Memory is bounded by that buffer, whatever the file holds. What was searched before is not
+searched again: a Position, a plain value, remembers how far, and finds that place again when the
+log has been rotated since.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .events import Event, Problem, fold, from_plain, merge, to_plain
+from .messages import Kind
+from .syslog import parse_line, parse_repetition
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Callable
+
+BLOCK = 1 << 18
+"""Bytes per read: the second search finds them in the processor's cache."""
+LONGEST_LINE = 8192
+"""Bytes of a line that can be one of the kernel's, whose messages end at 1024 (rsyslog: 8 KiB)."""
+FINGERPRINT = 1024
+"""Bytes at a file's beginning, and before a position, that a file is known again by."""
+MOST_EVENTS = 20000
+"""Events held one by one; beyond it older ones are folded together."""
+STANDARD_INPUT = "-"
+
+# Every message of interest holds one of these: two, because no string is common to all of them.
+# The longer a string, the faster it is looked for.
+_NEEDLES = (b"conntrack", b"s suppressed")
+LARGE = 4 << 20
+"""Bytes from which libc's memmem is worth the import of ctypes. It takes half the time."""
+_KERNEL_TAG = b" kernel: "
+# Up to the tag a line of the kernel's has no colon but those of its time (and of an IPv6 host).
+_KERNEL_LINE = re.compile(rb"\S[^\n]{0,300}?(?<!:) kernel: |(?:<[0-7]>)?\[ *[0-9]+\.[0-9]{6}\]")
+_ROTATED = re.compile(
+    r"(?:\.(?P<number>[0-9]{1,6})|[-.](?P<date>[0-9]{4}-?[0-9]{2}-?[0-9]{2}(?:[-_T]?[0-9]{1,10})?))"
+    r"(?:\.(?:gz|xz|lzma|bz2|zst))?"
+)
+
+
+class Unreadable(Exception):  # noqa: N818 - it is what is said of the file
+    """A file that cannot be read, or not further: path, reason and remedy."""
+
+    def __init__(self, path: str, reason: str, remedy: str) -> None:
+        """Hold what stands in ``problem``."""
+        super().__init__(f"{path}: {reason}")
+        self.problem = Problem(path, reason, remedy)
+
+
+class Position(NamedTuple):
+    """How far a log has been searched."""
+
+    device: int
+    inode: int
+    offset: int
+    """Bytes; always the beginning of a line, but with ``midline``."""
+    head: int
+    """Checksum of the first FINGERPRINT bytes, or as many as there were before ``offset``."""
+    tail: int
+    """Checksum of the last FINGERPRINT bytes before ``offset``, or as many as there were."""
+    midline: bool = False
+    """The place is within a line longer than LONGEST_LINE."""
+    kernel_lines: bool = False
+    """Lines of the kernel's own were seen before it."""
+    latest: float = 0.0
+    """When the file was last changed, in seconds since the epoch."""
+    last: Event | None = None
+    """The event of the line right before, which "last message repeated" would speak of."""
+
+
+class Reading(NamedTuple):
+    """What a log has shown."""
+
+    path: str
+    events: tuple[Event, ...] = ()
+    """Events of complete lines after the position handed in. To be remembered beside the new
+    position."""
+    pending: tuple[Event, ...] = ()
+    """Events of a last line that has no end yet: to be counted, not remembered, for the next run
+    finds them again."""
+    position: Position | None = None
+    """To be remembered; None where the next run has to begin anew."""
+    followed: bool = False
+    """The position handed in was found again: what was remembered with it is not in ``events``.
+    Otherwise ``events`` may hold it again, and ``reconcile`` brings the two together."""
+    complete: bool = True
+    """False when the reading was stopped, or a file could not be read to its end."""
+    kernel_lines: bool = False
+    """Lines of the kernel's own were seen; a file with others only tells nothing."""
+    read: int = 0
+    """Bytes searched, after decompression."""
+    files: tuple[str, ...] = ()
+    """What was read, oldest first."""
+    problems: tuple[Problem, ...] = ()
+
+
+# -- opening -------------------------------------------------------------------------------------
+
+
+def open_log(path: str) -> int:
+    """Open a log for reading; return a descriptor of a regular file.
+
+    A FIFO, a device, a directory or a symbolic link is refused, and nothing is waited for. Raises
+    Unreadable.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except ValueError:
+        raise Unreadable(path, "no valid file name", "name a log file") from None
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    raise Unreadable(path, f"is {_what(mode)}, not a file", "name a log file")
+
+
+def _what(mode: int) -> str:
+    for test, name in (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+        (stat.S_ISSOCK, "a socket"),
+    ):
+        if test(mode):
+            return name
+    return "something else"
+
+
+def _unreadable(path: str, error: OSError) -> Unreadable:
+    code = error.errno
+    if code == errno.ENOENT:
+        return Unreadable(path, "does not exist", "name a log that exists")
+    if code == errno.ELOOP:
+        return Unreadable(path, "is a symbolic link", "name the file it points to")
+    if code in (errno.EACCES, errno.EPERM):
+        return Unreadable(
+            path,
+            "permission denied",
+            "add the user to the group that may read it (adm on Debian), or use the journal",
+        )
+    if code in (errno.ENXIO, errno.ENODEV):
+        return Unreadable(path, "is a socket or a device, not a file", "name a log file")
+    return Unreadable(path, os.strerror(code or errno.EIO), "check the file and its disk")
+
+
+# -- compression ---------------------------------------------------------------------------------
+
+
+class _Plain:
+    """The bytes of a descriptor as they are."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self._descriptor = descriptor
+        self._path = path
+
+    def readinto(self, view: memoryview) -> int:
+        try:
+            return os.readv(self._descriptor, [view])
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
+
+
+class _Packed:
+    """The bytes a compressed file unpacks to, a bounded number at a time.
+
+    ``fresh`` makes a decompressor in the manner of bz2 and lzma: decompress(data, max_length),
+    eof, needs_input, unused_data. Files may hold several streams one after another.
+    """
+
+    def __init__(self, source: _Plain, path: str, fresh: Callable[[], Any]) -> None:
+        self._source = source
+        self._path = path
+        self._fresh = fresh
+        self._unpacker = fresh()
+        self._begun = False
+        self._ended = False
+        self._buffer = bytearray(1 << 16)
+
+    def readinto(self, view: memoryview) -> int:
+        while True:
+            data = self._more()
+            if data is None:
+                return 0
+            try:
+                out = self._unpacker.decompress(data, len(view))
+            except Exception as error:
+                # Each library has an error of its own.
+                raise self._broken(f"is damaged ({type(error).__name__})") from None
+            if out:
+                view[: len(out)] = out
+                return len(out)
+            if self._ended and not self._unpacker.eof:
+                raise self._broken("ends in the middle")
+
+    def _more(self) -> bytes | None:
+        """Return what the decompressor is to be given next, None at the end of all streams."""
+        data = b""
+        if self._unpacker.eof:
+            data = self._unpacker.unused_data.lstrip(b"\0")  # padding, as tar and xz allow
+            self._unpacker = self._fresh()
+            self._begun = bool(data)
+        if not data and not self._ended and self._unpacker.needs_input:
+            count = self._source.readinto(memoryview(self._buffer))
+            self._ended = not count
+            data = bytes(self._buffer[:count])
+            if not self._begun:
+                data = data.lstrip(b"\0")
+                self._begun = bool(data)
+        if self._ended and not self._begun:
+            return None
+        # At the end of the file there may still be output that did not fit before.
+        return data
+
+    def _broken(self, how: str) -> Unreadable:
+        return Unreadable(
+            self._path,
+            f"the compressed data {how}",
+            "what stands before that was read; fetch the file again or leave it out",
+        )
+
+
+class _Gunzip:
+    """zlib's decompressor with the manners of bz2's; the gzip module costs its import."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(31)
+        self._left = b""
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.unconsumed_tail
+
+    def decompress(self, data: bytes, most: int) -> bytes:
+        return self._zlib.decompress(self._zlib.unconsumed_tail + data, most)
+
+
+def _bz2() -> Any:
+    import bz2
+
+    return bz2.BZ2Decompressor()
+
+
+def _xz() -> Any:
+    import lzma
+
+    return lzma.LZMADecompressor(memlimit=48 << 20)
+
+
+def _zstd() -> Any:
+    import importlib
+
+    for name in ("compression.zstd", "backports.zstd"):
+        try:
+            return importlib.import_module(name).ZstdDecompressor()
+        except ImportError:  # noqa: PERF203 - two turns
+            continue
+    # pyzstd has the manners of bz2 too; zstandard's decompressobj knows no bound on its output.
+    return importlib.import_module("pyzstd").ZstdDecompressor()
+
+
+_MAGIC: tuple[tuple[bytes, str, Callable[[], Any]], ...] = (
+    (b"\x1f\x8b", "gzip", _Gunzip),
+    (b"\xfd7zXZ\0", "xz", _xz),
+    (b"BZh", "bzip2", _bz2),
+    (b"\x28\xb5\x2f\xfd", "zstd", _zstd),
+)
+
+
+def _packing(start: bytes, path: str) -> tuple[str, Callable[[], Any]] | None:
+    """Return name and decompressor by a file's first bytes: its name may lie.
+
+    Raises Unreadable where this Python cannot unpack it.
+    """
+    if start.startswith(b"LPKSHHRH"):
+        raise Unreadable(
+            path,
+            "is a file of the journal, not text",
+            f"use the journal as source, or journalctl --file={path} -k -o short-iso",
+        )
+    for magic, name, fresh in _MAGIC:
+        if start.startswith(magic):
+            try:
+                fresh()
+            except ImportError:
+                raise Unreadable(
+                    path,
+                    f"is compressed with {name}, which this Python cannot unpack",
+                    f"unpack it before and pipe it in: {name} -dc {path} | ... --log -",
+                ) from None
+            return name, fresh
+    return None
+
+
+# -- scanning ------------------------------------------------------------------------------------
+
+
+def _fast_find(buffer: bytearray) -> Callable[[bytes, int, int], int]:
+    """Return the equal of ``buffer.find`` by libc's memmem, where there is one."""
+    try:
+        import ctypes
+
+        memmem = ctypes.CDLL(None).memmem
+        base = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+    except (ImportError, OSError, AttributeError):
+        return buffer.find
+    memmem.restype = ctypes.c_void_p
+    size_t = ctypes.c_size_t
+    memmem.argtypes = (ctypes.c_void_p, size_t, ctypes.c_char_p, size_t)
+
+    def find(needle: bytes, begin: int, end: int) -> int:
+        at: int | None = memmem(base + begin, end - begin, needle, len(needle))
+        return -1 if at is None else at - base
+
+    return find
+
+
+class _Scan:
+    """The search through one stream of bytes."""
+
+    def __init__(self, path: str, family: str, reference: float) -> None:
+        self.events: list[Event] = []
+        self.pending: list[Event] = []
+        self.kernel_lines = False
+        self.complete = True
+        self.read = 0
+        self.held = 0
+        self.midline = False
+        self.last: Event | None = None
+        self._path = path
+        self._family = family
+        self._reference = reference
+        self._find: Callable[[bytes, int, int], int] = b"".find
+
+    def run(
+        self,
+        readinto: Callable[[memoryview], int],
+        stop: Callable[[], bool],
+        skip: int = 0,
+    ) -> None:
+        """Search all that ``readinto`` gives after ``skip`` bytes; raise what it raises."""
+        buffer = bytearray(LONGEST_LINE + BLOCK)
+        view = memoryview(buffer)
+        self._find = buffer.find
+        held = 0
+        try:
+            while True:
+                if stop():
+                    self.complete = False
+                    break
+                count = readinto(view[held : held + BLOCK])
+                if not count:
+                    self._finish(bytes(buffer[:held]))
+                    break
+                if skip >= count:
+                    skip -= count
+                    continue
+                if skip:
+                    buffer[: count - skip] = buffer[skip:count]
+                    count -= skip
+                    skip = 0
+                if self.read <= LARGE < self.read + count:
+                    self._find = _fast_find(buffer)
+                self.read += count
+                held = self._block(buffer, held + count)
+                if len(self.events) > MOST_EVENTS:
+                    self.events = fold(self.events, MOST_EVENTS // 2)
+        except Unreadable:
+            self.complete = False
+            self._finish(bytes(buffer[:held]))
+            raise
+        finally:
+            self.held = held
+
+    def _block(self, buffer: bytearray, end: int) -> int:
+        """Search the complete lines of the buffer; return how much is held over at its front."""
+        begin = 0
+        if self.midline:
+            newline = buffer.find(b"\n", 0, end)
+            if newline < 0:
+                return 0
+            begin = newline + 1
+            self.midline = False
+            self.last = None
+        stop = buffer.rfind(b"\n", begin, end) + 1
+        if stop:
+            if not self.kernel_lines:
+                self.kernel_lines = _shows_kernel(buffer, begin, stop)
+            self._lines(buffer, begin, stop)
+        else:
+            stop = begin
+        held = end - stop
+        if held > LONGEST_LINE:
+            self.midline = True
+            return 0
+        if stop:
+            buffer[:held] = buffer[stop:end]
+        return held
+
+    def _lines(self, buffer: bytearray, begin: int, stop: int) -> None:
+        starts: set[int] = set()
+        for needle in _NEEDLES:
+            self._search(buffer, begin, stop, needle, starts)
+        if self.last is not None:
+            self._repetitions(buffer, begin, stop)
+        for start in sorted(starts):
+            line_end = buffer.find(b"\n", start, stop)
+            event = self._event(buffer[start:line_end])
+            if event is not None:
+                self.events.append(event)
+                self.last = event
+                self._repetitions(buffer, line_end + 1, stop)
+
+    def _search(
+        self, buffer: bytearray, begin: int, stop: int, needle: bytes, starts: set[int]
+    ) -> None:
+        """Add the beginnings of the lines that hold the needle."""
+        find = self._find
+        at = find(needle, begin, stop)
+        while at >= 0:
+            start = buffer.rfind(b"\n", begin, at) + 1 or begin
+            line_end = buffer.find(b"\n", at, stop)
+            if line_end - start <= LONGEST_LINE:
+                starts.add(start)
+            at = find(needle, line_end, stop)
+
+    def _repetitions(self, buffer: bytearray, begin: int, stop: int) -> None:
+        """Count the lines "last message repeated" that follow the last event right away."""
+        while self.last is not None and begin < stop:
+            line_end = buffer.find(b"\n", begin, stop)
+            found = None
+            if line_end - begin <= LONGEST_LINE:
+                line = buffer[begin:line_end].decode("utf-8", "replace")
+                found = parse_repetition(line, self.last.host, self._reference)
+            if found is None:
+                self.last = None
+                return
+            times, stamp = found
+            if times:
+                self.events.append(
+                    self.last._replace(
+                        # Of a notice's number, that many times as much was swallowed.
+                        times=times * (self.last.times if self._is_notice() else 1),
+                        time=stamp.time,
+                        slack=stamp.slack,
+                        monotonic=None,
+                    )
+                )
+            begin = line_end + 1
+
+    def _is_notice(self) -> bool:
+        return self.last is not None and self.last.kind is Kind.SUPPRESSED
+
+    def _event(self, raw: bytes | bytearray) -> Event | None:
+        line = parse_line(raw.decode("utf-8", "replace"), self._reference)
+        if line is None:
+            return None
+        self.kernel_lines = True
+        message = line.message
+        return Event(
+            message.kind,
+            message.times,
+            line.time,
+            line.slack,
+            line.monotonic,
+            None,
+            message.netns,
+            message.zone,
+            line.host,
+            self._path,
+            self._family,
+        )
+
+    def _finish(self, rest: bytes) -> None:
+        """Look at what stands after the last newline."""
+        if rest and not self.midline:
+            if not self.kernel_lines:
+                self.kernel_lines = _shows_kernel(rest, 0, len(rest))
+            event = self._event(rest)
+            if event is not None:
+                self.pending.append(event)
+
+
+def _shows_kernel(buffer: bytes | bytearray, begin: int, stop: int) -> bool:
+    """Tell whether a line of the kernel's own is among the first lines worth a look."""
+    if _KERNEL_LINE.match(buffer, begin, stop):
+        return True
+    at = begin
+    for _ in range(16):
+        at = buffer.find(_KERNEL_TAG, at, stop)
+        if at < 0:
+            return False
+        start = buffer.rfind(b"\n", begin, at) + 1 or begin
+        if _KERNEL_LINE.match(buffer, start, stop):
+            return True
+        at += 1
+    return False
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def read_log(
+    path: str,
+    now: float,
+    stop: Callable[[], bool],
+    position: Position | None = None,
+    start: float | None = None,
+) -> Reading:
+    """Search one log and what was rotated out of it; return what it has shown.
+
+    ``now`` in seconds since the epoch; ``stop`` is asked between blocks, and ends the reading
+    once it says True. With ``position``, only what was written since: the rest of the file it was
+    taken in, found again under the name that rotation gave it, then the files in between, then
+    the log. Without, or when that file is gone: the log, and rotated files changed at or after
+    ``start`` (None: the log alone; it is then all that is read). What could not be read stands in
+    ``problems``; what could be read counts. Raises nothing.
+    """
+    try:
+        descriptor = open_log(path)
+    except Unreadable as error:
+        if not os.path.lexists(path) and (position is not None or start is not None):
+            # Rotated away, and the next line has yet to be written.
+            reading = _read_all(path, None, now, stop, position, start)
+            if reading.files:
+                return reading._replace(problems=(*reading.problems, error.problem))
+        return _nothing(path, position, error.problem)
+    try:
+        return _read_all(path, descriptor, now, stop, position, start)
+    except OSError as error:
+        return _nothing(path, position, _unreadable(path, error).problem)
+    finally:
+        os.close(descriptor)
+
+
+def _nothing(path: str, position: Position | None, problem: Problem) -> Reading:
+    """Return a reading that changes nothing of what is remembered."""
+    return Reading(
+        path,
+        position=position,
+        followed=position is not None,
+        complete=False,
+        problems=(problem,),
+    )
+
+
+class _Parts(NamedTuple):
+    """What several files have shown together."""
+
+    scans: list[_Scan]
+    problems: list[Problem]
+
+    @property
+    def complete(self) -> bool:
+        return all(scan.complete for scan in self.scans)
+
+
+def _read_all(
+    path: str,
+    descriptor: int | None,
+    now: float,
+    stop: Callable[[], bool],
+    position: Position | None,
+    start: float | None,
+) -> Reading:
+    """Read the log, open at ``descriptor``, and before it what rotation made of it."""
+    parts = _Parts([], [])
+    resumed, older = _plan(path, descriptor, position, start, stop, parts.problems)
+    followed = resumed is not None
+    new = None
+    pending: list[Event] = []
+    # The log first: when time runs out, what is newest has been seen.
+    if descriptor is not None:
+        at = position if resumed == path else None
+        offset = at.offset if at is not None else 0
+        found = os.fstat(descriptor)
+        scan, problem = _scan_descriptor(path, path, descriptor, offset, now, stop, at)
+        parts.scans.append(scan)
+        pending = scan.pending
+        if problem is None:
+            new = _position(descriptor, found, offset + scan.read - scan.held, scan)
+        else:
+            parts.problems.append(problem)
+    for name in reversed(older):
+        at = position if resumed == name else None
+        scan, problem = _scan_file(name, path, now, stop, at)
+        # A rotated file is not written to any more: its last line is all there will be of it.
+        scan.events += scan.pending
+        parts.scans.append(scan)
+        if problem is not None:
+            parts.problems.append(problem)
+    parts.scans.reverse()
+    events = [event for scan in parts.scans for event in scan.events]
+    if len(events) > MOST_EVENTS:
+        events = fold(events, MOST_EVENTS // 2)
+    kernel_lines = any(scan.kernel_lines for scan in parts.scans)
+    if followed and position is not None:
+        kernel_lines = kernel_lines or position.kernel_lines
+    if new is not None:
+        new = new._replace(kernel_lines=kernel_lines)
+    if older and stop():
+        # The next run takes up the same work: what was found counts, and is not remembered.
+        pending, events, new, followed = [*events, *pending], [], position, True
+    return Reading(
+        path,
+        tuple(events),
+        tuple(pending),
+        new,
+        followed,
+        parts.complete,
+        kernel_lines,
+        sum(scan.read for scan in parts.scans),
+        (*older, path) if descriptor is not None else tuple(older),
+        tuple(parts.problems),
+    )
+
+
+def _plan(
+    path: str,
+    descriptor: int | None,
+    position: Position | None,
+    start: float | None,
+    stop: Callable[[], bool],
+    problems: list[Problem],
+) -> tuple[str | None, list[str]]:
+    """Return (file the position was found in, rotated files to read, oldest first)."""
+    if position is not None:
+        if descriptor is not None and _stands_at(descriptor, position):
+            return path, []
+        names = rotated(path, 0.0)
+        for at in range(len(names) - 1, -1, -1):
+            if _is_former(names[at], position, stop, problems):
+                return names[at], names[at:]
+    if position is not None and start is not None:
+        start = min(start, position.latest)
+    return None, [] if start is None else rotated(path, start)
+
+
+def _scan_file(
+    name: str,
+    family: str,
+    now: float,
+    stop: Callable[[], bool],
+    resumed: Position | None,
+) -> tuple[_Scan, Problem | None]:
+    skip = resumed.offset if resumed is not None else 0
+    try:
+        descriptor = open_log(name)
+    except Unreadable as error:
+        scan = _Scan(name, family, now)
+        scan.complete = False
+        return scan, error.problem
+    try:
+        return _scan_descriptor(name, family, descriptor, skip, now, stop, resumed)
+    finally:
+        os.close(descriptor)
+
+
+def _scan_descriptor(
+    name: str,
+    family: str,
+    descriptor: int,
+    skip: int,
+    now: float,
+    stop: Callable[[], bool],
+    resumed: Position | None,
+) -> tuple[_Scan, Problem | None]:
+    # A line was written before the file was last changed: that is how the year of an old,
+    # collected log is known.
+    scan = _Scan(name, family, min(now, os.fstat(descriptor).st_mtime))
+    if resumed is not None:
+        scan.midline, scan.last = resumed.midline, resumed.last
+    try:
+        packing = _packing(os.pread(descriptor, 16, 0), name)
+        if packing is None:
+            os.lseek(descriptor, skip, os.SEEK_SET)
+            scan.run(_Plain(descriptor, name).readinto, stop)
+        else:
+            scan.run(_Packed(_Plain(descriptor, name), name, packing[1]).readinto, stop, skip)
+    except Unreadable as error:
+        scan.complete = False
+        return scan, error.problem
+    except OSError as error:
+        scan.complete = False
+        return scan, _unreadable(name, error).problem
+    return scan, None
+
+
+def read_stream(
+    descriptor: int, now: float, stop: Callable[[], bool], name: str = "standard input"
+) -> Reading:
+    """Search a stream such as standard input to its end, or until ``stop`` says True.
+
+    What is compressed is unpacked. A pipe that nobody writes to is not waited for longer than
+    ``stop`` allows. Raises nothing.
+    """
+    scan = _Scan(name, name, now)
+    waiting = _Waiting(descriptor, name, stop)
+    problems: tuple[Problem, ...] = ()
+    try:
+        start = waiting.peek(16)
+        packing = _packing(start, name)
+        if packing is None:
+            scan.run(waiting.readinto, stop)
+        else:
+            scan.run(_Packed(waiting, name, packing[1]).readinto, stop)
+    except Unreadable as error:
+        scan.complete = False
+        problems = (error.problem,)
+    if waiting.cut:
+        scan.complete = False
+    if not scan.complete and not problems:
+        reason = "was not read to its end within the time"
+        problems = (Problem(name, reason, "raise --timeout, or hand over less"),)
+    return Reading(
+        name,
+        tuple(scan.events),
+        tuple(scan.pending),
+        None,
+        False,
+        scan.complete,
+        scan.kernel_lines,
+        scan.read,
+        (name,),
+        problems,
+    )
+
+
+class _Waiting(_Plain):
+    """A descriptor that may have nothing to say for a while."""
+
+    def __init__(self, descriptor: int, path: str, stop: Callable[[], bool]) -> None:
+        super().__init__(descriptor, path)
+        self._stop = stop
+        self._peeked = b""
+        self.cut = False
+
+    def peek(self, count: int) -> bytes:
+        while len(self._peeked) < count:
+            buffer = bytearray(count - len(self._peeked))
+            got = self._fill(memoryview(buffer))
+            if not got:
+                break
+            self._peeked += bytes(buffer[:got])
+        return self._peeked
+
+    def readinto(self, view: memoryview) -> int:
+        if self._peeked:
+            count = min(len(view), len(self._peeked))
+            view[:count] = self._peeked[:count]
+            self._peeked = self._peeked[count:]
+            return count
+        return self._fill(view)
+
+    def _fill(self, view: memoryview) -> int:
+        import select
+
+        poll = select.poll()
+        try:
+            poll.register(self._descriptor, select.POLLIN)
+            while not poll.poll(50):
+                if self._stop():
+                    self.cut = True
+                    return 0
+        except OSError as error:
+            raise _unreadable(self._path, error) from None
+        return super().readinto(view)
+
+
+# -- positions and rotation ----------------------------------------------------------------------
+
+
+def _position(descriptor: int, found: os.stat_result, offset: int, scan: _Scan) -> Position | None:
+    try:
+        head, tail = _fingerprint(descriptor, offset)
+    except OSError:
+        return None
+    return Position(
+        found.st_dev,
+        found.st_ino,
+        offset,
+        head,
+        tail,
+        scan.midline,
+        scan.kernel_lines,
+        found.st_mtime,
+        scan.last,
+    )
+
+
+def _fingerprint(descriptor: int, offset: int) -> tuple[int, int]:
+    size = min(FINGERPRINT, offset)
+    return (
+        zlib.crc32(os.pread(descriptor, size, 0)),
+        zlib.crc32(os.pread(descriptor, size, offset - size)),
+    )
+
+
+def _stands_at(descriptor: int, position: Position) -> bool:
+    """Tell whether the file is the one of the position, and unchanged up to it."""
+    found = os.fstat(descriptor)
+    same = (found.st_dev, found.st_ino) == (position.device, position.inode)
+    return same and _holds(descriptor, found, position)
+
+
+def _holds(descriptor: int, found: os.stat_result, position: Position) -> bool:
+    if found.st_size < position.offset:
+        return False  # it has shrunk
+    try:
+        return _fingerprint(descriptor, position.offset) == (position.head, position.tail)
+    except OSError:
+        return False
+
+
+def _is_former(
+    name: str, position: Position, stop: Callable[[], bool], problems: list[Problem]
+) -> bool:
+    """Tell whether a rotated file is the one of the position: moved, copied or compressed."""
+    try:
+        descriptor = open_log(name)
+    except Unreadable:
+        return False
+    try:
+        found = os.fstat(descriptor)
+        if found.st_mtime < position.latest - 1 and found.st_ino != position.inode:
+            return False  # it was done with before the position was taken
+        try:
+            packing = _packing(os.pread(descriptor, 16, 0), name)
+        except Unreadable as error:
+            problems.append(error.problem)
+            return False
+        if packing is None:
+            if not position.offset:
+                return (found.st_dev, found.st_ino) == (position.device, position.inode)
+            return _holds(descriptor, found, position)
+        return bool(position.offset) and _unpacks_to(
+            _Packed(_Plain(descriptor, name), name, packing[1]), position, stop
+        )
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _unpacks_to(packed: _Packed, position: Position, stop: Callable[[], bool]) -> bool:
+    size = min(FINGERPRINT, position.offset)
+    buffer = bytearray(BLOCK)
+    view = memoryview(buffer)
+    head = b""
+    tail = b""
+    passed = 0
+    try:
+        while passed < position.offset and not stop():
+            count = packed.readinto(view[: min(BLOCK, position.offset - passed)])
+            if not count:
+                return False
+            passed += count
+            if len(head) < size:
+                head = (head + buffer[:count])[:size]
+                if len(head) == size and zlib.crc32(head) != position.head:
+                    return False
+            tail = (tail + buffer[max(0, count - size) : count])[-size:]
+    except Unreadable:
+        return False
+    return passed == position.offset and zlib.crc32(tail) == position.tail
+
+
+def rotated(path: str, since: float) -> list[str]:
+    """Return the paths of what was rotated out of a log and changed since, oldest first.
+
+    NAME.1, NAME.2.gz, NAME-20261121 and the like. Raises nothing: a directory that cannot be
+    listed has none.
+    """
+    folder, name = os.path.split(path)
+    found: list[tuple[float, int, str]] = []
+    try:
+        with os.scandir(folder or ".") as entries:
+            for entry in entries:
+                if not entry.name.startswith(name) or len(entry.name) == len(name):
+                    continue
+                match = _ROTATED.fullmatch(entry.name, len(name))
+                if match is None:
+                    continue
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except OSError:
+                    continue
+                if status.st_mtime >= since:
+                    number = -int(match["number"]) if match["number"] else 0
+                    found.append((status.st_mtime, number, entry.name))
+    except OSError:
+        return []
+    found.sort()
+    return [os.path.join(folder, entry_name) for _, _, entry_name in found]
+
+
+def expand(patterns: Sequence[str]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+    """Return the files that names and globs stand for, each once, and what matches nothing.
+
+    ``-`` stays. A name that exists is itself, also with brackets in it. Raises nothing.
+    """
+    paths: dict[str, None] = {}
+    problems = []
+    for pattern in patterns:
+        if pattern == STANDARD_INPUT or os.path.lexists(pattern):
+            paths[pattern] = None
+            continue
+        import glob
+
+        matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
+        if not matches:
+            problems.append(Problem(pattern, "matches no file", "check the pattern"))
+        for match in matches:
+            paths[match] = None
+    return tuple(paths), tuple(problems)
+
+
+def reconcile(remembered: Sequence[Event], reading: Reading) -> tuple[Event, ...]:
+    """Return the events of all runs on one log, each once.
+
+    ``remembered`` are those of earlier runs. Where the place was found again they are simply what
+    came before; where not, the same lines may have been read again.
+    """
+    if reading.followed:
+        return (*remembered, *reading.events)
+    bare = [[event._replace(family="") for event in part] for part in (remembered, reading.events)]
+    merged = merge(*bare)
+    return tuple(event._replace(family=reading.path) for event in merged)
+
+
+def position_to_plain(position: Position) -> list[Any]:
+    """Return the position as a list that JSON can hold."""
+    last = None if position.last is None else to_plain(position.last)
+    return [*position[:-1], last]
+
+
+def position_from_plain(plain: object) -> Position:
+    """Return the position that ``position_to_plain`` has written.
+
+    Raises ValueError for anything else.
+    """
+    if not isinstance(plain, list) or len(plain) != len(Position._fields):
+        raise ValueError("not a remembered position")
+    *numbers, midline, kernel_lines, latest, last = plain
+    if (
+        not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
+        or not isinstance(midline, bool)
+        or not isinstance(kernel_lines, bool)
+        or isinstance(latest, bool)
+        or not isinstance(latest, (int, float))
+    ):
+        raise ValueError("not a remembered position")
+    device, inode, offset, head, tail = numbers
+    event = None if last is None else from_plain(last)
+    return Position(device, inode, offset, head, tail, midline, kernel_lines, float(latest), event)

@@ -1,0 +1,161 @@
+"""The kernel's own message about a table that overflows, where the kernel leaves it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+
+from check_conntrack.kernel.log import journal, kmsg
+from check_conntrack.kernel.log.events import merge, tally
+from check_conntrack.kernel.log.messages import Kind
+from kernel import full_rig as rig
+
+
+@pytest.fixture
+def namespace():
+    rig.need("ip", "nft", "conntrack")
+    with rig.namespace() as name:
+        yield name
+
+
+def ring(stop=lambda: False):
+    try:
+        descriptor, marker = kmsg.open_kmsg()
+    except OSError as error:
+        pytest.skip(f"/dev/kmsg: {error}")
+    try:
+        return kmsg.digest(kmsg.read_kmsg(descriptor, stop, marker), kmsg.read_clock(), "b" * 32)
+    finally:
+        os.close(descriptor)
+        os.close(marker)
+
+
+def overflow(namespace):
+    """Overflow the table until the kernel has said so; return (begin, messages).
+
+    The rate limit belongs to the whole machine: others may have used it up.
+    """
+    begin = time.time()
+    # The kernel gives a new namespace the inode of one that is gone.
+    before = max((event.monotonic for event in ring().events), default=0)
+    found = []
+
+    def said():
+        rig.overflow(namespace)
+        found[:] = [
+            event
+            for event in ring().events
+            if event.netns == rig.inode(namespace) and event.monotonic > before
+        ]
+        return bool(found)
+
+    assert rig.wait_until(said, 30), "the kernel has said nothing"
+    return begin, found
+
+
+def test_the_kernels_message_names_the_namespace_whose_table_overflowed(namespace):
+    begin, found = overflow(namespace)
+    assert {event.kind for event in found} == {Kind.TABLE_FULL}
+    assert all(begin - 2 <= event.time <= time.time() + 2 for event in found)
+
+
+def test_what_a_program_writes_to_the_ring_is_not_counted():
+    rig.need()
+    mark = 400_000_000 + int(uuid.uuid4().hex[:6], 16)
+    try:
+        with open("/dev/kmsg", "w") as file:
+            file.write(f"<4>nf_conntrack: table full in netns {mark}, dropping packet\n")
+    except OSError as error:
+        pytest.skip(f"/dev/kmsg: {error}")
+    descriptor, marker = kmsg.open_kmsg()
+    try:
+        raws = list(kmsg.read_kmsg(descriptor, lambda: False))
+    finally:
+        os.close(descriptor)
+        os.close(marker)
+    assert any(str(mark).encode() in raw for raw in raws)
+    assert not [
+        event for event in kmsg.digest(raws, kmsg.read_clock()).events if event.netns == mark
+    ]
+
+
+def test_a_ring_that_is_written_as_fast_as_it_is_read_comes_to_an_end():
+    rig.need()
+    code = "import os\nfd=os.open('/dev/kmsg',os.O_WRONLY)\nwhile True: os.write(fd,b'<15>check')"
+    writer = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        time.sleep(0.3)
+        begin = time.monotonic()
+        found = ring(journal.deadline(5))
+        assert time.monotonic() - begin < 6
+        assert found.records > 0
+    finally:
+        rig.kill(writer)
+
+
+def test_the_journal_holds_the_same_events_as_the_ring_and_they_count_once(namespace, tmp_path):
+    _, found = overflow(namespace)
+    rig.journal(str(tmp_path))
+    read = journal.read_journal(
+        journal.journal_arguments(found[0].time - 60, directory=str(tmp_path)),
+        journal.deadline(20),
+    )
+    assert journal.journal_problem(read, probed=False) is None
+    same = [event for event in read.events if event.netns == rig.inode(namespace)]
+    stamps = {event.monotonic for event in found}
+    assert stamps <= {event.monotonic for event in same}
+    for event in same:
+        if event.monotonic in stamps:
+            # It was in the ring before journald started: its time is the kernel's all the same.
+            [twin] = [one for one in found if one.monotonic == event.monotonic]
+            assert event.time == pytest.approx(twin.time, abs=1)
+    bare = [event._replace(boot=None) for event in found]
+    merged = merge(bare, [event for event in same if event.monotonic in stamps])
+    assert tally(merged).table_full == len(found)
+
+
+def test_the_journal_of_an_earlier_boot_is_read_too(namespace, tmp_path):
+    overflow(namespace)
+    earlier = str(uuid.uuid4())
+    rig.journal(str(tmp_path), earlier)
+    read = journal.read_journal(
+        journal.journal_arguments(directory=str(tmp_path)), journal.deadline(20)
+    )
+    assert {event.boot for event in read.events} == {earlier.replace("-", "")}
+
+
+def test_what_a_program_wrote_to_the_ring_is_not_the_kernels_in_the_journal_either(tmp_path):
+    rig.need()
+    mark = 400_000_000 + int(uuid.uuid4().hex[:6], 16)
+    with open("/dev/kmsg", "w") as file:
+        file.write(f"<4>x nf_conntrack: table full in netns {mark}, dropping packet\n")
+        file.flush()
+        file.write(f"<4>nf_conntrack: nf_conntrack: table full in netns {mark}, dropping packet\n")
+    rig.journal(str(tmp_path))
+    arguments = journal.journal_arguments(directory=str(tmp_path))
+    listed = subprocess.run(arguments, capture_output=True, check=True).stdout
+    assert str(mark).encode() in listed
+    read = journal.read_journal(arguments, journal.deadline(20))
+    assert read.entries > 0
+    assert mark not in {event.netns for event in read.events}
+
+
+def test_an_empty_journal_is_unreadable_when_probed(tmp_path):
+    rig.need("journalctl")
+    arguments = journal.journal_arguments(newest=1, directory=str(tmp_path))
+    read = journal.read_journal(arguments, journal.deadline(20))
+    assert journal.journal_problem(read, probed=True) is not None
+
+
+def test_a_journal_that_may_not_be_read_says_so(tmp_path):
+    rig.need("setpriv")
+    tmp_path.chmod(0o700)
+    arguments = journal.journal_arguments(newest=1, directory=str(tmp_path))
+    drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+    read = journal.read_journal([*drop, *arguments], journal.deadline(20))
+    assert "systemd-journal" in journal.journal_problem(read, probed=True).remedy or read.status

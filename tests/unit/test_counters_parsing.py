@@ -1,0 +1,224 @@
+"""Counters as text and over netlink."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from check_conntrack.kernel import counters as ct
+
+DATA = Path(__file__).parent.parent / "data" / "counters"
+NEW = (DATA / "linux-6.18").read_bytes()
+OLD = (DATA / "linux-3.10").read_bytes()
+
+
+def test_the_text_is_read_by_the_names_of_its_header():
+    found = ct.parse_text(NEW)
+    assert found.entries == 42
+    assert found.cpus[0] == ct.CpuCounters(0, 2, 3, 5, 6, 7, 8, 9, 13, 1, 4, 10, 11, 12)
+    assert found.cpus[1].search_restart == 0xFFFFFFFF
+    assert [cpu.cpu for cpu in found.cpus] == [0, 1]
+
+
+def test_an_old_kernel_has_fewer_counters_and_none_under_a_wrong_name():
+    [cpu] = ct.parse_text(OLD).cpus
+    assert (cpu.drop, cpu.early_drop, cpu.insert_failed) == (0x1A, 0x1B, 0x19)
+    assert (cpu.clash_resolve, cpu.chaintoolong, cpu.search_restart) == (None, None, None)
+
+
+def test_columns_in_another_order_are_the_same_counters():
+    swapped = b"entries drop unheard_of insert_failed\n00000001 00000002 00000003 00000004\n"
+    [cpu] = ct.parse_text(swapped).cpus
+    assert (cpu.drop, cpu.insert_failed, cpu.found) == (2, 4, None)
+
+
+def test_sums_are_over_all_cpus_and_unknown_stays_unknown():
+    assert ct.total(ct.parse_text(NEW)).drop == 0x77
+    assert ct.total(ct.parse_text(OLD)).chaintoolong is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\n",
+        b"nonsense\n",
+        NEW.splitlines()[0],
+        NEW.replace(b"00000007", b"0000000g"),
+        NEW.replace(b"00000007", b"-0000007"),
+        NEW.replace(b"00000007", b"0x000007"),
+        NEW.replace(b"00000007", b"000_0007"),
+        NEW.replace(b"00000007", b"100000007"),
+        NEW.replace(b"00000007 ", b""),
+        NEW[:-9],
+    ],
+)
+def test_what_is_no_table_of_counters_is_an_error(text):
+    with pytest.raises(ct.CountersError):
+        ct.parse_text(text)
+
+
+@given(st.binary())
+def test_any_bytes_as_text_are_counters_or_an_error(text):
+    try:
+        ct.parse_text(text)
+    except ct.CountersError:
+        return
+
+
+def test_a_missing_file_is_told_from_a_broken_one(tmp_path):
+    path = tmp_path / "nf_conntrack"
+    with pytest.raises(FileNotFoundError):
+        ct.read_text(str(path))
+    path.write_bytes(NEW)
+    assert ct.read_text(str(path)) == ct.parse_text(NEW)
+
+
+# -- netlink
+
+
+def message(kind, body, res_id=0):
+    payload = struct.pack(">BBH", 0, 0, res_id) + body
+    return struct.pack("=IHHII", 16 + len(payload), 0x100 | kind, 2, 1, 9) + payload
+
+
+def attributes(**values):
+    return b"".join(
+        struct.pack("=HH", 8, int(kind[1:])) + struct.pack(">I", value)
+        for kind, value in values.items()
+    )
+
+
+DONE = struct.pack("=IHHIIi", 20, 3, 2, 1, 9, 0)
+CPU = ct.IPCTNL_MSG_CT_GET_STATS_CPU
+
+
+def refusal(code):
+    return struct.pack("=IHHIIi", 36, 2, 0, 1, 9, -code) + b"\0" * 16
+
+
+def test_requests_are_those_of_ctnetlink():
+    kind, flags = struct.unpack_from("=HH", ct.stats_cpu_request(7), 4)
+    assert (kind, flags) == (0x104, 0x301)
+    kind, flags = struct.unpack_from("=HH", ct.stats_request(7), 4)
+    assert (kind, flags) == (0x105, 1)
+    assert struct.unpack_from("=I", ct.stats_request())[0] == len(ct.stats_request()) == 20
+
+
+def test_netlink_names_the_cpu_in_res_id_and_values_are_big_endian():
+    replies = (
+        message(CPU, attributes(_10=7, _9=1, _15=2, _14=3), 1)
+        + message(CPU, attributes(_10=0xFFFFFFFE), 0)
+        + DONE
+    )
+    found = ct.parse_stats_cpu(replies)
+    assert [cpu.cpu for cpu in found.cpus] == [1, 0]
+    assert found.cpus[0][:] == ct.CpuCounters(
+        1, insert_failed=1, drop=7, clash_resolve=3, chaintoolong=2
+    )
+    assert found.cpus[1].drop == 0xFFFFFFFE
+
+
+def test_attributes_of_later_kernels_and_no_longer_used_ones_are_passed_over():
+    body = attributes(_1=5, _3=5, _99=5, _10=7) + struct.pack("=HH", 5, 10) + b"x\0\0\0"
+    [cpu] = ct.parse_stats_cpu(message(CPU, body) + DONE).cpus
+    assert cpu == ct.CpuCounters(0, drop=7)
+
+
+def test_flags_in_an_attributes_type_do_not_hide_it():
+    body = struct.pack("=HH", 8, 0x4000 | 10) + struct.pack(">I", 7)
+    assert ct.parse_stats_cpu(message(CPU, body) + DONE).cpus[0].drop == 7
+
+
+def test_entries_and_limit_are_told_without_an_end():
+    reply = message(ct.IPCTNL_MSG_CT_GET_STATS, attributes(_1=42, _2=262144))
+    assert ct.parse_stats(reply) == ct.TableStats(42, 262144)
+    assert ct.parse_stats(message(ct.IPCTNL_MSG_CT_GET_STATS, attributes(_1=42))).limit is None
+
+
+def test_a_refusal_is_told_with_its_error_number():
+    with pytest.raises(ct.NetlinkError) as caught:
+        ct.parse_stats_cpu(refusal(errno.EPERM))
+    assert caught.value.errno == errno.EPERM
+
+
+@pytest.mark.parametrize(
+    "replies",
+    [
+        b"",
+        DONE,
+        message(CPU, attributes(_10=7)),
+        message(CPU, attributes(_10=7)) + DONE[:10],
+        message(CPU, attributes(_10=7))[:-2] + DONE,
+        message(CPU, struct.pack("=HH", 3, 10)) + DONE,
+        message(CPU, struct.pack("=HH", 80, 10)) + DONE,
+        struct.pack("=IHHII", 16, 0x104, 0, 0, 0) + DONE,
+        struct.pack("=IHHII", 3, 0x104, 0, 0, 0) + DONE,
+        struct.pack("=IHHII", 16, 2, 0, 0, 0),
+    ],
+)
+def test_replies_that_are_cut_or_damaged_are_an_error(replies):
+    with pytest.raises(ct.CountersError):
+        ct.parse_stats_cpu(replies)
+
+
+@given(st.binary(), st.sampled_from([b"", message(CPU, attributes(_10=7)), DONE]))
+def test_any_bytes_from_netlink_are_counters_or_an_error(data, before):
+    for parse in (ct.parse_stats_cpu, ct.parse_stats):
+        with contextlib.suppress(ct.CountersError, ct.NetlinkError):
+            parse(before + data)
+
+
+@given(st.integers(0, 200), st.integers(0, 255))
+def test_one_wrong_byte_is_counters_or_an_error(at, value):
+    replies = bytearray(
+        message(CPU, attributes(_10=7, _9=1), 1) + message(CPU, attributes(_10=3), 0) + DONE
+    )
+    replies[at % len(replies)] = value
+    try:
+        ct.parse_stats_cpu(bytes(replies))
+    except (ct.CountersError, ct.NetlinkError):
+        return
+
+
+# -- keeping
+
+
+def test_a_reading_survives_json():
+    for text in (NEW, OLD):
+        found = ct.parse_text(text)
+        assert ct.from_plain(json.loads(json.dumps(ct.to_plain(found)))) == found._replace(
+            entries=None
+        )
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        None,
+        [],
+        {},
+        {"cpu": []},
+        {"cpu": [0], "drop": [1, 2]},
+        {"cpu": [0], "drop": 1},
+        {"cpu": [0], "drop": [-1]},
+        {"cpu": [0], "drop": [1 << 32]},
+        {"cpu": [0], "drop": [True]},
+        {"cpu": [0], "drop": [1.5]},
+        {"cpu": "0"},
+    ],
+)
+def test_what_was_never_written_is_an_error(plain):
+    with pytest.raises(ct.CountersError):
+        ct.from_plain(plain)
+
+
+def test_a_name_of_a_later_version_is_passed_over():
+    assert ct.from_plain({"cpu": [0], "drop": [1], "new_thing": [2]}).cpus[0].drop == 1

@@ -1,0 +1,214 @@
+"""Records of /dev/kmsg."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from check_conntrack.kernel.log import kmsg
+from check_conntrack.kernel.log.messages import Kind
+
+FULL = b"nf_conntrack: nf_conntrack: table full, dropping packet"
+CLOCK = kmsg.Clock(realtime=1_000_000.0, monotonic=500.0, boottime=500.0)
+
+
+def record(sequence, text=FULL, priority=4, microseconds=100_000_000, more=b""):
+    return b"%d,%d,%d,-%s;%s\n" % (priority, sequence, microseconds, more, text)
+
+
+def never():
+    return False
+
+
+def test_a_record_is_taken_apart():
+    raw = b"12,339,5140900,c,caller=T1;eth0: link\\x09up\n SUBSYSTEM=net\n DEVICE=n2\n"
+    assert kmsg.parse_record(raw) == kmsg.Record(
+        1, 4, 339, 5140900, "c", "eth0: link\tup", (("SUBSYSTEM", "net"), ("DEVICE", "n2"))
+    )
+
+
+def test_escaped_bytes_are_put_back_and_a_backslash_stays_one():
+    assert kmsg.parse_record(b"4,1,1,-;\\xc3\\xa4 \\x5cx41 \\x1b[31m").text == "ä \\x41 \x1b[31m"
+
+
+def test_bytes_that_are_no_text_do_not_hinder():
+    assert kmsg.parse_record(b"4,1,1,-;a\\xffb\xfe").text == "a\ufffdb\ufffd"
+
+
+@pytest.mark.parametrize("raw", [b"", b"x", b"4,1;", b"4,1,1,-", b"-4,1,1,-;a", b"4,1_0,1,-;a"])
+def test_what_is_no_record_is_a_value_error(raw):
+    with pytest.raises(ValueError, match="not a record"):
+        kmsg.parse_record(raw)
+
+
+@given(st.binary())
+def test_any_bytes_are_a_record_or_a_value_error(raw):
+    with contextlib.suppress(ValueError):
+        kmsg.parse_record(raw)
+
+
+@given(st.lists(st.binary(min_size=1)))
+def test_a_digest_of_any_bytes_counts_each_of_them(raws):
+    ring = kmsg.digest(raws, CLOCK)
+    assert ring.records + ring.malformed == len(raws)
+
+
+def test_only_the_kernels_own_facility_counts():
+    ring = kmsg.digest([record(1, priority=12), record(2, priority=4)], CLOCK)
+    assert len(ring.events) == 1
+    assert (ring.records, ring.kernel_records) == (2, 1)
+
+
+def test_a_gap_in_the_sequence_is_records_lost():
+    ring = kmsg.digest([record(5), record(6), record(9)], CLOCK)
+    assert ring.lost == 2
+    assert not ring.reaches(None)
+
+
+def test_the_ring_reaches_back_to_boot_only_with_its_first_record():
+    assert kmsg.digest([record(0)], CLOCK).reaches(None)
+    assert not kmsg.digest([record(1)], CLOCK).reaches(None)
+
+
+def test_the_ring_reaches_back_to_its_oldest_record():
+    ring = kmsg.digest([record(7, microseconds=100_000_000)], CLOCK)
+    assert ring.reaches(1_000_000.0 - 399)
+    assert not ring.reaches(1_000_000.0 - 401)
+
+
+def test_an_empty_ring_reaches_nowhere():
+    assert not kmsg.digest([], CLOCK).reaches(1.0)
+
+
+def test_an_event_has_the_wall_clock_of_its_stamp():
+    [event] = kmsg.digest([record(1, microseconds=100_000_000)], CLOCK, "ab-cd").events
+    assert event.kind is Kind.TABLE_FULL
+    assert event.time == pytest.approx(1_000_000 - 400)
+    assert event.slack == pytest.approx(400 * kmsg.DRIFT)
+    assert (event.monotonic, event.boot, event.source) == (100_000_000, "abcd", "/dev/kmsg")
+
+
+def test_time_spent_suspended_makes_a_stamp_inexact_by_as_much():
+    slept = CLOCK._replace(boottime=CLOCK.boottime + 3600)
+    time, slack = kmsg.wall_time(slept, 499_000_000)
+    assert time == pytest.approx(999_999)
+    assert slack == pytest.approx(3600, abs=1)
+
+
+def test_two_readings_of_two_clocks_are_no_suspend():
+    clock = kmsg.read_clock()
+    assert kmsg.wall_time(clock._replace(boottime=clock.monotonic + 0.001), 0)[1] == (
+        pytest.approx(clock.monotonic * kmsg.DRIFT)
+    )
+
+
+def test_boot_is_as_long_ago_as_the_clock_that_counts_suspend_says():
+    assert kmsg.boot_time(kmsg.Clock(1000.0, 100.0, 300.0)) == 700.0
+
+
+def test_a_reading_that_was_stopped_is_not_complete():
+    ring = kmsg.digest([record(0), kmsg.STOPPED], CLOCK)
+    assert not ring.complete
+    assert len(ring.events) == 1
+
+
+class Ring:
+    """os.read of a ring that answers as it is told to."""
+
+    def __init__(self, answers):
+        self.answers = list(answers)
+
+    def __call__(self, descriptor, size):
+        assert size >= 8192
+        answer = self.answers.pop(0) if self.answers else BlockingIOError(errno.EAGAIN, "")
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+
+@pytest.fixture
+def ring(monkeypatch):
+    def make(*answers):
+        monkeypatch.setattr(os, "read", Ring(answers))
+
+    return make
+
+
+def test_reading_ends_where_the_ring_does(ring):
+    ring(record(1), record(2))
+    assert list(kmsg.read_kmsg(3, never)) == [record(1), record(2)]
+
+
+def test_overwritten_and_overlong_records_are_passed_over(ring):
+    ring(
+        record(1),
+        OSError(errno.EPIPE, ""),
+        record(4),
+        OSError(errno.EINVAL, ""),
+        InterruptedError(),
+        record(6),
+    )
+    assert kmsg.digest(kmsg.read_kmsg(3, never), CLOCK).lost == 3
+
+
+def test_another_error_is_the_callers(ring):
+    ring(record(1), OSError(errno.EIO, ""))
+    with pytest.raises(OSError, match="5"):
+        list(kmsg.read_kmsg(3, never))
+
+
+def test_an_end_of_file_ends_the_reading(ring):
+    ring(record(1), b"")
+    assert len(list(kmsg.read_kmsg(3, never))) == 1
+
+
+def test_a_ring_that_is_written_as_fast_as_it_is_read_is_stopped(monkeypatch):
+    counter = iter(range(10**9))
+    monkeypatch.setattr(os, "read", lambda *_: record(next(counter)))
+    asked = iter(range(1000))
+    raws = list(kmsg.read_kmsg(3, lambda: next(asked) >= 500))
+    assert len(raws) == 501
+    assert raws[-1] == kmsg.STOPPED
+
+
+def test_a_storm_of_overwritten_records_is_stopped_too(monkeypatch):
+    def overwritten(*_):
+        raise OSError(errno.EPIPE, "")
+
+    monkeypatch.setattr(os, "read", overwritten)
+    asked = iter(range(1000))
+    assert list(kmsg.read_kmsg(3, lambda: next(asked) >= 500)) == [kmsg.STOPPED]
+
+
+def test_the_marker_ends_a_reading_at_what_was_there_when_it_began(monkeypatch):
+    counter = iter(range(10**9))
+
+    def read(descriptor, _):
+        return record(600) if descriptor == 4 else record(next(counter))
+
+    monkeypatch.setattr(os, "read", read)
+    raws = list(kmsg.read_kmsg(3, never, marker=4))
+    assert len(raws) == 600
+    assert raws[-1] == record(599)
+
+
+def test_a_marker_that_nothing_follows_does_not_end_the_reading(monkeypatch):
+    answers = [record(1), record(2)]
+
+    def read(descriptor, _):
+        if descriptor == 4 or not answers:
+            raise BlockingIOError(errno.EAGAIN, "")
+        return answers.pop(0)
+
+    monkeypatch.setattr(os, "read", read)
+    assert len(list(kmsg.read_kmsg(3, never, marker=4))) == 2
+
+
+def test_a_ring_that_cannot_be_opened_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        kmsg.open_kmsg(str(tmp_path / "kmsg"))
