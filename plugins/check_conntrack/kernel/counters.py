@@ -9,7 +9,13 @@ from __future__ import annotations
 import enum
 import os
 import struct
-from typing import Any, NamedTuple
+
+from .values import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 PATH = "/proc/net/stat/nf_conntrack"
 MODULUS = 1 << 32

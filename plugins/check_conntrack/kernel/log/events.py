@@ -7,12 +7,14 @@ hold is counted once.
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..values import NamedTuple
 from .messages import Kind
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
 FUTURE = 60.0
 """Seconds by which an event may lie ahead of the clock before its time is not believed."""

@@ -14,15 +14,16 @@ import os
 import re
 import stat
 import zlib
-from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..values import NamedTuple
 from .events import Event, Problem, fold, from_plain, merge, to_plain
 from .messages import Kind
 from .syslog import parse_line, parse_repetition
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Callable
+    from typing import Any, Callable
 
 BLOCK = 1 << 18
 """Bytes per read: the second search finds them in the processor's cache."""
@@ -274,7 +275,7 @@ def _zstd() -> Any:
     for name in ("compression.zstd", "backports.zstd"):
         try:
             return importlib.import_module(name).ZstdDecompressor()
-        except ImportError:  # noqa: PERF203 - two turns
+        except ImportError:
             continue
     # pyzstd has the manners of bz2 too; zstandard's decompressobj knows no bound on its output.
     return importlib.import_module("pyzstd").ZstdDecompressor()

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
+from ..values import NamedTuple
 from .events import Event, Problem
 from .messages import parse_message
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Sequence

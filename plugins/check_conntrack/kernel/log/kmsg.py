@@ -9,11 +9,12 @@ import errno
 import os
 import re
 import time
-from typing import TYPE_CHECKING, NamedTuple
 
+from ..values import NamedTuple
 from .events import Event
 from .messages import parse_message
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Callable

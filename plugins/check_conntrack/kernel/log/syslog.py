@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 import time
-from typing import NamedTuple
 
+from ..values import NamedTuple
 from .messages import Message, parse_message
 
 DAY = 86400.0
