@@ -6,39 +6,23 @@ reader looks. In three acts: Usage (acquire), contexts (evaluate), UsageSummary 
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import ExitStack
 
-from nagiosplugin import Context, Metric, Ok, Resource, Result, Results, Summary, Unknown, Warn
+from nagiosplugin import Metric, Ok, Resource, Result, Results, Summary
 
-from . import commandline, output, session, trend
+from . import commandline, output, present, session, trend
 from .history import boot_id, kept_series, series_of
 from .kernel import KernelError
-from .kernel.limits import (
-    Limits,
-    buckets_sysctl_writable,
-    may_set_limits,
-    own_inode,
-    read_limits,
-)
+from .kernel.limits import Limits, own_inode, read_limits
 from .kernel.values import NamedTuple
-from .thresholds import (
-    Label,
-    LabelContext,
-    StateContext,
-    ThresholdError,
-    Thresholds,
-    duration,
-    parse_thresholds,
-)
+from .thresholds import Label, ThresholdError, duration, parse_thresholds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from .advice import Evidence
     from .kernel.namespaces import Found, Targets
     from .session import Session
 
@@ -256,28 +240,6 @@ class Usage(Resource):
         )
 
 
-# --- evaluate
-
-
-def contexts(thresholds: Thresholds, if_inactive: str) -> list[Context]:
-    """All the contexts that this check's metrics name."""
-    # A threshold that needs history and has none would never fire, and nobody would know.
-    blind = any(
-        bounds.alerts(label.minimum)
-        for label in LABELS
-        if label.needs_history and label.name in thresholds.given
-        for bounds in thresholds.of[label.name]
-        if bounds
-    )
-    return [
-        *(LabelContext(label, thresholds.of[label.name]) for label in LABELS),
-        *(LabelContext(label, thresholds.of[label.name], quiet=True) for label in LABELS),
-        StateContext("problem", Unknown),
-        StateContext("history", Warn if blind else Ok),
-        StateContext("inactive", output.STATES[if_inactive]),
-    ]
-
-
 # --- present
 
 
@@ -298,14 +260,14 @@ class UsageSummary(Summary):
         if head:
             parts.append(self._sentence(head, results))
             parts += [
-                _alarm(result)
-                for result in _alarms(head, results)
-                if _label(result) not in ("usage", "entries")
+                present.alarm(result)
+                for result in present.alarms(_of(head, results))
+                if present.label_of(result) not in ("usage", "entries")
             ]
         elif self.usage.inactive:
             parts.append("conntrack is not active on this host")
         parts += self.usage.problems
-        parts += [f"growth unknown: {result.hint}" for result in _blind(results)]
+        parts += [f"growth unknown: {result.hint}" for result in present.blind(results)]
         if len(self.usage.places) > 1:
             parts.append(f"{len(self.usage.places)} namespaces seen")
         return "; ".join(parts)
@@ -319,14 +281,16 @@ class UsageSummary(Summary):
         usage = self.usage
         head = self._head(results)
         lines: list[str] = []
-        alarms = _alarms(head, results) if head else []
+        alarms = present.alarms(_of(head, results)) if head else []
         lines += [
-            f"{result.state.text.upper()}: {_alarm(result)}{_since(head, result)}"
+            f"{result.state.text.upper()}: {present.alarm(result)}{_since(head, result)}"
             for result in alarms
             if head
         ]
         lines += [f"UNKNOWN: {problem}" for problem in usage.problems]
-        lines += [f"WARNING: growth cannot be judged: {result.hint}" for result in _blind(results)]
+        lines += [
+            f"WARNING: growth cannot be judged: {result.hint}" for result in present.blind(results)
+        ]
         if usage.session.forbidden:
             lines += session.grant("look into other namespaces")
         if len(usage.places) > 1:
@@ -336,23 +300,16 @@ class UsageSummary(Summary):
             if alarms:
                 from . import advice
 
-                lines += advice.advise(_evidence(head), {_label(result) for result in alarms})
-        if usage.options.verbose:
-            lines += usage.store.notes
-            lines.append(
-                f"Nothing is remembered: {usage.store.trouble}"
-                if usage.store.trouble
-                else f"Remembered in {usage.store.folder}"
-            )
+                lines += advice.advise(
+                    present.evidence(head.limits, head.peak),
+                    {present.label_of(result) for result in alarms},
+                )
         if usage.options.verbose > 2:
-            from .kernel import rights
-
             lines += [
                 f"Read {place.limits.origin}count and max in net:[{place.inode}] {place.name}"
                 for place in usage.places
             ]
-            lines.append(f"Judged as uid {os.geteuid()}, capabilities {rights.capabilities():x}")
-        return lines
+        return lines + present.remembered(usage.session, usage.options.verbose)
 
     def _head(self, results: Results) -> Place | None:
         """The place that the status line is about: the fullest of those that are worst."""
@@ -373,7 +330,7 @@ class UsageSummary(Summary):
         where = f"namespace {place.name} " if place.name else ""
         if not limits.limit:
             return f"{where}{limits.entries} entries in use, no limit"
-        share = _shown(results[place.prefix + "usage"])
+        share = present.shown(results[place.prefix + "usage"])
         if limits.full:
             over = f" ({share})" if limits.entries > limits.limit else ""
             return (
@@ -386,49 +343,12 @@ class UsageSummary(Summary):
 
 
 def _of(place: Place, results: Results) -> list[Result]:
-    """The results of a place's figures."""
-    names = [place.prefix + label.name for label in LABELS]
-    return [results[name] for name in names if name in results]
-
-
-def _alarms(place: Place, results: Results) -> list[Result]:
-    """Those that lie outside their range, the worst first."""
-    found = [result for result in _of(place, results) if result.state is not Ok]
-    return sorted(found, key=lambda result: output.SEVERITY.index(result.state), reverse=True)
-
-
-def _blind(results: Results) -> list[Result]:
-    """The result that says that a threshold can never fire; none where there is no such."""
-    return [
-        result for result in results if result.metric.context == "history" and result.state is Warn
-    ]
-
-
-def _context(result: Result) -> LabelContext:
-    context: LabelContext = result.metric.contextobj
-    return context
-
-
-def _label(result: Result) -> str:
-    return _context(result).label.name
-
-
-def _shown(result: Result) -> str:
-    """The value as it stands in the perfdata."""
-    metric = result.metric
-    return _context(result).show(metric, metric.resource)
-
-
-def _alarm(result: Result) -> str:
-    metric = result.metric
-    timed = _context(result).label.unit == "s"
-    shown = trend.spell(metric.value) if timed else _shown(result)
-    return f"{metric.name} {shown} is outside {result.hint}"
+    return present.results_of(place.prefix, LABELS, results)
 
 
 def _since(place: Place, result: Result) -> str:
     """For how long usage has been outside its range, as far back as runs are remembered."""
-    context = _context(result)
+    context = present.context_of(result)
     if context.label.name != "usage":
         return ""
     held = trend.held_for(
@@ -454,23 +374,6 @@ def _figures(place: Place) -> list[str]:
     return lines
 
 
-def _evidence(place: Place) -> Evidence:
-    from .advice import Evidence
-    from .kernel import host
-
-    limits = place.limits
-    return Evidence(
-        limits.entries,
-        limits.limit,
-        max(place.peak, limits.entries),
-        limits.buckets,
-        host.available_memory(),
-        may_set_limits(),
-        buckets_sysctl_writable(),
-        host.runs_kube_proxy(),
-    )
-
-
 def _listing(places: list[Place], results: Results, *, whole: bool) -> list[str]:
     shown = places if whole else places[: MOST_NAMESPACES + 1]
     rows = [("namespace", "entries", "usage", "full in")]
@@ -480,7 +383,7 @@ def _listing(places: list[Place], results: Results, *, whole: bool) -> list[str]
             (
                 output.clean(place.name) or "(host)",
                 str(place.limits.entries),
-                _shown(results[place.prefix + "usage"]) if place.limits.limit else "",
+                present.shown(results[place.prefix + "usage"]) if place.limits.limit else "",
                 "" if left is None else trend.spell(left) if left else "now",
             )
         )
@@ -523,20 +426,8 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
         usage = Usage(
             options, session.begin(options, stage, stack, readers=1 if options.netns else 0)
         )
-        check = output.OrderedCheck(
-            usage,
-            UsageSummary(usage),
-            output.WorstResults(),
-            *contexts(thresholds, options.if_inactive),
-        )
-        check()
-        detailed = options.verbose or check.state is not Ok
-        return commandline.Outcome(
-            check.state,
-            check.summary_str,
-            check.perfdata,
-            list(check.verbose_str) if detailed else [],
-        )
+        made = present.contexts(LABELS, thresholds, options.if_inactive)
+        return present.conclude(options, usage, UsageSummary(usage), made)
 
 
 def main() -> int:

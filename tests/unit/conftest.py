@@ -84,8 +84,8 @@ def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
     monkeypatch.setattr(rights, "has", lambda _: False)
     monkeypatch.setattr(host, "runs_kube_proxy", lambda: False)
     monkeypatch.setattr(host, "available_memory", lambda: 8 << 30)
-    monkeypatch.setattr(usage, "may_set_limits", lambda: True)
-    monkeypatch.setattr(usage, "buckets_sysctl_writable", lambda: True)
+    monkeypatch.setattr(limits, "may_set_limits", lambda: True)
+    monkeypatch.setattr(limits, "buckets_sysctl_writable", lambda: True)
     monkeypatch.setenv(history.STATE_VARIABLE, str(tmp_path / "state"))
 
     def run(*arguments):

@@ -169,6 +169,7 @@ def test_a_run_imports_nothing_that_it_does_not_need():
     assert ours == {
         "check_conntrack.launch",
         "check_conntrack.usage",
+        "check_conntrack.present",
         "check_conntrack.session",
         "check_conntrack.commandline",
         "check_conntrack.output",

@@ -640,7 +640,7 @@ def test_kube_proxy_and_a_namespace_that_may_not_set_the_limit_are_in_the_advice
 ):
     sysctls.holds(9500, 10000, 2048)
     monkeypatch.setattr(host, "runs_kube_proxy", lambda: True)
-    monkeypatch.setattr(usage, "may_set_limits", lambda: False)
+    monkeypatch.setattr(limits, "may_set_limits", lambda: False)
     run = check()
     assert "--conntrack-min=16384" in run.rest
     assert "Run on the host" in run.rest

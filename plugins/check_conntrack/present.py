@@ -1,0 +1,136 @@
+"""What the checks have in common between their figures and their words.
+
+Contexts for labels and states, the results that belong to a place, sentences about them, and the
+last step from nagiosplugin's check to an outcome.
+"""
+
+from __future__ import annotations
+
+import os
+
+from nagiosplugin import Ok, Unknown, Warn
+
+from . import output
+from .commandline import Outcome
+from .thresholds import LabelContext, StateContext
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+
+    from nagiosplugin import Context, Resource, Result, Results, Summary
+
+    from .advice import Evidence
+    from .kernel.limits import Limits
+    from .session import Session
+    from .thresholds import Label, Thresholds
+
+
+def contexts(labels: Sequence[Label], thresholds: Thresholds, if_inactive: str) -> list[Context]:
+    """The contexts of all labels, loud and quiet, and of "problem", "inactive" and "history".
+
+    "history" is the trouble with the store: a warning where a threshold that the user gave needs
+    it, for that would never fire, and nobody would know.
+    """
+    blind = any(
+        bounds.alerts(label.minimum)
+        for label in labels
+        if label.needs_history and label.name in thresholds.given
+        for bounds in thresholds.of[label.name]
+        if bounds
+    )
+    return [
+        *(LabelContext(label, thresholds.of[label.name]) for label in labels),
+        *(LabelContext(label, thresholds.of[label.name], quiet=True) for label in labels),
+        StateContext("problem", Unknown),
+        StateContext("history", Warn if blind else Ok),
+        StateContext("inactive", output.STATES[if_inactive]),
+    ]
+
+
+def results_of(prefix: str, labels: Sequence[Label], results: Results) -> list[Result]:
+    """The results of a namespace's figures, in the order of the labels."""
+    names = [prefix + label.name for label in labels]
+    return [results[name] for name in names if name in results]
+
+
+def alarms(results: Iterable[Result]) -> list[Result]:
+    """Those that are not OK, the worst first."""
+    found = [result for result in results if result.state is not Ok]
+    return sorted(found, key=lambda result: output.SEVERITY.index(result.state), reverse=True)
+
+
+def blind(results: Results) -> list[Result]:
+    """The result that says that a threshold can never fire; none where there is no such."""
+    return [
+        result for result in results if result.metric.context == "history" and result.state is Warn
+    ]
+
+
+def context_of(result: Result) -> LabelContext:
+    """The context of a figure's result."""
+    context: LabelContext = result.metric.contextobj
+    return context
+
+
+def label_of(result: Result) -> str:
+    """The name of a figure's label, without its namespace."""
+    return context_of(result).label.name
+
+
+def shown(result: Result) -> str:
+    """The value as it stands in the perfdata."""
+    return context_of(result).show(result.metric, result.metric.resource)
+
+
+def alarm(result: Result) -> str:
+    """What lies outside which range."""
+    from .trend import spell
+
+    timed = context_of(result).label.unit == "s"
+    value = spell(result.metric.value) if timed else shown(result)
+    return f"{result.metric.name} {value} is outside {result.hint}"
+
+
+def evidence(limits: Limits, peak: int) -> Evidence:
+    """What advice goes by: limits, the largest count seen, and what the host says of itself."""
+    from .advice import Evidence
+    from .kernel import host
+    from .kernel.limits import buckets_sysctl_writable, may_set_limits
+
+    return Evidence(
+        limits.entries,
+        limits.limit,
+        max(peak, limits.entries),
+        limits.buckets,
+        host.available_memory(),
+        may_set_limits(),
+        buckets_sysctl_writable(),
+        host.runs_kube_proxy(),
+    )
+
+
+def remembered(session: Session, verbose: int) -> list[str]:
+    """With -v, what the store says of itself; with -vvv, as whom the run judged."""
+    store = session.store
+    lines = list(store.notes) if verbose else []
+    if verbose:
+        trouble = f"Nothing is remembered: {store.trouble}"
+        lines.append(trouble if store.trouble else f"Remembered in {store.folder}")
+    if verbose > 2:
+        from .kernel import rights
+
+        lines.append(f"Judged as uid {os.geteuid()}, capabilities {rights.capabilities():x}")
+    return lines
+
+
+def conclude(
+    options: argparse.Namespace, resource: Resource, summary: Summary, made: Sequence[Context]
+) -> Outcome:
+    """Run nagiosplugin's check over all this, and take its verdict, words and figures."""
+    check = output.OrderedCheck(resource, summary, output.WorstResults(), *made)
+    check()
+    detailed = options.verbose or check.state is not Ok
+    lines = list(check.verbose_str) if detailed else []
+    return Outcome(check.state, check.summary_str, check.perfdata, lines)
