@@ -105,6 +105,10 @@ class Store:
         self.folder = os.path.join(path, own)
         self._descriptor = descriptor
 
+    def read(self, key: str) -> Any:
+        """What is kept under `key`; None where there is nothing, or nothing that can be read."""
+        return self._read(_file_name(key)) if self._descriptor >= 0 else None
+
     def update(self, key: str, change: Callable[[Any], Any]) -> Any:
         """Replace what is kept under `key` by what `change` makes of it, and return that.
 

@@ -199,6 +199,15 @@ def _inode(target: Target) -> tuple[int | None, str]:
     return status.st_ino, ""
 
 
+def by_namespace(frames: Iterable[Frame]) -> dict[int, dict[str, Frame]]:
+    """The frames of each namespace that was entered, by inode and file."""
+    files: dict[int, dict[str, Frame]] = {}
+    for frame in frames:
+        if frame.inode:
+            files.setdefault(frame.inode, {})[frame.file] = frame
+    return files
+
+
 def look(targets: Targets, frames: Sequence[Frame], own: int, called: Mapping[int, str]) -> Found:
     """What the reader's frames say about the targets, in their order, each namespace once.
 
@@ -206,14 +215,14 @@ def look(targets: Targets, frames: Sequence[Frame], own: int, called: Mapping[in
     problem. Found by `all`, it is called by its name, its mount, or one of its processes.
     """
     asked = {target.path: target for target in targets.targets}
-    files: dict[int, dict[str, Frame]] = {}
+    files = by_namespace(frames)
     problems: list[str] = []
     hidden: list[str] = []
     forbidden = False
     for frame in frames:
         if frame.inode:
-            files.setdefault(frame.inode, {})[frame.file] = frame
-        elif frame.path not in asked:
+            continue
+        if frame.path not in asked:
             if frame.errno != errno.ENOENT:
                 hidden.append(frame.path)
         elif frame.errno != errno.ENOENT:

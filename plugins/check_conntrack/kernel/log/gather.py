@@ -1,0 +1,235 @@
+"""Which sources of the kernel log are read, in which order, and what they show together.
+
+`auto` is the ring buffer, then the journal, then log files, as far as one is needed; a path is a
+file with all that was rotated out of it, `-` is standard input.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from ..source import KernelError
+from ..values import NamedTuple
+from . import events as ev
+from . import files, journal, kmsg
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Callable
+
+    from ..source import Frame
+
+AUTO = "auto"
+FILES = ("/var/log/kern.log", "/var/log/messages", "/var/log/syslog")
+RING = "kernel log"
+_DMESG = "grant CAP_SYSLOG, by --sudo or to the agent's service"
+
+
+class Known(NamedTuple):
+    """How far a log file was read by earlier runs, and what they found in it."""
+
+    position: files.Position
+    events: tuple[ev.Event, ...] = ()
+
+
+class Source(NamedTuple):
+    """A source that was read: what to call it, and the oldest moment it shows, where that matters.
+
+    `oldest` is in seconds since the epoch, 0 for "since boot", None where it reaches far enough.
+    """
+
+    name: str
+    oldest: float | None = None
+
+
+class Evidence(NamedTuple):
+    """What the kernel log shows, each event once; `problems` are what could not be read."""
+
+    events: tuple[ev.Event, ...] = ()
+    sources: tuple[Source, ...] = ()
+    problems: tuple[ev.Problem, ...] = ()
+    known: tuple[tuple[str, Known], ...] = ()
+
+
+class _Gathering:
+    def __init__(
+        self,
+        window: ev.Window,
+        boot: str,
+        known: Mapping[str, Known],
+        stop: Callable[[], bool],
+        ask: Callable[[Sequence[bytes]], Iterable[Frame]] | None,
+    ) -> None:
+        self.window = window
+        self.boot = boot
+        self.remembered = known
+        self.stop = stop
+        self.ask = ask
+        self.parts: list[Sequence[ev.Event]] = []
+        self.sources: list[Source] = []
+        self.problems: list[ev.Problem] = []
+        self.known: dict[str, Known] = {}
+
+    def ring(self) -> bool:
+        """Read the ring buffer; whether it shows the whole window."""
+        clock = kmsg.read_clock()
+        try:
+            ring = self._ring(clock)
+        except (OSError, KernelError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            forbidden = isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES)
+            remedy = _DMESG if forbidden else "name log files with --log"
+            self.problems.append(ev.Problem(kmsg.PATH, reason or "cannot be read", remedy))
+            return False
+        if not ring.kernel_records:
+            what = "shows no lines of the kernel"
+            self.problems.append(ev.Problem(kmsg.PATH, what, "name log files with --log"))
+            return False
+        self.parts.append(ring.events)
+        whole = ring.reaches(self.window.start)
+        since_boot = ring.first_sequence == 0 and not ring.lost
+        self.sources.append(Source(RING, 0 if since_boot else ring.oldest))
+        if not ring.complete:
+            reason = "was not read to its end within the time"
+            self.problems.append(ev.Problem(kmsg.PATH, reason, "raise --timeout"))
+        elif not whole:
+            reason = "no longer reaches back over the window"
+            self.problems.append(ev.Problem(kmsg.PATH, reason, "boot with a larger log_buf_len"))
+        return whole and ring.complete
+
+    def _ring(self, clock: kmsg.Clock) -> kmsg.Ring:
+        try:
+            descriptor, marker = kmsg.open_kmsg()
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EACCES) or self.ask is None:
+                raise
+            return kmsg.digest(self._asked(self.ask([b"log"])), clock, self.boot)
+        try:
+            return kmsg.digest(kmsg.read_kmsg(descriptor, self.stop, marker), clock, self.boot)
+        finally:
+            os.close(descriptor)
+            os.close(marker)
+
+    def _asked(self, frames: Iterable[Frame]) -> Iterator[bytes]:
+        for frame in frames:
+            if (frame.file == "record" and frame.errno == errno.EAGAIN) or self.stop():
+                yield kmsg.STOPPED
+                return
+            if frame.errno:
+                raise OSError(frame.errno, os.strerror(frame.errno))
+            yield frame.data
+
+    def journal(self) -> bool:
+        """Read the journal; whether it can be read."""
+        start = self.window.start
+        shown = journal.read_journal(journal.journal_arguments(start), self.stop)
+        problem = journal.journal_problem(shown, probed=False)
+        if problem is None and not shown.entries:
+            # Silence, or no right to hear? One line of any time tells.
+            probe = journal.read_journal(journal.journal_arguments(newest=1), self.stop)
+            problem = journal.journal_problem(probe, probed=True)
+        self.parts.append(shown.events)
+        if problem is None:
+            self.sources.append(Source(journal.SOURCE))
+        else:
+            self.problems.append(problem)
+        return problem is None
+
+    def file(self, path: str) -> bool:
+        """Read a log file, or standard input; whether it shows lines of the kernel."""
+        now = self.window.end
+        known = None
+        if path == files.STANDARD_INPUT:
+            reading = files.read_stream(0, now, self.stop)
+        elif self.window.start is None:
+            reading = files.read_log(path, now, self.stop)
+        else:
+            known = self.remembered.get(path)
+            position = known.position if known else None
+            reading = files.read_log(path, now, self.stop, position, self.window.start)
+        self.problems += reading.problems
+        remembered = files.reconcile(known.events if known else (), reading)
+        self.parts.append((*remembered, *reading.pending))
+        if reading.position is not None and self.window.start is not None:
+            inside = ev.select(remembered, self.window).inside
+            self.known[path] = Known(reading.position, tuple(ev.fold(inside, MOST_REMEMBERED)))
+        readable = bool(reading.files) and (reading.kernel_lines or not reading.read)
+        if readable:
+            self.sources.append(Source(reading.path))
+        elif not reading.problems:
+            what = "shows no lines of the kernel"
+            self.problems.append(ev.Problem(reading.path, what, "name the kernel's log"))
+        return readable
+
+    def auto(self) -> None:
+        """The sources of this host, until one shows the whole window."""
+        everything = self.window.start is None
+        if self.ring() and not everything:
+            return
+        if self.journal() and not everything:
+            return
+        for path in FILES:
+            if os.path.lexists(path) and self.file(path) and not everything:
+                return
+
+
+# Events of a log that are remembered; older ones are folded together.
+MOST_REMEMBERED = 300
+
+
+def gather(
+    wanted: Sequence[str],
+    window: ev.Window,
+    boot: str,
+    known: Mapping[str, Known],
+    stop: Callable[[], bool],
+    ask: Callable[[Sequence[bytes]], Iterable[Frame]] | None,
+) -> Evidence:
+    """What the wanted sources show of the window; `auto` or paths, globs and `-`.
+
+    `boot` is this boot's id, `known` what earlier runs remember of files, `stop` says when time
+    is up, `ask` asks the reader where the ring buffer takes a right. Raises nothing for a source
+    that cannot be read.
+    """
+    gathering = _Gathering(window, boot, known, stop, ask)
+    paths, problems = files.expand([path for path in wanted if path != AUTO])
+    gathering.problems += problems
+    if AUTO in wanted:
+        gathering.auto()
+    for path in paths:
+        gathering.file(path)
+    return Evidence(
+        ev.merge(*gathering.parts),
+        tuple(gathering.sources),
+        tuple(gathering.problems),
+        tuple(gathering.known.items()),
+    )
+
+
+def known_to_plain(known: Iterable[tuple[str, Known]]) -> dict[str, object]:
+    """What is known of log files as JSON can hold it."""
+    return {
+        path: [
+            files.position_to_plain(each.position),
+            [ev.to_plain(event) for event in each.events],
+        ]
+        for path, each in known
+    }
+
+
+def known_from_plain(plain: object) -> dict[str, Known]:
+    """What known_to_plain has written; nothing of what is not as it was written."""
+    found: dict[str, Known] = {}
+    if isinstance(plain, dict):
+        for path, value in plain.items():
+            try:
+                position, events = value
+                found[path] = Known(
+                    files.position_from_plain(position),
+                    tuple(ev.from_plain(event) for event in events),
+                )
+            except (TypeError, ValueError):
+                continue
+    return found
