@@ -81,10 +81,12 @@ def begin(
     *,
     readers: int = 0,
     capability: int = rights.CAP_SYS_ADMIN,
+    late: Sequence[str] = (),
 ) -> Session:
     """Start what may need rights, give up all rights, open the store.
 
     So many readers are started where this process has the capability; each answers one question.
+    `late` are modules that the check imports only where it needs them.
     Raises KernelError where rights cannot be given up, UsageError for a store that is refused.
     """
     ready = []
@@ -92,7 +94,7 @@ def begin(
         stage("starting the reader")
         command = source.reader_command(sudo=False)
         ready = [stack.enter_context(source.Reader(command)) for _ in range(readers)]
-    home = commandline.drop_rights(options)
+    home = commandline.drop_rights(options, late)
     session = Session(stage, stack, ready, sudo=options.sudo)
     stage("opening the state directory")
     session.store = commandline.open_store(options, home)

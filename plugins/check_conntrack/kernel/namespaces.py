@@ -91,6 +91,23 @@ def names() -> dict[int, str]:
     return called
 
 
+def births(called: Mapping[int, str]) -> dict[int, float]:
+    """Since when each named namespace has had its inode number, in seconds since the epoch.
+
+    The kernel gives the number of a namespace that is gone to the next one, so a message that
+    names a number may speak of another. What has no name under /run/netns is left out.
+    """
+    found = {}
+    for inode, name in called.items():
+        try:
+            status = os.stat(os.path.join(DIRECTORY, name))
+        except (OSError, ValueError):
+            continue
+        if status.st_ino == inode:
+            found[inode] = status.st_ctime
+    return found
+
+
 def mounts() -> dict[str, int]:
     """The mounts that hold a network namespace: path → inode number (proc_pid_mountinfo(5))."""
     found = {}
