@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PROGRAMS := conntrack nft ip sudo setpriv unshare
-PACKAGES := conntrack nftables iproute2 sudo util-linux
+PROGRAMS := conntrack nft ip sudo setpriv unshare journalctl
+PACKAGES := conntrack nftables iproute2 sudo util-linux systemd
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help run test programs lint cover bench clean

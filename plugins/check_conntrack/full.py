@@ -286,7 +286,8 @@ class Full(Resource):
         self.inactive = False
         self.called: dict[int, str] = {}
         self.named: dict[int, int] = {}
-        self.gone: set[int] = set()
+        self.gone: dict[int, int] = {}
+        self.born: dict[int, float] = {}
         self._clock = kmsg.read_clock()
         self._boot = boot_id()
 
@@ -487,24 +488,24 @@ class Full(Resource):
         selection = events.select(log.events, self.window)
         self.untold = selection.untold
         self.tally = events.tally(selection.inside)
-        self.named = self._by_namespace(selection.inside)
+        if self.tally.namespaces:
+            self._by_namespace(selection.inside)
 
-    def _by_namespace(self, inside: Sequence[events.Event]) -> dict[int, int]:
-        """How many "table full" messages name each namespace that is there and was there then."""
+    def _by_namespace(self, inside: Sequence[events.Event]) -> None:
+        """How many messages name each namespace: one that is there, or one that was before it."""
         from .kernel import namespaces
 
-        if not self.tally.namespaces:
-            return {}
-        born = namespaces.births(self.called)
-        named: dict[int, int] = {}
+        self.born = namespaces.births(self.called)
         for event in inside:
-            if event.kind is not Kind.TABLE_FULL or event.netns is None:
-                continue
-            if event.time is None or event.time + event.slack + 1 < born.get(event.netns, 0.0):
-                self.gone.add(event.netns)
-            else:
-                named[event.netns] = named.get(event.netns, 0) + event.times
-        return named
+            if event.kind is Kind.TABLE_FULL and event.netns is not None:
+                counts = self.gone if self.is_gone(event) else self.named
+                counts[event.netns] = counts.get(event.netns, 0) + event.times
+
+    def is_gone(self, event: events.Event) -> bool:
+        """Whether the namespace with an event's number is a later one than the event's."""
+        if event.netns not in self.born:
+            return False
+        return event.time is None or event.time + event.slack + 1 < self.born[event.netns]
 
     # history
 
@@ -693,14 +694,15 @@ class FullSummary(Summary):
         return f"in the last {trend.spell(seconds)}"
 
     def _messages(self) -> str:
-        tally = self.full.tally
+        full = self.full
+        tally = full.tally
         count = tally.table_full
         text = f'{count} "table full" message{"s" if count > 1 else ""} {self._when()}'
         if tally.latest and tally.latest.time is not None:
-            ago = trend.spell(max(0.0, self.full.window.end - tally.latest.time))
+            ago = trend.spell(max(0.0, full.window.end - tally.latest.time))
             text += f", latest {ago} ago"
         if tally.latest and tally.latest.netns is not None:
-            text += f" in {self._called(tally.latest.netns)}"
+            text += f" in {self._called(tally.latest.netns, gone=full.is_gone(tally.latest))}"
         text += f" ({', '.join(self._sources(log=True))})"
         if tally.suppressed:
             text += f", up to {tally.suppressed} more suppressed"
@@ -712,12 +714,12 @@ class FullSummary(Summary):
         entries = f"{limits.entries} of {limits.limit}" if limits else ""
         return f"{where}full now: {entries} entries, new connections are dropped"
 
-    def _called(self, inode: int) -> str:
+    def _called(self, inode: int, *, gone: bool) -> str:
         """What a namespace that a message names is called, where it still exists."""
         for place in self.full.places:
             if place.inode == inode and not place.prefix and not place.name:
                 return "this namespace"
-        name = "" if inode in self.full.gone else self.full.called.get(inode)
+        name = "" if gone else self.full.called.get(inode)
         return f"namespace {name}" if name else f"namespace net:[{inode}]"
 
     def _sources(self, *, log: bool = False) -> list[str]:
@@ -738,17 +740,17 @@ class FullSummary(Summary):
         return named
 
     def _namespaces(self) -> list[str]:
+        full = self.full
         rows = [("namespace", "messages", "drops", "entries")]
-        for inode, count in self.full.tally.namespaces[:MOST_NAMESPACES]:
-            there = (place for place in self.full.places if place.inode == inode)
-            place = None if inode in self.full.gone else next(there, None)
-            drops = _figure(place, "full_drops") if place else None
-            entries = str(place.limits.entries) if place and place.limits else ""
-            name = self._called(inode)
-            rows.append(
-                (output.clean(name), str(count), "" if drops is None else str(drops), entries)
-            )
-        return output.table(rows) if len(rows) > 1 else []
+        for gone, counts in ((False, full.named), (True, full.gone)):
+            for inode, count in sorted(counts.items(), key=lambda item: -item[1]):
+                name = output.clean(self._called(inode, gone=gone))
+                there = (place for place in full.places if place.inode == inode)
+                place = None if gone else next(there, None)
+                drops = _figure(place, "full_drops") if place else None
+                entries = str(place.limits.entries) if place and place.limits else ""
+                rows.append((name, str(count), "" if drops is None else str(drops), entries))
+        return output.table(rows[: MOST_NAMESPACES + 1]) if len(rows) > 1 else []
 
     def _advice(self, results: Results) -> list[str]:
         from . import advice

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.rig import NOBODY, SYSCTLS, machine_limit, run
+from kernel.rig import NOBODY, SYSCTLS, hidden, machine_limit, run
 
 LIMIT = 10000
 
@@ -306,22 +306,6 @@ def test_without_the_right_the_host_is_judged_and_the_grant_is_told(netns, usage
     assert any(" ALL=(root) NOPASSWD: " in line for line in one.lines)
 
 
-@pytest.fixture
-def sudoers(need, installed):
-    """The sudoers file that the check itself asks for."""
-    need("sudo", "visudo")
-    tree, _ = installed
-    file = Path(f"/etc/sudoers.d/check-conntrack-test-{os.getpid()}")
-    line = f'nobody ALL=(root) NOPASSWD: {tree}/check_conntrack/kernel/reader.py ""\n'
-    try:
-        file.write_text(line)
-        file.chmod(0o440)
-        subprocess.run(["visudo", "-c", "-f", file], check=True, capture_output=True)
-        yield line.strip()
-    finally:
-        file.unlink()
-
-
 def test_an_unprivileged_user_sees_all_through_sudo(netns, usage, sudoers):
     full = netns()
     full.fill(LIMIT)
@@ -388,11 +372,6 @@ def test_root_becomes_the_user_that_is_named_or_that_called_sudo(usage, state):
 
 
 # --- conntrack that is not there, and sysctls that hold what they should not
-
-
-def hidden(script: str) -> list[str]:
-    """A prefix that runs a command with other sysctls: a script for a mount namespace first."""
-    return ["unshare", "-m", "sh", "-c", f'set -e; {script}; exec "$@"', "sh"]
 
 
 INACTIVE = "mount -t tmpfs none /proc/sys/net/netfilter"
