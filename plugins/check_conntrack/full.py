@@ -835,7 +835,7 @@ def parser() -> commandline.Parser:
 
 def _readers(options: argparse.Namespace) -> int:
     """How many questions may take a right: the log, the counters."""
-    log = not options.log or gather.AUTO in options.log
+    log = (not options.log or gather.AUTO in options.log) and kmsg.is_restricted()
     return int(log) + int(bool(options.netns) or not os.path.exists(counters.PATH))
 
 
