@@ -191,7 +191,7 @@ import sys
 from check_conntrack import commandline, usage
 from check_conntrack.kernel import rights, source
 source.SUDO_PATHS = (sys.argv.pop(1),)
-commandline.drop_rights = lambda options: None
+commandline.drop_rights = lambda options, late=(): None
 rights.has = lambda _: False
 sys.exit(usage.main())
 """
