@@ -339,6 +339,7 @@ def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes]]:
 
 def main() -> int:
     """Answer one request; returns the exit status."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # sudo hands on what its caller ignores
     signal.alarm(LIFETIME)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever asked has heard enough
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
