@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -567,7 +568,9 @@ def test_a_reader_that_hangs_is_given_up_in_time_and_leaves_no_child(netns, inst
     other = tree.parent / "hanging"
     shutil.copytree(tree, other)
     reader = other / "check_conntrack/kernel/reader.py"
-    reader.write_text("import time\ntime.sleep(4242)\n")
+    # The check has no right any more to end what root runs: it can only close the pipes.
+    ends = "import select\npoll = select.poll()\npoll.register(1, 0)\npoll.poll(60_000)\n"
+    reader.write_text(ends)
     namespace = netns()
     started = time.monotonic()
     result = run(
@@ -577,3 +580,14 @@ def test_a_reader_that_hangs_is_given_up_in_time_and_leaves_no_child(netns, inst
     assert result.code == 3
     assert "timed out after 1s while waiting for the reader" in result.status
     assert time.monotonic() - started < 10
+    until = time.monotonic() + 5
+    while left := [line for line in command_lines() if os.fsencode(reader) in line]:
+        assert time.monotonic() < until, left
+        time.sleep(0.05)
+
+
+def command_lines():
+    """The command lines of all processes."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            yield path.read_bytes()
