@@ -128,6 +128,10 @@ def test_each_label_can_be_judged_by_its_own_range(check):
     assert run.data["entries"].warn == "5000"
 
 
+def test_a_range_that_alerts_inside_is_told_as_such(check):
+    assert check("-w", "limit=@5000:20000").text.endswith("limit 10000 is inside 5000:20000")
+
+
 def test_a_range_that_never_fires_replaces_the_default(check, sysctls):
     sysctls.holds(10000, 10000)
     assert check("-w", "usage=~:", "-c", "usage=~:").code == 0
