@@ -302,7 +302,7 @@ class UsageSummary(Summary):
 
                 lines += advice.advise(
                     present.evidence(head.limits, head.peak),
-                    {present.label_of(result) for result in alarms},
+                    {present.label_of(result) for result in alarms if _too_full(result)},
                 )
         if usage.options.verbose > 2:
             lines += [
@@ -356,6 +356,12 @@ def _since(place: Place, result: Result) -> str:
         lambda entries: context.outside(result.state, 100 * entries / place.limits.limit),
     )
     return f", for {trend.spell(held)} at least" if held else ""
+
+
+def _too_full(result: Result) -> bool:
+    """Whether an alarm says that the table is, or will be, too full, or its limit not as meant."""
+    context = present.context_of(result)
+    return context.label.name in ("limit", "time_to_full") or not context.too_low(result)
 
 
 def _figures(place: Place) -> list[str]:

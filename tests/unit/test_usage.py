@@ -171,6 +171,25 @@ def test_a_problem_comes_with_advice_that_can_be_pasted(check, sysctls):
     assert "Hash: 10240 buckets, 0.93 entries each" in run.lines
 
 
+@pytest.mark.parametrize("low", ["usage=50:", "entries=50%:", "growth=2:", "load_factor=9:", "@20"])
+def test_too_little_is_not_answered_with_what_helps_against_too_much(check, clock, sysctls, low):
+    for _ in range(3):
+        clock.now += 300
+        run = check("-w", low)
+    assert run.state == "WARNING"
+    assert "limit" not in run.rest
+    assert "sysctl" not in run.rest
+
+
+def test_too_little_time_left_is_too_much_growth(check, clock, sysctls):
+    for entries in (1000, 1500, 2000):
+        clock.now += 300
+        sysctls.holds(entries, 10000)
+        run = check("-w", "time_to_full=30d:")
+    assert run.state == "WARNING"
+    assert "The limit suffices" in run.rest
+
+
 def test_verbosity_adds_lines_to_an_ok(check, clock, tmp_path):
     assert check().lines == []
     clock.now += 60
