@@ -181,6 +181,8 @@ def _seconds(text: str) -> float:
 def drop_rights(options: argparse.Namespace) -> str | None:
     """Become unprivileged for good; returns the home of whom root became, None where it was not.
 
+    The home is empty where that user has none.
+
     Raises KernelError where the user is not to be had, or rights cannot be given up.
     """
     if os.geteuid() != 0:
@@ -194,7 +196,7 @@ def drop_rights(options: argparse.Namespace) -> str | None:
     directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED
     user = rights.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)
     rights.drop(user)
-    return user.home or "/nonexistent"
+    return user.home
 
 
 def open_store(options: argparse.Namespace, home: str | None) -> Store:
