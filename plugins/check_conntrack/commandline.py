@@ -186,7 +186,7 @@ def drop_rights(options: argparse.Namespace) -> str | None:
     Raises KernelError where the user is not to be had, or rights cannot be given up.
     """
     if os.geteuid() != 0:
-        rights.drop(rights.User(os.geteuid(), os.getegid()))
+        rights.drop(rights.User(os.geteuid(), os.getegid()), sudo=options.sudo)
         return None
     # What is imported only where it is needed must be in reach: whom root becomes may not be
     # allowed to read the folder that the suite, or Python itself, was installed in.
