@@ -363,6 +363,20 @@ def test_ambient_capabilities_do_what_sudo_does(netns, usage):
     assert any("uid 65534, capabilities 0" in line for line in result.lines)
 
 
+def test_other_capabilities_do_not_bar_sudo(netns, usage, sudoers):
+    namespace = netns()
+    ambient = ["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]
+    result = usage("--netns", namespace.name, "--sudo", "-vvv", user=[*NOBODY, *ambient])
+    assert result.code == 0, result.out
+    assert any("uid 65534, capabilities 0" in line for line in result.lines)
+
+
+def test_a_service_that_bars_sudo_is_told_why(netns, usage):
+    result = usage("--netns", netns().name, "--sudo", user=[*NOBODY, "--no-new-privs"])
+    assert result.code == 3
+    assert 'sudo: The "no new privileges" flag is set' in result.status
+
+
 # --- rights
 
 

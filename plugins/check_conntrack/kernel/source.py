@@ -208,11 +208,16 @@ class Reader:
         status = self._process.wait()
         # One that we stopped listening to ends by SIGPIPE; why we did is what counts.
         if status != 0 and not (fault and status == -_SIGPIPE):
-            said = next((word.strip() for word in reversed(words) if word.strip()), "")
+            said = _reason([word.strip() for word in words if word.strip()])
             how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
             raise ReaderError(f"the reader {how}" + (f": {said}" if said else ""))
         if fault:
             raise fault
+
+
+def _reason(words: Sequence[str]) -> str:
+    """The line that says why: sudo's first, what follows it is advice; a traceback's last."""
+    return next((word for word in words if word.startswith("sudo: ")), words[-1] if words else "")
 
 
 def parse_answer(answer: IO[bytes]) -> Iterator[Frame]:
