@@ -562,7 +562,18 @@ def test_an_inactive_namespace_takes_the_state_for_it(check, entered, monkeypatc
     (directory / "blue").symlink_to("/proc/self/ns/net")
     run = check("--netns", "all", "--if-inactive", "warning")
     assert run.state == "WARNING"
+    assert "conntrack is not active in namespace blue" in run.text
     assert run.data["usage"].text == "10.0"
+    assert "not active" not in check("--netns", "all").text
+
+
+def test_only_a_namespace_that_was_asked_for_can_be_inactive(check, entered, sysctls):
+    entered({"blue": (71, 10, 100)})
+    sysctls.clear()
+    assert check("--netns", "blue", "--if-inactive", "critical").state == "OK"
+    run = check("--netns", "all", "--if-inactive", "critical")
+    assert run.state == "CRITICAL"
+    assert run.text.endswith("; conntrack is not active on this host")
 
 
 BAD_ANSWERS = {
