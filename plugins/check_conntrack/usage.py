@@ -295,7 +295,7 @@ class UsageSummary(Summary):
             f"WARNING: growth cannot be judged: {result.hint}" for result in present.blind(results)
         ]
         if usage.session.forbidden:
-            lines += session.grant("look into other namespaces")
+            lines += session.grant("look into other namespaces", as_root=usage.session.as_root)
         if len(usage.places) > 1:
             lines += _listing(usage.places, results, whole=usage.options.verbose > 1)
         if head:

@@ -505,6 +505,14 @@ def test_one_that_may_not_be_entered_does_not_hide_a_full_one(check, entered):
     assert "sudoers" in run.rest
 
 
+def test_root_is_not_told_to_become_root(check, entered, monkeypatch):
+    entered({"dark": (72, None)})
+    monkeypatch.setattr(rights, "is_root", lambda: True)
+    run = check("--netns", "all")
+    assert "sudo" not in run.rest
+    assert "takes more than root has here" in run.rest
+
+
 def test_one_that_may_not_be_entered_is_unknown_where_nothing_is_full(check, entered):
     entered({"blue": (71, 85, 100), "dark": (72, None)})
     run = check("--netns", "all")
@@ -641,6 +649,13 @@ def test_a_sudo_that_refuses_is_unknown_with_the_line_that_grants_it(check, thro
     assert run.state == "UNKNOWN"
     assert "the reader ended with status 1: sudo: a password is required" in run.text
     assert "  " + source.sudoers_line() in run.lines
+
+
+def test_a_sudo_that_did_what_it_could_is_not_asked_for_again(check, through_sudo):
+    through_sudo({"dark": (72, None)})
+    run = check("--netns", "dark", "--sudo")
+    assert run.state == "UNKNOWN"
+    assert "sudoers" not in run.rest
 
 
 def test_sudo_that_is_not_installed_is_unknown(check, netns, monkeypatch):

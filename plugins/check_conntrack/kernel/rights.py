@@ -42,6 +42,11 @@ def has(capability: int) -> bool:
     return bool(capabilities() >> capability & 1)
 
 
+def is_root() -> bool:
+    """Whether this process is root, with or without the capabilities that root has elsewhere."""
+    return os.geteuid() == 0
+
+
 def named_user(name: str) -> User:
     """The user of a name or a number; raises KernelError where there is none, or it is root."""
     import pwd
