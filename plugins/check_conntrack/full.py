@@ -663,7 +663,7 @@ class FullSummary(Summary):
         ]
         lines += [f"Not seen: {unseen}" for unseen in dict.fromkeys(full.unseen)]
         if full.session.forbidden:
-            lines += session.grant("read what takes a right")
+            lines += session.grant("read what takes a right", as_root=full.session.as_root)
         if full.untold:
             lines.append(
                 f"Not counted: {len(full.untold)} events whose time cannot be told (--since all)"

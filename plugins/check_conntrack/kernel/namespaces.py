@@ -245,7 +245,9 @@ def look(targets: Targets, frames: Sequence[Frame], own: int, called: Mapping[in
         elif frame.errno != errno.ENOENT:
             forbidden = forbidden or frame.errno in (errno.EPERM, errno.EACCES)
             problems.append(
-                f"namespace {asked[frame.path].name}: cannot be entered: {os.strerror(frame.errno)}"
+                f"namespace {asked[frame.path].name}: cannot be entered: "
+                + os.strerror(frame.errno)
+                + _lacking(frame)
             )
         elif os.path.exists(frame.path):
             problems.append(
@@ -274,6 +276,14 @@ def look(targets: Targets, frames: Sequence[Frame], own: int, called: Mapping[in
             "that could not be looked into (CAP_SYS_PTRACE)"
         )
     return Found(tuple(namespaces), tuple(problems), forbidden)
+
+
+def _lacking(frame: Frame) -> str:
+    """The capability that would have led into a namespace, where that is what was missing."""
+    if frame.errno == errno.EPERM:
+        return " (CAP_SYS_ADMIN)"
+    looked = frame.errno == errno.EACCES and _PROCESS.fullmatch(frame.path)
+    return " (CAP_SYS_PTRACE)" if looked else ""
 
 
 def _limits_of(parts: Mapping[str, Frame]) -> Limits | None:
