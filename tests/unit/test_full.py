@@ -151,7 +151,7 @@ def test_what_is_no_memory_is_nothing(value):
     ],
 )
 def test_drops_are_the_table_s_doing_beside_evictions_or_a_full_table(usage, risen, critical):
-    place = Place("", "", 1, Limits(usage, 100), None, risen)
+    place = Place("", "", 1, Limits(usage, 100), None, risen=risen)
     assert full._corroborated(place, risen) is critical
 
 
