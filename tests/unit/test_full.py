@@ -155,6 +155,26 @@ def test_drops_are_the_table_s_doing_beside_evictions_or_a_full_table(usage, ris
     assert full._corroborated(place, risen) is critical
 
 
+@pytest.mark.parametrize(
+    ("born", "time", "gone"),
+    [
+        ({7: 1000.0}, 990.0, True),
+        ({7: 1000.0}, 1010.0, False),
+        ({7: 1000.0}, 999.5, False),
+        ({7: 1000.0}, None, True),
+        ({}, 990.0, False),
+    ],
+)
+def test_a_message_is_put_down_to_a_name_that_is_older_than_it(born, time, gone):
+    class Stand:
+        pass
+
+    stand = Stand()
+    stand.born = born
+    about = events.Event(Kind.TABLE_FULL, 1, time, netns=7)
+    assert full.Full.is_gone(stand, about) is gone
+
+
 # --- which sources are read
 
 
