@@ -81,7 +81,8 @@ def test_an_overflow_is_found_with_its_namespace_and_its_counters(overflowed, fu
     result = full("--netns", name, "--since", f"{age:.0f}s", user=())
     assert result.code == 2
     assert re.match(
-        r'CONNTRACK_FULL CRITICAL - (full now: .*; )?\d+ "table full" messages? in the last [0-9ms ]+, '
+        r"CONNTRACK_FULL CRITICAL - (full now: .*; )?"
+        r'\d+ "table full" messages? in the last [0-9ms ]+, '
         rf"latest \d+s ago in namespace {name} \(kernel log\)",
         result.status.replace(f"namespace {name} full now", "full now"),
     )
