@@ -208,6 +208,13 @@ def test_a_log_file_is_read_once_and_remembered(full, logs):
     assert f"({log})" in first.status
 
 
+def test_a_wider_window_finds_what_a_shorter_one_had_passed_over(full, logs):
+    log = logs / "kern.log"
+    log.write_text(line(7200) + line(50))
+    found = [full("--log", log, "--since", since) for since in ("15m", "1d", "15m")]
+    assert [each.value("table_full") for each in found] == [1, 2, 1]
+
+
 def test_a_rotation_between_two_runs_loses_nothing_and_counts_nothing_twice(full, logs):
     log = logs / "kern.log"
     log.write_text(line(100))

@@ -105,6 +105,7 @@ def test_memory_outlives_json():
     known = gather.Known(
         Position(1, 2, 3, 4, 5, False, True, 6.0),
         (events.Event(Kind.TABLE_FULL, 2, 1e9, boot=BOOT, netns=7),),
+        1e9 - 900,
     )
     kept = memory(10, counters(drop=3), rises=[Rise(1, 2, None, 3, None, 5, 6.0)])._replace(
         known=(("/var/log/kern.log", known),)
@@ -288,6 +289,44 @@ def test_a_ring_of_programs_alone_is_unreadable(monkeypatch):
 def test_a_ring_that_time_did_not_suffice_for_is_told(monkeypatch):
     Sources(monkeypatch, ring=WHOLE._replace(complete=False), shown=HEARD)
     assert "within the time" in look().problems[0].reason
+
+
+FAILED = journal.Journal((event(950.0, 5),), 1, complete=False)
+
+
+def test_what_a_source_shows_counts_also_where_it_fails_afterwards(monkeypatch):
+    Sources(monkeypatch, ring=DENIED, shown=FAILED)
+    found = look()
+    assert [each.name for each in found.sources] == ["journal"]
+    assert len(found.events) == 1
+    assert [each.path for each in found.problems] == ["/dev/kmsg", "journal"]
+
+
+def test_the_silence_of_a_part_proves_nothing(monkeypatch):
+    path = gather.FILES[0]
+    log = Reading(path, kernel_lines=True, read=10, files=(path,), complete=False, cut=True)
+    silent = WHOLE._replace(events=(), complete=False)
+    Sources(monkeypatch, ring=silent, shown=FAILED._replace(events=()), logs={path: log})
+    assert look().sources == ()
+    assert look(path).sources == ()
+
+
+def test_what_a_shorter_window_has_left_out_is_read_again(monkeypatch):
+    path = gather.FILES[0]
+    position = Position(1, 2, 3, 4, 5, False, True, 6.0)
+    known = {path: gather.Known(position, (), 900.0)}
+    asked = []
+
+    def read(path, now, stop, position, start):
+        asked.append(position)
+        return Reading(path, position=position, kernel_lines=True, files=(path,), read=1)
+
+    monkeypatch.setattr(gather.files, "read_log", read)
+    for start in (950.0, 899.5, 500.0):
+        window = events.Window(start, 1000.0)
+        gather.gather((path,), window, BOOT, known, lambda: False, None)
+    # The time of boot is another by a hair each time: that is no wider window.
+    assert asked == [position, position, None]
 
 
 def test_the_reader_s_records_are_the_ring_s(monkeypatch):
