@@ -399,6 +399,7 @@ def test_chains_too_long_are_told_with_the_buckets_that_would_do(netns, full, lo
     namespace = netns()
     with full_rig.machine_wide(nf_conntrack_buckets=512):
         full("--log", log, before=namespace.command())
+        full("--log", log, "--netns", "all", user=())
         import sys
 
         from kernel.rig import FILL
@@ -416,6 +417,10 @@ def test_chains_too_long_are_told_with_the_buckets_that_would_do(netns, full, lo
     assert result.code == 1
     assert any("chaintoolong rises when a hash chain is too long" in t for t in result.lines)
     assert any("nf_conntrack_buckets=65536" in text for text in result.lines)
+    # From outside too, although nothing had ever been counted there before.
+    elsewhere = full("--log", log, "--netns", "all", user=())
+    assert elsewhere.code == 1
+    assert f"{namespace.name}::chain_overflows" in elsewhere.status
 
 
 def test_counters_come_over_netlink_where_proc_has_none(overflowed, full, logs, sudoers):

@@ -113,6 +113,16 @@ def test_memory_outlives_json():
     assert from_plain(json.loads(json.dumps(to_plain(kept)))) == kept
 
 
+def test_where_nothing_was_ever_counted_all_that_is_counted_has_risen_since():
+    quiet = full.Quiet.from_plain(json.loads(json.dumps(full.Quiet(1000, BOOT, (1, 7)))))
+    assert quiet == full.Quiet(1000, BOOT, (1, 7))
+    now = memory(1060, counters(drop=3), netns=7)
+    risen, _ = risen_since(quiet.memory(now), now, 900)
+    assert risen == Rise(1000, 1060, 3, 0, 0, 0, 0.0)
+    assert quiet.memory(now._replace(netns=8)) is None
+    assert quiet.memory(now._replace(boot="a" * 32)) is None
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
@@ -309,6 +319,16 @@ def test_the_silence_of_a_part_proves_nothing(monkeypatch):
     Sources(monkeypatch, ring=silent, shown=FAILED._replace(events=()), logs={path: log})
     assert look().sources == ()
     assert look(path).sources == ()
+
+
+def test_a_log_of_which_not_a_byte_could_be_read_is_no_quiet_log(monkeypatch):
+    path = gather.FILES[0]
+    problem = events.Problem(path, "is compressed with zstd", "unpack it")
+    log = Reading(path, files=(path,), complete=False, problems=(problem,))
+    Sources(monkeypatch, ring=DENIED, logs={path: log})
+    assert look(path).sources == ()
+    Sources(monkeypatch, ring=DENIED, logs={path: Reading(path, files=(path,))})
+    assert [each.name for each in look(path).sources] == [path]
 
 
 def test_what_a_shorter_window_has_left_out_is_read_again(monkeypatch):

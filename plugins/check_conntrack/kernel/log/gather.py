@@ -162,7 +162,8 @@ class _Gathering:
             start = max(self.window.start, known.start if known else 0.0)
             kept = tuple(ev.fold(inside, MOST_REMEMBERED))
             self.known[path] = Known(reading.position, kept, start)
-        readable = bool(reading.files) and (reading.kernel_lines or not reading.read)
+        empty = not reading.read and reading.complete
+        readable = bool(reading.files) and (reading.kernel_lines or empty)
         # Of a part, what it shows counts; what it does not show proves nothing.
         readable = readable and not reading.cut
         if readable or ev.select(self.parts[-1], self.window).inside:
