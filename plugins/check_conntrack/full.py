@@ -275,11 +275,23 @@ def risen_since(
                 max(now.usage, memory.usage) if same else now.usage,
             )
         )
-    kept = tuple(rises[-MOST_RISES:])
+    kept = _fold(rises)
     if start is None:
         return since_zero, kept
     inside = [rise for rise in kept if start < rise.end <= now.up]
     return (_sum(inside) if inside else None), kept
+
+
+def _fold(rises: list[Rise]) -> tuple[Rise, ...]:
+    """At most MOST_RISES, the newest half as they are; of the others the shortest are joined.
+
+    A window that begins within a joined stretch counts all of it.
+    """
+    while len(rises) > MOST_RISES:
+        old = range(len(rises) - MOST_RISES // 2)
+        at = min(old, key=lambda at: rises[at + 1].end - rises[at].begin)
+        rises[at : at + 2] = [_sum(rises[at : at + 2])]
+    return tuple(rises)
 
 
 def _sum(rises: Sequence[Rise]) -> Rise:
@@ -569,6 +581,9 @@ class Full(Resource):
         now = self._now(place)
         risen, rises = risen_since(memory, now, self._start_up(self.window))
         known = self.log.known if self.log else memory.known if memory else ()
+        if memory and now.counters is None:
+            # The next run may read them again: it goes on from the last one that could.
+            now = memory._replace(at=now.at)
         self._remember(key, now._replace(rises=rises, known=known))
         messages = self.named.get(place.inode, 0)
         return place._replace(risen=risen, messages=messages)

@@ -91,6 +91,32 @@ def test_the_usage_on_record_is_the_largest_of_the_window():
     assert risen.usage == 97.0
 
 
+def test_what_rose_long_ago_is_not_forgotten_within_the_window():
+    """A day of runs each minute."""
+    told = memory(0, counters())
+    for minute in range(1, 1440):
+        now = memory(60 * minute, counters(drop=7 if minute > 30 else 0))
+        risen, rises = risen_since(told, now, 0)
+        told = now._replace(rises=rises)
+    assert risen is not None
+    assert risen.full_drops == 7
+    assert len(rises) == full.MOST_RISES
+    # It leaves a window of three quarters of a day.
+    assert risen_since(told, memory(86400, counters(drop=7)), 86400 / 4)[0].full_drops == 0
+
+
+def test_a_run_that_cannot_read_the_counters_leaves_the_earlier_ones(monkeypatch):
+    before = memory(1000, counters(drop=5), rises=[Rise(900, 1000, 1, 1, 1, 1, 1.0)])
+    kept = []
+    look = object.__new__(full.Full)
+    look.window, look.log, look.named = events.Window(1e9, 1e9 + 1060), None, {}
+    monkeypatch.setattr(full.Full, "_now", lambda *_: memory(1060, None))
+    monkeypatch.setattr(full.Full, "_start_up", lambda *_: 100)
+    monkeypatch.setattr(full.Full, "_remember", lambda _, key, memory: kept.append(memory))
+    look._remembered(Place("", "", 1, None, None), before, "key")
+    assert kept == [before._replace(at=1e9 + 1060)]
+
+
 def test_what_is_remembered_is_bounded():
     rises = [Rise(at, at + 1, 0, 0, 0, 0, 0.0) for at in range(1000)]
     _, kept = risen_since(memory(1001, counters(), rises=rises), memory(1002, counters()), 0)
