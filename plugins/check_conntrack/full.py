@@ -729,7 +729,9 @@ class FullSummary(Summary):
         parts += full.problems
         if quiet and full.inactive:
             parts.append("conntrack is not active on this host")
-        if quiet and sources:
+        if quiet and sources and not self._known():
+            parts.append("the kernel log cannot be read, counters are recorded from now on")
+        elif quiet and sources:
             parts.append(f"not full {self._when()} ({', '.join(sources)})")
         if not sources and not full.problems and not full.inactive:
             parts.append("neither the kernel log nor the counters can be read")
@@ -825,6 +827,10 @@ class FullSummary(Summary):
             first_run = not any(place.risen for place in full.places)
             named.append("counters from now on" if first_run else "counters")
         return named
+
+    def _known(self) -> bool:
+        """Whether anything tells of the time before this run."""
+        return bool(self.full.log) or any(place.risen for place in self.full.places)
 
     def _namespaces(self) -> list[str]:
         full = self.full

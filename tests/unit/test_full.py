@@ -406,6 +406,21 @@ def test_a_reader_without_the_right_either_is_told(monkeypatch):
     assert [each.name for each in found.sources] == ["journal"]
 
 
+def test_what_is_known_of_many_logs_stays_small(monkeypatch):
+    def read(path, now, stop, position, start):
+        lost = tuple(event(900.0 + at / 2, at, path) for at in range(150))
+        position = Position(1, 2, 3, 4, 5, False, True, 6.0)
+        return Reading(path, lost, (), position, kernel_lines=True, files=(path,), read=1)
+
+    monkeypatch.setattr(gather.files, "read_log", read)
+    window = events.Window(900.0, 1000.0)
+    paths = [f"/srv/collected/host{number}/kern.log" for number in range(40)]
+    found = gather.gather(paths, window, BOOT, {}, lambda: False, None)
+    assert len(found.known) == 40
+    assert all(sum(each.times for each in known.events) == 150 for _, known in found.known)
+    assert len(json.dumps(gather.known_to_plain(found.known))) < 256 * 1024
+
+
 @given(JSON)
 def test_what_is_known_of_files_is_read_or_passed_over(value):
     for known in gather.known_from_plain(value).values():

@@ -187,6 +187,8 @@ class _Gathering:
 
 # Events of a log that are remembered; older ones are folded together.
 MOST_REMEMBERED = 300
+# Of many logs together; the memory of a run is 256 KiB at most.
+MOST_REMEMBERED_IN_ALL = 600
 # Seconds by which the time of boot is another each time it is computed.
 CLOCKS = 1.0
 
@@ -212,6 +214,10 @@ def gather(
         gathering.auto()
     for path in paths:
         gathering.file(path)
+    most = MOST_REMEMBERED_IN_ALL // max(1, len(gathering.known))
+    if most < MOST_REMEMBERED:
+        for path, each in gathering.known.items():
+            gathering.known[path] = each._replace(events=tuple(ev.fold(each.events, most)))
     return Evidence(
         ev.merge(*gathering.parts),
         tuple(gathering.sources),
