@@ -360,7 +360,9 @@ class Full(Resource):
         yield from self._metrics(first)
         for problem in self.problems:
             yield Metric("problem", problem, context="problem")
-        heard = self.log or any(place.counters for place in self.places)
+        # Counters say nothing of the time before where no run remembers another.
+        kept = not self.session.store.trouble
+        heard = self.log or any(place.risen or (place.counters and kept) for place in self.places)
         if not heard and (self.options.log or not self.inactive):
             yield Metric("problem", "no source can be read", context="problem")
         if self.inactive:
@@ -730,7 +732,12 @@ class FullSummary(Summary):
         if quiet and full.inactive:
             parts.append("conntrack is not active on this host")
         if quiet and sources and not self._known():
-            parts.append("the kernel log cannot be read, counters are recorded from now on")
+            trouble = full.session.store.trouble
+            recorded = "counters are recorded from now on"
+            parts.append(
+                "the kernel log cannot be read, "
+                + (f"and of counters nothing is remembered: {trouble}" if trouble else recorded)
+            )
         elif quiet and sources:
             parts.append(f"not full {self._when()} ({', '.join(sources)})")
         if not sources and not full.problems and not full.inactive:

@@ -135,6 +135,13 @@ def test_without_the_right_the_log_is_told_to_be_unseen_and_the_counters_judge(n
     assert "table_full" not in result.perfdata
     assert result.perfdata["drop"].endswith("c;;;0")
     assert any(text.startswith("Not seen: /dev/kmsg: ") for text in result.lines)
+    # They judge by what is remembered; with neither, nothing is known, and never will be.
+    blind = full("--no-state", before=before)
+    assert blind.code == 3
+    assert blind.status == (
+        "CONNTRACK_FULL UNKNOWN - the kernel log cannot be read, "
+        "and of counters nothing is remembered: --no-state"
+    )
 
 
 def test_the_ring_buffer_is_read_through_sudo(overflowed, full, sudoers):
