@@ -65,8 +65,11 @@ LABELS = (
 )
 # Of a further namespace.
 NAMESPACE_LABELS = ("table_full", "full_drops", "drop", "early_drop")
+# What is judged of every further one, also where it is not graphed.
+JUDGED = ("full_drops", "early_drops", "insert_failures", "chain_overflows")
 MOST_NAMESPACES = 10
 MOST_RISES = 200
+MOST_QUIET = 10000
 # A usage that makes drops the table's doing, in percent.
 NEARLY_FULL = 95.0
 DEFAULT_WINDOW = 900.0  # seconds
@@ -116,6 +119,34 @@ class Memory(NamedTuple):
     counters: counters.Counters | None = None
     rises: tuple[Rise, ...] = ()
     known: tuple[tuple[str, gather.Known], ...] = ()
+
+
+class Quiet(NamedTuple):
+    """Namespaces where nothing had ever been counted, by their inodes, `up` seconds after boot."""
+
+    up: float
+    boot: str
+    inodes: tuple[int, ...]
+
+    @classmethod
+    def from_plain(cls, plain: Any) -> Quiet | None:
+        """What JSON has made of it; None for anything else."""
+        try:
+            up, boot, inodes = plain
+            return cls(float(up), str(boot), tuple(int(inode) for inode in inodes))
+        except (TypeError, ValueError, OverflowError):
+            return None
+
+    def memory(self, now: Memory) -> Memory | None:
+        """What a run then would have remembered of the namespace of `now`, had it been kept."""
+        if now.boot != self.boot or now.netns not in self.inodes or now.counters is None:
+            return None
+        zero = tuple(
+            counters.CpuCounters(cpu.cpu, *(None if value is None else 0 for value in cpu[1:]))
+            for cpu in now.counters.cpus
+        )
+        at = now.at - (now.up - self.up)
+        return now._replace(at=at, up=self.up, usage=0.0, counters=counters.Counters(zero))
 
 
 class Place(NamedTuple):
@@ -244,11 +275,23 @@ def risen_since(
                 max(now.usage, memory.usage) if same else now.usage,
             )
         )
-    kept = tuple(rises[-MOST_RISES:])
+    kept = _fold(rises)
     if start is None:
         return since_zero, kept
     inside = [rise for rise in kept if start < rise.end <= now.up]
     return (_sum(inside) if inside else None), kept
+
+
+def _fold(rises: list[Rise]) -> tuple[Rise, ...]:
+    """At most MOST_RISES, the newest half as they are; of the others the shortest are joined.
+
+    A window that begins within a joined stretch counts all of it.
+    """
+    while len(rises) > MOST_RISES:
+        old = range(len(rises) - MOST_RISES // 2)
+        at = min(old, key=lambda at: rises[at + 1].end - rises[at].begin)
+        rises[at : at + 2] = [_sum(rises[at : at + 2])]
+    return tuple(rises)
 
 
 def _sum(rises: Sequence[Rise]) -> Rise:
@@ -310,14 +353,16 @@ class Full(Resource):
         elif self.log:
             # Without a table there is still a log to remember.
             self._remember(key, self._now(None)._replace(known=self.log.known))
-        others = [self._with_history(place) for place in others]
+        others = self._with_histories(others)
         others.sort(key=lambda place: place.trouble, reverse=True)
-        graphed = [place for place in others if _notable(place)][:MOST_NAMESPACES]
-        self.places += graphed
+        notable = [place for place in others if _notable(place)]
+        self.places += notable
         yield from self._metrics(first)
         for problem in self.problems:
             yield Metric("problem", problem, context="problem")
-        heard = self.log or any(place.counters for place in self.places)
+        # Counters say nothing of the time before where no run remembers another.
+        kept = not self.session.store.trouble
+        heard = self.log or any(place.risen or (place.counters and kept) for place in self.places)
         if not heard and (self.options.log or not self.inactive):
             yield Metric("problem", "no source can be read", context="problem")
         if self.inactive:
@@ -326,11 +371,7 @@ class Full(Resource):
             yield Metric("full_now", "the table is at its limit", context="full_now")
         if self.session.store.trouble and self.options.since not in ("boot", "all"):
             yield Metric("history", self.session.store.trouble, context="history")
-        for place in graphed:
-            for name in NAMESPACE_LABELS:
-                value = _figure(place, name)
-                if value is not None:
-                    yield Metric(place.prefix + name, value, min=0, context=name)
+        yield from _further(notable)
 
     def _metrics(self, first: Place | None) -> Iterator[Metric]:
         figures: dict[str, int | None] = {}
@@ -542,28 +583,62 @@ class Full(Resource):
         now = self._now(place)
         risen, rises = risen_since(memory, now, self._start_up(self.window))
         known = self.log.known if self.log else memory.known if memory else ()
+        if memory and now.counters is None:
+            # The next run may read them again: it goes on from the last one that could.
+            now = memory._replace(at=now.at)
         self._remember(key, now._replace(rises=rises, known=known))
         messages = self.named.get(place.inode, 0)
         return place._replace(risen=risen, messages=messages)
 
-    def _with_history(self, place: Place) -> Place:
-        key = f"full/{place.key}/{self.options.state_key}"
-        memory = from_plain(self.session.store.read(key)) if place.counters else None
-        if place.counters and not any(counters.total(place.counters)[1:]) and not memory:
-            # Nothing was ever counted there: nothing to remember, of thousands maybe.
-            return place._replace(messages=self.named.get(place.inode, 0))
-        return self._remembered(place._replace(), memory, key)
+    def _with_histories(self, others: list[Place]) -> list[Place]:
+        """The further namespaces with what is remembered of them.
+
+        Where nothing was ever counted, of thousands maybe, one list of them all is kept.
+        """
+        if not self.options.netns:
+            return others
+        key = "+".join((f"full/quiet/{self.options.state_key}", *self.options.netns))
+        quiet = Quiet.from_plain(self.session.store.read(key))
+        found = []
+        silent = []
+        for place in others:
+            own = f"full/{place.key}/{self.options.state_key}"
+            memory = from_plain(self.session.store.read(own)) if place.counters else None
+            if memory is None and place.counters:
+                if not any(counters.total(place.counters)[1:]):
+                    silent.append(place.inode)
+                    found.append(place._replace(messages=self.named.get(place.inode, 0)))
+                    continue
+                memory = quiet.memory(self._now(place)) if quiet else None
+            found.append(self._remembered(place, memory, own))
+        now = Quiet(self._now(None).up, self._boot, tuple(silent[:MOST_QUIET]))
+        self.session.store.update(key, lambda _: list(now))
+        return found
 
     def _remember(self, key: str, memory: Memory) -> None:
         self.session.stage(f"remembering this run {self.session.store.folder}".strip())
         self.session.store.update(key, lambda _: to_plain(memory))
 
 
+def _further(places: Sequence[Place]) -> Iterator[Metric]:
+    """The figures of further namespaces: of the first few for graphs, of all for the verdict."""
+    for place in places[:MOST_NAMESPACES]:
+        for name in NAMESPACE_LABELS:
+            value = _figure(place, name)
+            if value is not None:
+                yield Metric(place.prefix + name, value, min=0, context=name)
+    for number, place in enumerate(places):
+        for name in JUDGED:
+            value = _figure(place, name)
+            if value is not None and (number >= MOST_NAMESPACES or name not in NAMESPACE_LABELS):
+                yield Metric(place.prefix + name, value, min=0, context=f"quiet {name}")
+
+
 def _notable(place: Place) -> bool:
     return bool(
         place.messages
         or (place.limits and place.limits.entries)
-        or (place.risen and place.risen.full_drops)
+        or (place.risen and any(_figure(place, name) for name in JUDGED))
     )
 
 
@@ -619,10 +694,12 @@ def _corroborated(place: Place, risen: Rise) -> bool:
 def contexts(thresholds: Thresholds, options: argparse.Namespace) -> list[Context]:
     """All the contexts that this check's metrics name."""
     label = next(label for label in LABELS if label.name == "full_drops")
-    drops = FullDropsContext(label, thresholds.of[label.name])
-    drops.default = label.name not in thresholds.given
     made = present.contexts(LABELS, thresholds, options.if_inactive)
-    return [*made, drops, StateContext("full_now", Critical)]
+    for quiet in (False, True):
+        drops = FullDropsContext(label, thresholds.of[label.name], quiet=quiet)
+        drops.default = label.name not in thresholds.given
+        made.append(drops)
+    return [*made, StateContext("full_now", Critical)]
 
 
 # --- present
@@ -654,7 +731,14 @@ class FullSummary(Summary):
         parts += full.problems
         if quiet and full.inactive:
             parts.append("conntrack is not active on this host")
-        if quiet and sources:
+        if quiet and sources and not self._known():
+            trouble = full.session.store.trouble
+            recorded = "counters are recorded from now on"
+            parts.append(
+                "the kernel log cannot be read, "
+                + (f"and of counters nothing is remembered: {trouble}" if trouble else recorded)
+            )
+        elif quiet and sources:
             parts.append(f"not full {self._when()} ({', '.join(sources)})")
         if not sources and not full.problems and not full.inactive:
             parts.append("neither the kernel log nor the counters can be read")
@@ -751,6 +835,10 @@ class FullSummary(Summary):
             named.append("counters from now on" if first_run else "counters")
         return named
 
+    def _known(self) -> bool:
+        """Whether anything tells of the time before this run."""
+        return bool(self.full.log) or any(place.risen for place in self.full.places)
+
     def _namespaces(self) -> list[str]:
         full = self.full
         rows = [("namespace", "messages", "drops", "entries")]
@@ -791,7 +879,8 @@ class FullSummary(Summary):
 
     def _figures(self) -> list[str]:
         lines = [f"Window: {self._when()}"]
-        for place in self.full.places:
+        most = None if self.full.options.verbose > 1 else MOST_NAMESPACES + 1
+        for place in self.full.places[:most]:
             if place.counters is not None:
                 total = counters.total(place.counters)
                 told = ", ".join(

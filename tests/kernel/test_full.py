@@ -134,10 +134,19 @@ def test_without_the_right_the_log_is_told_to_be_unseen_and_the_counters_judge(n
     before = hidden(f"{NO_LOGS}; {NO_JOURNAL}")
     result = full("-v", before=before)
     assert result.code == 0
-    assert "(counters from now on)" in result.status
+    assert result.status == (
+        "CONNTRACK_FULL OK - the kernel log cannot be read, counters are recorded from now on"
+    )
     assert "table_full" not in result.perfdata
     assert result.perfdata["drop"].endswith("c;;;0")
     assert any(text.startswith("Not seen: /dev/kmsg: ") for text in result.lines)
+    # They judge by what is remembered; with neither, nothing is known, and never will be.
+    blind = full("--no-state", before=before)
+    assert blind.code == 3
+    assert blind.status == (
+        "CONNTRACK_FULL UNKNOWN - the kernel log cannot be read, "
+        "and of counters nothing is remembered: --no-state"
+    )
 
 
 def test_the_ring_buffer_is_read_through_sudo(overflowed, full, sudoers):
@@ -211,6 +220,13 @@ def test_a_log_file_is_read_once_and_remembered(full, logs):
     assert [each.value("table_full") for each in (first, second, third)] == [2, 2, 3]
     assert first.code == second.code == third.code == 2
     assert f"({log})" in first.status
+
+
+def test_a_wider_window_finds_what_a_shorter_one_had_passed_over(full, logs):
+    log = logs / "kern.log"
+    log.write_text(line(7200) + line(50))
+    found = [full("--log", log, "--since", since) for since in ("15m", "1d", "15m")]
+    assert [each.value("table_full") for each in found] == [1, 2, 1]
 
 
 def test_a_rotation_between_two_runs_loses_nothing_and_counts_nothing_twice(full, logs):
@@ -397,6 +413,7 @@ def test_chains_too_long_are_told_with_the_buckets_that_would_do(netns, full, lo
     namespace = netns()
     with full_rig.machine_wide(nf_conntrack_buckets=512):
         full("--log", log, before=namespace.command())
+        full("--log", log, "--netns", "all", user=())
         import sys
 
         from kernel.rig import FILL
@@ -414,6 +431,10 @@ def test_chains_too_long_are_told_with_the_buckets_that_would_do(netns, full, lo
     assert result.code == 1
     assert any("chaintoolong rises when a hash chain is too long" in t for t in result.lines)
     assert any("nf_conntrack_buckets=65536" in text for text in result.lines)
+    # From outside too, although nothing had ever been counted there before.
+    elsewhere = full("--log", log, "--netns", "all", user=())
+    assert elsewhere.code == 1
+    assert f"{namespace.name}::chain_overflows" in elsewhere.status
 
 
 def test_counters_come_over_netlink_where_proc_has_none(overflowed, full, logs, sudoers):

@@ -91,6 +91,32 @@ def test_the_usage_on_record_is_the_largest_of_the_window():
     assert risen.usage == 97.0
 
 
+def test_what_rose_long_ago_is_not_forgotten_within_the_window():
+    """A day of runs each minute."""
+    told = memory(0, counters())
+    for minute in range(1, 1440):
+        now = memory(60 * minute, counters(drop=7 if minute > 30 else 0))
+        risen, rises = risen_since(told, now, 0)
+        told = now._replace(rises=rises)
+    assert risen is not None
+    assert risen.full_drops == 7
+    assert len(rises) == full.MOST_RISES
+    # It leaves a window of three quarters of a day.
+    assert risen_since(told, memory(86400, counters(drop=7)), 86400 / 4)[0].full_drops == 0
+
+
+def test_a_run_that_cannot_read_the_counters_leaves_the_earlier_ones(monkeypatch):
+    before = memory(1000, counters(drop=5), rises=[Rise(900, 1000, 1, 1, 1, 1, 1.0)])
+    kept = []
+    look = object.__new__(full.Full)
+    look.window, look.log, look.named = events.Window(1e9, 1e9 + 1060), None, {}
+    monkeypatch.setattr(full.Full, "_now", lambda *_: memory(1060, None))
+    monkeypatch.setattr(full.Full, "_start_up", lambda *_: 100)
+    monkeypatch.setattr(full.Full, "_remember", lambda _, key, memory: kept.append(memory))
+    look._remembered(Place("", "", 1, None, None), before, "key")
+    assert kept == [before._replace(at=1e9 + 1060)]
+
+
 def test_what_is_remembered_is_bounded():
     rises = [Rise(at, at + 1, 0, 0, 0, 0, 0.0) for at in range(1000)]
     _, kept = risen_since(memory(1001, counters(), rises=rises), memory(1002, counters()), 0)
@@ -105,11 +131,22 @@ def test_memory_outlives_json():
     known = gather.Known(
         Position(1, 2, 3, 4, 5, False, True, 6.0),
         (events.Event(Kind.TABLE_FULL, 2, 1e9, boot=BOOT, netns=7),),
+        1e9 - 900,
     )
     kept = memory(10, counters(drop=3), rises=[Rise(1, 2, None, 3, None, 5, 6.0)])._replace(
         known=(("/var/log/kern.log", known),)
     )
     assert from_plain(json.loads(json.dumps(to_plain(kept)))) == kept
+
+
+def test_where_nothing_was_ever_counted_all_that_is_counted_has_risen_since():
+    quiet = full.Quiet.from_plain(json.loads(json.dumps(full.Quiet(1000, BOOT, (1, 7)))))
+    assert quiet == full.Quiet(1000, BOOT, (1, 7))
+    now = memory(1060, counters(drop=3), netns=7)
+    risen, _ = risen_since(quiet.memory(now), now, 900)
+    assert risen == Rise(1000, 1060, 3, 0, 0, 0, 0.0)
+    assert quiet.memory(now._replace(netns=8)) is None
+    assert quiet.memory(now._replace(boot="a" * 32)) is None
 
 
 JSON = st.recursive(
@@ -290,6 +327,54 @@ def test_a_ring_that_time_did_not_suffice_for_is_told(monkeypatch):
     assert "within the time" in look().problems[0].reason
 
 
+FAILED = journal.Journal((event(950.0, 5),), 1, complete=False)
+
+
+def test_what_a_source_shows_counts_also_where_it_fails_afterwards(monkeypatch):
+    Sources(monkeypatch, ring=DENIED, shown=FAILED)
+    found = look()
+    assert [each.name for each in found.sources] == ["journal"]
+    assert len(found.events) == 1
+    assert [each.path for each in found.problems] == ["/dev/kmsg", "journal"]
+
+
+def test_the_silence_of_a_part_proves_nothing(monkeypatch):
+    path = gather.FILES[0]
+    log = Reading(path, kernel_lines=True, read=10, files=(path,), complete=False, cut=True)
+    silent = WHOLE._replace(events=(), complete=False)
+    Sources(monkeypatch, ring=silent, shown=FAILED._replace(events=()), logs={path: log})
+    assert look().sources == ()
+    assert look(path).sources == ()
+
+
+def test_a_log_of_which_not_a_byte_could_be_read_is_no_quiet_log(monkeypatch):
+    path = gather.FILES[0]
+    problem = events.Problem(path, "is compressed with zstd", "unpack it")
+    log = Reading(path, files=(path,), complete=False, problems=(problem,))
+    Sources(monkeypatch, ring=DENIED, logs={path: log})
+    assert look(path).sources == ()
+    Sources(monkeypatch, ring=DENIED, logs={path: Reading(path, files=(path,))})
+    assert [each.name for each in look(path).sources] == [path]
+
+
+def test_what_a_shorter_window_has_left_out_is_read_again(monkeypatch):
+    path = gather.FILES[0]
+    position = Position(1, 2, 3, 4, 5, False, True, 6.0)
+    known = {path: gather.Known(position, (), 900.0)}
+    asked = []
+
+    def read(path, now, stop, position, start):
+        asked.append(position)
+        return Reading(path, position=position, kernel_lines=True, files=(path,), read=1)
+
+    monkeypatch.setattr(gather.files, "read_log", read)
+    for start in (950.0, 899.5, 500.0):
+        window = events.Window(start, 1000.0)
+        gather.gather((path,), window, BOOT, known, lambda: False, None)
+    # The time of boot is another by a hair each time: that is no wider window.
+    assert asked == [position, position, None]
+
+
 def test_the_reader_s_records_are_the_ring_s(monkeypatch):
     def refuse(path=kmsg.PATH):
         raise DENIED
@@ -319,6 +404,21 @@ def test_a_reader_without_the_right_either_is_told(monkeypatch):
     found = look(ask=lambda _: iter([Frame(0, errno.EPERM, "-", "", b"")]))
     assert found.problems[0].reason == "Operation not permitted"
     assert [each.name for each in found.sources] == ["journal"]
+
+
+def test_what_is_known_of_many_logs_stays_small(monkeypatch):
+    def read(path, now, stop, position, start):
+        lost = tuple(event(900.0 + at / 2, at, path) for at in range(150))
+        position = Position(1, 2, 3, 4, 5, False, True, 6.0)
+        return Reading(path, lost, (), position, kernel_lines=True, files=(path,), read=1)
+
+    monkeypatch.setattr(gather.files, "read_log", read)
+    window = events.Window(900.0, 1000.0)
+    paths = [f"/srv/collected/host{number}/kern.log" for number in range(40)]
+    found = gather.gather(paths, window, BOOT, {}, lambda: False, None)
+    assert len(found.known) == 40
+    assert all(sum(each.times for each in known.events) == 150 for _, known in found.known)
+    assert len(json.dumps(gather.known_to_plain(found.known))) < 256 * 1024
 
 
 @given(JSON)

@@ -287,3 +287,16 @@ def test_an_event_with_anything_in_a_place_is_an_event_or_a_value_error(place, v
     except ValueError:
         return
     ev.tally(ev.merge([event], [FULL]))
+
+
+def test_the_latest_is_the_latest_table_full_whatever_else_was_lost_since():
+    other = FULL._replace(kind=Kind.EXPECTATION_FULL, time=NOW - 1)
+    assert ev.tally([FULL, other]).latest == FULL
+
+
+def test_hosts_with_the_same_stamps_are_kept_apart_and_their_copies_found():
+    hosts = [[FULL._replace(host=f"h{number}", source=f"s{number}")] for number in range(3)]
+    copy = FULL._replace(host="h1.example.org", source="copy")
+    anyone = FULL._replace(source="ring")
+    assert len(ev.merge(*hosts, [copy], [anyone])) == 3
+    assert len(ev.merge(*hosts, [copy._replace(host="h3")])) == 4

@@ -540,6 +540,8 @@ def test_a_run_that_does_not_get_through_the_rotated_logs_does_the_same_work_aga
     asked = iter(range(1000))
     cut = read(log, first.position, stop=lambda: next(asked) >= 3)
     assert not cut.complete
+    assert cut.cut
+    assert "within the time" in cut.problems[0].reason
     assert cut.position == first.position
     assert fl.reconcile(first.events, cut) == first.events
     assert count(cut.pending) >= 1

@@ -7,6 +7,7 @@ hold is counted once.
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import islice
 
 from ..values import NamedTuple
 from .messages import Kind
@@ -82,7 +83,7 @@ class Tally(NamedTuple):
     suppressed: int = 0
     other_loss: int = 0
     latest: Event | None = None
-    """The latest loss (notices of suppression are none)."""
+    """The latest "table full"."""
     namespaces: tuple[tuple[int, int], ...] = ()
     """(inode, messages) of table-full messages that name a namespace, most messages first."""
 
@@ -152,10 +153,10 @@ def tally(events: Iterable[Event]) -> Tally:
             full += event.times
             if event.netns is not None:
                 namespaces[event.netns] = namespaces.get(event.netns, 0) + event.times
+            if latest is None or _when(event) >= _when(latest):
+                latest = event
         else:
             other += event.times
-        if latest is None or _when(event) >= _when(latest):
-            latest = event
     ordered = sorted(namespaces.items(), key=lambda item: (-item[1], item[0]))
     return Tally(full, suppressed, other, latest, tuple(ordered))
 
@@ -191,10 +192,12 @@ def _contradict(one: Event, other: Event) -> bool:
     """Tell whether what both know of themselves proves two events to be different."""
     if one.boot is not None and other.boot is not None and one.boot != other.boot:
         return True
-    if one.host is not None and other.host is not None:
-        # One source may write the name in full, the other not.
-        return one.host.partition(".")[0].lower() != other.host.partition(".")[0].lower()
-    return False
+    return one.host is not None and other.host is not None and _host(one) != _host(other)
+
+
+def _host(event: Event) -> str | None:
+    # One source may write the name in full, the other not.
+    return None if event.host is None else event.host.partition(".")[0].lower()
 
 
 def merge(*sources: Sequence[Event]) -> tuple[Event, ...]:
@@ -208,11 +211,55 @@ def merge(*sources: Sequence[Event]) -> tuple[Event, ...]:
     is paired with, so that three events and two copies are three events. A line that stands for
     several messages is paired with as many, back to the line of that source before it.
     """
-    slots: list[_Slot] = []
+    shelf = _Shelf()
     for events in _families(sources):
-        _merge_one(slots, events)
-    merged = sorted((slot.event for slot in slots), key=_when)
+        _merge_one(shelf, events)
+    merged = sorted((slot.event for slot in shelf.slots), key=_when)
     return tuple(merged)
+
+
+class _Row:
+    """Slots of one key and host in order of time, and their times."""
+
+    __slots__ = ("slots", "times")
+
+    def __init__(self) -> None:
+        self.slots: list[_Slot] = []
+        self.times: list[float] = []
+
+
+class _Shelf:
+    """The merged list, and where in it an event's copy may be."""
+
+    def __init__(self) -> None:
+        self.slots: list[_Slot] = []
+        self.stamped: dict[tuple[object, ...], list[_Slot]] = {}
+        self.timed: dict[tuple[object, ...], dict[str | None, _Row]] = {}
+        self.widest = 0.0
+
+    def rows(self, event: Event) -> list[_Row]:
+        """The rows of what may be the event: of its host, and of no host that is known."""
+        of_hosts = self.timed.get(_key(event), {})
+        if event.host is None:
+            return list(of_hosts.values())
+        return [of_hosts[host] for host in (_host(event), None) if host in of_hosts]
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take in what is new, all at once: a row is put in order once a family."""
+        changed: dict[int, _Row] = {}
+        for event in events:
+            slot = _Slot(event)
+            self.slots.append(slot)
+            self.widest = max(self.widest, event.slack)
+            if event.monotonic is not None:
+                self.stamped.setdefault((*_key(event), event.monotonic), []).append(slot)
+            if event.time is not None:
+                row = self.timed.setdefault(_key(event), {}).setdefault(_host(event), _Row())
+                row.slots.append(slot)
+                changed[id(row)] = row
+        for row in changed.values():
+            row.slots.sort(key=lambda slot: _when(slot.event))
+            row.times = [_when(slot.event) for slot in row.slots]
 
 
 def _families(sources: Sequence[Sequence[Event]]) -> list[list[Event]]:
@@ -228,53 +275,41 @@ def _families(sources: Sequence[Sequence[Event]]) -> list[list[Event]]:
     return list(families.values())
 
 
-def _merge_one(slots: list[_Slot], events: list[Event]) -> None:
-    stamped: dict[tuple[object, ...], list[_Slot]] = {}
-    timed: dict[tuple[object, ...], list[_Slot]] = {}
-    for slot in slots:
+def _merge_one(shelf: _Shelf, events: list[Event]) -> None:
+    for slot in shelf.slots:
         slot.free = _units(slot.event)
-        if slot.event.monotonic is not None:
-            stamped.setdefault((*_key(slot.event), slot.event.monotonic), []).append(slot)
-        if slot.event.time is not None:
-            timed.setdefault(_key(slot.event), []).append(slot)
-    for row in timed.values():
-        row.sort(key=lambda slot: _when(slot.event))
-    times = {key: [_when(slot.event) for slot in row] for key, row in timed.items()}
-    widest = max((slot.event.slack for slot in slots), default=0.0)
     before: dict[tuple[object, ...], float] = {}
+    fresh: list[Event] = []
     for event in sorted(events, key=_when):
         key = _key(event)
         need = _units(event)
         if event.monotonic is not None:
-            need = _use(stamped.get((*key, event.monotonic), ()), event, need)
-        if need and event.time is not None and key in timed:
+            need = _use(shelf.stamped.get((*key, event.monotonic), ()), event, need)
+        if need and event.time is not None:
             since = before.get(key, event.time) if need > 1 else event.time
-            near = _near(timed[key], times[key], event, since, widest)
-            need = _use(near, event, need)
+            need = _use(_near(shelf, event, since), event, need)
         if event.time is not None:
             before[key] = event.time
         if need:
-            rest = event if event.kind is Kind.SUPPRESSED else event._replace(times=need)
-            slots.append(_Slot(rest))
+            fresh.append(event if event.kind is Kind.SUPPRESSED else event._replace(times=need))
+    shelf.add(fresh)
 
 
-def _near(
-    row: list[_Slot], times: list[float], event: Event, since: float, widest: float
-) -> list[_Slot]:
-    """Return what of a row (in order of ``times``) may be the event by time, nearest first."""
+def _near(shelf: _Shelf, event: Event, since: float) -> list[_Slot]:
+    """Return what may be the event by time, nearest first."""
     now = _when(event)
     reach = TOLERANCE + event.slack
-    low = bisect_left(times, since - reach - widest)
     found = []
-    for at in range(low, len(row)):
-        slot = row[at]
-        when = _when(slot.event)
-        if when > now + reach + widest:
-            break
-        near = reach + slot.event.slack
-        stamped = event.monotonic is not None and slot.event.monotonic is not None
-        if since - near <= when <= now + near and not stamped:
-            found.append(slot)
+    for row in shelf.rows(event):
+        low = bisect_left(row.times, since - reach - shelf.widest)
+        for slot in islice(row.slots, low, None):
+            when = _when(slot.event)
+            if when > now + reach + shelf.widest:
+                break
+            near = reach + slot.event.slack
+            stamped = event.monotonic is not None and slot.event.monotonic is not None
+            if since - near <= when <= now + near and not stamped:
+                found.append(slot)
     found.sort(key=lambda slot: abs(_when(slot.event) - now))
     return found
 

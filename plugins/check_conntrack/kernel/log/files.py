@@ -38,6 +38,7 @@ STANDARD_INPUT = "-"
 # Every message of interest holds one of these: two, because no string is common to all of them.
 # The longer a string, the faster it is looked for.
 _NEEDLES = (b"conntrack", b"s suppressed")
+_CUT = "was not read to its end within the time"
 LARGE = 4 << 20
 """Bytes from which libc's memmem is worth the import of ctypes. It takes half the time."""
 _KERNEL_TAG = b" kernel: "
@@ -103,6 +104,8 @@ class Reading(NamedTuple):
     files: tuple[str, ...] = ()
     """What was read, oldest first."""
     problems: tuple[Problem, ...] = ()
+    cut: bool = False
+    """The time ended before the reading did: what was not found may still be there."""
 
 
 # -- opening -------------------------------------------------------------------------------------
@@ -345,6 +348,7 @@ class _Scan:
         self.pending: list[Event] = []
         self.kernel_lines = False
         self.complete = True
+        self.cut = False
         self.read = 0
         self.held = 0
         self.midline = False
@@ -369,6 +373,7 @@ class _Scan:
             while True:
                 if stop():
                     self.complete = False
+                    self.cut = True
                     break
                 count = readinto(view[held : held + BLOCK])
                 if not count:
@@ -620,6 +625,9 @@ def _read_all(
         kernel_lines = kernel_lines or position.kernel_lines
     if new is not None:
         new = new._replace(kernel_lines=kernel_lines)
+    cut = any(scan.cut for scan in parts.scans)
+    if cut:
+        parts.problems.append(Problem(path, _CUT, "raise --timeout"))
     if older and stop():
         # The next run takes up the same work: what was found counts, and is not remembered.
         pending, events, new, followed = [*events, *pending], [], position, True
@@ -634,6 +642,7 @@ def _read_all(
         sum(scan.read for scan in parts.scans),
         (*older, path) if descriptor is not None else tuple(older),
         tuple(parts.problems),
+        cut,
     )
 
 
@@ -732,8 +741,7 @@ def read_stream(
     if waiting.cut:
         scan.complete = False
     if not scan.complete and not problems:
-        reason = "was not read to its end within the time"
-        problems = (Problem(name, reason, "raise --timeout, or hand over less"),)
+        problems = (Problem(name, _CUT, "raise --timeout, or hand over less"),)
     return Reading(
         name,
         tuple(scan.events),
@@ -745,6 +753,7 @@ def read_stream(
         scan.read,
         (name,),
         problems,
+        waiting.cut or scan.cut,
     )
 
 

@@ -32,6 +32,8 @@ class Known(NamedTuple):
 
     position: files.Position
     events: tuple[ev.Event, ...] = ()
+    start: float = 0.0
+    """Since when all of them are remembered, in seconds since the epoch."""
 
 
 class Source(NamedTuple):
@@ -90,7 +92,8 @@ class _Gathering:
         self.parts.append(ring.events)
         whole = ring.reaches(self.window.start)
         since_boot = ring.first_sequence == 0 and not ring.lost
-        self.sources.append(Source(RING, 0 if since_boot else ring.oldest))
+        if ring.complete or ring.events:
+            self.sources.append(Source(RING, 0 if since_boot else ring.oldest))
         if not ring.complete:
             reason = "was not read to its end within the time"
             self.problems.append(ev.Problem(kmsg.PATH, reason, "raise --timeout"))
@@ -131,9 +134,9 @@ class _Gathering:
             probe = journal.read_journal(journal.journal_arguments(newest=1), self.stop)
             problem = journal.journal_problem(probe, probed=True)
         self.parts.append(shown.events)
-        if problem is None:
+        if problem is None or shown.events:
             self.sources.append(Source(journal.SOURCE))
-        else:
+        if problem is not None:
             self.problems.append(problem)
         return problem is None
 
@@ -147,6 +150,8 @@ class _Gathering:
             reading = files.read_log(path, now, self.stop)
         else:
             known = self.remembered.get(path)
+            if known and self.window.start < known.start - CLOCKS:
+                known = None  # what an earlier, shorter window left out is wanted now
             position = known.position if known else None
             reading = files.read_log(path, now, self.stop, position, self.window.start)
         self.problems += reading.problems
@@ -154,9 +159,14 @@ class _Gathering:
         self.parts.append((*remembered, *reading.pending))
         if reading.position is not None and self.window.start is not None:
             inside = ev.select(remembered, self.window).inside
-            self.known[path] = Known(reading.position, tuple(ev.fold(inside, MOST_REMEMBERED)))
-        readable = bool(reading.files) and (reading.kernel_lines or not reading.read)
-        if readable:
+            start = max(self.window.start, known.start if known else 0.0)
+            kept = tuple(ev.fold(inside, MOST_REMEMBERED))
+            self.known[path] = Known(reading.position, kept, start)
+        empty = not reading.read and reading.complete
+        readable = bool(reading.files) and (reading.kernel_lines or empty)
+        # Of a part, what it shows counts; what it does not show proves nothing.
+        readable = readable and not reading.cut
+        if readable or ev.select(self.parts[-1], self.window).inside:
             self.sources.append(Source(reading.path))
         elif not reading.problems:
             what = "shows no lines of the kernel"
@@ -177,6 +187,10 @@ class _Gathering:
 
 # Events of a log that are remembered; older ones are folded together.
 MOST_REMEMBERED = 300
+# Of many logs together; the memory of a run is 256 KiB at most.
+MOST_REMEMBERED_IN_ALL = 600
+# Seconds by which the time of boot is another each time it is computed.
+CLOCKS = 1.0
 
 
 def gather(
@@ -200,6 +214,10 @@ def gather(
         gathering.auto()
     for path in paths:
         gathering.file(path)
+    most = MOST_REMEMBERED_IN_ALL // max(1, len(gathering.known))
+    if most < MOST_REMEMBERED:
+        for path, each in gathering.known.items():
+            gathering.known[path] = each._replace(events=tuple(ev.fold(each.events, most)))
     return Evidence(
         ev.merge(*gathering.parts),
         tuple(gathering.sources),
@@ -214,6 +232,7 @@ def known_to_plain(known: Iterable[tuple[str, Known]]) -> dict[str, object]:
         path: [
             files.position_to_plain(each.position),
             [ev.to_plain(event) for event in each.events],
+            each.start,
         ]
         for path, each in known
     }
@@ -225,11 +244,12 @@ def known_from_plain(plain: object) -> dict[str, Known]:
     if isinstance(plain, dict):
         for path, value in plain.items():
             try:
-                position, events = value
+                position, events, start = value
                 found[path] = Known(
                     files.position_from_plain(position),
                     tuple(ev.from_plain(event) for event in events),
+                    float(start),
                 )
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 continue
     return found
