@@ -140,7 +140,8 @@ def _first_error(link: socket.socket) -> None:
         except BlockingIOError:
             return
         code = -struct.unpack_from("=i", answer, 16)[0]
-        if code not in (0, errno.EEXIST):
+        # EBUSY, EOPNOTSUPP: the flow is there already and would have to be changed.
+        if code not in (0, errno.EEXIST, errno.EBUSY, errno.EOPNOTSUPP):
             raise OSError(code, os.strerror(code))
 
 
