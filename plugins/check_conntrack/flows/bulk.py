@@ -27,13 +27,22 @@ zipped columns (150 a key). Regular expressions were not tried again.
 from __future__ import annotations
 
 import collections
-import functools
 import itertools
 import struct
 import sys
 from typing import Callable, Iterable, NamedTuple, Sequence
 
 from check_conntrack.flows import tally as t
+from check_conntrack.flows.columns import (
+    Column,
+    address_keys,
+    equals,
+    histogram,
+    integer,
+    slices,
+    table,
+    weave,
+)
 from check_conntrack.flows.entry import IPPROTO_TCP
 from check_conntrack.flows.match import (
     ORIGINAL_DESTINATION,
@@ -58,29 +67,22 @@ from check_conntrack.kernel import ctnetlink as ct
 
 # The bytes that choose a list: struct nlmsghdr, struct nfgenmsg, the first attribute's header.
 HEAD = FIRST_ATTRIBUTE + ct.NLATTR.size
-# Messages are worked off when this many bytes lie ready: columns long enough to be worth it,
-# rows short enough to stay in the processor's cache.
-CHUNK = 1 << 21
+# Messages are worked off when this many bytes lie ready, so that rare shapes fill columns too.
+CHUNK = 1 << 22
+# Messages of one shape that are made rows of at a time: what fits the second-level cache.
+ROWS = 1 << 12
 # Fewer messages than this of one shape are cheaper to decode one by one.
 FEW = 3
 # More shapes than this in one chunk are no kernel's doing.
 MANY_SHAPES = 64
 
 _LENGTH = struct.Struct("=I")
-_EVERY = bytes(range(256))
-
-
-def _table(function: Callable[[int], int]) -> bytes:
-    """A translation table for a column."""
-    return bytes(map(function, _EVERY))
-
-
-_LOW_FLAGS = _table(lambda value: value & t.KEPT_LOW)
-_HIGH_FLAGS = _table(lambda value: value & t.KEPT_HIGH)
-_SOURCE_NAT = _table(lambda value: t.SOURCE_NAT if value else 0)
-_DESTINATION_NAT = _table(lambda value: t.DESTINATION_NAT if value else 0)
-_HALF_OPEN = _table(lambda value: value in t.HALF_OPEN)
-_ESTABLISHED = _table(lambda value: value == ct.TCP_CONNTRACK_ESTABLISHED)
+_LOW_FLAGS = table(lambda value: value & t.KEPT_LOW)
+_HIGH_FLAGS = table(lambda value: value & t.KEPT_HIGH)
+_SOURCE_NAT = table(lambda value: t.SOURCE_NAT if value else 0)
+_DESTINATION_NAT = table(lambda value: t.DESTINATION_NAT if value else 0)
+_HALF_OPEN = table(lambda value: value in t.HALF_OPEN)
+_ESTABLISHED = table(lambda value: value == ct.TCP_CONNTRACK_ESTABLISHED)
 
 
 class _Shape(NamedTuple):
@@ -207,13 +209,13 @@ class _Counting:
 
     def _rows(self, found: list[bytes]) -> None:
         """Count messages of one length and first attribute, shape by shape."""
-        waiting = [list(found)]
-        shapes = 0
+        waiting = [found[at : at + ROWS] for at in range(0, len(found), ROWS)]
+        allowed = len(waiting) + MANY_SHAPES
         while waiting:
             group = waiting.pop()
-            shapes += 1
+            allowed -= 1
             shape = None
-            if len(group) >= FEW and shapes <= MANY_SHAPES:
+            if len(group) >= FEW and allowed >= 0:
                 shape = self._shape(group[0])
             if shape is None:
                 for message in group:
@@ -297,8 +299,8 @@ def _odd_column(rows: bytes, number: int, shape: _Shape) -> bytes | None:
 def _parted(group: list[bytes], column: bytes) -> list[list[bytes]]:
     """The group in parts, by the value each message has in the column."""
     return [
-        list(itertools.compress(group, column.translate(_equals(value, 0xFF))))
-        for value, _ in _histogram(column)
+        list(itertools.compress(group, column.translate(equals(value, 0xFF))))
+        for value, _ in histogram(column)
     ]
 
 
@@ -377,18 +379,13 @@ def _both(one: int | None, other: int | None) -> tuple[int, int] | None:
     return None if one is None or other is None else (one, other)
 
 
-def _integer(column: bytes) -> int:
-    """A column as a long integer: one operation then works on all its bytes."""
-    return int.from_bytes(column, "little")
-
-
 def _differ(rows: bytes, size: int, pairs: Iterable[tuple[int, int]]) -> int:
     """Not zero, in each message's byte, where it has different bytes at any pair of offsets."""
     differ = 0
     for one, other in pairs:
         left, right = rows[one::size], rows[other::size]
         if left != right:
-            differ |= _integer(left) ^ _integer(right)
+            differ |= integer(left) ^ integer(right)
     return differ
 
 
@@ -397,8 +394,8 @@ def _flags(rows: bytes, number: int, shape: _Shape) -> tuple[bytes, bytes | None
     size = shape.size
     length = 4 if shape.family == 4 else 16
     from_source, to_target, back_source, back_target = shape.addresses
-    flags = _integer(rows[shape.status + 3 :: size].translate(_LOW_FLAGS))
-    flags |= _integer(rows[shape.status + 2 :: size].translate(_HIGH_FLAGS))
+    flags = integer(rows[shape.status + 3 :: size].translate(_LOW_FLAGS))
+    flags |= integer(rows[shape.status + 2 :: size].translate(_HIGH_FLAGS))
 
     def differ(one: int, other: int, ids: tuple[int, int] | None) -> int:
         pairs = [(one + i, other + i) for i in range(length)]
@@ -410,33 +407,20 @@ def _flags(rows: bytes, number: int, shape: _Shape) -> tuple[bytes, bytes | None
     differing = differ(from_source, back_target, shape.source_id)
     if differing:
         source_nat = differing.to_bytes(number, "little").translate(_SOURCE_NAT)
-        flags |= _integer(source_nat)
+        flags |= integer(source_nat)
     differing = differ(to_target, back_source, shape.destination_id)
     if differing:
         column = differing.to_bytes(number, "little").translate(_DESTINATION_NAT)
-        flags |= _integer(column)
+        flags |= integer(column)
     return flags.to_bytes(number, "little"), source_nat
-
-
-def _histogram(column: bytes) -> list[tuple[int, int]]:
-    """Each value of a column and how often it comes; for few values much faster than Counter."""
-    found = []
-    while column:
-        value = column[0]
-        times = column.count(value)
-        found.append((value, times))
-        if times == len(column):
-            break
-        column = column.translate(None, bytes((value,)))
-    return found
 
 
 def _pairs(states: bytes | None, flags: bytes) -> Iterable[tuple[int | None, int, int]]:
     """Each pair of state and flags that occurs, and how often."""
-    flag_values = _histogram(flags)
+    flag_values = histogram(flags)
     if states is None:
         return [(None, flag, times) for flag, times in flag_values]
-    state_values = _histogram(states)
+    state_values = histogram(states)
     if len(state_values) > 16 or len(flag_values) > 16:
         counted = collections.Counter(zip(states, flags))
         return [(state, flag, times) for (state, flag), times in counted.items()]
@@ -446,47 +430,21 @@ def _pairs(states: bytes | None, flags: bytes) -> Iterable[tuple[int | None, int
         state_index[value] = index << 4
     for index, (value, _) in enumerate(flag_values):
         flag_index[value] = index
-    both = _integer(states.translate(state_index)) | _integer(flags.translate(flag_index))
+    both = integer(states.translate(state_index)) | integer(flags.translate(flag_index))
     return [
         (state_values[value >> 4][0], flag_values[value & 15][0], times)
-        for value, times in _histogram(both.to_bytes(len(flags), "little"))
+        for value, times in histogram(both.to_bytes(len(flags), "little"))
     ]
-
-
-def _weave(columns: Sequence[bytes | int], number: int) -> bytearray:
-    """Rows made of columns; a number is a column that holds nothing else."""
-    width = len(columns)
-    woven = bytearray(width * number)
-    for at, column in enumerate(columns):
-        if not isinstance(column, int):
-            woven[at::width] = column
-        elif column:
-            woven[at::width] = bytes((column,)) * number
-    return woven
-
-
-def _slices(rows: bytearray, width: int) -> Iterable[bytes]:
-    """The rows one by one."""
-    return itertools.chain.from_iterable(struct.iter_unpack(f"{width}s", rows))
 
 
 def _address_keys(
     tally: t.Tally, rows: bytes, number: int, shape: _Shape, position: int
-) -> Sequence[t.AddressKey]:
+) -> list[int] | list[bytes]:
     """Tally.address_key of one position, for every row."""
     mask = tally.masks[shape.family != 4]
-    at, size = shape.addresses[position], shape.size
-    columns: list[bytes | int] = []
-    for index, bits in enumerate(mask):
-        if not bits:
-            columns.append(0)
-            continue
-        column = rows[at + index :: size]
-        columns.append(column if bits == 0xFF else column.translate(_masked(bits)))
-    woven = _weave(columns, number)
-    if shape.family == 4:
-        return memoryview(woven).cast("I").tolist()
-    return list(_slices(woven, 16))
+    start = shape.addresses[position]
+    columns = [rows[at :: shape.size] for at in range(start, start + len(mask))]
+    return address_keys(columns, mask, number)
 
 
 def _service_keys(
@@ -494,9 +452,9 @@ def _service_keys(
 ) -> Sequence[int]:
     """tally.service_key for every row."""
     at, size = shape.destination_port, shape.size
-    port: list[bytes | int] = [0, 0] if at is None else [rows[at::size], rows[at + 1 :: size]]
+    port: list[Column] = [0, 0] if at is None else [rows[at::size], rows[at + 1 :: size]]
     state = t.NO_STATE if states is None else states
-    return memoryview(_weave([shape.protocol, state, *port], number)).cast("I").tolist()
+    return memoryview(weave([shape.protocol, state, *port], number)).cast("I").tolist()
 
 
 def _pool_keys(rows: bytes, number: int, shape: _Shape) -> Iterable[bytes] | None:
@@ -508,12 +466,12 @@ def _pool_keys(rows: bytes, number: int, shape: _Shape) -> Iterable[bytes] | Non
     def columns(at: int, width: int) -> list[bytes]:
         return [rows[at + index :: size] for index in range(width)]
 
-    parts: list[bytes | int] = [shape.protocol]
+    parts: list[Column] = [shape.protocol]
     parts += [0, 0] if shape.reply_zone is None else columns(shape.reply_zone, 2)
     parts += columns(shape.reply_source_port, 2)
     parts += columns(shape.addresses[REPLY_SOURCE], length)
     parts += columns(shape.addresses[REPLY_DESTINATION], length)
-    return _slices(_weave(parts, number), len(parts))
+    return slices(weave(parts, number), len(parts))
 
 
 def _timeout_buckets(rows: bytes, number: int, size: int, at: int) -> Sequence[int]:
@@ -522,20 +480,10 @@ def _timeout_buckets(rows: bytes, number: int, size: int, at: int) -> Sequence[i
     if high.count(0) != number:
         seconds = zip(high, rows[at + 1 :: size], rows[at + 2 :: size], rows[at + 3 :: size])
         return [t.timeout_bucket(int.from_bytes(four, "big")) for four in seconds]
-    middle: list[bytes | int] = [rows[at + 1 :: size], rows[at + 2 :: size]]
+    middle: list[Column] = [rows[at + 1 :: size], rows[at + 2 :: size]]
     if sys.byteorder == "little":
         middle.reverse()
-    return memoryview(_weave(middle, number)).cast("H").tolist()
-
-
-@functools.lru_cache(maxsize=256)
-def _masked(bits: int) -> bytes:
-    return _table(lambda value: value & bits)
-
-
-@functools.lru_cache(maxsize=1024)
-def _equals(want: int, bits: int) -> bytes:
-    return _table(lambda value: value & bits == want)
+    return memoryview(weave(middle, number)).cast("H").tolist()
 
 
 def _select(
@@ -545,13 +493,13 @@ def _select(
     if match.protocols and shape.protocol not in match.protocols:
         return None
     size = shape.size
-    every = _integer(b"\1" * number)
+    every = integer(b"\1" * number)
 
     def equal(at: int, want: bytes, mask: bytes) -> int:
         keep = every
         for index, (value, bits) in enumerate(zip(want, mask)):
             if bits:
-                keep &= _integer(rows[at + index :: size].translate(_equals(value, bits)))
+                keep &= integer(rows[at + index :: size].translate(equals(value, bits)))
         return keep
 
     keep = every
@@ -559,7 +507,7 @@ def _select(
         wanted = {state for protocol, state in match.states if protocol == shape.protocol}
         if shape.state is None or not wanted:
             return None
-        keep &= _integer(rows[shape.state :: size].translate(_table(lambda v: v in wanted)))
+        keep &= integer(rows[shape.state :: size].translate(table(lambda v: v in wanted)))
     if match.ports:
         any_port = 0
         for at in shape.ports:

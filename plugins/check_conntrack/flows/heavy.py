@@ -3,7 +3,8 @@
 A plain counter that is cut back whenever it holds more than `limit` keys: the least d that
 leaves `capacity` keys is taken from every count, and what falls to nothing is dropped (J. Misra,
 D. Gries, "Finding repeated elements", 1982; the batched form is that of Agarwal and others,
-"Mergeable summaries", 2012). Each cut takes d from more than `capacity` keys at once, so that
+"Mergeable summaries", 2012). Once a cut was needed, a feeding of more than `capacity` different
+keys is cut by 1 of its own before it is added. Each cut takes d from more than `capacity` keys at once, so that
 
     true count - error <= count <= true count,   error <= total / (capacity + 1)
 
@@ -16,9 +17,10 @@ from __future__ import annotations
 
 import collections
 import heapq
+import itertools
 from typing import Any, Iterable
 
-CAPACITY = 16384
+CAPACITY = 4096
 LIMIT = 65536
 
 
@@ -38,9 +40,20 @@ class HeavyHitters:
 
     def feed(self, keys: Iterable[Any], number: int) -> None:
         """Count `number` keys. Memory grows by this one feeding before it is cut back."""
-        # Counter.update over an iterable is one C loop: nothing in Python is faster.
-        self.counts.update(keys)
         self.total += number
+        # Counter.update over an iterable is one C loop: nothing in Python is faster.
+        if not self.error:
+            self.counts.update(keys)
+        else:
+            # There are too many keys anyway: those that come once in a feeding need not go
+            # through the large table. It is a cut of 1, made before the counts meet.
+            fresh = collections.Counter(keys)
+            taken = int(len(fresh) > self.capacity)
+            self.error += taken
+            counts = self.counts
+            often = map(taken.__lt__, fresh.values())
+            for key, count in itertools.compress(fresh.items(), often):
+                counts[key] += count - taken
         if len(self.counts) > self.limit:
             self._cut()
 
