@@ -490,9 +490,8 @@ class _Columns:
 
 def _packed(family: int, column: Sequence[str]) -> bytes:
     """A column of addresses, packed and joined; raises OSError when one is none."""
-    if family == 4:
-        return b"".join(map(socket.inet_aton, column))
-    return b"".join(map(socket.inet_pton, itertools.repeat(socket.AF_INET6), column))
+    kind = socket.AF_INET if family == 4 else socket.AF_INET6
+    return b"".join(map(socket.inet_pton, itertools.repeat(kind), column))
 
 
 def _in_range(column: Sequence[str]) -> bool:
