@@ -34,9 +34,7 @@ def tuple_(
     elif one is not None and two is not None:
         ports = [packed(ct.CTA_PROTO_SRC_PORT, one, 2), packed(ct.CTA_PROTO_DST_PORT, two, 2)]
     parts = [
-        ct.nested(
-            ct.CTA_TUPLE_IP, ct.attribute(base, source), ct.attribute(base + 1, destination)
-        ),
+        ct.nested(ct.CTA_TUPLE_IP, ct.attribute(base, source), ct.attribute(base + 1, destination)),
         ct.nested(ct.CTA_TUPLE_PROTO, packed(ct.CTA_PROTO_NUM, protocol, 1), *ports),
     ]
     if zone is not None:

@@ -82,8 +82,14 @@ def test_an_exact_address_becomes_four_dumps_and_a_network_none():
     filters = match.kernel_filters(match.parse(["10.0.0.5"]))
     assert [narrowed.only for _, narrowed in filters] == [(0, 0), (0, 1), (0, 2), (0, 3)]
     assert filters[2][0].reply == ct.TupleFilter(source=bytes((10, 0, 0, 5)))
-    assert match.kernel_filters(match.parse(["10.0.0.0/8"])) == []
+    assert match.kernel_filters(match.parse(["10.0.0.0/8", "::1"])) == []
     assert match.kernel_filters(match.Match()) == []
+
+
+def test_ipv6_addresses_and_networks_are_asked_for_by_family_alone():
+    for address, family in (("2001:db8::1", 10), ("10.0.0.0/8", 2)):
+        wanted = match.parse([address])
+        assert match.kernel_filters(wanted) == [(ct.KernelFilter(family), wanted)]
 
 
 def test_one_protocol_becomes_a_dump_a_family():

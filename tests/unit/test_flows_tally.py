@@ -104,7 +104,10 @@ def test_half_open_connections_have_their_own_top_list():
 
 def test_the_breakdown_names_protocol_and_state():
     one = tallied(dump.entry(state=1), dump.entry(state=1), dump.entry(protocol=99))
-    assert [line[:3] for line in one.breakdown()] == [("tcp", "SYN_SENT", 2), ("protocol 99", "", 1)]
+    assert [line[:3] for line in one.breakdown()] == [
+        ("tcp", "SYN_SENT", 2),
+        ("protocol 99", "", 1),
+    ]
 
 
 def test_a_sample_is_scaled_to_the_whole_table():

@@ -321,8 +321,12 @@ def _compile(message: bytes, found: Layout) -> _Shape | None:
     original, reply = ct.CTA_TUPLE_ORIG, ct.CTA_TUPLE_REPLY
     directions = original, reply
     family = 4
-    v4 = [at(d, ct.CTA_TUPLE_IP, k) for d in directions for k in (ct.CTA_IP_V4_SRC, ct.CTA_IP_V4_DST)]
-    v6 = [at(d, ct.CTA_TUPLE_IP, k) for d in directions for k in (ct.CTA_IP_V6_SRC, ct.CTA_IP_V6_DST)]
+    v4 = [
+        at(d, ct.CTA_TUPLE_IP, k) for d in directions for k in (ct.CTA_IP_V4_SRC, ct.CTA_IP_V4_DST)
+    ]
+    v6 = [
+        at(d, ct.CTA_TUPLE_IP, k) for d in directions for k in (ct.CTA_IP_V6_SRC, ct.CTA_IP_V6_DST)
+    ]
     places = [place for place in v4 if place is not None]
     if not places:
         family = 6
@@ -447,9 +451,7 @@ def _address_keys(
     return address_keys(columns, mask, number)
 
 
-def _service_keys(
-    rows: bytes, number: int, shape: _Shape, states: bytes | None
-) -> Sequence[int]:
+def _service_keys(rows: bytes, number: int, shape: _Shape, states: bytes | None) -> Sequence[int]:
     """tally.service_key for every row."""
     at, size = shape.destination_port, shape.size
     port: list[Column] = [0, 0] if at is None else [rows[at::size], rows[at + 1 :: size]]
@@ -486,9 +488,7 @@ def _timeout_buckets(rows: bytes, number: int, size: int, at: int) -> Sequence[i
     return memoryview(weave(middle, number)).cast("H").tolist()
 
 
-def _select(
-    tally: t.Tally, match: Match, rows: bytes, number: int, shape: _Shape
-) -> bytes | None:
+def _select(tally: t.Tally, match: Match, rows: bytes, number: int, shape: _Shape) -> bytes | None:
     """Match.accepts and Match.directions for every row: a column of 0 and 1; None for all 0."""
     if match.protocols and shape.protocol not in match.protocols:
         return None

@@ -62,9 +62,7 @@ def slices(rows: bytearray, width: int) -> Iterable[bytes]:
     return itertools.chain.from_iterable(struct.iter_unpack(f"{width}s", rows))
 
 
-def address_keys(
-    columns: Sequence[bytes], mask: bytes, number: int
-) -> list[int] | list[bytes]:
+def address_keys(columns: Sequence[bytes], mask: bytes, number: int) -> list[int] | list[bytes]:
     """Tally.address_key for the addresses that stand in 4 or 16 columns."""
     kept: list[Column] = [
         column if bits == 0xFF else column.translate(masked(bits)) if bits else 0

@@ -153,33 +153,38 @@ def _ports(entry: Entry) -> tuple[int | None, ...]:
 def kernel_filters(match: Match) -> list[tuple[ct.KernelFilter, Match]]:
     """The dumps that together hold every entry the match accepts, each with its own match.
 
-    Exact addresses become four dumps each, one a position (the kernel joins the directions with
-    AND); one protocol alone becomes a dump a family. An empty list: only the whole table will do,
-    with the match as it is. The kernel may ignore a filter, so every answer is filtered again.
+    Up to two exact IPv4 addresses become four dumps each, one a position (the kernel joins the
+    directions with AND). IPv6 addresses cannot be asked for: ctnetlink_filter_match_tuple() takes
+    ipv6_addr_cmp() for a truth value, and hands out all but those wanted (seen on 6.18); they
+    become a dump of their family. One protocol narrows every dump. An empty list: only the
+    whole table will do, with the match as it is. Old kernels ignore filters, so that every
+    answer is to be filtered again, by the match that stands beside it.
     """
-    one_protocol = next(iter(match.protocols)) if len(match.protocols) == 1 else None
-    if match.networks:
-        if any(wanted.prefix != 8 * len(wanted.address) for wanted in match.networks):
-            return []
-        if len(match.networks) > 2:  # More dumps than the walks are worth.
-            return []
+    protocol = next(iter(match.protocols)) if len(match.protocols) == 1 else None
+    exact = all(wanted.prefix == 32 and len(wanted.address) == 4 for wanted in match.networks)
+    if match.networks and exact and len(match.networks) <= 2:
         return [
-            (_at(wanted.address, position, one_protocol), match._replace(only=(index, position)))
+            (_at(wanted.address, position, protocol), match._replace(only=(index, position)))
             for index, wanted in enumerate(match.networks)
             for position in range(4)
         ]
-    if one_protocol is not None:
-        wanted_tuple = ct.TupleFilter(protocol=one_protocol)
-        # The kernel filters by family too, so that no entry comes twice.
-        return [
-            (ct.KernelFilter(family=family, original=wanted_tuple), match)
-            for family in (socket.AF_INET, socket.AF_INET6)
-        ]
-    return []
+    families = {len(wanted.address) for wanted in match.networks} or {4, 16}
+    if len(families) == 2 and protocol is None:
+        return []
+    return [
+        (
+            ct.KernelFilter(
+                family=socket.AF_INET if size == 4 else socket.AF_INET6,
+                original=None if protocol is None else ct.TupleFilter(protocol=protocol),
+            ),
+            match,
+        )
+        for size in sorted(families)
+    ]
 
 
 def _at(address: bytes, position: int, protocol: int | None) -> ct.KernelFilter:
-    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    family = socket.AF_INET
     if position in (ORIGINAL_SOURCE, REPLY_SOURCE):
         wanted = ct.TupleFilter(source=address, protocol=protocol)
     else:

@@ -138,9 +138,7 @@ def layout(message: bytes) -> Layout:
     return found
 
 
-def _walk(
-    message: bytes, offset: int, end: int, schema: Schema, path: Path, found: Layout
-) -> None:
+def _walk(message: bytes, offset: int, end: int, schema: Schema, path: Path, found: Layout) -> None:
     unpack = ct.NLATTR.unpack_from
     while end - offset >= ct.NLATTR.size:
         length, kind = unpack(message, offset)

@@ -295,13 +295,9 @@ class Tally:
             protocol, key_state, port = _SERVICE.unpack(key.to_bytes(4, sys.byteorder))
             if state is None or (protocol == IPPROTO_TCP and key_state == state):
                 named[protocol, port] += count
-        return collections.Counter(
-            {_service_name(*key): count for key, count in named.items()}
-        )
+        return collections.Counter({_service_name(*key): count for key, count in named.items()})
 
-    def _tops(
-        self, counts: collections.Counter[str], number: int, total: int | None
-    ) -> list[Top]:
+    def _tops(self, counts: collections.Counter[str], number: int, total: int | None) -> list[Top]:
         scale, whole = self.scale(total), self.kept or 1
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return [Top(name, round(n * scale), 100 * n / whole) for name, n in ordered[:number]]

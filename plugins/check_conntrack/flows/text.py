@@ -31,6 +31,8 @@ from check_conntrack.flows.entry import (
     IPPROTO_ICMP,
     IPPROTO_ICMPV6,
     IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPPROTO_UDPLITE,
     STATE_NAMES,
     ConntrackTuple,
     Counters,
@@ -70,6 +72,8 @@ _FLAGS = {
 _TUPLE_NAMES = frozenset(
     ("src", "dst", "sport", "dport", "srckey", "dstkey", "type", "code", "zone-orig", "zone-reply")
 )
+# conntrack(8) prints ports for these even where the kernel sends none.
+_WITH_PORTS = frozenset((*STATE_NAMES, IPPROTO_UDP, IPPROTO_UDPLITE))
 _COUNTED_NAMES = frozenset(("packets", "bytes"))
 
 
@@ -426,9 +430,7 @@ class _Counting:
             zone = get("zone-reply", 1)
         elif columns.has("zone"):
             zone = get("zone", 2)
-        rows = zip(
-            get("src", 1), get("dst", 1), get("sport", 1), zone or itertools.repeat("0")
-        )
+        rows = zip(get("src", 1), get("dst", 1), get("sport", 1), zone or itertools.repeat("0"))
         for row, times in collections.Counter(itertools.compress(rows, source_nat)).items():
             target, translated, port, zone_number = row
             head = t.POOL_HEAD.pack(protocol, int(zone_number), int(port))
@@ -556,8 +558,8 @@ def _tuple_words(one: ConntrackTuple, zone_name: str) -> list[str]:
         words += [f"type={one.icmp_type or 0}", f"code={one.icmp_code or 0}", f"id={one.icmp_id}"]
     elif one.protocol == IPPROTO_GRE:
         words += [f"srckey=0x{one.source_port or 0:x}", f"dstkey=0x{one.destination_port or 0:x}"]
-    elif one.source_port is not None:
-        words += [f"sport={one.source_port}", f"dport={one.destination_port or 0}"]
+    elif one.source_port is not None or one.protocol in _WITH_PORTS:
+        words += [f"sport={one.source_port or 0}", f"dport={one.destination_port or 0}"]
     if one.zone is not None:
         words.append(f"{zone_name}={one.zone}")
     return words
