@@ -17,7 +17,7 @@ import shutil
 import socket
 import struct
 import subprocess
-from typing import Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from check_conntrack.kernel import ctnetlink as ct
 

@@ -10,6 +10,7 @@ import re
 import socket
 
 import pytest
+
 from check_conntrack.flows import bulk, match, netlink, tally, text
 from check_conntrack.kernel import ctnetlink as ct
 from kernel import flows_rig as rig
@@ -113,7 +114,16 @@ def insert(space, *arguments: str) -> None:
 
 def insert_every_kind(space) -> None:
     for number, state in enumerate(
-        "SYN_SENT SYN_RECV ESTABLISHED FIN_WAIT CLOSE_WAIT LAST_ACK TIME_WAIT CLOSE".split()
+        [
+            "SYN_SENT",
+            "SYN_RECV",
+            "ESTABLISHED",
+            "FIN_WAIT",
+            "CLOSE_WAIT",
+            "LAST_ACK",
+            "TIME_WAIT",
+            "CLOSE",
+        ]
     ):
         insert(
             space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "tcp", "--state", state,

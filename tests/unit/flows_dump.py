@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
+
+from hypothesis import strategies as st
 
 from check_conntrack.kernel import ctnetlink as ct
-from hypothesis import strategies as st
 
 SEQUENCE, PORT_ID = 0x5EED, 4711
 V4 = bytes((10, 0, 0, 1)), bytes((192, 0, 2, 9))

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
-from check_conntrack.flows import bulk, match, netlink, tally
-from check_conntrack.kernel import ctnetlink as ct
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from check_conntrack.flows import bulk, match, netlink, tally
+from check_conntrack.kernel import ctnetlink as ct
 from unit import flows_dump as dump
 
 LISTS = ("sources", "half_open_sources", "destinations", "services", "pools")
@@ -78,10 +81,8 @@ def test_the_fast_path_judges_damage_as_the_general_decoder_does(batches):
 
 @given(st.lists(st.binary(max_size=300), max_size=4))
 def test_any_bytes_give_counts_or_one_error(batches):
-    try:
+    with contextlib.suppress(netlink.TableError):
         bulk.count(batches, tally.Tally())
-    except netlink.TableError as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 199, 200, 201, 350])

@@ -3,9 +3,10 @@ from __future__ import annotations
 import collections
 
 import pytest
-from check_conntrack.flows.heavy import HeavyHitters
 from hypothesis import given
 from hypothesis import strategies as st
+
+from check_conntrack.flows.heavy import HeavyHitters
 
 
 @given(

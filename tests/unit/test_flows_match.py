@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from check_conntrack.flows import match, netlink
 from check_conntrack.kernel import ctnetlink as ct
 from unit import flows_dump as dump

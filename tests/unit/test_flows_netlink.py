@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from check_conntrack.flows import netlink
 from check_conntrack.flows.entry import Counters, SctpInfo, SynProxy, TcpInfo
 from check_conntrack.kernel import ctnetlink as ct
-from hypothesis import given
-from hypothesis import strategies as st
 from unit import flows_dump as dump
 
 
@@ -146,15 +149,11 @@ def test_an_entry_without_what_makes_one_is_an_error(lacking):
 
 @given(st.lists(st.binary(max_size=300), max_size=4))
 def test_any_bytes_give_entries_or_one_error(batches):
-    try:
+    with contextlib.suppress(netlink.TableError):
         read(*batches)
-    except netlink.TableError as error:
-        assert str(error)
 
 
 @given(dump.damaged())
 def test_a_damaged_dump_gives_entries_or_one_error(batches):
-    try:
+    with contextlib.suppress(netlink.TableError):
         read(*batches)
-    except netlink.TableError as error:
-        assert str(error)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from check_conntrack.flows import netlink, tally
 from check_conntrack.flows.tally import Tally, prefixes
 from check_conntrack.kernel import ctnetlink as ct
-from hypothesis import given
-from hypothesis import strategies as st
 from unit import flows_dump as dump
 
 BOTH = ct.IPS_SEEN_REPLY | ct.IPS_ASSURED
@@ -115,8 +116,8 @@ def test_a_sample_is_scaled_to_the_whole_table():
     figures = one.figures(total=4000)
     assert (figures.entries, figures.tcp, figures.udp) == (4000, 3000, 1000)
     assert figures.top_service_share == 75.0
-    assert one.top_sources(1, 4000)[0].count == 4000
-    assert one.breakdown(4000)[0].count == 3000
+    assert one.top_sources(1, 4000)[0].entries == 4000
+    assert one.breakdown(4000)[0].entries == 3000
 
 
 def test_the_margin_is_that_of_a_draw_without_replacement():

@@ -30,7 +30,8 @@ import collections
 import itertools
 import struct
 import sys
-from typing import Callable, Iterable, NamedTuple, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Callable, NamedTuple
 
 from check_conntrack.flows import tally as t
 from check_conntrack.flows.columns import (
@@ -254,7 +255,7 @@ class _Counting:
             if not group:
                 return
             rows = b"".join(group)
-        size, number, tcp = shape.size, len(group), shape.protocol == IPPROTO_TCP
+        size, number = shape.size, len(group)
         flags, source_nat = _flags(rows, number, shape)
         states = None if shape.state is None else rows[shape.state :: size]
         for state, flag, times in _pairs(states, flags):
@@ -262,17 +263,8 @@ class _Counting:
 
         sources = _address_keys(tally, rows, number, shape, ORIGINAL_SOURCE)
         tally.sources.feed(sources, number)
-        if tcp and states is not None:
-            half_open = states.translate(_HALF_OPEN)
-            times = half_open.count(1)
-            if times:
-                tally.half_open_sources.feed(itertools.compress(sources, half_open), times)
-            if shape.timeout is not None:
-                established = states.translate(_ESTABLISHED)
-                if 1 in established:
-                    buckets = _timeout_buckets(rows, number, size, shape.timeout)
-                    chosen = itertools.compress(buckets, established)
-                    tally.established_timeouts.update(chosen)
+        if shape.protocol == IPPROTO_TCP and states is not None:
+            self._count_tcp(rows, shape, states, sources)
         del sources
         tally.destinations.feed(
             _address_keys(tally, rows, number, shape, ORIGINAL_DESTINATION), number
@@ -283,6 +275,21 @@ class _Counting:
             keys = _pool_keys(b"".join(translated), len(translated), shape)
             if keys is not None:
                 tally.pools.feed(keys, len(translated))
+
+    def _count_tcp(
+        self, rows: bytes, shape: _Shape, states: bytes, sources: Sequence[t.AddressKey]
+    ) -> None:
+        """What is counted of TCP alone: who leaves connections half open, and for how long."""
+        half_open = states.translate(_HALF_OPEN)
+        times = half_open.count(1)
+        if times:
+            self.tally.half_open_sources.feed(itertools.compress(sources, half_open), times)
+        if shape.timeout is not None:
+            established = states.translate(_ESTABLISHED)
+            if 1 in established:
+                buckets = _timeout_buckets(rows, len(states), shape.size, shape.timeout)
+                chosen = itertools.compress(buckets, established)
+                self.tally.established_timeouts.update(chosen)
 
 
 def _odd_column(rows: bytes, number: int, shape: _Shape) -> bytes | None:
@@ -488,6 +495,24 @@ def _timeout_buckets(rows: bytes, number: int, size: int, at: int) -> Sequence[i
     return memoryview(weave(middle, number)).cast("H").tolist()
 
 
+def _held(
+    match: Match, shape: _Shape, equal: Callable[[int, bytes, bytes], int]
+) -> tuple[int, list[int]]:
+    """Which rows the networks choose, and which hold one in each of the four positions."""
+    seen = chosen = 0
+    held = [0, 0, 0, 0]
+    for index, wanted in enumerate(match.networks):
+        if len(wanted.address) != (4 if shape.family == 4 else 16):
+            continue
+        for position, at in enumerate(shape.addresses):
+            hit = equal(at, wanted.address, wanted.mask())
+            held[position] |= hit
+            if match.only == (index, position):
+                chosen = hit & ~seen
+            seen |= hit
+    return seen if match.only is None else chosen, held
+
+
 def _select(tally: t.Tally, match: Match, rows: bytes, number: int, shape: _Shape) -> bytes | None:
     """Match.accepts and Match.directions for every row: a column of 0 and 1; None for all 0."""
     if match.protocols and shape.protocol not in match.protocols:
@@ -515,18 +540,8 @@ def _select(tally: t.Tally, match: Match, rows: bytes, number: int, shape: _Shap
                 any_port |= equal(at, port.to_bytes(2, "big"), b"\xff\xff")
         keep &= any_port
     if match.networks and keep:
-        seen = chosen = 0
-        held = [0, 0, 0, 0]
-        for index, wanted_network in enumerate(match.networks):
-            if len(wanted_network.address) != (4 if shape.family == 4 else 16):
-                continue
-            for position, at in enumerate(shape.addresses):
-                hit = equal(at, wanted_network.address, wanted_network.mask())
-                held[position] |= hit
-                if match.only == (index, position):
-                    chosen = hit & ~seen
-                seen |= hit
-        keep &= seen if match.only is None else chosen
+        chosen, held = _held(match, shape, equal)
+        keep &= chosen
         inbound = keep & (held[ORIGINAL_DESTINATION] | held[REPLY_SOURCE])
         outbound = keep & (held[ORIGINAL_SOURCE] | held[REPLY_DESTINATION])
         tally.inbound += inbound.to_bytes(number, "little").count(1)

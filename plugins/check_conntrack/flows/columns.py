@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import struct
-from typing import Callable, Iterable, Sequence, Union
+from collections.abc import Iterable, Sequence
+from typing import Callable, Union
 
 Column = Union[bytes, int]
 

@@ -4,7 +4,8 @@ A plain counter that is cut back whenever it holds more than `limit` keys: the l
 leaves `capacity` keys is taken from every count, and what falls to nothing is dropped (J. Misra,
 D. Gries, "Finding repeated elements", 1982; the batched form is that of Agarwal and others,
 "Mergeable summaries", 2012). Once a cut was needed, a feeding of more than `capacity` different
-keys is cut by 1 of its own before it is added. Each cut takes d from more than `capacity` keys at once, so that
+keys is cut by 1 of its own before it is added. Each cut takes d from more than `capacity` keys at
+once, so that
 
     true count - error <= count <= true count,   error <= total / (capacity + 1)
 
@@ -18,7 +19,8 @@ from __future__ import annotations
 import collections
 import heapq
 import itertools
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 CAPACITY = 4096
 LIMIT = 65536
@@ -30,6 +32,7 @@ class HeavyHitters:
     __slots__ = ("capacity", "counts", "error", "limit", "total")
 
     def __init__(self, capacity: int = CAPACITY, limit: int = LIMIT) -> None:
+        """Raises ValueError unless 0 < capacity <= limit."""
         if not 0 < capacity <= limit:
             raise ValueError("a capacity is above 0, and not above the limit")
         self.capacity = capacity

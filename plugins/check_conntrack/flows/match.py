@@ -8,7 +8,8 @@ together. `kernel_filters` says what the kernel can be asked to leave out before
 from __future__ import annotations
 
 import socket
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from check_conntrack.flows.entry import (
     IPPROTO_GRE,

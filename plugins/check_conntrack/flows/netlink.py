@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from typing import Dict, Iterable, Iterator, NamedTuple, Tuple, Union
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Union
 
 from check_conntrack.flows.entry import (
     ConntrackTuple,
@@ -31,9 +32,9 @@ from check_conntrack.flows.entry import (
 from check_conntrack.kernel import ctnetlink as ct
 
 Batch = Union[bytes, bytearray, memoryview]
-Path = Tuple[int, ...]
+Path = tuple[int, ...]
 # What nests in what; a number is the least length of the value in bytes.
-Schema = Dict[int, Union["Schema", int]]
+Schema = dict[int, Union["Schema", int]]
 
 HEADER = ct.NLMSGHDR.size
 FIRST_ATTRIBUTE = HEADER + ct.NFGENMSG.size
@@ -44,6 +45,7 @@ class TableError(Exception):
     """A dump that cannot be read to its end: one sentence why. `errno` is the kernel's, or 0."""
 
     def __init__(self, reason: str, errno: int = 0) -> None:
+        """`reason` is what a person reads."""
         super().__init__(reason)
         self.errno = errno
 
@@ -164,7 +166,8 @@ def _walk(message: bytes, offset: int, end: int, schema: Schema, path: Path, fou
                     f"damaged netlink message: attribute {_dotted(path, kind)} "
                     f"holds {value_length} bytes, not {rule}"
                 )
-            found.fields[(*path, kind)] = (value, value_length)
+            place = (*path, kind)
+            found.fields[place] = (value, value_length)
         offset += length + 3 & ~3
 
 
@@ -338,6 +341,7 @@ class DumpStatus:
     """How a dump went, filled while it is read."""
 
     def __init__(self) -> None:
+        """Nothing is known yet."""
         self.done = False
         """NLMSG_DONE was seen: this was the whole answer."""
         self.interrupted = False

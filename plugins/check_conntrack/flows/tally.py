@@ -10,7 +10,8 @@ import collections
 import math
 import struct
 import sys
-from typing import Iterable, NamedTuple, Union
+from collections.abc import Iterable
+from typing import NamedTuple, Union
 
 from check_conntrack.flows.entry import (
     IPPROTO_GRE,
@@ -100,7 +101,7 @@ class Top(NamedTuple):
     """One line of a top list. share: percent of the entries counted."""
 
     name: str
-    count: int
+    entries: int
     share: float
 
 
@@ -109,7 +110,7 @@ class Line(NamedTuple):
 
     protocol: str
     state: str
-    count: int
+    entries: int
     share: float
 
 
@@ -157,6 +158,7 @@ class Tally:
     """The counters of one pass. Read them through `figures`, `breakdown` and the top lists."""
 
     def __init__(self, prefixes: Prefixes | None = None, match: Match | None = None) -> None:
+        """Group addresses by `prefixes`, keep what `match` accepts."""
         self.prefixes = prefixes or Prefixes()
         self.masks = self.prefixes.masks()
         self.match = match if match is not None and match.narrows() else None
@@ -247,26 +249,47 @@ class Tally:
         named = (IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_GRE)
         pools = self.pools.top(1)
         snat_ports = round(pools[0][1] * scale) if pools else 0
+        flagged = {
+            "assured": ASSURED,
+            "offloaded": KEPT_HIGH,
+            "nat": SOURCE_NAT | DESTINATION_NAT,
+            "expected": EXPECTED,
+        }
+        having = {
+            name: count(number for group, number in groups if group.flags & bits)
+            for name, bits in flagged.items()
+        }
         return Figures(
-            round(self.kept * scale),
-            count(number for group, number in groups if group.flags & ASSURED),
-            count(number for group, number in groups if not group.flags & SEEN_REPLY),
-            count(number for group, number in groups if _protected(group)),
-            count(number for group, number in groups if group.flags & KEPT_HIGH),
-            count(n for group, n in groups if group.flags & (SOURCE_NAT | DESTINATION_NAT)),
-            count(number for group, number in groups if group.flags & EXPECTED)
-            if self.expected_known
-            else None,
-            count(number for group, number in groups if group.family == 4),
-            count(number for group, number in groups if group.family == 6),
-            *(count([protocols[number]]) for number in named),
-            count(number for protocol, number in protocols.items() if protocol not in named),
-            *(count([states[state]]) for state in range(1, 9)),
-            count(n for state, n in states.items() if state is None or not 1 <= state <= 8),
-            *(self._largest_share(self._named(one)) for one in (self.sources, self.destinations)),
-            self._largest_share(self._services()),
-            snat_ports,
-            100 * snat_ports / PORT_POOL,
+            entries=round(self.kept * scale),
+            assured=having["assured"],
+            unreplied=count(number for group, number in groups if not group.flags & SEEN_REPLY),
+            protected=count(number for group, number in groups if _protected(group)),
+            offloaded=having["offloaded"],
+            nat=having["nat"],
+            expected=having["expected"] if self.expected_known else None,
+            ipv4=count(number for group, number in groups if group.family == 4),
+            ipv6=count(number for group, number in groups if group.family == 6),
+            tcp=count([protocols[IPPROTO_TCP]]),
+            udp=count([protocols[IPPROTO_UDP]]),
+            icmp=count([protocols[IPPROTO_ICMP]]),
+            icmpv6=count([protocols[IPPROTO_ICMPV6]]),
+            sctp=count([protocols[IPPROTO_SCTP]]),
+            gre=count([protocols[IPPROTO_GRE]]),
+            other=count(number for key, number in protocols.items() if key not in named),
+            tcp_syn_sent=count([states[ct.TCP_CONNTRACK_SYN_SENT]]),
+            tcp_syn_recv=count([states[ct.TCP_CONNTRACK_SYN_RECV]]),
+            tcp_established=count([states[ct.TCP_CONNTRACK_ESTABLISHED]]),
+            tcp_fin_wait=count([states[ct.TCP_CONNTRACK_FIN_WAIT]]),
+            tcp_close_wait=count([states[ct.TCP_CONNTRACK_CLOSE_WAIT]]),
+            tcp_last_ack=count([states[ct.TCP_CONNTRACK_LAST_ACK]]),
+            tcp_time_wait=count([states[ct.TCP_CONNTRACK_TIME_WAIT]]),
+            tcp_close=count([states[ct.TCP_CONNTRACK_CLOSE]]),
+            tcp_other=count(n for key, n in states.items() if key is None or not 1 <= key <= 8),
+            top_source_share=self._largest_share(self._named(self.sources)),
+            top_destination_share=self._largest_share(self._named(self.destinations)),
+            top_service_share=self._largest_share(self._services()),
+            snat_ports=snat_ports,
+            snat_port_usage=100 * snat_ports / PORT_POOL,
         )
 
     def _largest_share(self, counts: collections.Counter[str]) -> float:

@@ -22,7 +22,8 @@ from __future__ import annotations
 import collections
 import itertools
 import socket
-from typing import BinaryIO, Callable, Iterator, NamedTuple, Sequence
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, Callable, NamedTuple
 
 from check_conntrack.flows import tally as t
 from check_conntrack.flows.columns import address_keys
@@ -134,11 +135,8 @@ def _places(words: Sequence[str]) -> _Places:
         if not value or not -1 < key[1] < 3 or key in found:
             raise ValueError(f"{word!r} is out of place")
         found[key] = index
-    for name in ("src", "dst"):
-        if (name, 0) not in found or (name, 1) not in found:
-            raise ValueError(f"lacks {name}=")
-    if direction != 1:
-        raise ValueError("holds more than two tuples")
+    if direction != 1 or ("dst", 0) not in found or ("dst", 1) not in found:
+        raise ValueError("does not hold two tuples")
     return _Places(found, number_at, protocol, timeout_at, state_at, state, status)
 
 
