@@ -19,10 +19,11 @@ kernel takes it for protected either way, and so it is counted as assured here.
 
 from __future__ import annotations
 
+import array
 import collections
 import itertools
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import BinaryIO, Callable, NamedTuple
 
 from check_conntrack.flows import tally as t
@@ -368,26 +369,17 @@ class _Counting:
         family = 6 if ":" in source[0] else 4
         try:
             packed = _packed(family, source), _packed(family, target)
-            if back_source is not target and back_source != target:
-                _packed(family, back_source)
-            if back_target is not source and back_target != source:
-                _packed(family, back_target)
+            for back, forth in ((back_source, target), (back_target, source)):
+                if back != forth:
+                    _packed(family, back)
         except (OSError, UnicodeError):
             return False
-        icmp = protocol in (IPPROTO_ICMP, IPPROTO_ICMPV6)
-        port_names = ("srckey", "dstkey") if protocol == IPPROTO_GRE else ("sport", "dport")
-        try:
-            ids = [get("id", which) if icmp else get(name, which) for which, name in
-                   ((0, port_names[0]), (1, port_names[1]))]  # fmt: skip
-            ports = [get(port_names[1 - which], which) for which in (0, 1)]
-        except KeyError:
-            if columns.has("sport") or columns.has("srckey"):
-                return False
-            ids, ports = [[], []], [[], []]
-        if not all(map(_in_range, ports + ids)):
+        numbers = columns.numbers()
+        if numbers is None:
             return False
-        source_nat = _differing(back_target, source, ids[0], ids[1])
-        target_nat = _differing(back_source, target, ports[0], ports[1])
+        ids, ports = numbers
+        source_nat = _differing(back_target, source, *ids)
+        target_nat = _differing(back_source, target, *ports)
 
         tally.read += number
         flags = places.status & t.KEPT_LOW | places.status >> 8 & t.KEPT_HIGH
@@ -488,22 +480,60 @@ class _Columns:
         return [word[skip:] for word in column]
 
 
+    def numbers(self) -> tuple[_Two, _Two] | None:
+        """What tells a translated source, and a translated destination, beside the address.
+
+        Ports, keys or ids of 16 bits, each of the original and the reply; empty where there are
+        none. None when something is no such number.
+        """
+        protocol = self.places.protocol
+        names = ("srckey", "dstkey") if protocol == IPPROTO_GRE else ("sport", "dport")
+        wanted = [(names[0], 0), (names[1], 1), (names[1], 0), (names[0], 1)]
+        if protocol in (IPPROTO_ICMP, IPPROTO_ICMPV6):
+            wanted[:2] = ("id", 0), ("id", 1)
+        have = [key in self.places.found for key in wanted]
+        if have[0] != have[1] or have[2] != have[3]:
+            return None
+        sources: _Two = ([], [])
+        targets: _Two = ([], [])
+        if have[0]:
+            sources = self.values(*wanted[0]), self.values(*wanted[1])
+        if have[2]:
+            targets = self.values(*wanted[2]), self.values(*wanted[3])
+        # Most often the two of a pair are alike, and service ports are few.
+        different = set(targets[0])
+        for column in (
+            sources[0],
+            sources[1] if sources[1] != sources[0] else (),
+            different,
+            targets[1] if targets[1] != targets[0] else (),
+        ):
+            if not self._sixteen_bits(column):
+                return None
+        return sources, targets
+
+    def _sixteen_bits(self, column: Collection[str]) -> bool:
+        # In bare columns there are digits and dots alone; int takes more than digits.
+        if not (self.bare or not column or "".join(column).isdigit()):
+            return False
+        try:
+            array.array("H", map(int, column))
+        except (ValueError, OverflowError):
+            return False
+        return True
+
+
+_Two = tuple[list[str], list[str]]
+
+
 def _packed(family: int, column: Sequence[str]) -> bytes:
     """A column of addresses, packed and joined; raises OSError when one is none."""
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     return b"".join(map(socket.inet_pton, itertools.repeat(kind), column))
 
 
-def _in_range(column: Sequence[str]) -> bool:
-    """Whether all are numbers of 16 bits."""
-    if not column:
-        return True
-    different = set(column)
-    return all(map(str.isdigit, different)) and max(map(int, different)) < 1 << 16
-
-
 def _differing(
-    one: list[str], other: list[str], one_id: Sequence[str], other_id: Sequence[str]
+    one: list[str], other: list[str], one_id: list[str], other_id: list[str]
 ) -> bytes | None:
     """A column of 1 where address or port differ; None when none does."""
     if one == other and one_id == other_id:
