@@ -144,3 +144,10 @@ def test_a_shape_that_changes_in_the_middle_of_a_dump_is_noticed():
     slowly(batches, slow)
     assert everything(fast) == everything(slow)
     assert len(fast.established_timeouts) == 2
+
+
+def test_damage_to_the_first_attribute_is_noticed_behind_a_sound_message_of_its_length():
+    damaged = bytearray(dump.entry())
+    damaged[20:22] = bytes(2)
+    with pytest.raises(netlink.TableError):
+        bulk.count([dump.entry() + damaged], tally.Tally())

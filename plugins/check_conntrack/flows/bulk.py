@@ -132,7 +132,7 @@ class _Counting:
         self.status = DumpStatus()
         # By the first HEAD bytes: length of such messages, where to put them, where they lie.
         self.lists: dict[bytes, tuple[int, Callable[[bytes], None], list[bytes]]] = {}
-        self.shapes: dict[int, list[_Shape]] = {}
+        self.shapes: dict[bytes, list[_Shape]] = {}
 
     def sort_all(self, batches: Iterable[Batch], max_entries: int) -> None:
         """Sort batch after batch, and work off whenever CHUNK bytes lie ready."""
@@ -207,6 +207,7 @@ class _Counting:
                     found.clear()
         if len(self.lists) >= MANY_SHAPES:
             self.lists.clear()
+            self.shapes.clear()
 
     def _rows(self, found: list[bytes]) -> None:
         """Count messages of one length and first attribute, shape by shape."""
@@ -231,7 +232,7 @@ class _Counting:
 
     def _shape(self, message: bytes) -> _Shape | None:
         """The shape of a message; None when only the general decoder knows what to do with it."""
-        known = self.shapes.setdefault(len(message), [])
+        known = self.shapes.setdefault(message[:HEAD], [])
         for shape in known:
             if all(message[at] == value[0] for at, value in shape.fixed):
                 return shape

@@ -49,6 +49,8 @@ from check_conntrack.kernel import ctnetlink as ct
 READ_SIZE = 1 << 20
 # Longer than any line of a table by far; what is longer is one bad line, whatever its length.
 LONGEST_LINE = 1 << 14
+# Lines are worked off when this many lie ready, so that rare skeletons fill columns too.
+LINES = 1 << 15
 # Of a bad line, this much is kept to be shown.
 SHOWN = 200
 # Fewer lines than this of one skeleton are cheaper to read one by one.
@@ -301,6 +303,8 @@ class _Counting:
         self.tally = tally
         self.note = note
         self.skeletons: dict[bytes, list[bytes]] = {}
+        # Of which a line was read whole: what lies outside the columns is sound too.
+        self.sound: set[bytes] = set()
         self.ready = 0
 
     def one(self, line: bytes) -> None:
@@ -323,27 +327,30 @@ class _Counting:
                 else:
                     skeletons[skeleton] = [line]
         self.ready += len(some)
-        if self.ready >= 1 << 14:
+        if self.ready >= LINES:
             self.work_off()
 
     def work_off(self) -> None:
         """Count all lines that lie ready."""
-        for found in self.skeletons.values():
-            if len(found) < FEW or not self._columns(found):
+        for skeleton, found in self.skeletons.items():
+            if len(found) < FEW or not self._columns(skeleton, found):
                 for line in found:
                     self.one(line)
         self.skeletons.clear()
         self.ready = 0
 
-    def _columns(self, found: list[bytes]) -> bool:
+    def _columns(self, skeleton: bytes, found: list[bytes]) -> bool:
         """Count lines of one skeleton all at once; False when that cannot be done surely."""
         first = found[0].decode("ascii", "replace")
         words = first.split()
         try:
-            parse(first)
+            if skeleton not in self.sound:
+                parse(first)
             places = _places(words)
         except (ValueError, IndexError):
             return False
+        if len(self.sound) < MANY_SKELETONS:
+            self.sound.add(skeleton)
         whole = b"\n".join(found)
         number = len(found)
         if whole.count(b"= ") or b"=\n" in whole:
@@ -478,7 +485,6 @@ class _Columns:
         if name in ("srckey", "dstkey"):
             return [str(int(word[skip:], 16)) for word in column]
         return [word[skip:] for word in column]
-
 
     def numbers(self) -> tuple[_Two, _Two] | None:
         """What tells a translated source, and a translated destination, beside the address.
