@@ -6,9 +6,14 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from check_conntrack.kernel import ctnetlink as ct
+
+# A busy machine is no fault of the code under test.
+settings.register_profile("flows", deadline=None)
+settings.load_profile("flows")
 
 SEQUENCE, PORT_ID = 0x5EED, 4711
 V4 = bytes((10, 0, 0, 1)), bytes((192, 0, 2, 9))

@@ -9,9 +9,7 @@ and numbers, seconds left, a state, NAME=VALUE pairs in the order original, repl
 `parse` reads one line into an Entry. `count` does not: lines with the same skeleton (the line
 without its digits) are alike but for their numbers. They are put together, their layout is read
 off the first, and all others are split in one call, so that each value is a column. What does not
-fit goes through `parse`, line by line. A million entries, in ns an entry (CPython 3.11, 2.5 GHz):
-splitting lines and sorting them by skeleton 450, splitting into values 500, packing two addresses
-300, counting 350.
+fit goes through `parse`, line by line.
 
 No text form shows IPS_EXPECTED, and a flow in a flow table hides whether it is assured: the
 kernel takes it for protected either way, and so it is counted as assured here.
@@ -60,7 +58,8 @@ MANY_SKELETONS = 1024
 
 _L3 = {"ipv4": 4, "ipv6": 6}
 _DIGITS = b"0123456789"
-_HEX = b"0123456789abcdef.:"
+# Dots stay, so that the two families have different skeletons.
+_HEX = b"0123456789abcdef:"
 _NOT_VALUES = bytes(sorted(set(range(256)) - set(b"0123456789. \n")))
 _STATES = {
     protocol: {name: number for number, name in enumerate(names)}
@@ -72,6 +71,12 @@ _FLAGS = {
     "[OFFLOAD]": ct.IPS_OFFLOAD | ct.IPS_ASSURED,
     "[HW_OFFLOAD]": ct.IPS_HW_OFFLOAD | ct.IPS_OFFLOAD | ct.IPS_ASSURED,
 }
+# The first that is set is written, alone.
+_FLAGS_WRITTEN = (
+    ("[HW_OFFLOAD]", ct.IPS_HW_OFFLOAD),
+    ("[OFFLOAD]", ct.IPS_OFFLOAD),
+    ("[ASSURED]", ct.IPS_ASSURED),
+)
 # Names that belong to a tuple, in either direction.
 _TUPLE_NAMES = frozenset(
     ("src", "dst", "sport", "dport", "srckey", "dstkey", "type", "code", "zone-orig", "zone-reply")
@@ -114,6 +119,12 @@ def _places(words: Sequence[str]) -> _Places:
             raise ValueError(f"unknown state {words[at]!r}")
         state_at, state = at, names[words[at]]
         at += 1
+    found, status = _pairs(words, at, protocol)
+    return _Places(found, number_at, protocol, timeout_at, state_at, state, status)
+
+
+def _pairs(words: Sequence[str], at: int, protocol: int) -> tuple[dict[tuple[str, int], int], int]:
+    """The named values from a word on, and the status bits that flags stand for."""
     found: dict[tuple[str, int], int] = {}
     status = ct.IPS_CONFIRMED | ct.IPS_SEEN_REPLY
     direction = -1
@@ -140,7 +151,7 @@ def _places(words: Sequence[str]) -> _Places:
         found[key] = index
     if direction != 1 or ("dst", 0) not in found or ("dst", 1) not in found:
         raise ValueError("does not hold two tuples")
-    return _Places(found, number_at, protocol, timeout_at, state_at, state, status)
+    return found, status
 
 
 def _number(text: str, largest: int) -> int:
@@ -390,14 +401,8 @@ class _Counting:
 
         tally.read += number
         flags = places.status & t.KEPT_LOW | places.status >> 8 & t.KEPT_HIGH
-        if source_nat is None and target_nat is None:
-            tally.groups[family, protocol, state, flags] += number
-        else:
-            none = bytes(number)
-            both = collections.Counter(zip(source_nat or none, target_nat or none))
-            for (one, other), times in both.items():
-                nat = t.SOURCE_NAT * one | t.DESTINATION_NAT * other
-                tally.groups[family, protocol, state, flags | nat] += times
+        for nat, times in _nat_flags(source_nat, target_nat, number):
+            tally.groups[family, protocol, state, flags | nat] += times
 
         size = len(packed[0]) // number
         mask = tally.masks[family != 4]
@@ -405,22 +410,22 @@ class _Counting:
         tally.sources.feed(sources, number)
         destinations = address_keys([packed[1][i::size] for i in range(size)], mask, number)
         tally.destinations.feed(destinations, number)
-        if protocol == IPPROTO_TCP:
-            if state in t.HALF_OPEN:
-                tally.half_open_sources.feed(sources, number)
-            if state == ct.TCP_CONNTRACK_ESTABLISHED and places.timeout_at is not None:
-                for seconds, times in collections.Counter(columns.at(places.timeout_at)).items():
-                    tally.established_timeouts[t.timeout_bucket(int(seconds))] += times
-        if ports[0] and t.has_ports(protocol):
-            for port, times in collections.Counter(ports[0]).items():
-                tally.services.add(t.service_key(protocol, state, int(port)), times)
-        else:
-            tally.services.add(t.service_key(protocol, state, None), number)
-        if source_nat is not None and ports[1] and t.has_ports(protocol):
+        if protocol == IPPROTO_TCP and state in t.HALF_OPEN:
+            tally.half_open_sources.feed(sources, number)
+        if protocol == IPPROTO_TCP and state == ct.TCP_CONNTRACK_ESTABLISHED:
+            for seconds, times in collections.Counter(columns.timeouts()).items():
+                tally.established_timeouts[t.timeout_bucket(int(seconds))] += times
+        # Where there is no port, all lines are of one service.
+        services = collections.Counter(ports[0]) if ports[0] else {"0": number}
+        for port, times in services.items():
+            tally.services.add(t.service_key(protocol, state, int(port)), times)
+        if source_nat is not None and ports[1]:
             self._pools(columns, protocol, source_nat, family)
         return True
 
     def _pools(self, columns: _Columns, protocol: int, source_nat: bytes, family: int) -> None:
+        if not t.has_ports(protocol):
+            return
         get = columns.values
         zone: Sequence[str] = ()
         if columns.has("zone-reply"):
@@ -486,6 +491,11 @@ class _Columns:
             return [str(int(word[skip:], 16)) for word in column]
         return [word[skip:] for word in column]
 
+    def timeouts(self) -> list[str]:
+        """The column of seconds left; empty where the lines show none."""
+        place = self.places.timeout_at
+        return [] if place is None else self.at(place)
+
     def numbers(self) -> tuple[_Two, _Two] | None:
         """What tells a translated source, and a translated destination, beside the address.
 
@@ -538,6 +548,20 @@ def _packed(family: int, column: Sequence[str]) -> bytes:
     return b"".join(map(socket.inet_pton, itertools.repeat(kind), column))
 
 
+def _nat_flags(
+    source_nat: bytes | None, target_nat: bytes | None, number: int
+) -> list[tuple[int, int]]:
+    """Which NAT flags how many lines have."""
+    if source_nat is None and target_nat is None:
+        return [(0, number)]
+    none = bytes(number)
+    both = collections.Counter(zip(source_nat or none, target_nat or none))
+    return [
+        (t.SOURCE_NAT * one | t.DESTINATION_NAT * other, times)
+        for (one, other), times in both.items()
+    ]
+
+
 def _differing(
     one: list[str], other: list[str], one_id: list[str], other_id: list[str]
 ) -> bytes | None:
@@ -567,12 +591,7 @@ def line_of(entry: Entry) -> str:
         parts.append("[UNREPLIED]")
     parts += _tuple_words(entry.reply, "zone-reply")
     parts += _counter_words(entry.reply_counters)
-    if entry.status & ct.IPS_HW_OFFLOAD:
-        parts.append("[HW_OFFLOAD]")
-    elif entry.status & ct.IPS_OFFLOAD:
-        parts.append("[OFFLOAD]")
-    elif entry.assured:
-        parts.append("[ASSURED]")
+    parts += next(([flag] for flag, bits in _FLAGS_WRITTEN if entry.status & bits), [])
     if entry.mark is not None:
         parts.append(f"mark={entry.mark}")
     if entry.secctx is not None:
