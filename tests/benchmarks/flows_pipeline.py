@@ -38,10 +38,13 @@ def framed(space: rig.Namespace) -> Iterator[bytes]:
     fcntl.fcntl(writing, F_SETPIPE_SZ, 1 << 20)
     child = os.fork()
     if not child:
-        os.close(reading)
-        for batch in space.dump():
-            os.writev(writing, [len(batch).to_bytes(4, "little"), batch])
-        os._exit(0)
+        # Whatever happens, the child must never run on as a second parent.
+        try:
+            os.close(reading)
+            for batch in space.dump():
+                os.writev(writing, [len(batch).to_bytes(4, "little"), batch])
+        finally:
+            os._exit(0)
     os.close(writing)
     with open(reading, "rb", buffering=1 << 18) as file:
         while head := file.read(4):
@@ -63,11 +66,16 @@ def peak_memory(space: rig.Namespace) -> int:
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        pipeline(space)
-        both = [resource.getrusage(who).ru_maxrss for who in
-                (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]  # fmt: skip
-        os.write(writing, str(sum(both)).encode())
-        os._exit(0)
+        try:
+            pipeline(space)
+            both = [
+                resource.getrusage(who).ru_maxrss
+                for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+            ]
+            os.write(writing, str(sum(both)).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
     os.waitpid(child, 0)
     return int(os.read(reading, 99))
 

@@ -387,9 +387,9 @@ class _Counting:
         family = 6 if ":" in source[0] else 4
         try:
             packed = _packed(family, source), _packed(family, target)
-            for back, forth in ((back_source, target), (back_target, source)):
-                if back != forth:
-                    _packed(family, back)
+            # Those of the reply need only be sound, and mostly are the same again.
+            _packed(family, () if back_source == target else back_source)
+            _packed(family, () if back_target == source else back_target)
         except (OSError, UnicodeError):
             return False
         numbers = columns.numbers()
