@@ -21,8 +21,8 @@ def test_no_count_is_further_off_than_the_stated_error(feedings, capacity, room)
         heavy.feed(iter(feeding), len(feeding))
         truth.update(feeding)
     assert heavy.total == sum(truth.values())
-    assert heavy.error * (capacity + 1) <= heavy.total
     assert len(heavy.counts) <= heavy.limit
+    assert heavy.error * (capacity + 1) <= heavy.total
     for key, true in truth.items():
         assert true - heavy.error <= heavy.counts[key] <= true
 
