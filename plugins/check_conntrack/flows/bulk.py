@@ -19,11 +19,13 @@ Shapes with few messages, and whatever is unusual, go to the general decoder one
 Measured on a million mixed entries (230 MB of dump; CPython 3.11 built without profiling, a
 2.5 GHz processor): 3.1 to 3.5 us an entry, of which, in ns, sorting messages 800, holding 25
 headers against the shape 225, address keys 220, flags, states, service keys and timeouts 280,
-counting keys 1060, a hundred each for joining and for setting up the columns of each shape. Tried and slower: struct.iter_unpack over joined rows (300 for one address alone, where
-woven columns take 120), strided memoryview casts (15 to 30 a column, where a byte column takes 1
-to 2), Counter over a column of few values (85 to 130, where peeling off value after value takes
-a few), rows beyond the second-level cache (the headers then take 700). No faster, and harder to
-prove: bytes.split at the bytes every header shares, then sorting the pieces by length.
+counting keys 1060, a hundred each for joining and for setting up the columns of each shape.
+
+Tried and slower: struct.iter_unpack over joined rows (300 for one address alone, where woven
+columns take 120), strided memoryview casts (15 to 30 a column, where a byte column takes 1 to 2),
+Counter over a column of few values (85 to 130, where peeling off value after value takes a few),
+rows beyond the second-level cache (the headers then take 700). No faster, and harder to prove:
+bytes.split at the bytes every header shares, then sorting the pieces by length.
 """
 
 from __future__ import annotations
