@@ -150,7 +150,7 @@ class _Counting:
                 # Far from the limit, and a message has at least HEADER bytes, nobody need count.
                 if left <= len(data) // HEADER:
                     for message in itertools.islice(messages([data], self.status), left):
-                        self._one(message)
+                        self._sort(message)
                         left -= 1
                     if not left or self.status.done:
                         return
