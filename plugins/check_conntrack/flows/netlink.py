@@ -16,8 +16,6 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Union
 
 from check_conntrack.flows.entry import (
     ConntrackTuple,
@@ -30,11 +28,19 @@ from check_conntrack.flows.entry import (
     TcpInfo,
 )
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel.values import NamedTuple
 
-Batch = Union[bytes, bytearray, memoryview]
-Path = tuple[int, ...]
-# What nests in what; a number is the least length of the value in bytes.
-Schema = dict[int, Union["Schema", int]]
+# What one recv gives.
+Batch = bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Union
+
+    Path = tuple[int, ...]
+    # What nests in what; a number is the least length of the value in bytes.
+    Schema = dict[int, Union["Schema", int]]
 
 HEADER = ct.NLMSGHDR.size
 FIRST_ATTRIBUTE = HEADER + ct.NFGENMSG.size
