@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 OWN = "/proc/self/ns/net"
 AUTO, NETLINK, PROC, CONNTRACK = "auto", "netlink", "proc", "conntrack"
+PROC_PATH, CONNTRACK_PATH = "/proc/net/nf_conntrack", "conntrack -L"
 LIVE = (AUTO, NETLINK, PROC, CONNTRACK)
 # A count and a dump that lie farther apart than this were not of the same table.
 FEWEST_APART, APART = 100, 0.1
@@ -258,7 +259,7 @@ def read_proc(
             continue
         count = counts.get(path, 0)
         sampled = not complete and tally.read < count
-        found[path] = Table("/proc/net/nf_conntrack", tally, count, sampled)
+        found[path] = Table(PROC_PATH, tally, count, sampled)
         if len(counts) == 1:
             break
     return found
@@ -287,7 +288,7 @@ def read_conntrack(
             forbidden = "ermi" in str(error)  # ... denied, Operation not permitted
             return {OWN: Refusal("conntrack", str(error), "CAP_NET_ADMIN" if forbidden else "")}
     count = counts.get(OWN, 0)
-    return {OWN: Table("conntrack -L", tally, count, not complete and tally.read < count)}
+    return {OWN: Table(CONNTRACK_PATH, tally, count, not complete and tally.read < count)}
 
 
 # --- files
@@ -298,8 +299,6 @@ def read_listing(path: str, wanted: Wanted, stage: Callable[[str], None]) -> Tab
 
     One that breaks off gives what came before, and a fault.
     """
-    import zlib
-
     from .flows import text
     from .kernel.listing import STANDARD_INPUT, open_listing, unreadable
 
@@ -308,10 +307,10 @@ def read_listing(path: str, wanted: Wanted, stage: Callable[[str], None]) -> Tab
     tally = _tally(wanted)
     fault = ""
     with open_listing(path) as file:
-        try:
-            text.count(_Careful(file), tally)  # type: ignore[arg-type]
-        except (OSError, EOFError, zlib.error) as error:
-            fault = f"{name}: {unreadable(error)}, after {tally.read} entries"
+        careful = _Careful(file)
+        text.count(careful, tally)  # type: ignore[arg-type]
+        if careful.why:
+            fault = f"{name}: {unreadable(careful.why)}, after {tally.read} entries"
     if not tally.read:
         if fault:
             raise KernelError(f"{name} is no table: {fault.partition(': ')[2].partition(',')[0]}")
@@ -322,14 +321,62 @@ def read_listing(path: str, wanted: Wanted, stage: Callable[[str], None]) -> Tab
 
 
 class _Careful:
-    """A file that hands out all that could be read before it raises what stopped it."""
+    """A file that ends where it cannot be read on; `why` then says so."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self.why: Exception | None = None
 
     def read(self, size: int) -> bytes:
-        # One read of what lies below at a time: read() would lose what came before an error.
-        return self._file.read1(size)  # type: ignore[attr-defined, no-any-return]
+        import zlib
+
+        if self.why:
+            return b""
+        try:
+            # One read of what lies below at a time: read() would lose what came before an error.
+            return self._file.read1(size)  # type: ignore[attr-defined, no-any-return]
+        except (OSError, EOFError, zlib.error) as error:
+            self.why = error
+            return b""
+
+
+# --- the whole, as text
+
+
+def whole_text(
+    session: Session, program: Conntrack | None, origin: str, path: str
+) -> Iterator[bytes]:
+    """All lines of a live table in the form of `conntrack -L -o extended`, many at a time.
+
+    `origin` is that of the Table. Raises KernelError where it is not whole.
+    """
+    if origin == PROC_PATH:
+        for frame in session.stream([b"text", os.fsencode(path)]):
+            if frame.errno:
+                raise KernelError(f"{PROC_PATH}: {os.strerror(frame.errno)}")
+            yield frame.data
+    elif origin == CONNTRACK_PATH:
+        if program is None:
+            raise KernelError("conntrack -L was not started")
+        listing = program.listing()
+        yield from iter(lambda: listing.read(1 << 16), b"")
+        program.finish()
+    else:
+        yield from _written(session, path)
+
+
+def _written(session: Session, path: str) -> Iterator[bytes]:
+    from .flows import write
+    from .flows.netlink import DumpStatus, TableError
+
+    status = DumpStatus()
+    try:
+        frames = session.stream([b"table", os.fsencode(path)])
+        yield from write.listing(_batches(frames), status)
+    except TableError as error:
+        raise KernelError(str(error)) from None
+    if not status.done:
+        raise KernelError("the dump ended before its end")
 
 
 def apart(table: Table, before: int, after: int) -> str:

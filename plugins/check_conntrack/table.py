@@ -10,7 +10,7 @@ import os
 import time
 from contextlib import ExitStack
 
-from nagiosplugin import Metric, Ok, Resource, Result, Results, Summary
+from nagiosplugin import Metric, Ok, Resource, Result, Results, Summary, Unknown
 
 from . import commandline, output, places, present, session, sources, trend
 from .history import boot_id, kept_series, series_of
@@ -83,6 +83,7 @@ LABELS = (
 MOST_NAMESPACES = 10
 NAMESPACE_LABELS = ("usage", "entries", "snat_port_usage")
 DEFAULT_ENTRIES = 100000
+SPARE_TIME = 0.5  # seconds that a snapshot leaves for what comes after it
 MOST_LINES = 1000
 # Without -v, of each list.
 FEW_LINES = 3
@@ -280,7 +281,7 @@ class Contents(Resource):
             got: dict[str, sources.Table | sources.Refusal]
             got = dict.fromkeys(counts.keys() - own.keys(), elsewhere)
             if own:
-                program = self._program()
+                program = self.program()
                 got.update(sources.read_conntrack(program, self.session.stage, self.wanted, own))
             return got
         except session.ForbiddenError:
@@ -290,7 +291,8 @@ class Contents(Resource):
             refusal = sources.Refusal(source, str(error))
         return dict.fromkeys(counts, refusal)
 
-    def _program(self) -> Conntrack:
+    def program(self) -> Conntrack:
+        """conntrack(8), started before rights ended, or now. Raises KernelError."""
         if not self.programs:
             from .kernel.program import Conntrack
 
@@ -385,10 +387,14 @@ def _assumed(longest: int) -> int:
 
 
 class TableSummary(Summary):
-    """The sentence for the status line, and the lines below it."""
+    """The sentence for the status line, and the lines below it.
+
+    `shown` is the place that the sentence is about.
+    """
 
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
+        self.shown: Place | None = None
         self._found: tuple[Place, Mixture, list[Cause]] | None = None
 
     def ok(self, results: Results) -> str:
@@ -399,7 +405,7 @@ class TableSummary(Summary):
         """The fullest of the worst, what it looks like, what alarms, and what was not seen."""
         contents = self.contents
         parts = []
-        head = self.head(results)
+        head = self.shown = self.head(results)
         if head:
             alarms = present.alarms(_of(head, results))
             narrowed = head.table and contents.wanted.match.narrows()
@@ -767,6 +773,26 @@ def parser() -> commandline.Parser:
         metavar="N",
         help="past N entries of a live table estimate from so many, 0 for never (default: 100000)",
     )
+    add(
+        "--save",
+        metavar="DIR",
+        help="keep the whole table there, as gzip text, when a problem begins and every 15 minutes",
+    )
+    add(
+        "--save-when",
+        choices=("always", "warning", "critical"),
+        default="warning",
+        metavar="STATE",
+        help="from which state on a problem is worth a snapshot: always, warning (default), "
+        "critical",
+    )
+    add(
+        "--keep",
+        type=_between(1, 10000),
+        default=10,
+        metavar="N",
+        help="snapshots to keep, the first of an incident longest (default: 10)",
+    )
     return made
 
 
@@ -788,7 +814,7 @@ def _readers(options: argparse.Namespace) -> int:
         number += 2 if options.address else 1
     if options.source in (sources.AUTO, sources.PROC):
         number += 1
-    return number
+    return number + (1 if options.save else 0)
 
 
 def _preload(options: argparse.Namespace) -> None:
@@ -797,6 +823,11 @@ def _preload(options: argparse.Namespace) -> None:
     from .flows import bulk, text  # noqa: F401
     from .kernel import listing, program, timeouts  # noqa: F401
 
+    if options.save:
+        from . import snapshot  # noqa: F401
+        from .flows import write  # noqa: F401
+    if options.netns:
+        import shlex  # noqa: F401
     if options.source not in sources.LIVE:
         import gzip  # noqa: F401
 
@@ -806,6 +837,9 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
     thresholds = parse_thresholds(LABELS, options.warning, options.critical)
     if options.netns and options.source not in (sources.AUTO, sources.NETLINK, sources.PROC):
         raise commandline.UsageError(f"--netns does not go with --source {options.source}")
+    if options.save and options.source not in sources.LIVE:
+        raise commandline.UsageError("--save keeps a live table, not a file")
+    began = time.monotonic()
     wanted = _wanted(options)
     with ExitStack() as stack:
         programs = []
@@ -816,7 +850,7 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
             and not options.netns
             and rights.has(rights.CAP_NET_ADMIN)
         ):
-            programs = _with_rights(stack)
+            programs = _with_rights(stack, 2 if options.save else 1)
         begun = session.begin(
             options,
             stage,
@@ -826,17 +860,80 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
         )
         contents = Contents(options, begun, wanted, programs, stack)
         made = present.contexts(LABELS, thresholds, options.if_inactive)
-        return present.conclude(options, contents, TableSummary(contents), made)
+        summary = TableSummary(contents)
+        outcome = present.conclude(options, contents, summary, made)
+        if not options.save or not summary.shown:
+            return outcome
+        end = began + options.timeout - SPARE_TIME if options.timeout else None
+        return _kept(outcome, contents, summary.shown, end)
 
 
-def _with_rights(stack: ExitStack) -> list[Conntrack]:
+def _with_rights(stack: ExitStack, number: int) -> list[Conntrack]:
     """conntrack(8) behind its gate, started while there are rights; none where it is not."""
     from .kernel.program import Conntrack
 
     try:
-        return [stack.enter_context(Conntrack())]
+        return [stack.enter_context(Conntrack()) for _ in range(number)]
     except KernelError:
         return []
+
+
+def _kept(
+    outcome: commandline.Outcome, contents: Contents, place: Place, end: float | None
+) -> commandline.Outcome:
+    """The verdict, with a line about the snapshot it calls for; nothing here can change it."""
+    from . import snapshot
+
+    options, store = contents.options, contents.store
+    least = {"always": 0, "warning": 1, "critical": 2}[options.save_when]
+    # An unknown table is none to keep.
+    problem = least == 0 or (outcome.state is not Unknown and int(outcome.state) >= least)
+    name = place.name or f"net:[{place.inode}]"
+    key = f"snapshot/{name}/{options.state_key}"
+    now = time.time()
+    try:
+        if not problem or not place.table:
+            if not problem:
+                store.update(key, lambda _: snapshot.remember(problem=False, saved=None))
+            return outcome
+        said = _save(contents, place, end, now, store.read(key))
+        if said:
+            store.update(key, lambda _: snapshot.remember(problem=True, saved=now))
+            return outcome._replace(lines=[*outcome.lines, said])
+    except (Exception, commandline.StoppedError) as error:
+        failed = f"no snapshot: {error}"
+        if outcome.state is Ok:
+            return outcome._replace(text=f"{outcome.text}; {failed}")
+        return outcome._replace(lines=[*outcome.lines[:1], failed, *outcome.lines[1:]])
+    return outcome
+
+
+def _save(contents: Contents, place: Place, end: float | None, now: float, memory: object) -> str:
+    """Make a snapshot if one is due; the sentence about it, empty where none is."""
+    from . import snapshot
+
+    assert place.table  # noqa: S101
+    options = contents.options
+    contents.session.stage(f"keeping the table in {options.save}")
+    folder = snapshot.Folder(options.save)
+    try:
+        part = snapshot.due(memory, folder.kept(place.name), now)
+        # The first of an incident stays; where there is room for one, that is all.
+        if not part or (part == snapshot.LATER and options.keep == 1):
+            return ""
+        program = contents.programs.pop() if contents.programs else None
+        if place.table.origin == sources.CONNTRACK_PATH and program is None:
+            program = contents.program()
+        pieces = sources.whole_text(contents.session, program, place.table.origin, place.path)
+
+        def expired() -> bool:
+            return end is not None and time.monotonic() > end
+
+        path = folder.save(place.name, part, now, pieces, expired)
+        folder.prune(place.name, options.keep)
+    finally:
+        folder.close()
+    return f"Kept the table in {path}"
 
 
 def main() -> int:
