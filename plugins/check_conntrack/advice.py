@@ -21,6 +21,7 @@ ENTRY_BYTES = 384  # an entry with accounting and NAT, measured; the slab's own 
 BUCKET_BYTES = 8  # struct hlist_nulls_head
 _MAX = "net.netfilter.nf_conntrack_max"
 _BUCKETS = "net.netfilter.nf_conntrack_buckets"
+_EXPECT_MAX = "net.netfilter.nf_conntrack_expect_max"
 _SYSCTL_FILE = "/etc/sysctl.d/90-conntrack.conf"
 _GREP = "grep -rs nf_conntrack /etc/sysctl.conf /etc/sysctl.d /usr/lib/sysctl.d /etc/modprobe.d"
 _MODULES_FILE = "/etc/modules-load.d/nf_conntrack.conf"
@@ -40,6 +41,7 @@ class Evidence(NamedTuple):
     settable: bool = True
     buckets_sysctl: bool = True
     kube_proxy: bool = False
+    expect_max: int | None = None
 
 
 class Step(NamedTuple):
@@ -182,9 +184,68 @@ def _cost(limit: int, buckets: int, evidence: Evidence) -> Step:
     return Step(f"{text}, and only {has} are available: find what fills the table, or add memory.")
 
 
+def evicted(_: Evidence) -> list[Step]:
+    """What a rise of early_drop means."""
+    return [
+        Step(
+            "early_drop rises before the first connection is lost: the kernel evicts unassured "
+            "entries to make room. There is little time left."
+        )
+    ]
+
+
+def clashes(_: Evidence) -> list[Step]:
+    """What a rise of insert_failed means."""
+    return [
+        Step(
+            "insert_failed rises when two packets of one new connection race each other, mostly "
+            "DNS (A and AAAA from one socket) behind NAT: a cache of names on the host, or "
+            "'options single-request-reopen' in resolv.conf, ends that; for source NAT, ports "
+            "chosen at random do (--random-fully, fully-random).",
+            ("conntrack -S",),
+        )
+    ]
+
+
+def long_chains(evidence: Evidence) -> list[Step]:
+    """What a rise of chaintoolong means."""
+    means = "chaintoolong rises when a hash chain is too long: an insert is refused, the table"
+    return [Step(f"{means} is not full, and nothing is logged."), *more_buckets(evidence)]
+
+
+def other_limits(evidence: Evidence) -> list[Step]:
+    """What is behind the other messages of loss."""
+    commands: tuple[str, ...] = ()
+    if evidence.expect_max:
+        commands = (f"sysctl -w {_EXPECT_MAX}={2 * evidence.expect_max}",)
+    return [
+        Step(
+            "expectation table full: helpers (FTP, SIP, ...) expect more connections than "
+            "nf_conntrack_expect_max allows.",
+            commands,
+        ),
+        Step(
+            "exceeds conntrack limit: Open vSwitch refuses connections of a zone at its own limit.",
+            ("ovs-appctl dpctl/ct-get-limits",),
+        ),
+    ]
+
+
 RULES = (
-    Rule(frozenset({"usage", "entries", "growth", "time_to_full"}), raise_limit),
+    Rule(frozenset({"early_drops"}), evicted),
+    Rule(
+        frozenset(
+            {
+                *("usage", "entries", "growth", "time_to_full"),
+                *("table_full", "full_drops", "early_drops"),
+            }
+        ),
+        raise_limit,
+    ),
     Rule(frozenset({"load_factor"}), more_buckets),
+    Rule(frozenset({"chain_overflows"}), long_chains),
+    Rule(frozenset({"insert_failures"}), clashes),
+    Rule(frozenset({"other_loss"}), other_limits),
     Rule(frozenset({"limit"}), who_set_it),
 )
 

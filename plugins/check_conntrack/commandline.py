@@ -178,23 +178,27 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def drop_rights(options: argparse.Namespace) -> str | None:
+def drop_rights(options: argparse.Namespace, late: Sequence[str] = ()) -> str | None:
     """Become unprivileged for good; returns the home of whom root became, None where it was not.
 
-    Raises KernelError where the user is not to be had, or rights cannot be given up.
+    The home is empty where that user has none. `late` are modules that are imported only where
+    they are needed, after this. Raises KernelError where the user is not to be had, or rights
+    cannot be given up.
     """
     if os.geteuid() != 0:
-        rights.drop(rights.User(os.geteuid(), os.getegid()))
+        rights.drop(rights.User(os.geteuid(), os.getegid()), sudo=options.sudo)
         return None
     # What is imported only where it is needed must be in reach: whom root becomes may not be
     # allowed to read the folder that the suite, or Python itself, was installed in.
     from . import advice  # noqa: F401
     from .kernel import host, namespaces  # noqa: F401
 
+    for name in late:
+        __import__(name)
     directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED
     user = rights.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)
     rights.drop(user)
-    return user.home or "/nonexistent"
+    return user.home
 
 
 def open_store(options: argparse.Namespace, home: str | None) -> Store:

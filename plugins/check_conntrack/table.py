@@ -6,7 +6,6 @@ three acts: Contents (acquire), contexts (evaluate), TableSummary (present).
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import ExitStack
 
@@ -648,7 +647,10 @@ def _listing(found: Sequence[Place], results: Results) -> list[str]:
 
 def _grants(contents: Contents) -> list[str]:
     """How each source that was tried could be read."""
-    lines = session.grant("read the table over netlink or from /proc")
+    as_root = contents.session.as_root
+    lines = session.grant("read the table over netlink or from /proc", as_root=as_root)
+    if as_root:
+        return lines
     if contents.options.source in (sources.AUTO, sources.CONNTRACK):
         lines.append(
             "conntrack -L asks by itself: it takes CAP_NET_ADMIN of the agent's service "
@@ -817,19 +819,15 @@ def _readers(options: argparse.Namespace) -> int:
     return number + (1 if options.save else 0)
 
 
-def _preload(options: argparse.Namespace) -> None:
-    """Import what is needed later: whom root becomes may not be allowed to read its folder."""
-    from . import advice  # noqa: F401
-    from .flows import bulk, text  # noqa: F401
-    from .kernel import listing, program, timeouts  # noqa: F401
-
-    if options.save:
-        from . import snapshot  # noqa: F401
-        from .flows import write  # noqa: F401
-    if options.netns:
-        import shlex  # noqa: F401
+def _late(options: argparse.Namespace) -> list[str]:
+    """The modules that are imported where they are needed, after rights have ended."""
+    late = ["shlex"] if options.netns else []
     if options.source not in sources.LIVE:
-        import gzip  # noqa: F401
+        late.append("gzip")
+    suite = ["flows.bulk", "flows.text", "kernel.listing", "kernel.program", "kernel.timeouts"]
+    if options.save:
+        suite += ["snapshot", "flows.write"]
+    return late + ["check_conntrack." + name for name in suite]
 
 
 def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.Outcome:
@@ -843,8 +841,6 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
     wanted = _wanted(options)
     with ExitStack() as stack:
         programs = []
-        if os.geteuid() == 0:
-            _preload(options)
         if (
             options.source in (sources.AUTO, sources.CONNTRACK)
             and not options.netns
@@ -857,6 +853,7 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
             stack,
             readers=_readers(options),
             capability=rights.CAP_SYS_ADMIN if options.netns else rights.CAP_NET_ADMIN,
+            late=_late(options),
         )
         contents = Contents(options, begun, wanted, programs, stack)
         made = present.contexts(LABELS, thresholds, options.if_inactive)

@@ -80,8 +80,9 @@ def clock(monkeypatch):
 @pytest.fixture
 def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
     """Run check_conntrack_usage in this process, which keeps its rights, and hold it to account."""
-    monkeypatch.setattr(commandline, "drop_rights", lambda options: None)
+    monkeypatch.setattr(commandline, "drop_rights", lambda options, late=(): None)
     monkeypatch.setattr(rights, "has", lambda _: False)
+    monkeypatch.setattr(rights, "is_root", lambda: False)
     monkeypatch.setattr(host, "runs_kube_proxy", lambda: False)
     monkeypatch.setattr(host, "available_memory", lambda: 8 << 30)
     monkeypatch.setattr(limits, "may_set_limits", lambda: True)

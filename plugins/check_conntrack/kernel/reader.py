@@ -97,9 +97,14 @@ def drop_rights(uid: int = NOBODY, gid: int = NOBODY, groups: tuple[int, ...] = 
             # A user namespace that maps no such id, or a root without CAP_SETUID: what remains to
             # be given up are the capabilities, below.
             pass
+    drop_capabilities()
+    call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def drop_capabilities() -> None:
+    """Give up every capability, the ambient ones too."""
     header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
     call("capset", header, (ctypes.c_uint32 * 6)())
-    call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 # --- the request
@@ -346,6 +351,7 @@ def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes]]:
 
 def main() -> int:
     """Answer one request; returns the exit status."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # sudo hands on what its caller ignores
     signal.alarm(LIFETIME)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever asked has heard enough
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
