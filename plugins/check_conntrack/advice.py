@@ -583,9 +583,11 @@ CAUSES = (
     ),
     Cause(
         "service",
-        lambda m: m.pressed and m.service.share >= 60,
+        # All the web behind one port is no service of anybody's.
+        lambda m: m.pressed and m.service.share >= 60 and m.destination.share >= 50,
         lambda m: (
             f"one service dominates: {_percent(m.service.share)} of entries go to {m.service.name}"
+            f", {_percent(m.destination.share)} to {m.destination.name}"
         ),
         lambda m: [
             Step(

@@ -7,13 +7,14 @@ three acts: Contents (acquire), contexts (evaluate), TableSummary (present).
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from nagiosplugin import Metric, Ok, Resource, Result, Results, Summary, Unknown
 
 from . import commandline, output, places, present, session, sources, trend
 from .history import boot_id, kept_series, series_of
 from .kernel import KernelError, rights
+from .kernel.limits import read_limits
 from .kernel.values import NamedTuple
 from .thresholds import Label, parse_thresholds
 
@@ -225,7 +226,7 @@ class Contents(Resource):
         for spot in spots:
             table = found.get(spot.path)
             if spot in read and isinstance(table, sources.Table):
-                seen.append(self._place(spot, table, boot))
+                seen.append(self._place(spot, self._compared(table, spot), boot))
             elif spot not in read or spot.path in found or spot.path == places.OWN:
                 seen.append(self._place(spot, None, boot))
             # Any other is gone since it was looked at.
@@ -261,6 +262,18 @@ class Contents(Resource):
         if any(isinstance(table, sources.Refusal) for table in found.values()):
             self.problems.append(self._unread())
         return found
+
+    def _compared(self, table: sources.Table, spot: places.Spot) -> sources.Table:
+        """The table, with a note where it is not the one that was counted."""
+        if table.sampled or table.fault or self.wanted.match.narrows():
+            return table
+        before = after = spot.limits.entries
+        if spot.path == places.OWN:
+            with suppress(KernelError):
+                limits = read_limits()
+                after = limits.entries if limits else 0
+        note = sources.apart(table, before, after)
+        return table._replace(notes=(*table.notes, note)) if note else table
 
     def _sources(self) -> tuple[str, ...]:
         if self.options.source == sources.AUTO:
@@ -301,7 +314,7 @@ class Contents(Resource):
     def _unread(self) -> str:
         """Why there is no table, for the status line."""
         reasons = dict.fromkeys(self.refusals)
-        if all(refusal.right for refusal in reasons):
+        if any(refusal.right for refusal in reasons):
             tried = ", ".join(dict.fromkeys(refusal.source for refusal in reasons))
             return f"no right to read the table (tried {tried})"
         return "the table cannot be read: " + "; ".join(map(str, reasons))

@@ -36,13 +36,17 @@ def test_a_damaged_dump_ends_in_lines_or_one_error(batches):
 def test_counters_and_flags_stand_where_conntrack_puts_them():
     counters = [
         ct.nested(kind, flows_dump.packed(1, packets, 8), flows_dump.packed(2, octets, 8))
-        for kind, packets, octets in ((ct.CTA_COUNTERS_ORIG, 3, 180), (ct.CTA_COUNTERS_REPLY, 2, 99))
+        for kind, packets, octets in (
+            (ct.CTA_COUNTERS_ORIG, 3, 180),
+            (ct.CTA_COUNTERS_REPLY, 2, 99),
+        )
     ]
     message = flows_dump.entry(state=3, more=[*counters, flows_dump.packed(ct.CTA_USE, 1, 4)])
     # The first of a shape goes the general way, the second does not.
     lines = written([message * 2, flows_dump.done()])[0].splitlines()
-    assert lines == 2 * [
+    line = (
         "ipv4     2 tcp      6 300 ESTABLISHED src=10.0.0.1 dst=192.0.2.9 sport=40000 dport=443 "
         "packets=3 bytes=180 src=192.0.2.9 dst=10.0.0.1 sport=443 dport=40000 "
         "packets=2 bytes=99 [ASSURED] use=1"
-    ]
+    )
+    assert lines == [line, line]

@@ -372,8 +372,11 @@ class Tally:
 
     @property
     def longest_established(self) -> int:
-        """The longest time that an established TCP entry has left, rounded up; 0 for none."""
-        return (max(self.established_timeouts, default=-1) + 1) << IDLE_SHIFT
+        """The longest time that an established TCP entry has left, in seconds, rounded down.
+
+        Right to 2**IDLE_SHIFT seconds; 0 for none.
+        """
+        return max(self.established_timeouts, default=0) << IDLE_SHIFT
 
     def top_pools(self, number: int, total: int | None = None) -> list[Top]:
         """The fullest source-NAT port pools; the share is of the pool's PORT_POOL ports."""
