@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from itertools import groupby
 
 from .kernel import KernelError
@@ -351,10 +352,7 @@ def whole_text(
     `origin` is that of the Table. Raises KernelError where it is not whole.
     """
     if origin == PROC_PATH:
-        for frame in session.stream([b"text", os.fsencode(path)]):
-            if frame.errno:
-                raise KernelError(f"{PROC_PATH}: {os.strerror(frame.errno)}")
-            yield frame.data
+        yield from _rewritten(session.stream([b"text", os.fsencode(path)]))
     elif origin == CONNTRACK_PATH:
         if program is None:
             raise KernelError("conntrack -L was not started")
@@ -363,6 +361,25 @@ def whole_text(
         program.finish()
     else:
         yield from _written(session, path)
+
+
+def _rewritten(frames: Iterable[Frame]) -> Iterator[bytes]:
+    """Lines of /proc as conntrack(8) writes them: other addresses, no needless words."""
+    from .flows.text import line_of, parse
+
+    rest = b""
+    for frame in frames:
+        if frame.errno:
+            raise KernelError(f"{PROC_PATH}: {os.strerror(frame.errno)}")
+        *lines, rest = (rest + frame.data).split(b"\n")
+        for number, line in enumerate(lines):
+            if line[:4] == b"ipv6" or b"timeout=" in line or b" unknown " in line:
+                # What cannot be read is kept as it is: somebody may find out why.
+                with suppress(ValueError):
+                    lines[number] = line_of(parse(line.decode("ascii", "replace"))).encode("ascii")
+        if lines:
+            yield b"\n".join([*lines, b""]).replace(b" zone=0 ", b" ")
+    yield rest
 
 
 def _written(session: Session, path: str) -> Iterator[bytes]:

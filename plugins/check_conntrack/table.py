@@ -426,14 +426,16 @@ class TableSummary(Summary):
             if narrowed:
                 parts.append(_matching(head, contents.wanted.match))
             parts += contents.problems
-            if alarms or contents.from_file:
-                parts += [cause.sentence(self._mixture(head)) for cause in self.causes(head)[:1]]
             parts += [
                 present.alarm(result)
                 for result in alarms
                 if present.label_of(result) not in ("usage", "entries")
             ]
-            parts += _doubts(head)
+            rest = _doubts(head)
+            if alarms or contents.from_file:
+                causes = [cause.sentence(self._mixture(head)) for cause in self.causes(head)[:1]]
+                parts += [_fitted(cause, [*parts, *rest]) for cause in causes]
+            parts += rest
         else:
             if contents.inactive:
                 parts.append("conntrack is not active on this host")
@@ -530,6 +532,13 @@ class TableSummary(Summary):
         if place.limits and all(cause.room for cause in causes):
             lines += advice.advise(present.evidence(place.limits, place.peak), labels)
         return lines
+
+
+def _fitted(sentence: str, others: Sequence[str]) -> str:
+    """A sentence as long as the status line has room for beside others; it stands below too."""
+    room = output.STATUS_WIDTH - len(f"{TITLE} CRITICAL - ") - sum(len(part) + 2 for part in others)
+    shortest = 24  # what it is fits in there; below that, the line itself is cut
+    return sentence if len(sentence) <= room else sentence[: max(room - 3, shortest)] + "..."
 
 
 def _capital(sentence: str) -> str:

@@ -211,6 +211,17 @@ def test_a_sample_is_scaled_to_the_exact_count_and_called_one(reader, sysctls, i
     assert run.data["tcp"].value == run.data["entries"].value == 4000
 
 
+def test_the_status_line_has_room_for_the_cause_and_the_sample(reader, sysctls, inspect):
+    lines = tables.syn_flood()
+    sysctls.holds(len(lines), 3600)
+    reader.hands_out("text", tables.listing(lines))
+    run = inspect("--max-entries", "2000", "--source", "proc")
+    assert run.state == "WARNING"
+    assert "; looks like a SYN flood: " in run.text
+    assert run.text.endswith("...; estimated from a sample of 2000 (+-1.3 points)")
+    assert any("Looks like a SYN flood" in line and "to tcp/443." in line for line in run.lines)
+
+
 @pytest.mark.parametrize("source", ["netlink", "proc"])
 def test_a_table_of_just_so_many_entries_is_no_sample(reader, sysctls, inspect, source):
     sysctls.holds(1000, 10000)
