@@ -50,3 +50,13 @@ def test_counters_and_flags_stand_where_conntrack_puts_them():
         "packets=2 bytes=99 [ASSURED] use=1"
     )
     assert lines == [line, line]
+
+
+@pytest.mark.parametrize("protocol", [1, 6, 17, 47, 132])
+def test_ordinary_entries_go_the_fast_way(protocol, monkeypatch):
+    message = flows_dump.entry(protocol=protocol, state=3 if protocol in (6, 132) else None)
+    slow = []
+    monkeypatch.setattr(write, "line_of", lambda entry: slow.append(entry) or "slow")
+    lines = written([message * 5, flows_dump.done()])[0].splitlines()
+    assert len(slow) == 1
+    assert len(lines) == 5

@@ -172,6 +172,7 @@ def test_a_pool_without_ports_left_is_the_first_thing_to_tell(inspect, reader, s
     run = inspect("-v")
     assert run.state == "CRITICAL"
     assert run.data["snat_port_usage"].value == pytest.approx(100 * 60000 / 64512, abs=0.05)
-    assert "source-NAT ports run out: tcp 203.0.113.1 to 192.0.2.9:443 takes 60000" in run.text
+    assert "source-NAT ports run out: tcp 203.0.113.1 to 192.0.2.9:443" in run.text
+    assert "takes 60000 ports, 93 % of what there is" in run.rest
     assert "random" in run.rest
     assert "nf_conntrack_max=" not in run.rest

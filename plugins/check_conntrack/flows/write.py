@@ -156,7 +156,8 @@ class _Template:
 
 def _template(message: bytes, fields: dict[tuple[int, ...], tuple[int, int]]) -> _Format | None:
     """How to write messages of this shape; None where only the general decoder knows."""
-    if any(path[0] in _UNUSUAL or path[-1] == ct.CTA_TUPLE_ZONE for path in fields):
+    zones = [(kind, ct.CTA_TUPLE_ZONE) for kind in _COUNTERS]
+    if any(path[0] in _UNUSUAL or path in zones for path in fields):
         return None
     family = 4 if (ct.CTA_TUPLE_ORIG, ct.CTA_TUPLE_IP, ct.CTA_IP_V4_SRC) in fields else 6
     protocol = message[fields[ct.CTA_TUPLE_ORIG, ct.CTA_TUPLE_PROTO, ct.CTA_PROTO_NUM][0]]
@@ -183,6 +184,7 @@ def _template(message: bytes, fields: dict[tuple[int, ...], tuple[int, int]]) ->
     made.word(" zone=%d", "H", ct.CTA_ZONE)
     made.word(" use=%d", "I", ct.CTA_USE)
     unpack, text = made.unpacker(), made.text
+    zoned = (ct.CTA_ZONE,) in fields
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     ntop = socket.inet_ntop
 
@@ -191,7 +193,7 @@ def _template(message: bytes, fields: dict[tuple[int, ...], tuple[int, int]]) ->
         status, state = values[0], ""
         if states:
             state = " " + (states[values[1]] if values[1] < len(states) else str(values[1]))
-        return text % (
+        line = text % (
             *values[first:original],
             state,
             ntop(kind, values[original]),
@@ -204,5 +206,7 @@ def _template(message: bytes, fields: dict[tuple[int, ...], tuple[int, int]]) ->
             next((flag for bit, flag in _FLAGS if status & bit), ""),
             *values[rest:],
         )
+        # The kernel sends no zone but those that conntrack(8) shows; nothing hangs on it.
+        return line.replace(" zone=0", "") if zoned and " zone=0" in line else line
 
     return form
