@@ -8,7 +8,6 @@ such as a helper, is written by the general decoder; a test holds the two togeth
 from __future__ import annotations
 
 import operator
-import socket
 import struct
 
 from check_conntrack.flows import netlink
@@ -19,6 +18,7 @@ from check_conntrack.flows.entry import (
     IPPROTO_TCP,
     PROTOCOL_NAMES,
     STATE_NAMES,
+    address_text,
     protocol_name,
 )
 from check_conntrack.flows.text import line_of
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _HEAD = netlink.FIRST_ATTRIBUTE + ct.NLATTR.size
 _MANY_SHAPES = 256
+_MANY_NAMES = 4096
 # What line_of shows of these takes the general way.
 _UNUSUAL = frozenset((ct.CTA_HELP, ct.CTA_SECCTX))
 _COUNTERS = {
@@ -185,28 +186,52 @@ def _template(message: bytes, fields: dict[tuple[int, ...], tuple[int, int]]) ->
     made.word(" use=%d", "I", ct.CTA_USE)
     unpack, text = made.unpacker(), made.text
     zoned = (ct.CTA_ZONE,) in fields
-    kind = socket.AF_INET if family == 4 else socket.AF_INET6
-    ntop = socket.inet_ntop
+    names, words = _Names(), _Words()
+    after_source, after_target = original + 2, reply + 2
 
     def form(message: bytes) -> str:
         values = unpack(message)
-        status, state = values[0], ""
+        state = ""
         if states:
             state = " " + (states[values[1]] if values[1] < len(states) else str(values[1]))
+        unreplied, flag = words[values[0]]
         line = text % (
             *values[first:original],
             state,
-            ntop(kind, values[original]),
-            ntop(kind, values[original + 1]),
-            *values[original + 2 : reply],
-            "" if status & ct.IPS_SEEN_REPLY else " [UNREPLIED]",
-            ntop(kind, values[reply]),
-            ntop(kind, values[reply + 1]),
-            *values[reply + 2 : rest],
-            next((flag for bit, flag in _FLAGS if status & bit), ""),
+            names[values[original]],
+            names[values[original + 1]],
+            *values[after_source:reply],
+            unreplied,
+            names[values[reply]],
+            names[values[reply + 1]],
+            *values[after_target:rest],
+            flag,
             *values[rest:],
         )
         # The kernel sends no zone but those that conntrack(8) shows; nothing hangs on it.
         return line.replace(" zone=0", "") if zoned and " zone=0" in line else line
 
     return form
+
+
+class _Names(dict[bytes, str]):
+    """Packed addresses by name, those seen last."""
+
+    def __missing__(self, address: bytes) -> str:
+        if len(self) >= _MANY_NAMES:
+            self.clear()
+        name = self[address] = address_text(address)
+        return name
+
+
+class _Words(dict[int, tuple[str, str]]):
+    """What a status is called, between the tuples and after them."""
+
+    def __missing__(self, status: int) -> tuple[str, str]:
+        words = (
+            "" if status & ct.IPS_SEEN_REPLY else " [UNREPLIED]",
+            next((flag for bit, flag in _FLAGS if status & bit), ""),
+        )
+        if len(self) < _MANY_SHAPES:
+            self[status] = words
+        return words
