@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from contextlib import suppress
 from itertools import groupby
 
@@ -31,6 +32,8 @@ PROC_PATH, CONNTRACK_PATH = "/proc/net/nf_conntrack", "conntrack -L"
 LIVE = (AUTO, NETLINK, PROC, CONNTRACK)
 # A count and a dump that lie farther apart than this were not of the same table.
 FEWEST_APART, APART = 100, 0.1
+# So many entries are written from a dump in about a second.
+FEW_TO_WRITE = 40000
 # What the kernel says where the dump lost its place, and what came before it is sound.
 _LOST = (errno.ENOBUFS, errno.EINTR, errno.EAGAIN)
 
@@ -345,41 +348,69 @@ class _Careful:
 
 
 def whole_text(
-    session: Session, program: Conntrack | None, origin: str, path: str
+    session: Session, program: Conntrack | None, table: Table, path: str
 ) -> Iterator[bytes]:
     """All lines of a live table in the form of `conntrack -L -o extended`, many at a time.
 
-    `origin` is that of the Table. Raises KernelError where it is not whole.
+    They come from where the table came from; many of them from /proc where that is there, which
+    is several times as fast, and has no word for helpers. Raises KernelError where it is not whole.
     """
-    if origin == PROC_PATH:
-        yield from _rewritten(session.stream([b"text", os.fsencode(path)]))
-    elif origin == CONNTRACK_PATH:
+    if table.origin == CONNTRACK_PATH:
         if program is None:
             raise KernelError("conntrack -L was not started")
         listing = program.listing()
         yield from iter(lambda: listing.read(1 << 16), b"")
         program.finish()
-    else:
-        yield from _written(session, path)
+        return
+    if table.origin == PROC_PATH or (table.known or 0) > FEW_TO_WRITE:
+        lines = _rewritten(session.stream([b"text", os.fsencode(path)]))
+        try:
+            yield next(lines, b"")
+        except KernelError:
+            if table.origin == PROC_PATH:
+                raise
+        else:
+            yield from lines
+            return
+    yield from _written(session, path)
 
 
 def _rewritten(frames: Iterable[Frame]) -> Iterator[bytes]:
     """Lines of /proc as conntrack(8) writes them: other addresses, no needless words."""
-    from .flows.text import line_of, parse
-
+    long_address = re.compile(rb"(?<==)[0-9a-f:]{39}(?= )")
+    timeouts = re.compile(rb" timeout=[0-9]+, stream_timeout=[0-9]+(?= )")
     rest = b""
     for frame in frames:
         if frame.errno:
             raise KernelError(f"{PROC_PATH}: {os.strerror(frame.errno)}")
-        *lines, rest = (rest + frame.data).split(b"\n")
-        for number, line in enumerate(lines):
-            if line[:4] == b"ipv6" or b"timeout=" in line or b" unknown " in line:
-                # What cannot be read is kept as it is: somebody may find out why.
-                with suppress(ValueError):
-                    lines[number] = line_of(parse(line.decode("ascii", "replace"))).encode("ascii")
-        if lines:
-            yield b"\n".join([*lines, b""]).replace(b" zone=0 ", b" ")
+        whole, newline, rest = (rest + frame.data).rpartition(b"\n")
+        text = long_address.sub(_short_address, whole + newline)
+        if b" timeout=" in text:
+            text = timeouts.sub(b"", text)
+        if b" unknown " in text:
+            text = b"\n".join(map(_named, text.split(b"\n")))
+        yield text.replace(b" zone=0 ", b" ")
     yield rest
+
+
+def _short_address(match: re.Match[bytes]) -> bytes:
+    from .flows.entry import address_text, packed_address
+
+    try:
+        return address_text(packed_address(match[0].decode("ascii"))).encode("ascii")
+    except ValueError:
+        return match[0]
+
+
+def _named(line: bytes) -> bytes:
+    """A line of a protocol that this kernel has no name for, and conntrack(8) may have."""
+    from .flows.text import line_of, parse
+
+    if b" unknown " in line:
+        # What cannot be read is kept as it is: somebody may find out why.
+        with suppress(ValueError):
+            return line_of(parse(line.decode("ascii", "replace"))).encode("ascii")
+    return line
 
 
 def _written(session: Session, path: str) -> Iterator[bytes]:

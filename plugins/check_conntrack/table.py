@@ -838,7 +838,7 @@ def _readers(options: argparse.Namespace) -> int:
         number += 2 if options.address else 1
     if options.source in (sources.AUTO, sources.PROC):
         number += 1
-    return number + (1 if options.save else 0)
+    return number + (2 if options.save else 0)
 
 
 def _late(options: argparse.Namespace) -> list[str]:
@@ -943,7 +943,7 @@ def _save(contents: Contents, place: Place, end: float | None, now: float, memor
         program = contents.programs.pop() if contents.programs else None
         if place.table.origin == sources.CONNTRACK_PATH and program is None:
             program = contents.program()
-        pieces = sources.whole_text(contents.session, program, place.table.origin, place.path)
+        pieces = sources.whole_text(contents.session, program, place.table, place.path)
 
         def expired() -> bool:
             return end is not None and time.monotonic() > end

@@ -17,9 +17,12 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 
 from check_conntrack.flows import bulk, tally
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 from kernel import flows_rig as rig
 
 F_SETPIPE_SZ = 1031

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from check_conntrack import snapshot
+from check_conntrack import snapshot, sources
 from check_conntrack.snapshot import BEGIN, LATER, Kept
 from unit import flows_dump, tables
 
@@ -267,3 +267,57 @@ def test_a_snapshot_that_fails_is_tried_again_as_the_first(problem, reader, monk
 def test_saving_has_the_time_that_is_left(problem):
     run = problem("-t", "0.6")  # half a second belongs to what comes after
     assert run.state == "CRITICAL"
+
+
+PROC = b"""\
+ipv4     2 tcp      6 9 CLOSE src=10.0.0.1 dst=10.0.0.2 sport=1 dport=2 src=10.0.0.2 dst=10.0.0.1 \
+sport=2 dport=1 [ASSURED] mark=0 zone=0 use=2
+ipv6     10 udp      17 9 src=2001:0db8:0000:0000:0000:0000:0000:0001 \
+dst=2001:0db8:0000:0000:0000:0000:0000:0002 sport=1 dport=2 [UNREPLIED] \
+src=2001:0db8:0000:0000:0000:0000:0000:0002 dst=2001:0db8:0000:0000:0000:0000:0000:0001 \
+sport=2 dport=1 mark=0 zone=7 use=2
+ipv4     2 gre      47 9 timeout=0, stream_timeout=0 src=10.0.0.1 dst=10.0.0.2 srckey=0x1 \
+dstkey=0x2 [UNREPLIED] src=10.0.0.2 dst=10.0.0.1 srckey=0x2 dstkey=0x1 mark=0 zone=0 use=2
+"""
+AS_CONNTRACK_PRINTS = """\
+ipv4     2 tcp      6 9 CLOSE src=10.0.0.1 dst=10.0.0.2 sport=1 dport=2 src=10.0.0.2 dst=10.0.0.1 \
+sport=2 dport=1 [ASSURED] mark=0 use=2
+ipv6     10 udp      17 9 src=2001:db8::1 dst=2001:db8::2 sport=1 dport=2 [UNREPLIED] \
+src=2001:db8::2 dst=2001:db8::1 sport=2 dport=1 mark=0 zone=7 use=2
+ipv4     2 gre      47 9 src=10.0.0.1 dst=10.0.0.2 srckey=0x1 dstkey=0x2 [UNREPLIED] \
+src=10.0.0.2 dst=10.0.0.1 srckey=0x2 dstkey=0x1 mark=0 use=2
+"""
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 5000])
+def test_many_entries_are_taken_from_proc_and_written_as_conntrack_does(
+    reader, sysctls, inspect, tmp_path, monkeypatch, size
+):
+    monkeypatch.setattr(sources, "FEW_TO_WRITE", 50)
+    sysctls.holds(95, 100)
+    reader.hands_out("table", flows_dump.entry(state=3) * 95, flows_dump.done())
+    reader.hands_out("text", *(PROC[at : at + size] for at in range(0, len(PROC), size)))
+    inspect("--save", tmp_path)
+    (path,) = tmp_path.glob("conntrack-*")
+    assert gzip.decompress(path.read_bytes()).decode() == AS_CONNTRACK_PRINTS
+
+
+def test_many_entries_are_taken_from_a_dump_where_proc_has_none(
+    reader, sysctls, inspect, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sources, "FEW_TO_WRITE", 50)
+    sysctls.holds(95, 100)
+    reader.hands_out("table", flows_dump.entry(state=3) * 95, flows_dump.done())
+    reader.hands_out("text", 2, file="-")
+    inspect("--save", tmp_path)
+    (path,) = tmp_path.glob("conntrack-*")
+    assert gzip.decompress(path.read_bytes()).count(b"\n") == 95
+
+
+def test_a_dump_that_breaks_off_is_no_snapshot(reader, sysctls, inspect, tmp_path):
+    sysctls.holds(95, 100)
+    reader.hands_out("table", flows_dump.entry(state=3) * 95)
+    run = inspect("--save", tmp_path)
+    assert run.state == "CRITICAL"
+    assert "no snapshot: the dump ended before its end" in run.lines
+    assert not list(tmp_path.glob("*conntrack-*"))
