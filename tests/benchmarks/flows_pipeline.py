@@ -19,11 +19,11 @@ import sys
 import time
 
 from check_conntrack.flows import bulk, tally
+from kernel import flows_rig as rig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-from kernel import flows_rig as rig
 
 F_SETPIPE_SZ = 1031
 
