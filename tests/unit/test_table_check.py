@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import random
 import re
 
 import pytest
@@ -153,7 +154,14 @@ def test_an_empty_file_is_unknown_in_one_line(inspect, file, data):
 
 
 @pytest.mark.parametrize(
-    "data", [os.urandom(4000), b"root:x:0:0::/root:/bin/sh\n" * 50, b"\0" * 100000, b"|;\x1b[2J"]
+    "data",
+    [
+        random.Random(1).randbytes(4000),
+        b"root:x:0:0::/root:/bin/sh\n" * 50,
+        b"\0" * 100000,
+        b"|;\x1b[2J",
+    ],
+    ids=["rubbish", "passwd", "zeros", "escape"],
 )
 def test_a_file_that_is_no_table_is_unknown_in_one_line(inspect, file, data):
     run = inspect("--source", file(data))
