@@ -22,7 +22,7 @@ BUCKET_BYTES = 8  # struct hlist_nulls_head
 _MAX = "net.netfilter.nf_conntrack_max"
 _BUCKETS = "net.netfilter.nf_conntrack_buckets"
 _EXPECT_MAX = "net.netfilter.nf_conntrack_expect_max"
-_SYSCTL_FILE = "/etc/sysctl.d/90-conntrack.conf"
+_SYSCTL_FILE = "/etc/sysctl.d/99-check-conntrack.conf"  # a name that nobody else uses
 _GREP = "grep -rs nf_conntrack /etc/sysctl.conf /etc/sysctl.d /usr/lib/sysctl.d /etc/modprobe.d"
 _MODULES_FILE = "/etc/modules-load.d/nf_conntrack.conf"
 
@@ -30,7 +30,8 @@ _MODULES_FILE = "/etc/modules-load.d/nf_conntrack.conf"
 class Evidence(NamedTuple):
     """What is known about a table; `peak` counts entries, `memory` is in bytes.
 
-    `settable` is False inside a network namespace that may not change the limit.
+    `settable` is False inside a network namespace that may not change the limit. `crowded`: hash
+    chains are too long.
     """
 
     entries: int
@@ -42,6 +43,7 @@ class Evidence(NamedTuple):
     buckets_sysctl: bool = True
     kube_proxy: bool = False
     expect_max: int | None = None
+    crowded: bool = False
 
 
 class Step(NamedTuple):
@@ -86,11 +88,13 @@ def raise_limit(evidence: Evidence) -> list[Step]:
     if wanted <= evidence.limit or evidence.peak * SPARE <= evidence.limit:
         return [
             Step(
-                f"The limit suffices: {seen} fits into {evidence.limit}. "
+                f"The limit suffices for what was seen: {seen} fits into {evidence.limit}. "
                 "Look for what fills the table, or raise the threshold."
             )
         ]
     buckets = quarter(wanted, evidence.buckets)
+    if evidence.crowded:
+        buckets = max(buckets, 2 * (evidence.buckets or 0))
     more = evidence.buckets is None or buckets > evidence.buckets
     text = f"Raise the limit to {wanted}: {seen}, rounded up to a power of two."
     if evidence.entries >= evidence.limit:
@@ -231,6 +235,7 @@ def other_limits(evidence: Evidence) -> list[Step]:
     ]
 
 
+_CROWDED = frozenset({"load_factor", "chain_overflows"})
 RULES = (
     Rule(frozenset({"early_drops"}), evicted),
     Rule(
@@ -252,12 +257,15 @@ RULES = (
 
 def advise(evidence: Evidence, alarms: Collection[str]) -> list[str]:
     """The lines that say what to do about alarms of these labels."""
-    lines = []
+    evidence = evidence._replace(crowded=not _CROWDED.isdisjoint(alarms))
+    lines: list[str] = []
     for rule in RULES:
         if rule.labels.intersection(alarms):
             for step in rule.steps(evidence):
                 lines.append(step.text)
-                lines += ["  " + command for command in step.commands]
+                # What two rules come to is done once.
+                commands = ["  " + command for command in step.commands]
+                lines += [command for command in commands if command not in lines]
     return lines
 
 

@@ -130,8 +130,14 @@ class Place(NamedTuple):
     inode: int
     limits: Limits | None
     counters: counters.Counters | None
+    named: bool = False
     risen: Rise | None = None
     messages: int = 0
+
+    @property
+    def key(self) -> str:
+        """What its memory goes by; only names under /run/netns are one namespace's alone."""
+        return self.name if self.named else f"{self.name}net:[{self.inode}]"
 
     @property
     def full(self) -> bool:
@@ -423,7 +429,14 @@ class Full(Resource):
                 self.inactive = True
                 continue
             told = self._counters(parts[namespace.inode])
-            yield Place(namespace.name, namespace.path, namespace.inode, namespace.limits, told)
+            yield Place(
+                namespace.name,
+                namespace.path,
+                namespace.inode,
+                namespace.limits,
+                told,
+                namespace.named,
+            )
 
     def _counters(self, frames: dict[str, Frame]) -> counters.Counters | None:
         """What the reader's frames say: /proc's text where there is one, else netlink."""
@@ -510,9 +523,8 @@ class Full(Resource):
     # history
 
     def _key(self, place: Place | None) -> str:
-        if place is None or not place.name:
-            return f"net:[{own_inode()}]" + "".join(f"+{path}" for path in self.options.log)
-        return place.name
+        key = place.key if place else f"net:[{own_inode()}]"
+        return key + "".join(f"+{path}" for path in self.options.log)
 
     def _now(self, place: Place | None) -> Memory:
         usage = place.limits.usage if place and place.limits else None
@@ -535,7 +547,7 @@ class Full(Resource):
         return place._replace(risen=risen, messages=messages)
 
     def _with_history(self, place: Place) -> Place:
-        key = f"full/{place.name}/{self.options.state_key}"
+        key = f"full/{place.key}/{self.options.state_key}"
         memory = from_plain(self.session.store.read(key)) if place.counters else None
         if place.counters and not any(counters.total(place.counters)[1:]) and not memory:
             # Nothing was ever counted there: nothing to remember, of thousands maybe.
@@ -543,7 +555,7 @@ class Full(Resource):
         return self._remembered(place._replace(), memory, key)
 
     def _remember(self, key: str, memory: Memory) -> None:
-        self.session.stage(f"remembering this run in {self.session.store.folder}")
+        self.session.stage(f"remembering this run {self.session.store.folder}".strip())
         self.session.store.update(key, lambda _: to_plain(memory))
 
 

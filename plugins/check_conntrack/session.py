@@ -6,8 +6,6 @@ before, or is started through sudo now.
 
 from __future__ import annotations
 
-import os
-
 from . import commandline
 from .kernel import KernelError, rights, source
 
@@ -117,6 +115,10 @@ def grant(purpose: str, *, as_root: bool = False) -> list[str]:
         "visudo -f /etc/sudoers.d/check-conntrack the line",
         f"  {source.sudoers_line()}",
     ]
-    if os.access(source.READER, os.W_OK):
-        lines.append("(after installing the suite where only root may write)")
+    weak = source.replaceable()
+    if weak:
+        lines.append(
+            f"but only once the suite is where none but root may write: others may to {weak},"
+        )
+        lines.append("and who replaces the reader or its interpreter becomes root by that line.")
     return lines

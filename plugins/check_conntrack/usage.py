@@ -64,9 +64,15 @@ class Place(NamedTuple):
     prefix: str
     inode: int
     limits: Limits
+    named: bool = False
     samples: tuple[trend.Sample, ...] = ()
     peak: int = 0
     growth: float | None = None
+
+    @property
+    def key(self) -> str:
+        """What its history goes by; only names under /run/netns are one namespace's alone."""
+        return self.name if self.named else f"{self.name}net:[{self.inode}]"
 
     @property
     def time_to_full(self) -> float | None:
@@ -132,7 +138,7 @@ class Usage(Resource):
                 first = self._own()
         except KernelError as error:
             self.problems.append(str(error))
-        self.session.stage(f"remembering this run in {self.store.folder}")
+        self.session.stage(f"remembering this run {self.store.folder}".strip())
         boot = boot_id()
         others.sort(key=lambda place: place.fullness, reverse=True)
         graphed = [place for place in others[:MOST_NAMESPACES] if place.limits.entries]
@@ -176,7 +182,8 @@ class Usage(Resource):
             own = self._own(asked=targets.own)
         except KernelError as error:
             own = None
-            self.problems.append(str(error))
+            if targets.own:
+                self.problems.append(str(error))
         found = self._enter(targets, inode)
         self.problems += found.problems
         places: dict[str, Place] = {}
@@ -190,7 +197,7 @@ class Usage(Resource):
             limits = namespace.limits._replace(buckets=buckets)
             plain = namespace.path == targets.first
             prefix = "" if plain else f"{part}::"
-            places[part] = Place(namespace.name, prefix, namespace.inode, limits)
+            places[part] = Place(namespace.name, prefix, namespace.inode, limits, namespace.named)
         others = list(places.values())
         first = next((place for place in others if not place.prefix), None)
         if own and targets.own and targets.first == inode:
@@ -229,10 +236,7 @@ class Usage(Resource):
             samples = trend.extended(samples, now, self.options.trend_window)
             return kept_series(boot, place.inode, samples, trend.with_peak(peaks, today))
 
-        # The one it runs in has no name, and need not be the same in every run.
-        name = place.name or f"net:[{place.inode}]"
-        # No name of a namespace holds a slash.
-        key = f"usage/{name}/{self.options.state_key}"
+        key = f"usage/{place.key}/{self.options.state_key}"
         samples, peaks = series_of(self.store.update(key, change), boot, place.inode)
         return place._replace(
             samples=samples,

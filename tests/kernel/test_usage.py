@@ -165,7 +165,7 @@ def test_the_advice_can_be_pasted_and_does_what_it_says(netns, usage, tmp_path):
             for folder in ("sysctl.d", "modules-load.d"):
                 (tmp_path / folder).mkdir(exist_ok=True)
             subprocess.run(["sh", "-c", moved], check=True)
-    kept = (tmp_path / "sysctl.d/90-conntrack.conf").read_text()
+    kept = (tmp_path / "sysctl.d/99-check-conntrack.conf").read_text()
     assert kept == "net.netfilter.nf_conntrack_max = 2048\n"
     assert (tmp_path / "modules-load.d/nf_conntrack.conf").read_text() == "nf_conntrack\n"
 

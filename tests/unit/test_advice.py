@@ -81,7 +81,7 @@ def test_the_new_maximum_is_written_out_for_now_and_for_the_next_boot():
         "sysctl -w net.netfilter.nf_conntrack_max=16384",
         (
             "printf '%s\\n' 'net.netfilter.nf_conntrack_buckets = 4096' "
-            "'net.netfilter.nf_conntrack_max = 16384' > /etc/sysctl.d/90-conntrack.conf"
+            "'net.netfilter.nf_conntrack_max = 16384' > /etc/sysctl.d/99-check-conntrack.conf"
         ),
         "echo nf_conntrack > /etc/modules-load.d/nf_conntrack.conf",
     ]
@@ -118,7 +118,7 @@ def test_the_shell_takes_every_command_and_writes_what_sysctl_reads(tmp_path):
             if arrow and not target.startswith("/sys/"):
                 written = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
                 files[target] = written.stdout.decode()
-        for line in files["/etc/sysctl.d/90-conntrack.conf"].splitlines():
+        for line in files["/etc/sysctl.d/99-check-conntrack.conf"].splitlines():
             assert re.fullmatch(r"net\.netfilter\.nf_conntrack_(max|buckets) = [0-9]+", line)
         assert files["/etc/modules-load.d/nf_conntrack.conf"] == "nf_conntrack\n"
 

@@ -151,8 +151,28 @@ def test_what_is_no_memory_is_nothing(value):
     ],
 )
 def test_drops_are_the_table_s_doing_beside_evictions_or_a_full_table(usage, risen, critical):
-    place = Place("", "", 1, Limits(usage, 100), None, risen)
+    place = Place("", "", 1, Limits(usage, 100), None, risen=risen)
     assert full._corroborated(place, risen) is critical
+
+
+@pytest.mark.parametrize(
+    ("born", "time", "gone"),
+    [
+        ({7: 1000.0}, 990.0, True),
+        ({7: 1000.0}, 1010.0, False),
+        ({7: 1000.0}, 999.5, False),
+        ({7: 1000.0}, None, True),
+        ({}, 990.0, False),
+    ],
+)
+def test_a_message_is_put_down_to_a_name_that_is_older_than_it(born, time, gone):
+    class Stand:
+        pass
+
+    stand = Stand()
+    stand.born = born
+    about = events.Event(Kind.TABLE_FULL, 1, time, netns=7)
+    assert full.Full.is_gone(stand, about) is gone
 
 
 # --- which sources are read

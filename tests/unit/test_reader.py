@@ -363,7 +363,7 @@ def test_the_right_to_look_ends_before_the_answer_is_written(main, places):
     places[0][b"/a"] = OSError(errno.EPERM, "")
     assert main(lambda descriptor: [b"limits", b"/a"]) == (
         0,
-        ["alarm", "prctl", "drop", "prctl", b"0 1 - 2 0\n/a", b"end\n"],
+        ["alarm", "prctl", "alarm", "drop", "alarm", "prctl", b"0 1 - 2 0\n/a", b"end\n"],
     )
 
 

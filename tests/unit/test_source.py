@@ -231,6 +231,25 @@ def test_sudo_is_not_looked_for_along_the_callers_path():
     assert all(path.startswith("/") for path in source.SUDO_PATHS)
 
 
+@pytest.mark.parametrize("loose", ["file", "folder", "owner", "link", None])
+def test_what_others_could_put_in_the_readers_place_is_told(monkeypatch, tmp_path, need, loose):
+    need()
+    monkeypatch.setattr(source.os.path, "dirname", lambda path: folder if path == file else "/")
+    folder, file = str(tmp_path), str(tmp_path / "reader.py")
+    tmp_path.chmod(0o777 if loose == "folder" else 0o1777)
+    (tmp_path / "real").touch(mode=0o755)
+    if loose == "link":
+        os.chown(tmp_path / "real", 65534, 65534)
+        os.symlink("real", file)
+    else:
+        os.rename(tmp_path / "real", file)
+        os.chmod(file, 0o757 if loose == "file" else 0o755)
+        os.chown(file, 65534 if loose == "owner" else 0, 0)
+    monkeypatch.setattr(source, "READER", file)
+    told = {"folder": folder, "link": str(tmp_path / "real"), None: ""}
+    assert source.replaceable() == told.get(loose, file)
+
+
 def test_the_line_of_sudoers_allows_no_argument(reader_file, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert source.sudoers_line() == f'root ALL=(root) NOPASSWD: {reader_file} ""'

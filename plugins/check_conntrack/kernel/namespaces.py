@@ -59,6 +59,11 @@ class Namespace(NamedTuple):
     path: str
     limits: Limits | None
 
+    @property
+    def named(self) -> bool:
+        """Whether it was entered by its name under /run/netns, which no other has."""
+        return self.path == os.path.join(DIRECTORY, self.name)
+
 
 class Found(NamedTuple):
     """What was found in the namespaces, and sentences about what could not be looked into."""

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 # A caller could keep a request open for ever; nothing this program does takes half as long.
 LIFETIME = 600  # seconds
+PREPARATION = 30  # seconds for all that is done with rights once the request is known
 LOG_TIME = 5.0  # seconds; the log may be written as fast as it is read
 LONGEST_REQUEST = 1 << 20  # bytes
 LONGEST_PATH = 4096  # bytes, PATH_MAX
@@ -357,10 +358,12 @@ def main() -> int:
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
         what, *arguments = read_request(0)
+        signal.alarm(PREPARATION)
         answer = prepare(what, arguments)
     except RefusedError:
         return 2
     drop_rights()
+    signal.alarm(LIFETIME)
     # The kernel forgets the signal when the user changes.
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     for frames in answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 from contextlib import suppress
 
 from .values import NamedTuple
@@ -118,7 +119,35 @@ def sudoers_line() -> str:
     command = sudo_grant()
     # Without an argument list sudo would let the caller choose one.
     arguments = command[1:] or ['""']
-    return f"{name} ALL=(root) NOPASSWD: {' '.join([command[0], *arguments])}"
+    words = [_escaped(word) if word != '""' else word for word in (command[0], *arguments)]
+    return f"{_escaped(name)} ALL=(root) NOPASSWD: {' '.join(words)}"
+
+
+def _escaped(word: str) -> str:
+    """A word as sudoers(5) takes it."""
+    return re.sub(r"([\\ ,:=!*?\[\]])", r"\\\1", word)
+
+
+def replaceable() -> str:
+    """The first part of a path of sudo_grant that others than root may change; empty where none."""
+    words = [word for word in sudo_grant() if word.startswith("/")]
+    parts = [part for word in words for part in (*_chain(word), *_chain(os.path.realpath(word)))]
+    return next((part for part in parts if _changeable(part)), "")
+
+
+def _chain(path: str) -> list[str]:
+    """A path and all folders above it."""
+    return [path] if path == "/" else [path, *_chain(os.path.dirname(path))]
+
+
+def _changeable(path: str) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return True
+    # The mode of a link says nothing, and in a sticky folder only its owner replaces a file.
+    fixed = stat.S_ISLNK(status.st_mode) or status.st_mode & stat.S_ISVTX
+    return status.st_uid != 0 or bool(status.st_mode & 0o022 and not fixed)
 
 
 def _isolated_python() -> list[str]:
