@@ -55,7 +55,7 @@ class _PageError(Exception):
     """Not an error: a text that was asked for (--help, --version) instead of a verdict."""
 
 
-class _StoppedError(BaseException):
+class StoppedError(BaseException):
     """Time is up, or a signal said so. No handler of ordinary errors may swallow it."""
 
 
@@ -221,7 +221,7 @@ def run(
     _fill_standard_descriptors()
     try:
         code, text = _answer(title, made, judge, arguments)
-    except _StoppedError as why:  # it came while another answer was being made
+    except StoppedError as why:  # it came while another answer was being made
         code = int(Unknown)
         text = output.page(output.status_line(title, Unknown, str(why)), (), (), bounded=True)
     return code if output.write(text) else int(Unknown)
@@ -248,7 +248,7 @@ def _answer(
         return int(Unknown), str(asked)
     except (UsageError, ThresholdError, KernelError) as error:
         outcome = Outcome(Unknown, str(error))
-    except _StoppedError as why:
+    except StoppedError as why:
         outcome = Outcome(Unknown, str(why))
     except KeyboardInterrupt:
         outcome = Outcome(Unknown, f"interrupted while {stage.now}")
@@ -296,7 +296,7 @@ def _listen(handler: Callable[[int, FrameType | None], None]) -> None:
 
 
 def _stopped(number: int, _: FrameType | None) -> None:
-    raise _StoppedError(f"stopped by {signal.Signals(number).name}")
+    raise StoppedError(f"stopped by {signal.Signals(number).name}")
 
 
 def _leave(_: int, __: FrameType | None) -> None:
@@ -307,7 +307,7 @@ def _leave(_: int, __: FrameType | None) -> None:
 
 def _set_timer(seconds: float, stage: Stage) -> None:
     def expired(_: int, __: FrameType | None) -> None:
-        raise _StoppedError(f"timed out after {seconds:g}s while {stage.now}")
+        raise StoppedError(f"timed out after {seconds:g}s while {stage.now}")
 
     if seconds:
         signal.signal(signal.SIGALRM, expired)

@@ -68,6 +68,12 @@ def full(front_door):
 
 
 @pytest.fixture
+def table(front_door):
+    """Runs check_conntrack_table."""
+    return partial(front_door, "check_conntrack_table")
+
+
+@pytest.fixture
 def sudoers(need, installed):
     """The sudoers file that the checks themselves ask for; its line."""
     need("sudo", "visudo")

@@ -1,0 +1,1 @@
+"""The table's arithmetic: decode, filter, count; one pass, bounded memory, no I/O of its own."""

@@ -1,0 +1,101 @@
+"""The most frequent keys of a stream, in bounded memory: Misra-Gries, in bulk.
+
+A plain counter that is cut back whenever it holds more than `limit` keys: the least d that
+leaves `capacity` keys is taken from every count, and what falls to nothing is dropped (J. Misra,
+D. Gries, "Finding repeated elements", 1982; the batched form is that of Agarwal and others,
+"Mergeable summaries", 2012). Once a cut was needed, keys are gathered, and more than `capacity`
+different ones are cut by 1 before they are added. Each cut takes d from more than `capacity` keys
+at once, so that
+
+    true count - error <= count <= true count,   error <= total / (capacity + 1)
+
+for every key, `error` being the sum of all d, known exactly. Keys that make up more than
+1 / (capacity + 1) of the stream are therefore never lost, and while no more than `limit` different
+keys come, every count is exact.
+"""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+CAPACITY = 4096
+LIMIT = 65536
+
+
+class HeavyHitters:
+    """How often the most frequent keys came; at most 5/4 `limit` keys and one feeding are held."""
+
+    __slots__ = ("_counts", "_waiting", "capacity", "error", "limit", "total")
+
+    def __init__(self, capacity: int = CAPACITY, limit: int = LIMIT) -> None:
+        """Raises ValueError unless 0 < capacity <= limit."""
+        if not 0 < capacity <= limit:
+            raise ValueError("a capacity is above 0, and not above the limit")
+        self.capacity = capacity
+        self.limit = limit
+        self._counts: collections.Counter[Any] = collections.Counter()
+        self._waiting: list[Any] = []
+        self.total = 0
+        self.error = 0
+
+    def feed(self, keys: Iterable[Any], number: int) -> None:
+        """Count `number` keys. Memory grows by this one feeding before it is cut back."""
+        self.total += number
+        if self.error:
+            # There are too many keys anyway: gather more before the large table is touched.
+            self._waiting.extend(keys)
+            if len(self._waiting) >= self.limit // 4:
+                self._settle()
+        else:
+            # Counter.update over an iterable is one C loop: nothing in Python is faster.
+            self._counts.update(keys)
+            if len(self._counts) > self.limit:
+                self._cut()
+
+    def _settle(self) -> None:
+        """Count the keys that wait. Those that came once need not go through the large table."""
+        fresh = collections.Counter(self._waiting)
+        self._waiting.clear()
+        # A cut of 1, made before the counts meet; it must take from enough keys at once.
+        taken = int(len(fresh) > self.capacity)
+        self.error += taken
+        counts = self._counts
+        often = map(taken.__lt__, fresh.values())
+        for key, count in itertools.compress(fresh.items(), often):
+            counts[key] += count - taken
+        if len(counts) > self.limit:
+            self._cut()
+
+    @property
+    def counts(self) -> collections.Counter[Any]:
+        """Every key held, with its count (a lower bound)."""
+        if self._waiting:
+            self._settle()
+        return self._counts
+
+    def add(self, key: object, number: int = 1) -> None:
+        """Count one key `number` times."""
+        self._counts[key] += number
+        self.total += number
+        if len(self._counts) > self.limit:
+            self._cut()
+
+    def _cut(self) -> None:
+        # How many keys have each count: few different counts, whatever the stream.
+        spread = collections.Counter(self._counts.values())
+        above = len(self._counts)
+        for taken in sorted(spread):
+            above -= spread[taken]
+            if above <= self.capacity:
+                break
+        kept = {key: count - taken for key, count in self._counts.items() if count > taken}
+        self._counts = collections.Counter(kept)
+        self.error += taken
+
+    def top(self, number: int) -> list[tuple[Any, int]]:
+        """The `number` most frequent keys with their counts, largest first (lower bounds)."""
+        return heapq.nlargest(number, self.counts.items(), key=lambda item: item[1])

@@ -1,0 +1,216 @@
+"""Which entries a user asked for: --address, --protocol, --state, --port.
+
+The same question is answered twice: of one Entry (`accepts`), and of a column of entries by
+bulk.py, which takes the parts of a Match and asks them of whole columns. A test holds the two
+together. `kernel_filters` says what the kernel can be asked to leave out beforehand.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from check_conntrack.flows.entry import (
+    IPPROTO_GRE,
+    PROTOCOL_NAMES,
+    STATE_NAMES,
+    Entry,
+    packed_address,
+)
+from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel.values import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Where an address can stand, in the order in which positions are asked.
+ORIGINAL_SOURCE, ORIGINAL_DESTINATION, REPLY_SOURCE, REPLY_DESTINATION = range(4)
+
+
+class Network(NamedTuple):
+    """Addresses that share a prefix: packed, host bits cleared, and the prefix length in bits."""
+
+    address: bytes
+    prefix: int
+
+    def mask(self) -> bytes:
+        """The prefix as a packed mask."""
+        return prefix_mask(self.prefix, len(self.address))
+
+    def holds(self, address: bytes) -> bool:
+        """Whether the packed address is one of them."""
+        return len(address) == len(self.address) and all(
+            have & bits == want for have, bits, want in zip(address, self.mask(), self.address)
+        )
+
+
+def prefix_mask(prefix: int, size: int) -> bytes:
+    """A mask of `prefix` one bits in `size` bytes."""
+    whole = (1 << 8 * size) - 1
+    return (whole ^ (whole >> prefix)).to_bytes(size, "big")
+
+
+def network(text: str) -> Network:
+    """`10.0.0.0/8`, `2001:db8::/32`, or one address; raises ValueError with the reason.
+
+    Host bits are cleared in silence: 10.1.2.3/8 means 10.0.0.0/8.
+    """
+    address_text, slash, prefix_text = text.partition("/")
+    address = packed_address(address_text)
+    bits = 8 * len(address)
+    prefix = bits
+    if slash:
+        if not (prefix_text.isascii() and prefix_text.isdigit()) or int(prefix_text) > bits:
+            raise ValueError(f"not a prefix length from 0 to {bits}: {prefix_text!r}")
+        prefix = int(prefix_text)
+    mask = prefix_mask(prefix, len(address))
+    return Network(bytes(have & keep for have, keep in zip(address, mask)), prefix)
+
+
+def protocol_number(text: str) -> int:
+    """A layer 4 protocol by name or number; raises ValueError, naming the known ones."""
+    for number, name in PROTOCOL_NAMES.items():
+        if text.lower() == name:
+            return number
+    if text.isascii() and text.isdigit() and int(text) < 256:
+        return int(text)
+    known = ", ".join(sorted(PROTOCOL_NAMES.values()))
+    raise ValueError(f"not a protocol: {text!r}; known are {known}, and numbers below 256")
+
+
+def state_numbers(text: str) -> frozenset[tuple[int, int]]:
+    """The (protocol, state) pairs a state's name stands for; raises ValueError for no state."""
+    found = frozenset(
+        (protocol, number)
+        for protocol, names in STATE_NAMES.items()
+        for number, name in enumerate(names)
+        if name == text.upper()
+    )
+    if not found:
+        known = dict.fromkeys(name for names in STATE_NAMES.values() for name in names)
+        raise ValueError(f"not a state: {text!r}; known are {', '.join(known)}")
+    return found
+
+
+class Match(NamedTuple):
+    """What an entry must have. Within a part any one suffices, the parts must all agree.
+
+    networks: an address in any of the four tuple positions. ports: a port in any of them.
+    states: (protocol, state) pairs. `only` is for an answer put together from several dumps: with
+    the index of a network and a position, an entry counts only where that is the first place in
+    which it matches, so that none counts twice.
+    """
+
+    networks: tuple[Network, ...] = ()
+    protocols: frozenset[int] = frozenset()
+    states: frozenset[tuple[int, int]] = frozenset()
+    ports: frozenset[int] = frozenset()
+    only: tuple[int, int] | None = None
+
+    def narrows(self) -> bool:
+        """Whether anything is asked for at all."""
+        return bool(self.networks or self.protocols or self.states or self.ports)
+
+    def accepts(self, entry: Entry) -> bool:
+        """Whether the entry is one of those asked for."""
+        if self.protocols and entry.protocol not in self.protocols:
+            return False
+        if self.states and (entry.protocol, entry.state) not in self.states:
+            return False
+        if self.ports and self.ports.isdisjoint(_ports(entry)):
+            return False
+        if not self.networks:
+            return True
+        places = positions(entry)
+        for index, wanted in enumerate(self.networks):
+            for position, address in enumerate(places):
+                if wanted.holds(address):
+                    return self.only is None or self.only == (index, position)
+        return False
+
+    def directions(self, entry: Entry) -> tuple[bool, bool]:
+        """Whether a flow kept is inbound, outbound, or both (within the networks).
+
+        Outbound: the address asks, as source or as what the source is translated to. Inbound: it
+        is asked, as destination or as what the destination is translated to.
+        """
+        held = [any(wanted.holds(place) for wanted in self.networks) for place in positions(entry)]
+        return (
+            held[ORIGINAL_DESTINATION] or held[REPLY_SOURCE],
+            held[ORIGINAL_SOURCE] or held[REPLY_DESTINATION],
+        )
+
+
+def positions(entry: Entry) -> tuple[bytes, bytes, bytes, bytes]:
+    """The four addresses in the order of the position constants."""
+    one, two = entry.original, entry.reply
+    return one.source, one.destination, two.source, two.destination
+
+
+def _ports(entry: Entry) -> tuple[int | None, ...]:
+    if entry.protocol == IPPROTO_GRE:  # It has keys where others have ports.
+        return ()
+    one, two = entry.original, entry.reply
+    return one.source_port, one.destination_port, two.source_port, two.destination_port
+
+
+def kernel_filters(match: Match) -> list[tuple[ct.KernelFilter, Match]]:
+    """The dumps that together hold every entry the match accepts, each with its own match.
+
+    Up to two exact IPv4 addresses become four dumps each, one a position (the kernel joins the
+    directions with AND). IPv6 addresses cannot be asked for: ctnetlink_filter_match_tuple() takes
+    ipv6_addr_cmp() for a truth value, and hands out all but those wanted (seen on 6.18); they
+    become a dump of their family. One protocol narrows every dump. An empty list: only the
+    whole table will do, with the match as it is. Old kernels ignore filters, so that every
+    answer is to be filtered again, by the match that stands beside it.
+    """
+    protocol = next(iter(match.protocols)) if len(match.protocols) == 1 else None
+    exact = all(wanted.prefix == 32 and len(wanted.address) == 4 for wanted in match.networks)
+    if match.networks and exact and len(match.networks) <= 2:
+        return [
+            (_at(wanted.address, position, protocol), match._replace(only=(index, position)))
+            for index, wanted in enumerate(match.networks)
+            for position in range(4)
+        ]
+    families = {len(wanted.address) for wanted in match.networks} or {4, 16}
+    if len(families) == 2 and protocol is None:
+        return []
+    return [
+        (
+            ct.KernelFilter(
+                family=socket.AF_INET if size == 4 else socket.AF_INET6,
+                original=None if protocol is None else ct.TupleFilter(protocol=protocol),
+            ),
+            match,
+        )
+        for size in sorted(families)
+    ]
+
+
+def _at(address: bytes, position: int, protocol: int | None) -> ct.KernelFilter:
+    family = socket.AF_INET
+    if position in (ORIGINAL_SOURCE, REPLY_SOURCE):
+        wanted = ct.TupleFilter(source=address, protocol=protocol)
+    else:
+        wanted = ct.TupleFilter(destination=address, protocol=protocol)
+    if position in (ORIGINAL_SOURCE, ORIGINAL_DESTINATION):
+        return ct.KernelFilter(family=family, original=wanted)
+    return ct.KernelFilter(family=family, reply=wanted)
+
+
+def parse(
+    addresses: Sequence[str] = (),
+    protocols: Sequence[str] = (),
+    states: Sequence[str] = (),
+    ports: Sequence[int] = (),
+) -> Match:
+    """A Match from what stands on a command line; raises ValueError with the reason."""
+    wanted_states: frozenset[tuple[int, int]] = frozenset()
+    for state in states:
+        wanted_states |= state_numbers(state)
+    return Match(
+        tuple(network(text) for text in addresses),
+        frozenset(protocol_number(text) for text in protocols),
+        wanted_states,
+        frozenset(ports),
+    )

@@ -1,0 +1,323 @@
+"""A real conntrack table to read: namespaces, a million entries, dumps. Root alone.
+
+Everything stands in a namespace of its own and goes with it. Nothing here changes
+nf_conntrack_max unless `raised_limit` is asked to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import random
+import secrets
+import shutil
+import socket
+import struct
+import subprocess
+
+from check_conntrack.kernel import ctnetlink as ct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+NLM_F_CREATE = 0x400
+CLONE_NEWNET = 0x40000000
+SOL_NETLINK = 270
+NF_CONNTRACK_MAX = "/proc/sys/net/netfilter/nf_conntrack_max"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def why_not(*programs: str) -> str:
+    """Why the kernel tests cannot run here; empty when they can."""
+    if os.geteuid() != 0:
+        return "needs root: creates network namespaces"
+    missing = [name for name in ("ip", *programs) if shutil.which(name) is None]
+    return f"missing program: {', '.join(missing)}" if missing else ""
+
+
+class Namespace:
+    """One network namespace with a fresh, empty conntrack table."""
+
+    def __init__(self) -> None:
+        self.name = f"flows-{os.getpid()}-{secrets.token_hex(4)}"
+
+    def __enter__(self) -> Namespace:
+        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        try:
+            self.run("ip", "link", "set", "lo", "up")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["ip", "netns", "delete", self.name], check=False)
+
+    def run(self, *command: str, text: str | None = None, check: bool = True) -> str:
+        """What a command prints when run inside."""
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.name, *command],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """This thread inside; sockets born here stay here."""
+        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        there = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
+        try:
+            _setns(there)
+            try:
+                yield
+            finally:
+                _setns(before)
+        finally:
+            os.close(there)
+            os.close(before)
+
+    def netlink(self) -> socket.socket:
+        """A NETLINK_NETFILTER socket of this namespace."""
+        with self.inside():
+            link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, ct.NETLINK_NETFILTER)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        link.bind((0, 0))
+        return link
+
+    def insert(self, messages: Iterable[bytes]) -> None:
+        """Send NEW messages in bulk; raises OSError with the first error the kernel reports."""
+        with self.netlink() as link:
+            pending: list[bytes] = []
+            for message in messages:
+                pending.append(message)
+                if len(pending) == 256:
+                    link.send(b"".join(pending))
+                    pending.clear()
+                    _first_error(link)
+            if pending:
+                link.send(b"".join(pending))
+            _first_error(link)
+
+    def dump(self, wanted: ct.KernelFilter | None = None) -> Iterator[bytes]:
+        """The raw batches of a dump, each as one recv gives it, up to NLMSG_DONE or an error."""
+        with self.netlink() as link:
+            link.send(ct.dump_request(secrets.randbits(32), wanted))
+            while True:
+                batch = link.recv(65536)
+                yield batch
+                kind = int.from_bytes(batch[4:6], "little")
+                if kind in (ct.NLMSG_DONE, ct.NLMSG_ERROR) or ends(batch):
+                    return
+
+    def count(self) -> int:
+        """nf_conntrack_count of this namespace."""
+        return int(self.run("cat", "/proc/sys/net/netfilter/nf_conntrack_count"))
+
+
+def ends(batch: bytes) -> bool:
+    """Whether the last message of a batch is NLMSG_DONE (20 bytes without extended errors)."""
+    last = batch[-20:]
+    return len(last) == 20 and struct.unpack_from("=IH", last) == (20, ct.NLMSG_DONE)
+
+
+def _setns(descriptor: int) -> None:
+    if _libc.setns(descriptor, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def _first_error(link: socket.socket) -> None:
+    while True:
+        try:
+            answer = link.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        code = -struct.unpack_from("=i", answer, 16)[0]
+        # EBUSY, EOPNOTSUPP: the flow is there already and would have to be changed.
+        if code not in (0, errno.EEXIST, errno.EBUSY, errno.EOPNOTSUPP):
+            raise OSError(code, os.strerror(code))
+
+
+@contextlib.contextmanager
+def raised_limit(limit: int) -> Iterator[None]:
+    """nf_conntrack_max at `limit` or more for a while, alone on the machine, put back after."""
+    with open("/tmp/nf_conntrack_max.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(NF_CONNTRACK_MAX) as file:
+            before = file.read()
+        try:
+            if int(before) < limit:
+                with open(NF_CONNTRACK_MAX, "w") as file:
+                    file.write(str(limit))
+            yield
+        finally:
+            with open(NF_CONNTRACK_MAX, "w") as file:
+                file.write(before)
+
+
+def _addresses(source: bytes, destination: bytes) -> bytes:
+    if len(source) == 4:
+        kinds = ct.CTA_IP_V4_SRC, ct.CTA_IP_V4_DST
+    else:
+        kinds = ct.CTA_IP_V6_SRC, ct.CTA_IP_V6_DST
+    return ct.nested(
+        ct.CTA_TUPLE_IP, ct.attribute(kinds[0], source), ct.attribute(kinds[1], destination)
+    )
+
+
+def _ports(protocol: int, source: int, destination: int) -> bytes:
+    number = ct.attribute(ct.CTA_PROTO_NUM, bytes([protocol]))
+    if protocol in (1, 58):
+        base = ct.CTA_PROTO_ICMP_ID if protocol == 1 else ct.CTA_PROTO_ICMPV6_ID
+        return ct.nested(
+            ct.CTA_TUPLE_PROTO,
+            number,
+            ct.attribute(base, struct.pack(">H", source)),
+            ct.attribute(base + 1, bytes([destination])),
+            ct.attribute(base + 2, b"\0"),
+        )
+    return ct.nested(
+        ct.CTA_TUPLE_PROTO,
+        number,
+        ct.attribute(ct.CTA_PROTO_SRC_PORT, struct.pack(">H", source)),
+        ct.attribute(ct.CTA_PROTO_DST_PORT, struct.pack(">H", destination)),
+    )
+
+
+# ICMP request and reply types, for the reply tuple of an echo.
+_ICMP_REPLY = {1: (8, 0), 58: (128, 129)}
+
+
+def new_entry(
+    source: bytes,
+    destination: bytes,
+    protocol: int,
+    source_port: int = 0,
+    destination_port: int = 0,
+    *,
+    state: int = 0,
+    status: int = 0,
+    timeout: int = 600,
+    snat: bytes | None = None,
+    snat_port: int | None = None,
+    mark: int = 0,
+    zone: int = 0,
+    helper: str = "",
+) -> bytes:
+    """An IPCTNL_MSG_CT_NEW message that makes this entry; ICMP takes its id as source port.
+
+    With `snat` the entry is translated as a masquerading rule would: CTA_NAT_SRC.
+    """
+    reply_ports = destination_port, source_port
+    original_ports = source_port, destination_port
+    if protocol in _ICMP_REPLY:
+        asked, answered = _ICMP_REPLY[protocol]
+        original_ports, reply_ports = (source_port, asked), (source_port, answered)
+    parts = [
+        ct.nested(
+            ct.CTA_TUPLE_ORIG,
+            _addresses(source, destination),
+            _ports(protocol, *original_ports),
+        ),
+        ct.nested(
+            ct.CTA_TUPLE_REPLY,
+            _addresses(destination, source),
+            _ports(protocol, *reply_ports),
+        ),
+        ct.attribute(ct.CTA_STATUS, struct.pack(">I", status | ct.IPS_CONFIRMED)),
+        ct.attribute(ct.CTA_TIMEOUT, struct.pack(">I", timeout)),
+        ct.attribute(ct.CTA_MARK, struct.pack(">I", mark)),
+    ]
+    if state:
+        parts.append(
+            ct.nested(
+                ct.CTA_PROTOINFO,
+                ct.nested(
+                    ct.CTA_PROTOINFO_TCP,
+                    ct.attribute(ct.CTA_PROTOINFO_TCP_STATE, bytes([state])),
+                ),
+            )
+        )
+    if snat is not None:
+        nat = [ct.attribute(1, snat), ct.attribute(2, snat)]
+        if snat_port is not None:
+            port = struct.pack(">H", snat_port)
+            nat.append(ct.nested(3, ct.attribute(1, port), ct.attribute(2, port)))
+        parts.append(ct.nested(ct.CTA_NAT_SRC, *nat))
+    if zone:
+        parts.append(ct.attribute(ct.CTA_ZONE, struct.pack(">H", zone)))
+    if helper:
+        name = helper.encode() + b"\0"
+        parts.append(ct.nested(ct.CTA_HELP, ct.attribute(ct.CTA_HELP_NAME, name)))
+    family = socket.AF_INET if len(source) == 4 else socket.AF_INET6
+    return ct.message(
+        ct.IPCTNL_MSG_CT_NEW, ct.NLM_F_REQUEST | NLM_F_CREATE, 0, family, b"".join(parts)
+    )
+
+
+TCP_TIMEOUTS = {1: 120, 2: 60, 3: 432000, 4: 120, 5: 60, 6: 30, 7: 120, 8: 10, 9: 120}
+BOTH_WAYS = ct.IPS_SEEN_REPLY | ct.IPS_ASSURED
+
+
+def mixed_entries(total: int, sources: int, seed: int = 3) -> Iterator[bytes]:
+    """`total` NEW messages as a busy gateway has them.
+
+    Two thirds TCP in all states, a tenth IPv6, `sources` distinct source addresses, a tenth
+    translated, some in zones, marked. No two alike; the order is by number.
+    """
+    rng = random.Random(seed)
+    pick = rng.random
+    states = [3] * 10 + [7] * 6 + [1] * 3 + [2, 4, 5, 6, 8]
+    services = [443] * 8 + [80] * 4 + [53, 22, 5432, 25]
+    for number in range(total):
+        v6 = number % 10 == 9
+        # A tenth of the flows come from eight busy sources, the rest spread evenly.
+        host = rng.randrange(8) if pick() < 0.1 else number % sources
+        port = 1024 + (number // sources * 7919 + number) % 64512
+        server = rng.randrange(2000)
+        if v6:
+            source = bytes.fromhex("20010db8000000010000") + struct.pack(">HI", 0, host)
+            destination = bytes.fromhex("20010db8000000020000") + struct.pack(">HI", 0, server)
+        else:
+            source = struct.pack(">I", 0x0A000000 + host)
+            destination = struct.pack(">I", 0xC6120000 + server)
+        extra: dict[str, object] = {}
+        if number % 20 == 5:
+            extra["zone"] = 1 + number % 3
+        if number % 16 == 3:
+            extra["mark"] = number % 5
+        kind = pick()
+        if kind < 0.667:
+            state = states[rng.randrange(len(states))]
+            status = 0 if state == 1 else ct.IPS_SEEN_REPLY if state == 2 else BOTH_WAYS
+            if not v6 and not number % 10 and state != 1:
+                extra["snat"] = bytes([203, 0, 113, number // 10 % 8])
+            timeout = TCP_TIMEOUTS[state]
+            yield new_entry(
+                source, destination, 6, port, rng.choice(services),
+                state=state, status=status, timeout=600 + int(timeout * pick()), **extra,
+            )  # fmt: skip
+        elif kind < 0.93:
+            replied = pick()
+            status = 0 if replied < 0.3 else ct.IPS_SEEN_REPLY if replied < 0.6 else BOTH_WAYS
+            yield new_entry(
+                source, destination, 17, port, 53 if pick() < 0.7 else 123,
+                status=status, timeout=600 + int(180 * pick()), **extra,
+            )  # fmt: skip
+        elif kind < 0.98:
+            yield new_entry(source, destination, 58 if v6 else 1, port, timeout=630, **extra)
+        elif kind < 0.99:
+            # The port stands in for the entry's number: UDP-Lite is "other".
+            yield new_entry(source, destination, 136, port, 9, timeout=630, **extra)
+        else:
+            yield new_entry(source, destination, 47, port, port, timeout=630, **extra)

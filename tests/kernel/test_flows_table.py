@@ -1,0 +1,337 @@
+"""The decoder, the text readers and the writer against conntrack(8) on real tables."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import io
+import random
+import re
+import socket
+
+import pytest
+
+from check_conntrack.flows import bulk, match, netlink, tally, text
+from check_conntrack.kernel import ctnetlink as ct
+from kernel import flows_rig as rig
+
+REASON = rig.why_not("conntrack", "nft")
+pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
+
+LISTS = ("sources", "half_open_sources", "destinations", "services", "pools")
+
+
+@pytest.fixture
+def space():
+    with rig.Namespace() as namespace:
+        yield namespace
+
+
+def by_netlink(space, **named) -> tally.Tally:
+    one = tally.Tally(**named)
+    assert bulk.count(space.dump(), one).done
+    return one
+
+
+def by_text(content: str) -> tally.Tally:
+    one = tally.Tally()
+    text.count(io.BytesIO(content.encode()), one)
+    assert one.bad_lines == 0, one.first_bad_line
+    return one
+
+
+def oracle(space) -> str:
+    return space.run("conntrack", "-L", "-o", "extended")
+
+
+def figures_by_hand(listing: str) -> dict[str, int]:
+    """Counted from what conntrack(8) prints, with nothing of the suite."""
+    found: collections.Counter[str] = collections.Counter()
+    for line in listing.splitlines():
+        words = line.split()
+        found["entries"] += 1
+        found[words[0]] += 1
+        found[words[2]] += 1
+        found["assured"] += "[ASSURED]" in line
+        found["unreplied"] += "[UNREPLIED]" in line
+        if words[2] == "tcp":
+            found["tcp_" + words[5].lower()] += 1
+        one, two = re.split(r" src=", line)[1:3]
+        ends = [
+            (re.search(r"^(\S+) dst=(\S+)", part), re.search(r"sport=(\d+) dport=(\d+)", part))
+            for part in (one, two)
+        ]
+        (a, p), (b, q) = ends
+        moved = (a[1], a[2]) != (b[2], b[1])
+        if p and q:
+            moved = moved or (p[1], p[2]) != (q[2], q[1])
+        found["nat"] += moved
+    return dict(found)
+
+
+def assert_all_agree(space) -> tally.Tally:
+    sources = {
+        "netlink": by_netlink(space),
+        "extended": by_text(oracle(space)),
+        "plain": by_text(space.run("conntrack", "-L")),
+        "more": by_text(space.run("conntrack", "-L", "-o", "id,timestamp,labels")),
+        "proc": by_text(space.run("cat", "/proc/net/nf_conntrack")),
+    }
+    first = sources["netlink"]
+    slow = tally.Tally()
+    for entry in netlink.entries(space.dump()):
+        slow.add(entry)
+    sources["general"] = slow
+    for name, other in sources.items():
+        ours, theirs = (one.figures()._replace(expected=None) for one in (first, other))
+        assert ours == theirs, name
+        assert first.groups == other.groups or other.expected_known is False, name
+        for top in LISTS:
+            assert getattr(first, top).counts == getattr(other, top).counts, (name, top)
+    figures = dict(zip(first.figures()._fields, first.figures()))
+    truth = figures_by_hand(oracle(space))
+    for name, number in truth.items():
+        if name in figures:
+            assert figures[name] == number, name
+    assert figures["entries"] == truth.get("entries", 0)
+    return first
+
+
+def without_seconds(line: str) -> str:
+    """Seconds and reference counts move between two readings."""
+    line = re.sub(r"^(\S+ +\d+ \S+ +\d+ )\d+ ", r"\1N ", line)
+    return re.sub(r" (use|delta-time)=\d+", "", line).rstrip()
+
+
+def assert_written_alike(space) -> None:
+    ours = sorted(without_seconds(text.line_of(entry)) for entry in netlink.entries(space.dump()))
+    assert ours == sorted(map(without_seconds, oracle(space).splitlines()))
+
+
+def insert(space, *arguments: str) -> None:
+    space.run("conntrack", "-I", "-t", "300", *arguments)
+
+
+def insert_every_kind(space) -> None:
+    for number, state in enumerate(
+        [
+            "SYN_SENT",
+            "SYN_RECV",
+            "ESTABLISHED",
+            "FIN_WAIT",
+            "CLOSE_WAIT",
+            "LAST_ACK",
+            "TIME_WAIT",
+            "CLOSE",
+        ]
+    ):
+        insert(
+            space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "tcp", "--state", state,
+            "--sport", str(1000 + number), "--dport", "443", "-u", "SEEN_REPLY,ASSURED",
+        )  # fmt: skip
+        insert(
+            space, "-s", "2001:db8::1", "-d", "2001:db8::2", "-p", "tcp",
+            "--state", state, "--sport", str(1000 + number), "--dport", "443",
+        )  # fmt: skip
+    for status in ("SEEN_REPLY", "SEEN_REPLY,ASSURED"):
+        insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "udp",
+               "--sport", str(len(status)), "--dport", "53", "-u", status, "-m", "7")  # fmt: skip
+    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "udp", "--sport", "5", "--dport", "53",
+           "-w", "9")  # fmt: skip
+    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "udplite", "--sport", "5",
+           "--dport", "53")  # fmt: skip
+    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "sctp", "--sport", "5", "--dport", "6",
+           "--state", "ESTABLISHED", "--orig-vtag", "1", "--reply-vtag", "2")  # fmt: skip
+    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "gre", "--srckey", "17",
+           "--dstkey", "33")  # fmt: skip
+    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "icmp", "--icmp-type", "8",
+           "--icmp-code", "0", "--icmp-id", "99")  # fmt: skip
+    insert(space, "-s", "2001:db8::1", "-d", "2001:db8::2", "-p", "icmpv6",
+           "--icmpv6-type", "128", "--icmpv6-code", "0", "--icmpv6-id", "99")  # fmt: skip
+    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "99")
+    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "tcp", "--sport", "77",
+           "--dport", "80", "--state", "ESTABLISHED", "-u", "SEEN_REPLY,ASSURED",
+           "--src-nat", "203.0.113.1")  # fmt: skip
+    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "udp", "--sport", "78",
+           "--dport", "80", "--dst-nat", "10.0.0.3")  # fmt: skip
+    with contextlib.suppress(RuntimeError):  # Newer kernels have no DCCP.
+        insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "dccp", "--sport", "5",
+               "--dport", "6", "--state", "OPEN", "--role", "client")  # fmt: skip
+
+
+def test_every_kind_of_entry_is_counted_alike_by_all_sources(space):
+    insert_every_kind(space)
+    one = assert_all_agree(space)
+    figures = one.figures()
+    assert figures.entries >= 27
+    assert figures.nat == 2
+    assert figures.snat_ports == 1
+    assert figures.tcp_time_wait == 2
+    assert figures.other >= 2
+
+
+def test_every_kind_of_entry_is_written_as_conntrack_writes_it(space):
+    insert_every_kind(space)
+    assert_written_alike(space)
+
+
+RULES = """
+table inet t {
+    ct helper ftp { type "ftp" protocol tcp; }
+    chain output {
+        type filter hook output priority filter;
+        tcp dport 21 ct helper set "ftp"
+        ct state new ct mark set 5
+        ct label set 3
+    }
+    chain nat { type nat hook output priority -100; tcp dport 81 dnat ip to 127.0.0.1:80; }
+    chain post {
+        type nat hook postrouting priority 100;
+        ip saddr 10.1.0.0/16 ip daddr 10.2.0.0/16 snat to 10.3.0.1
+    }
+}
+"""
+
+
+def tcp_pairs(
+    stack: contextlib.ExitStack,
+    server: socket.socket,
+    address: tuple[str, int],
+    times: int,
+    source: str = "",
+) -> list[tuple[socket.socket, socket.socket]]:
+    """Connections made for real, both ends."""
+    made = []
+    for _ in range(times):
+        client = stack.enter_context(socket.socket())
+        if source:
+            client.bind((source, 0))
+        client.connect(address)
+        made.append((client, stack.enter_context(server.accept()[0])))
+    return made
+
+
+def listen(host: str, port: int) -> socket.socket:
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind((host, port))
+    server.listen(64)
+    return server
+
+
+def test_real_traffic_with_nat_accounting_labels_and_a_helper_is_counted_alike(space):
+    for name in ("acct", "timestamp"):
+        space.run("sysctl", "-qw", f"net.netfilter.nf_conntrack_{name}=1")
+    space.run("nft", "-f", "-", text=RULES)
+    space.run("ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo")
+    open_sockets = []
+    with space.inside(), contextlib.ExitStack() as stack:
+        web, ftp = (stack.enter_context(listen("0.0.0.0", port)) for port in (80, 21))
+        open_sockets += tcp_pairs(stack, web, ("127.0.0.1", 80), 5)
+        open_sockets += tcp_pairs(stack, web, ("127.0.0.1", 81), 5)
+        open_sockets += tcp_pairs(stack, web, ("10.2.0.9", 80), 20, "10.1.0.7")
+        ((client, control),) = tcp_pairs(stack, ftp, ("127.0.0.1", 21), 1)
+        # The helper believes nothing before it has seen a whole line from the server.
+        control.sendall(b"220 ready\r\n")
+        client.recv(99)
+        client.sendall(b"PASV\r\n")
+        control.recv(99)
+        data = stack.enter_context(listen("127.0.0.1", 0))
+        port = data.getsockname()[1]
+        control.sendall(b"227 Entering Passive Mode (127,0,0,1,%d,%d)\r\n" % divmod(port, 256))
+        client.recv(99)
+        open_sockets += [(client, control), *tcp_pairs(stack, data, ("127.0.0.1", port), 1)]
+        for one, two in open_sockets[:3]:
+            one.close()
+            two.close()
+        udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        udp.sendto(b"x", ("127.0.0.1", 9))
+        one = assert_all_agree(space)
+        assert_written_alike(space)
+        figures = one.figures()
+        assert figures.expected == 1
+        assert figures.nat >= 25
+        assert figures.snat_ports == 20
+        (expected,) = [e for e in netlink.entries(space.dump()) if e.expected]
+        assert expected.master is not None
+        assert expected.master.destination_port == 21
+        assert expected.original_counters is not None
+        assert expected.start is not None
+        assert {e.helper for e in netlink.entries(space.dump())} == {None, "ftp"}
+        assert any(e.labels and any(e.labels) for e in netlink.entries(space.dump()))
+
+
+def test_a_masquerading_namespace_shows_its_pool_at_the_right_share(space):
+    space.insert(
+        rig.new_entry(
+            bytes((10, 0, n >> 8, n & 255)), bytes((198, 51, 100, 7)), 6, 20000 + n, 443,
+            state=3, status=rig.BOTH_WAYS, snat=bytes((203, 0, 113, 1)),
+        )
+        for n in range(3000)
+    )  # fmt: skip
+    one = assert_all_agree(space)
+    assert one.figures().snat_ports == 3000
+    assert one.figures().snat_port_usage == pytest.approx(100 * 3000 / 64512)
+
+
+def test_random_tables_are_counted_alike_by_all_sources(space):
+    for seed in range(20):
+        space.run("conntrack", "-F")
+        rng = random.Random(seed)
+        size = rng.choice([0, 1, 5, 60, 400])
+        space.insert(rig.mixed_entries(size, rng.choice([1, 3, 100]), seed))
+        assert_all_agree(space)
+
+
+def test_a_real_table_is_counted_alike_by_columns_and_entries(space):
+    space.insert(rig.mixed_entries(5000, 1000))
+    for wanted in (None, match.parse(["10.0.0.0/28"]), match.parse(protocols=["udp"], ports=[53])):
+        batches = list(space.dump())
+        fast, slow = tally.Tally(match=wanted), tally.Tally(match=wanted)
+        bulk.count(batches, fast)
+        for entry in netlink.entries(batches):
+            slow.add(entry)
+        assert fast.kept > 0
+        assert fast.groups == slow.groups
+        for top in LISTS:
+            assert getattr(fast, top).counts == getattr(slow, top).counts
+        assert (fast.inbound, fast.outbound) == (slow.inbound, slow.outbound)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        match.parse(["10.0.0.3"]),
+        match.parse(["203.0.113.0"]),
+        match.parse(["10.0.0.3", "10.0.0.4"], ["tcp"]),
+        match.parse(["2001:db8:0:2::5"]),
+        match.parse(["2001:db8:0:2::5", "10.0.0.3"], ["tcp"]),
+        match.parse(protocols=["udp"]),
+    ],
+)
+def test_dumps_filtered_by_the_kernel_give_what_the_whole_table_gives(space, wanted):
+    space.insert(rig.mixed_entries(5000, 1000))
+    whole = by_netlink(space, match=wanted)
+    parts = tally.Tally()
+    for kernel_filter, narrowed in match.kernel_filters(wanted):
+        parts.match = narrowed
+        bulk.count(space.dump(kernel_filter), parts)
+    assert whole.kept == parts.kept > 0
+    assert whole.groups == parts.groups
+    assert parts.read < whole.read  # The kernel did leave something out.
+
+
+def test_status_zone_and_mark_can_be_filtered_by_the_kernel(space):
+    space.insert(rig.mixed_entries(2000, 500))
+    every = list(netlink.entries(space.dump()))
+    for wanted, keep in (
+        (ct.KernelFilter(zone=2), lambda e: e.zone == 2),
+        (ct.KernelFilter(mark=3), lambda e: e.mark == 3),
+        (
+            ct.KernelFilter(status=ct.IPS_ASSURED, status_mask=ct.IPS_ASSURED),
+            lambda e: e.assured,
+        ),
+    ):
+        found = list(netlink.entries(space.dump(wanted)))
+        assert len(found) == len(list(filter(keep, every))) > 0
+        assert all(map(keep, found))

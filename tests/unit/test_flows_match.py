@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+
+from check_conntrack.flows import match, netlink
+from check_conntrack.kernel import ctnetlink as ct
+from unit import flows_dump as dump
+
+
+def entry(*arguments, **named):
+    return netlink.entry_at(dump.entry(*arguments, **named))
+
+
+TRANSLATED = entry(
+    bytes((10, 0, 0, 5)),
+    bytes((198, 51, 100, 7)),
+    6,
+    40000,
+    443,
+    state=3,
+    reply=(bytes((198, 51, 100, 7)), bytes((203, 0, 113, 1)), 443, 2000),
+)
+
+
+@pytest.mark.parametrize(
+    ("address", "inbound", "outbound"),
+    [
+        ("10.0.0.5", False, True),
+        ("203.0.113.0/24", False, True),
+        ("198.51.100.7", True, False),
+        ("0.0.0.0/0", True, True),
+    ],
+)
+def test_an_address_is_found_in_any_position_with_its_direction(address, inbound, outbound):
+    wanted = match.parse([address])
+    assert wanted.accepts(TRANSLATED)
+    assert wanted.directions(TRANSLATED) == (inbound, outbound)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.4", "10.0.0.6/31", "2001:db8::/32", "::/0"])
+def test_another_address_does_not_match(address):
+    assert not match.parse([address]).accepts(TRANSLATED)
+
+
+def test_parts_must_all_agree_and_any_value_of_a_part_does():
+    assert match.parse(["10.0.0.5", "1.2.3.4"], ["tcp", "udp"], ["established"], [443]).accepts(
+        TRANSLATED
+    )
+    assert not match.parse(["10.0.0.5"], ["udp"]).accepts(TRANSLATED)
+    assert not match.parse(states=["TIME_WAIT"]).accepts(TRANSLATED)
+
+
+@pytest.mark.parametrize(("port", "kept"), [(443, True), (40000, True), (2000, True), (80, False)])
+def test_a_port_is_found_in_either_tuple(port, kept):
+    assert match.parse(ports=[port]).accepts(TRANSLATED) is kept
+
+
+def test_the_keys_of_gre_are_no_ports():
+    assert not match.parse(ports=[443]).accepts(entry(protocol=47))
+
+
+def test_host_bits_are_cleared():
+    assert match.network("10.1.2.3/8") == match.Network(bytes((10, 0, 0, 0)), 8)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "10.0.0", "10.0.0.1/33", "10.0.0.1/", "10.0.0.1/-1", "::/129", "a.b", "1.2.3.4/²"]
+)
+def test_what_is_no_network_is_refused(text):
+    with pytest.raises(ValueError, match="not a"):
+        match.network(text)
+
+
+def test_unknown_protocols_and_states_are_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="tcp"):
+        match.protocol_number("tpc")
+    with pytest.raises(ValueError, match="SYN_SENT"):
+        match.state_numbers("SYNSENT")
+    assert match.protocol_number("6") == match.protocol_number("TCP") == 6
+
+
+def test_an_exact_address_becomes_four_dumps_and_a_network_none():
+    filters = match.kernel_filters(match.parse(["10.0.0.5"]))
+    assert [narrowed.only for _, narrowed in filters] == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert filters[2][0].reply == ct.TupleFilter(source=bytes((10, 0, 0, 5)))
+    assert match.kernel_filters(match.parse(["10.0.0.0/8", "::1"])) == []
+    assert match.kernel_filters(match.Match()) == []
+
+
+def test_ipv6_addresses_and_networks_are_asked_for_by_family_alone():
+    for address, family in (("2001:db8::1", 10), ("10.0.0.0/8", 2)):
+        wanted = match.parse([address])
+        assert match.kernel_filters(wanted) == [(ct.KernelFilter(family), wanted)]
+
+
+def test_one_protocol_becomes_a_dump_a_family():
+    filters = match.kernel_filters(match.parse(protocols=["udp"]))
+    assert [(kernel.family, kernel.original) for kernel, _ in filters] == [
+        (2, ct.TupleFilter(protocol=17)),
+        (10, ct.TupleFilter(protocol=17)),
+    ]
+
+
+def test_a_request_the_kernel_would_refuse_is_not_built():
+    with pytest.raises(ValueError, match="family"):
+        ct.dump_request(1, ct.KernelFilter(original=ct.TupleFilter(source=bytes(4))))
+    with pytest.raises(ValueError, match="protocol"):
+        ct.dump_request(1, ct.KernelFilter(2, ct.TupleFilter(source_port=1)))

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import io
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from check_conntrack.flows import netlink, tally, text
+from unit import flows_dump as dump
+from unit.test_flows_bulk import everything
+
+EXTENDED = (
+    "ipv4     2 tcp      6 431999 ESTABLISHED src=10.0.0.1 dst=192.0.2.9 sport=40000 dport=443 "
+    "packets=5 bytes=600 src=192.0.2.9 dst=203.0.113.1 sport=443 dport=2000 packets=4 bytes=500 "
+    "[ASSURED] mark=7 secctx=system_u zone=3 delta-time=12 use=2"
+)
+PLAIN = (
+    "udp      17 29 src=10.0.0.1 dst=192.0.2.9 sport=40000 dport=53 [UNREPLIED] src=192.0.2.9 "
+    "dst=10.0.0.1 sport=53 dport=40000 mark=0 use=1 id=123"
+)
+PROC_GRE = (
+    "ipv4     2 gre      47 170 timeout=30, stream_timeout=180 src=10.0.0.1 dst=192.0.2.9 "
+    "srckey=0x1f dstkey=0x2 src=192.0.2.9 dst=10.0.0.1 srckey=0x2 dstkey=0x1f [ASSURED] "
+    "mark=0 zone=0 use=2"
+)
+STAMPED = (
+    "icmpv6   58 12 src=2001:db8::1 dst=2001:db8::2 type=128 code=0 id=7 src=2001:db8::2 "
+    "dst=2001:db8::1 type=129 code=0 id=7 mark=0 use=1 id=99 "
+    "[start=Sat Nov 21 20:30:50 2026] delta-time=5"
+)
+OFFLOADED = (
+    "ipv6     10 tcp      6 src=2001:0db8:0000:0000:0000:0000:0000:0001 "
+    "dst=2001:0db8:0000:0000:0000:0000:0000:0002 sport=1 dport=2 "
+    "src=2001:0db8:0000:0000:0000:0000:0000:0002 "
+    "dst=2001:0db8:0000:0000:0000:0000:0000:0001 sport=2 dport=1 [HW_OFFLOAD] mark=0 use=3"
+)
+FORMS = [EXTENDED, PLAIN, PROC_GRE, STAMPED, OFFLOADED]
+
+
+def counted(content: bytes) -> tally.Tally:
+    one = tally.Tally()
+    text.count(io.BytesIO(content), one)
+    return one
+
+
+def slowly(content: bytes) -> tally.Tally:
+    one = tally.Tally()
+    for entry in text.entries(io.BytesIO(content), one):
+        one.add(entry)
+    return one
+
+
+def test_every_field_of_a_line_is_read():
+    entry = text.parse(EXTENDED)
+    assert entry.original[:5] == (bytes((10, 0, 0, 1)), bytes((192, 0, 2, 9)), 6, 40000, 443)
+    assert entry.reply[1] == bytes((203, 0, 113, 1))
+    assert (entry.state_name, entry.timeout, entry.zone) == ("ESTABLISHED", 431999, 3)
+    assert (entry.mark, entry.use, entry.secctx) == (7, 2, "system_u")
+    assert entry.original_counters == (5, 600)
+    assert entry.reply_counters == (4, 500)
+    assert entry.assured
+    assert entry.source_translated
+    assert not entry.unreplied
+
+
+def test_other_forms_are_read():
+    udp, gre, icmp, offloaded = map(text.parse, FORMS[1:])
+    assert udp.unreplied
+    assert udp.identifier == 123
+    assert (gre.original.source_port, gre.original.destination_port) == (31, 2)
+    assert gre.timeout == 170
+    assert (icmp.original.icmp_id, icmp.original.icmp_type, icmp.identifier) == (7, 128, 99)
+    assert icmp.family == 6
+    assert offloaded.offloaded
+    assert (offloaded.timeout, offloaded.state) == (None, None)
+
+
+def test_a_written_line_reads_back():
+    line = EXTENDED.replace(" delta-time=12", "")
+    assert text.line_of(text.parse(line)) == line
+    entry = netlink.entry_at(dump.entry(*dump.V6, 58, 7, None, timeout=12))
+    assert text.parse(text.line_of(entry)).original == entry.original
+
+
+@pytest.mark.parametrize("line", FORMS)
+def test_columns_give_what_lines_give(line):
+    content = "".join(
+        line.replace("=10.0.0.1", f"=10.0.{n}.1").replace("=40000", f"={40000 - n % 7}") + "\n"
+        for n in range(50)
+    ).encode()
+    fast, slow = counted(content), slowly(content)
+    assert (fast.read, fast.bad_lines) == (50, 0)
+    assert everything(fast) == everything(slow)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(FORMS),
+            st.lists(
+                st.tuples(
+                    st.sampled_from(
+                        ["40000", "10.0.0.1", "192.0.2.9", "::1", "[ASSURED]", "443", "src=", "ES"]
+                    ),
+                    st.sampled_from(["1", "10.0.0.2", "99999", "", "x", "300.1.1.1", " ", "::3"]),
+                ),
+                max_size=2,
+            ),
+            st.integers(1, 6),
+        ),
+        max_size=8,
+    )
+)
+@settings(max_examples=300)
+def test_lines_with_faults_are_counted_alike_by_columns_and_by_lines(described):
+    lines = []
+    for whole, changes, times in described:
+        line = whole
+        for old, new in changes:
+            line = line.replace(old, new, 1)
+        lines += [line] * times
+    content = "\n".join(lines).encode()
+    fast, slow = counted(content), slowly(content)
+    assert (fast.bad_lines, everything(fast)) == (slow.bad_lines, everything(slow))
+
+
+@given(st.binary(max_size=2000))
+def test_any_bytes_are_read_without_an_exception(content):
+    one = counted(content)
+    assert one.read == 0
+
+
+def test_a_bad_line_is_counted_and_the_first_kept():
+    content = f"{PLAIN}\nnonsense\n{PLAIN}\n\x1b[31mmore\n".encode()
+    one = counted(content)
+    assert (one.read, one.bad_lines, one.first_bad_line) == (2, 2, "nonsense")
+
+
+def test_blank_lines_comments_and_the_count_of_conntrack_are_no_faults():
+    content = f"# saved\n\n{PLAIN}\nconntrack v1.4.7: 1 flow entries have been shown.\n".encode()
+    one = counted(content)
+    assert (one.read, one.bad_lines) == (1, 0)
+
+
+def test_text_cannot_tell_expected_flows():
+    assert counted(PLAIN.encode()).figures().expected is None
+
+
+def test_filters_are_honoured():
+    one = tally.Tally(match=text_match())
+    text.count(io.BytesIO("\n".join(FORMS).encode()), one)
+    assert (one.read, one.kept) == (5, 1)
+
+
+def text_match():
+    from check_conntrack.flows import match
+
+    return match.parse(["203.0.113.0/24"])
+
+
+class Endless(io.RawIOBase):
+    """A line of many megabytes, then an entry."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self.tail = f"\n{PLAIN}\n".encode()
+
+    def read(self, size: int = -1) -> bytes:
+        if self.left:
+            now = min(size, self.left)
+            self.left -= now
+            return b"x" * now
+        data, self.tail = self.tail, b""
+        return data
+
+
+def test_a_line_of_any_length_costs_no_memory():
+    one = tally.Tally()
+    tracemalloc.start()
+    text.count(Endless(100 << 20), one)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 << 20
+    assert (one.read, one.bad_lines) == (1, 1)
+    assert len(one.first_bad_line) <= text.SHOWN
