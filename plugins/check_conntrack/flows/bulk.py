@@ -323,7 +323,7 @@ def _parted(group: list[bytes], column: bytes) -> list[list[bytes]]:
     ]
 
 
-def _compile(message: bytes, found: Layout) -> _Shape | None:  # noqa: C901 - a list of places
+def _compile(message: bytes, found: Layout) -> _Shape | None:
     """The shape of a message the general decoder has read without complaint."""
     fields = found.fields
 
