@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PROGRAMS := conntrack nft ip sudo setpriv unshare
-PACKAGES := conntrack nftables iproute2 sudo util-linux
+PROGRAMS := conntrack nft ip sudo setpriv unshare journalctl
+PACKAGES := conntrack nftables iproute2 sudo util-linux systemd
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help run test programs lint cover bench clean
@@ -53,6 +53,7 @@ cover: $(VENV)/.tested programs
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/startup.py
+	$(BIN)/python tests/benchmarks/log_files.py
 
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo 'python3 is missing: install Python 3.9 or later'; exit 1; }

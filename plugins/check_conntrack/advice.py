@@ -11,7 +11,7 @@ from .kernel.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from typing import Callable
 
 
@@ -21,6 +21,7 @@ ENTRY_BYTES = 384  # an entry with accounting and NAT, measured; the slab's own 
 BUCKET_BYTES = 8  # struct hlist_nulls_head
 _MAX = "net.netfilter.nf_conntrack_max"
 _BUCKETS = "net.netfilter.nf_conntrack_buckets"
+_EXPECT_MAX = "net.netfilter.nf_conntrack_expect_max"
 _SYSCTL_FILE = "/etc/sysctl.d/90-conntrack.conf"
 _GREP = "grep -rs nf_conntrack /etc/sysctl.conf /etc/sysctl.d /usr/lib/sysctl.d /etc/modprobe.d"
 _MODULES_FILE = "/etc/modules-load.d/nf_conntrack.conf"
@@ -40,6 +41,7 @@ class Evidence(NamedTuple):
     settable: bool = True
     buckets_sysctl: bool = True
     kube_proxy: bool = False
+    expect_max: int | None = None
 
 
 class Step(NamedTuple):
@@ -182,9 +184,68 @@ def _cost(limit: int, buckets: int, evidence: Evidence) -> Step:
     return Step(f"{text}, and only {has} are available: find what fills the table, or add memory.")
 
 
+def evicted(_: Evidence) -> list[Step]:
+    """What a rise of early_drop means."""
+    return [
+        Step(
+            "early_drop rises before the first connection is lost: the kernel evicts unassured "
+            "entries to make room. There is little time left."
+        )
+    ]
+
+
+def clashes(_: Evidence) -> list[Step]:
+    """What a rise of insert_failed means."""
+    return [
+        Step(
+            "insert_failed rises when two packets of one new connection race each other, mostly "
+            "DNS (A and AAAA from one socket) behind NAT: a cache of names on the host, or "
+            "'options single-request-reopen' in resolv.conf, ends that; for source NAT, ports "
+            "chosen at random do (--random-fully, fully-random).",
+            ("conntrack -S",),
+        )
+    ]
+
+
+def long_chains(evidence: Evidence) -> list[Step]:
+    """What a rise of chaintoolong means."""
+    means = "chaintoolong rises when a hash chain is too long: an insert is refused, the table"
+    return [Step(f"{means} is not full, and nothing is logged."), *more_buckets(evidence)]
+
+
+def other_limits(evidence: Evidence) -> list[Step]:
+    """What is behind the other messages of loss."""
+    commands: tuple[str, ...] = ()
+    if evidence.expect_max:
+        commands = (f"sysctl -w {_EXPECT_MAX}={2 * evidence.expect_max}",)
+    return [
+        Step(
+            "expectation table full: helpers (FTP, SIP, ...) expect more connections than "
+            "nf_conntrack_expect_max allows.",
+            commands,
+        ),
+        Step(
+            "exceeds conntrack limit: Open vSwitch refuses connections of a zone at its own limit.",
+            ("ovs-appctl dpctl/ct-get-limits",),
+        ),
+    ]
+
+
 RULES = (
-    Rule(frozenset({"usage", "entries", "growth", "time_to_full"}), raise_limit),
+    Rule(frozenset({"early_drops"}), evicted),
+    Rule(
+        frozenset(
+            {
+                *("usage", "entries", "growth", "time_to_full"),
+                *("table_full", "full_drops", "early_drops"),
+            }
+        ),
+        raise_limit,
+    ),
     Rule(frozenset({"load_factor"}), more_buckets),
+    Rule(frozenset({"chain_overflows"}), long_chains),
+    Rule(frozenset({"insert_failures"}), clashes),
+    Rule(frozenset({"other_loss"}), other_limits),
     Rule(frozenset({"limit"}), who_set_it),
 )
 
@@ -198,3 +259,365 @@ def advise(evidence: Evidence, alarms: Collection[str]) -> list[str]:
                 lines.append(step.text)
                 lines += ["  " + command for command in step.commands]
     return lines
+
+
+# --- what fills a table: causes, as data
+
+
+FEWEST = 100  # entries, below which shares say little
+PRESSED = 70.0  # percent of the limit, from which on a large share of the ordinary matters
+LONG_IDLE = 3600  # seconds without a packet after which an established connection is called idle
+_TIMEOUT = "net.netfilter.nf_conntrack_"
+
+
+class Largest(NamedTuple):
+    """The first line of a top list: a name from the table, and its share in percent."""
+
+    name: str = ""
+    share: float = 0.0
+
+
+class Mixture(NamedTuple):
+    """What a table holds, as far as a diagnosis goes by it. Shares are percent of `entries`.
+
+    `usage` is of the whole table, None where no limit is known. `half_open`: TCP in SYN_SENT
+    or SYN_RECV; the shares of `half_open_source` and `half_open_service` are of
+    these. `idle`: established TCP, silent for LONG_IDLE or longer. `pool_ports` are the ports that
+    the fullest source-NAT pool takes, its share is of all it has. `timeouts` are in seconds by the
+    last words of their sysctl's name, (present or None, default). `command` leads into the
+    namespace.
+    """
+
+    entries: int
+    usage: float | None = None
+    half_open: float = 0.0
+    half_open_source: Largest = Largest()
+    half_open_service: Largest = Largest()
+    time_wait: float = 0.0
+    time_wait_service: Largest = Largest()
+    close_wait: float = 0.0
+    close_wait_service: Largest = Largest()
+    established: float = 0.0
+    established_service: Largest = Largest()
+    idle: float = 0.0
+    dns: float = 0.0
+    unreplied: float = 0.0
+    assured: float = 0.0
+    translated: float = 0.0
+    source: Largest = Largest()
+    destination: Largest = Largest()
+    service: Largest = Largest()
+    pool: Largest = Largest()
+    pool_ports: int = 0
+    timeouts: Mapping[str, tuple[int | None, int]] = {}
+    command: str = ""
+
+    @property
+    def pressed(self) -> bool:
+        """Whether the table is so full that what fills it matters, harmless or not."""
+        return self.usage is not None and self.usage >= PRESSED
+
+
+class Cause(NamedTuple):
+    """A line of CAUSES: when it fits, what is said of it, what to do about it.
+
+    `plain` ones are looked at only where no other fits. Only where `room` is set may a larger
+    maximum be advised.
+    """
+
+    name: str
+    fits: Callable[[Mixture], bool]
+    sentence: Callable[[Mixture], str]
+    steps: Callable[[Mixture], list[Step]]
+    room: bool = False
+    plain: bool = False
+
+
+def _percent(share: float) -> str:
+    # Never rounded up to a whole that it is not.
+    return f"{int(share)} %" if 99 <= share < 100 else f"{share:.0f} %"
+
+
+def _most(largest: Largest, word: str = "most to") -> str:
+    return f", {word} {largest.name}" if largest.name else ""
+
+
+def _shorter(mixture: Mixture, name: str, wanted: int, caution: str = "") -> Step:
+    """The timeout that keeps such entries: what it is, and a shorter one."""
+    present, default = mixture.timeouts.get(name, (None, 0))
+    sysctl = _TIMEOUT + name
+    known = "could not be read" if present is None else f"is {present} s"
+    text = f"{sysctl} {known}; the kernel's default is {default} s."
+    if present is not None and present <= wanted:
+        return Step(f"{text} It is short already.")
+    return Step(f"{text} {caution}".rstrip(), (f"{mixture.command}sysctl -w {sysctl}={wanted}",))
+
+
+def _saddr(name: str) -> str:
+    return f"{'ip6' if ':' in name else 'ip'} saddr {name}"
+
+
+def _is_flood(mixture: Mixture) -> bool:
+    return mixture.half_open >= 40
+
+
+def _flood(mixture: Mixture) -> str:
+    source, service = mixture.half_open_source, mixture.half_open_service
+    what = "SYN flood" if service.share >= 50 else "scan"
+    where = f", {_percent(service.share)} to {service.name}" if what == "SYN flood" else ""
+    return (
+        f"looks like a {what}: {_percent(mixture.half_open)} of entries are SYN_SENT or SYN_RECV "
+        f"without reply, {_percent(source.share)} from {source.name}{where}"
+    )
+
+
+def _against_flood(mixture: Mixture) -> list[Step]:
+    source = mixture.half_open_source
+    steps = []
+    if source.share >= 20 and source.name:
+        steps.append(
+            Step(
+                f"Keep {source.name} out before it is tracked, if it has no business here:",
+                (
+                    "nft add table inet blocked",
+                    "nft 'add chain inet blocked in {type filter hook prerouting priority -350;}'",
+                    f"nft add rule inet blocked in {_saddr(source.name)} drop",
+                ),
+            )
+        )
+    else:
+        steps.append(
+            Step("The sources are many, perhaps forged: a SYN proxy (nft synproxy) tracks none.")
+        )
+    steps.append(Step("A larger table only takes longer to fill: leave the limit as it is."))
+    steps.append(_shorter(mixture, "tcp_timeout_syn_sent", 30))
+    steps.append(_shorter(mixture, "tcp_timeout_syn_recv", 30))
+    return steps
+
+
+def _ports(mixture: Mixture) -> str:
+    return (
+        f"source-NAT ports run out: {mixture.pool.name} takes {mixture.pool_ports} ports, "
+        f"{_percent(mixture.pool.share)} of what there is"
+    )
+
+
+def _more_ports(_: Mixture) -> list[Step]:
+    return [
+        Step(
+            "Give the translation more addresses; each brings as many ports again for every "
+            "destination, for example:",
+            ("nft add rule ip nat postrouting oifname EXIT snat to 198.51.100.1-198.51.100.4",),
+        ),
+        Step(
+            "Let it choose ports at random (snat to ADDRESS random, masquerade random; iptables "
+            "--random-fully): two packets that race no longer ask for the same one."
+        ),
+        Step("Keep connections to that destination open and share them: each takes a port."),
+        Step("A larger table does not help: it is the ports that end, and no log says so."),
+    ]
+
+
+def _pooling(mixture: Mixture) -> list[Step]:
+    return [
+        Step(
+            "Let clients keep connections open and share them: HTTP keep-alive, a connection "
+            f"pool{_most(mixture.time_wait_service, 'first for')}."
+        ),
+        _shorter(
+            mixture,
+            "tcp_timeout_time_wait",
+            30,
+            "With caution: below a minute, late packets of an old connection may meet a new one.",
+        ),
+    ]
+
+
+def _closing(mixture: Mixture) -> list[Step]:
+    return [
+        Step(
+            "The other side has closed and a program here, or behind this host, has not: look "
+            "for the one that forgets to.",
+            ("ss -tanp state close-wait",),
+        ),
+        _shorter(
+            mixture,
+            "tcp_timeout_close_wait",
+            30,
+            "With caution: a program that still sends loses its connection; the leak stays.",
+        ),
+    ]
+
+
+def _alive(mixture: Mixture) -> list[Step]:
+    return [
+        Step(
+            "Ends that are gone without a word leave entries behind: let programs use TCP "
+            "keep-alive, and close what they no longer need"
+            f"{_most(mixture.established_service, 'first for')}."
+        ),
+        _shorter(
+            mixture,
+            "tcp_timeout_established",
+            86400,
+            "Connections that are silent for longer lose their entry, and break behind NAT.",
+        ),
+    ]
+
+
+def _caching(mixture: Mixture) -> list[Step]:
+    return [
+        Step(
+            "Every query is an entry: answer from a cache on the host that asks (systemd-resolved, "
+            "unbound, NodeLocal DNSCache), and look for needless search domains (ndots)."
+        ),
+        Step("Queries to a resolver of your own need no tracking: nft ... udp dport 53 notrack."),
+        _shorter(mixture, "udp_timeout", 10),
+        _shorter(mixture, "udp_timeout_stream", 30),
+    ]
+
+
+def _answering(mixture: Mixture) -> list[Step]:
+    return [
+        Step(
+            "Look where the answers stay: a firewall, a route back that is missing, a service that "
+            f"is down{_most(mixture.service, 'first')}."
+        ),
+        _shorter(mixture, "udp_timeout", 10),
+        _shorter(mixture, "tcp_timeout_syn_sent", 30),
+    ]
+
+
+def _ask_source(mixture: Mixture) -> list[Step]:
+    return [
+        Step(
+            f"Ask what {mixture.source.name} is doing, and limit it if it must not:",
+            (
+                f"nft add rule inet filter forward {_saddr(mixture.source.name)} "  # noqa: ISC004
+                "ct count over 1000 drop",
+            ),
+        )
+    ]
+
+
+def _is_dns_churn(mixture: Mixture) -> bool:
+    # A resolver's own table is full of queries too, answered for many: that is its work.
+    asks_itself = mixture.source.share >= 60
+    return mixture.dns >= 50 and (mixture.pressed or asks_itself or mixture.translated >= 50)
+
+
+def _has_one_source(mixture: Mixture) -> bool:
+    if mixture.source.share < 50:
+        return False
+    # Where all goes to one place a proxy stands before it; a client is its own only source.
+    spread = mixture.destination.share < 60
+    return mixture.pressed or (spread and mixture.source.share < 95)
+
+
+def _too_small(mixture: Mixture) -> str:
+    return (
+        "the table is merely too small: no cause stands out, "
+        f"{_percent(mixture.assured)} of entries are assured"
+    )
+
+
+# The first that fits is told first.
+CAUSES = (
+    Cause("nat ports", lambda m: m.pool.share >= 80, _ports, _more_ports),
+    Cause("flood", _is_flood, _flood, _against_flood),
+    Cause(
+        "close_wait",
+        lambda m: m.close_wait >= 25,
+        lambda m: (
+            f"leaked connections: {_percent(m.close_wait)} of entries are in CLOSE_WAIT"
+            + _most(m.close_wait_service)
+        ),
+        _closing,
+    ),
+    Cause(
+        "idle",
+        lambda m: m.idle >= 40,
+        lambda m: (
+            f"leaked connections: {_percent(m.idle)} of entries are ESTABLISHED and silent for "
+            f"{LONG_IDLE // 3600}h or longer{_most(m.established_service)}"
+        ),
+        _alive,
+    ),
+    Cause(
+        "time_wait",
+        lambda m: m.time_wait >= (45 if m.pressed else 60),
+        lambda m: (
+            f"short-lived connections: {_percent(m.time_wait)} of entries are in TIME_WAIT"
+            + _most(m.time_wait_service)
+        ),
+        _pooling,
+        room=True,
+    ),
+    Cause(
+        "dns",
+        _is_dns_churn,
+        lambda m: (
+            f"DNS churn: {_percent(m.dns)} of entries are queries to port 53, "
+            f"{_percent(m.source.share)} of all entries come from {m.source.name}"
+        ),
+        _caching,
+        room=True,
+    ),
+    Cause(
+        "unreplied",
+        lambda m: m.unreplied >= 50 and not _is_flood(m),
+        lambda m: (
+            f"traffic dies unreplied: {_percent(m.unreplied)} of entries saw no answer"
+            + _most(m.service)
+        ),
+        _answering,
+    ),
+    Cause(
+        "source",
+        _has_one_source,
+        lambda m: (
+            f"one source dominates: {_percent(m.source.share)} of entries come from {m.source.name}"
+        ),
+        _ask_source,
+        plain=True,
+    ),
+    Cause(
+        "service",
+        # All the web behind one port is no service of anybody's.
+        lambda m: m.pressed and m.service.share >= 60 and m.destination.share >= 50,
+        lambda m: (
+            f"one service dominates: {_percent(m.service.share)} of entries go to {m.service.name}"
+            f", {_percent(m.destination.share)} to {m.destination.name}"
+        ),
+        lambda m: [
+            Step(
+                f"Spread {m.service.name} over more hosts, let its clients share connections, "
+                "or make room for it:"
+            )
+        ],
+        room=True,
+        plain=True,
+    ),
+    Cause("small", lambda m: m.pressed, _too_small, lambda _: [], room=True, plain=True),
+)
+NO_CAUSE = "no known cause fits what the table holds"
+
+
+def diagnose(mixture: Mixture) -> list[Cause]:
+    """The causes that fit, the weightiest first; none for a table that looks healthy."""
+    if mixture.entries < FEWEST:
+        return []
+    found = [cause for cause in CAUSES if not cause.plain and cause.fits(mixture)]
+    if not found:
+        found = [cause for cause in CAUSES if cause.plain and cause.fits(mixture)][:1]
+    return found
+
+
+def remedies(mixture: Mixture, causes: Collection[Cause]) -> list[str]:
+    """The lines that say what to do about the causes."""
+    lines: dict[str, None] = {}
+    for cause in causes:
+        for step in cause.steps(mixture):
+            lines[step.text] = None
+            lines.update(dict.fromkeys("  " + command for command in step.commands))
+    return list(lines)

@@ -55,7 +55,7 @@ class _PageError(Exception):
     """Not an error: a text that was asked for (--help, --version) instead of a verdict."""
 
 
-class _StoppedError(BaseException):
+class StoppedError(BaseException):
     """Time is up, or a signal said so. No handler of ordinary errors may swallow it."""
 
 
@@ -178,23 +178,27 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def drop_rights(options: argparse.Namespace) -> str | None:
+def drop_rights(options: argparse.Namespace, late: Sequence[str] = ()) -> str | None:
     """Become unprivileged for good; returns the home of whom root became, None where it was not.
 
-    Raises KernelError where the user is not to be had, or rights cannot be given up.
+    The home is empty where that user has none. `late` are modules that are imported only where
+    they are needed, after this. Raises KernelError where the user is not to be had, or rights
+    cannot be given up.
     """
     if os.geteuid() != 0:
-        rights.drop(rights.User(os.geteuid(), os.getegid()))
+        rights.drop(rights.User(os.geteuid(), os.getegid()), sudo=options.sudo)
         return None
     # What is imported only where it is needed must be in reach: whom root becomes may not be
     # allowed to read the folder that the suite, or Python itself, was installed in.
     from . import advice  # noqa: F401
     from .kernel import host, namespaces  # noqa: F401
 
+    for name in late:
+        __import__(name)
     directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED
     user = rights.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)
     rights.drop(user)
-    return user.home or "/nonexistent"
+    return user.home
 
 
 def open_store(options: argparse.Namespace, home: str | None) -> Store:
@@ -217,7 +221,7 @@ def run(
     _fill_standard_descriptors()
     try:
         code, text = _answer(title, made, judge, arguments)
-    except _StoppedError as why:  # it came while another answer was being made
+    except StoppedError as why:  # it came while another answer was being made
         code = int(Unknown)
         text = output.page(output.status_line(title, Unknown, str(why)), (), (), bounded=True)
     return code if output.write(text) else int(Unknown)
@@ -244,7 +248,7 @@ def _answer(
         return int(Unknown), str(asked)
     except (UsageError, ThresholdError, KernelError) as error:
         outcome = Outcome(Unknown, str(error))
-    except _StoppedError as why:
+    except StoppedError as why:
         outcome = Outcome(Unknown, str(why))
     except KeyboardInterrupt:
         outcome = Outcome(Unknown, f"interrupted while {stage.now}")
@@ -292,7 +296,7 @@ def _listen(handler: Callable[[int, FrameType | None], None]) -> None:
 
 
 def _stopped(number: int, _: FrameType | None) -> None:
-    raise _StoppedError(f"stopped by {signal.Signals(number).name}")
+    raise StoppedError(f"stopped by {signal.Signals(number).name}")
 
 
 def _leave(_: int, __: FrameType | None) -> None:
@@ -303,7 +307,7 @@ def _leave(_: int, __: FrameType | None) -> None:
 
 def _set_timer(seconds: float, stage: Stage) -> None:
     def expired(_: int, __: FrameType | None) -> None:
-        raise _StoppedError(f"timed out after {seconds:g}s while {stage.now}")
+        raise StoppedError(f"timed out after {seconds:g}s while {stage.now}")
 
     if seconds:
         signal.signal(signal.SIGALRM, expired)

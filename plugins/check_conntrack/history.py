@@ -66,7 +66,7 @@ class Store:
         """The store that is named, by `explicit` or the environment, else the first default.
 
         Defaults are SHARED where it can be written, then a folder below `home`, or below the
-        user's own home where that is None. Raises RefusedError.
+        user's own home where that is None; none where it is empty. Raises RefusedError.
         """
         store = cls()
         named = explicit or environment.get(STATE_VARIABLE)
@@ -75,6 +75,8 @@ class Store:
             return store
         if os.path.lexists(SHARED):
             store._use(SHARED)
+        if store._descriptor < 0 and home == "":
+            return cls.without(f"uid {os.geteuid()} has no home: give --user or --state-dir")
         if store._descriptor < 0:
             store._use(_below_home(environment, home))
         return store

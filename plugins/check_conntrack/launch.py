@@ -24,7 +24,11 @@ def launch(check):  # type: ignore[no-untyped-def]
         main = __import__("check_conntrack." + check, fromlist=["main"]).main
     except Exception as error:  # whatever it is, a traceback is no verdict
         text = str(error) or type(error).__name__
-        sys.stdout.write("CONNTRACK_" + check.upper() + " UNKNOWN - " + text + "\n")
+        text = "CONNTRACK_" + check.upper() + " UNKNOWN - " + text + "\n"
+        try:  # noqa: SIM105 - contextlib of old interpreters has no suppress
+            os.write(1, text.encode("ascii", "backslashreplace"))
+        except OSError:
+            pass  # closed or full: the exit code has to do
         return 3
     # All is printed and closed by now. Taking the interpreter apart would be a tenth of the run.
     os._exit(main())

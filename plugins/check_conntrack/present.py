@@ -85,12 +85,14 @@ def shown(result: Result) -> str:
 
 
 def alarm(result: Result) -> str:
-    """What lies outside which range."""
+    """What lies outside which range, or inside one where that is what alerts."""
     from .trend import spell
 
     timed = context_of(result).label.unit == "s"
     value = spell(result.metric.value) if timed else shown(result)
-    return f"{result.metric.name} {value} is outside {result.hint}"
+    bounds = result.hint or ""
+    where = f"inside {bounds[1:]}" if bounds[:1] == "@" else f"outside {bounds}"
+    return f"{result.metric.name} {value} is {where}"
 
 
 def evidence(limits: Limits, peak: int) -> Evidence:

@@ -28,7 +28,8 @@ class ForbiddenError(KernelError):
 class Session:
     """The run's way to readers, and its store.
 
-    `forbidden` says that a right was missing when last a reader was wanted.
+    `forbidden` says that a right was missing when last a reader was wanted, `as_root` that readers
+    are root's already.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Session:
     ) -> None:
         self.stage = stage
         self.forbidden = False
+        self.as_root = False
         self.store: Store
         self._stack = stack
         self._ready = ready
@@ -53,12 +55,14 @@ class Session:
         """
         frames = self._reader().ask(fields)
         self.forbidden = False
+        self.as_root = self.as_root or self._sudo
         return frames
 
     def stream(self, fields: Sequence[bytes]) -> Iterator[Frame]:
         """The answer to a request as it comes. Raises as ask does."""
         for frame in self._reader().stream(fields):
             self.forbidden = False
+            self.as_root = self.as_root or self._sudo
             yield frame
 
     def _reader(self) -> Reader:
@@ -81,27 +85,33 @@ def begin(
     *,
     readers: int = 0,
     capability: int = rights.CAP_SYS_ADMIN,
+    late: Sequence[str] = (),
 ) -> Session:
     """Start what may need rights, give up all rights, open the store.
 
     So many readers are started where this process has the capability; each answers one question.
+    `late` are modules that the check imports only where it needs them.
     Raises KernelError where rights cannot be given up, UsageError for a store that is refused.
     """
     ready = []
+    as_root = rights.is_root()
     if readers and rights.has(capability):
         stage("starting the reader")
         command = source.reader_command(sudo=False)
         ready = [stack.enter_context(source.Reader(command)) for _ in range(readers)]
-    home = commandline.drop_rights(options)
+    home = commandline.drop_rights(options, late)
     session = Session(stage, stack, ready, sudo=options.sudo)
+    session.as_root = as_root
     stage("opening the state directory")
     session.store = commandline.open_store(options, home)
     stack.callback(session.store.close)
     return session
 
 
-def grant(purpose: str) -> list[str]:
+def grant(purpose: str, *, as_root: bool = False) -> list[str]:
     """How to let this user ask the reader, for the one who administers the host."""
+    if as_root:
+        return [f"To {purpose} takes more than root has here: look at its container or service."]
     lines = [
         f"To {purpose}, let this user start the reader as root: --sudo, and with",
         "visudo -f /etc/sudoers.d/check-conntrack the line",

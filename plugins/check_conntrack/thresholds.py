@@ -279,6 +279,15 @@ class LabelContext(Context):
             if bounds and not bounds.share and (resolved := _spelled(bounds, 1.0))
         )
 
+    def too_low(self, result: Result) -> bool:
+        """Whether a higher value than that of this result, which is not OK, would have been OK."""
+        bounds = self.limits.critical if result.state is Critical else self.limits.warning
+        span = Range(self._resolve(bounds, result.metric, result.metric.resource) or "")
+        if span.invert:
+            least = self.label.minimum
+            return span.start <= (-INFINITY if least is None else least)
+        return bool(result.metric.value < span.start)
+
     def _ranges(self, metric: Metric, resource: Resource) -> tuple[str | None, str | None]:
         return (
             self._resolve(self.limits.warning, metric, resource),

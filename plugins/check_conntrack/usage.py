@@ -109,7 +109,7 @@ class Usage(Resource):
     """The tables of the network namespaces that were asked for.
 
     After probe(): `places`, the one the plain labels speak of first; `problems`, what could not
-    be looked at; `inactive`.
+    be looked at; `inactive`, where conntrack is not active.
     """
 
     def __init__(self, options: argparse.Namespace, session: Session) -> None:
@@ -118,7 +118,7 @@ class Usage(Resource):
         self.store = session.store
         self.places: list[Place] = []
         self.problems: list[str] = []
-        self.inactive = False
+        self.inactive: list[str] = []
 
     def probe(self) -> Iterator[Metric]:
         """The first namespace's metrics, what stands in the way, then the other namespaces'."""
@@ -146,7 +146,7 @@ class Usage(Resource):
         for problem in self.problems:
             yield Metric("problem", problem, context="problem")
         if self.inactive:
-            yield Metric("inactive", "conntrack is not active", context="inactive")
+            yield Metric("inactive", ", ".join(self.inactive), context="inactive")
         if self.store.trouble:
             yield Metric("history", self.store.trouble, context="history")
         for place in graphed:
@@ -154,11 +154,12 @@ class Usage(Resource):
         for place in quiet:
             yield from place.metrics(quiet=True)
 
-    def _own(self) -> Place | None:
+    def _own(self, *, asked: bool = True) -> Place | None:
         """The namespace the check runs in; None where conntrack is not active."""
         limits = read_limits()
         if limits is None:
-            self.inactive = True
+            if asked:
+                self.inactive.append("on this host")
             return None
         if limits.fault:
             self.problems.append(limits.fault)
@@ -172,7 +173,7 @@ class Usage(Resource):
         targets = namespaces.find(self.options.netns, inode)
         self.problems += targets.missing
         try:
-            own = self._own()
+            own = self._own(asked=targets.own)
         except KernelError as error:
             own = None
             self.problems.append(str(error))
@@ -182,7 +183,7 @@ class Usage(Resource):
         for namespace in found.namespaces:
             part = output.label_part(namespace.name, places)
             if namespace.limits is None:
-                self.inactive = True
+                self.inactive.append(f"in namespace {namespace.name}")
                 continue
             # One hash holds the entries of all namespaces.
             buckets = own.limits.buckets if own else None
@@ -264,8 +265,10 @@ class UsageSummary(Summary):
                 for result in present.alarms(_of(head, results))
                 if present.label_of(result) not in ("usage", "entries")
             ]
-        elif self.usage.inactive:
+        if self.usage.inactive and not head:
             parts.append("conntrack is not active on this host")
+        elif self.usage.inactive and results["inactive"].state is not Ok:
+            parts.append(f"conntrack is not active {', '.join(self.usage.inactive)}")
         parts += self.usage.problems
         parts += [f"growth unknown: {result.hint}" for result in present.blind(results)]
         if len(self.usage.places) > 1:
@@ -292,7 +295,7 @@ class UsageSummary(Summary):
             f"WARNING: growth cannot be judged: {result.hint}" for result in present.blind(results)
         ]
         if usage.session.forbidden:
-            lines += session.grant("look into other namespaces")
+            lines += session.grant("look into other namespaces", as_root=usage.session.as_root)
         if len(usage.places) > 1:
             lines += _listing(usage.places, results, whole=usage.options.verbose > 1)
         if head:
@@ -302,7 +305,7 @@ class UsageSummary(Summary):
 
                 lines += advice.advise(
                     present.evidence(head.limits, head.peak),
-                    {present.label_of(result) for result in alarms},
+                    {present.label_of(result) for result in alarms if _too_full(result)},
                 )
         if usage.options.verbose > 2:
             lines += [
@@ -356,6 +359,12 @@ def _since(place: Place, result: Result) -> str:
         lambda entries: context.outside(result.state, 100 * entries / place.limits.limit),
     )
     return f", for {trend.spell(held)} at least" if held else ""
+
+
+def _too_full(result: Result) -> bool:
+    """Whether an alarm says that the table is, or will be, too full, or its limit not as meant."""
+    context = present.context_of(result)
+    return context.label.name in ("limit", "time_to_full") or not context.too_low(result)
 
 
 def _figures(place: Place) -> list[str]:

@@ -4,8 +4,8 @@
 
 Fills a namespace with mixed entries (400,000 sources at a million), then interleaves: receiving
 the dump and throwing it away; the reader handing it down its pipe while this process counts.
-Prints medians, ratios and peak memory. Raises
-nf_conntrack_max while it runs, where need be, and puts it back.
+Prints medians, ratios and peak memory. Raises nf_conntrack_max while it runs, where need be, and
+puts it back.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 
 from check_conntrack.flows import bulk, tally
 from check_conntrack.kernel import source
 from kernel import flows_rig as rig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def drain(space: rig.Namespace) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,13 +39,13 @@ def state():
 
 
 @pytest.fixture
-def usage(need, installed, state):
-    """Runs check_conntrack_usage as the unprivileged user, as a scheduler would."""
+def front_door(need, installed, state):
+    """Runs a check by its name as the unprivileged user, as a scheduler would."""
     need("setpriv", "unshare")
     tree, python = installed
 
-    def check(*options: object, before=(), user=NOBODY, **more) -> Result:
-        command = [*before, *user, python, tree / "check_conntrack_usage", "--state-dir", state]
+    def check(name: str, *options: object, before=(), user=NOBODY, **more) -> Result:
+        command = [*before, *user, python, tree / name, "--state-dir", state]
         result = run(*command, *options, **more)
         assert result.err == ""
         assert result.code in range(4)
@@ -50,3 +53,37 @@ def usage(need, installed, state):
         return result
 
     return check
+
+
+@pytest.fixture
+def usage(front_door):
+    """Runs check_conntrack_usage."""
+    return partial(front_door, "check_conntrack_usage")
+
+
+@pytest.fixture
+def full(front_door):
+    """Runs check_conntrack_full."""
+    return partial(front_door, "check_conntrack_full")
+
+
+@pytest.fixture
+def table(front_door):
+    """Runs check_conntrack_table."""
+    return partial(front_door, "check_conntrack_table")
+
+
+@pytest.fixture
+def sudoers(need, installed):
+    """The sudoers file that the checks themselves ask for; its line."""
+    need("sudo", "visudo")
+    tree, _ = installed
+    file = Path(f"/etc/sudoers.d/check-conntrack-test-{os.getpid()}")
+    line = f'nobody ALL=(root) NOPASSWD: {tree}/check_conntrack/kernel/reader.py ""\n'
+    try:
+        file.write_text(line)
+        file.chmod(0o440)
+        subprocess.run(["visudo", "-c", "-f", file], check=True, capture_output=True)
+        yield line.strip()
+    finally:
+        file.unlink()

@@ -17,9 +17,12 @@ import shutil
 import socket
 import struct
 import subprocess
-from collections.abc import Iterable, Iterator
 
 from check_conntrack.kernel import ctnetlink as ct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 NLM_F_CREATE = 0x400
 CLONE_NEWNET = 0x40000000

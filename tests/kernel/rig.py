@@ -148,3 +148,8 @@ def machine_limit(limit: int):
             yield limit
         finally:
             (SYSCTLS / "nf_conntrack_max").write_text(before)
+
+
+def hidden(script: str) -> list[str]:
+    """A prefix that runs a command with other sysctls: a script for a mount namespace first."""
+    return ["unshare", "-m", "sh", "-c", f'set -e; {script}; exec "$@"', "sh"]

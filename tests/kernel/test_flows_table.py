@@ -88,7 +88,7 @@ def assert_all_agree(space) -> tally.Tally:
         assert first.groups == other.groups or other.expected_known is False, name
         for top in LISTS:
             assert getattr(first, top).counts == getattr(other, top).counts, (name, top)
-    figures = first.figures()._asdict()
+    figures = dict(zip(first.figures()._fields, first.figures()))
     truth = figures_by_hand(oracle(space))
     for name, number in truth.items():
         if name in figures:

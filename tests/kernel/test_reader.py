@@ -244,6 +244,21 @@ def test_it_has_no_rights_when_it_writes(reader):
     assert fields["NoNewPrivs"] == "1"
 
 
+def test_its_time_is_limited_whatever_signals_its_caller_ignores(reader):
+    ignoring = ["sh", "-c", 'trap \'\' ALRM; exec "$0" "$@"', *reader]
+    process = subprocess.Popen(ignoring, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        process.stdin.write(request("limits", *LONG))
+        process.stdin.close()
+        process.stdout.read(1)
+        process.send_signal(signal.SIGALRM)
+        assert process.wait(10) == -signal.SIGALRM
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()
+
+
 def test_it_dies_with_its_parent(reader):
     script = (
         "import subprocess, sys, time\n"

@@ -10,8 +10,8 @@ import types
 import pytest
 from hypothesis import HealthCheck, settings
 
-from check_conntrack import commandline, history, usage
-from check_conntrack.kernel import host, limits, namespaces, rights, source
+from check_conntrack import commandline, history, session, table, usage
+from check_conntrack.kernel import host, limits, namespaces, program, rights, source, timeouts
 from unit.contract import Run
 
 settings.register_profile(
@@ -80,8 +80,9 @@ def clock(monkeypatch):
 @pytest.fixture
 def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
     """Run check_conntrack_usage in this process, which keeps its rights, and hold it to account."""
-    monkeypatch.setattr(commandline, "drop_rights", lambda options: None)
+    monkeypatch.setattr(commandline, "drop_rights", lambda options, late=(): None)
     monkeypatch.setattr(rights, "has", lambda _: False)
+    monkeypatch.setattr(rights, "is_root", lambda: False)
     monkeypatch.setattr(host, "runs_kube_proxy", lambda: False)
     monkeypatch.setattr(host, "available_memory", lambda: 8 << 30)
     monkeypatch.setattr(limits, "may_set_limits", lambda: True)
@@ -143,3 +144,53 @@ def netns(monkeypatch, tmp_path):
         return directory
 
     return make
+
+
+class Reader:
+    """The reader's answers: frames by what is asked, or an error; `asked` are the requests."""
+
+    def __init__(self):
+        self.answers = {}
+        self.asked = []
+
+    def hands_out(self, what, *pieces, path="/proc/self/ns/net", file=None, inode=4026531840):
+        """A piece is bytes, or an error number."""
+        file = file or {"table": "dump_a", "text": "text"}[what]
+        self.answers.setdefault(what, []).extend(
+            source.Frame(inode, piece, file, path, b"")
+            if isinstance(piece, int)
+            else source.Frame(inode, 0, file, path, piece)
+            for piece in pieces
+        )
+
+    def stream(self, fields):
+        self.asked.append([field.decode() for field in fields])
+        answer = self.answers.get(fields[0].decode(), session.ForbiddenError("no right"))
+        if isinstance(answer, Exception):
+            raise answer
+        yield from answer
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    """What stands in for the reader; without answers there is no right to ask it."""
+    fake = Reader()
+    monkeypatch.setattr(session.Session, "stream", lambda _, fields: fake.stream(fields))
+    monkeypatch.setattr(session.Session, "ask", lambda _, fields: list(fake.stream(fields)))
+    monkeypatch.setattr(session.Session, "may_ask", property(lambda _: bool(fake.answers)))
+    return fake
+
+
+@pytest.fixture
+def inspect(check, reader, monkeypatch, capfd):
+    """Run check_conntrack_table in this process; without answers of `reader`, nothing is read."""
+    monkeypatch.setattr(program, "CONNTRACK_PATHS", ())
+    monkeypatch.setattr(timeouts, "read_file", lambda path: source.Reading(path, b"120\n"))
+
+    def run(*arguments):
+        capfd.readouterr()
+        words = [str(word) for word in arguments]
+        code = commandline.run(table.TITLE, table.parser(), table.judge, words)
+        return Run(code, *capfd.readouterr(), words)
+
+    return run

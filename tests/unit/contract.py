@@ -35,7 +35,9 @@ class Run:
         assert "|" not in data
         assert len(status) <= 160, status
         self.status = status
-        match = re.fullmatch(r"CONNTRACK_USAGE (OK|WARNING|CRITICAL|UNKNOWN) - (.+)", status)
+        match = re.fullmatch(
+            r"CONNTRACK_(?:USAGE|FULL|TABLE) (OK|WARNING|CRITICAL|UNKNOWN) - (.+)", status
+        )
         assert match, status
         self.state, self.text = match[1], match[2]
         if "--exit-ok" not in arguments:

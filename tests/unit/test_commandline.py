@@ -234,19 +234,22 @@ def test_a_verdict_that_cannot_be_printed_is_unknown(answer, monkeypatch, state)
 @pytest.fixture
 def dropped(monkeypatch):
     made = []
-    monkeypatch.setattr(rights, "drop", made.append)
+    monkeypatch.setattr(rights, "drop", lambda user, **how: made.append((user, *how.values())))
     return made
 
 
 def options(**more):
-    return argparse.Namespace(**{"user": None, "state_dir": None, "no_state": False, **more})
+    return argparse.Namespace(
+        **{"user": None, "state_dir": None, "no_state": False, "sudo": False, **more}
+    )
 
 
 def test_an_ordinary_user_stays_who_it_is_without_extra_rights(monkeypatch, dropped):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getegid", lambda: 1001)
     assert commandline.drop_rights(options()) is None
-    assert dropped == [User(1000, 1001)]
+    assert commandline.drop_rights(options(sudo=True)) is None
+    assert dropped == [(User(1000, 1001), False), (User(1000, 1001), True)]
 
 
 def test_root_becomes_another_and_takes_the_others_home(monkeypatch, dropped, tmp_path):
@@ -264,13 +267,13 @@ def test_root_becomes_another_and_takes_the_others_home(monkeypatch, dropped, tm
     monkeypatch.delenv(history.STATE_VARIABLE)
     commandline.drop_rights(options())
     assert asked == [("five", "412", "/a"), (None, "412", "/b"), (None, "412", history.SHARED)]
-    assert dropped == [User(5, 6, (), "/home/five")] * 3
+    assert dropped == [(User(5, 6, (), "/home/five"),)] * 3
 
 
 def test_one_without_a_home_does_not_get_roots(monkeypatch, dropped):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(rights, "unprivileged_user", lambda *_: User(5, 6))
-    assert commandline.drop_rights(options()) == "/nonexistent"
+    assert commandline.drop_rights(options()) == ""
 
 
 def test_no_descriptor_below_three_is_left_for_a_file(monkeypatch):

@@ -154,6 +154,14 @@ def test_a_folder_that_cannot_be_made_is_trouble_with_its_path_and_reason(path):
     store.close()
 
 
+def test_one_without_a_home_is_told_what_to_name(monkeypatch, tmp_path):
+    monkeypatch.setattr(history, "SHARED", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store = Store.open(None, {"XDG_STATE_HOME": str(tmp_path)}, "")
+    assert store.trouble == f"uid {os.geteuid()} has no home: give --user or --state-dir"
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_store_that_keeps_nothing_says_why():
     store = Store.without("--no-state")
     assert store.update("key", bump) == 1

@@ -17,7 +17,8 @@ from unit.contract import Run
 
 PACKAGE = os.path.dirname(launch.__file__)
 PLUGINS = os.path.dirname(PACKAGE)
-CHECK = os.path.join(PLUGINS, "check_conntrack_usage")
+CHECK_NAME = "check_conntrack_usage"
+CHECK = os.path.join(PLUGINS, CHECK_NAME)
 LIBRARIES = os.path.dirname(os.path.dirname(nagiosplugin.__file__))
 NOBODY = 65534
 
@@ -34,34 +35,34 @@ def ended(command, arguments=(), **options):
 # --- what is missing
 
 
-def launched(monkeypatch, capsys, check="usage"):
+def launched(monkeypatch, capfd, check="usage"):
     monkeypatch.setattr(os, "_exit", lambda code: pytest.fail(f"it ended with {code}"))
     assert launch.launch(check) == 3
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert err == ""
     assert len(out.splitlines()[0]) <= 160
     return out
 
 
-def test_an_old_python_is_told_which_is_needed(monkeypatch, capsys):
+def test_an_old_python_is_told_which_is_needed(monkeypatch, capfd):
     monkeypatch.setattr(launch, "OLDEST_PYTHON", (99, 1))
-    out = launched(monkeypatch, capsys)
+    out = launched(monkeypatch, capfd)
     assert out.startswith("CONNTRACK_USAGE UNKNOWN - Python 3.9 or later is needed, this is 3.")
 
 
-def test_a_missing_library_is_told_with_the_command_that_installs_it(monkeypatch, capsys):
+def test_a_missing_library_is_told_with_the_command_that_installs_it(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "nagiosplugin", None)
-    out = launched(monkeypatch, capsys)
+    out = launched(monkeypatch, capfd)
     assert out.startswith("CONNTRACK_USAGE UNKNOWN - the Python library nagiosplugin is missing")
     assert "apt-get install python3-nagiosplugin" in out
     assert f"{sys.executable} -m pip install nagiosplugin" in out
 
 
-def test_a_module_that_is_missing_is_told(monkeypatch, capsys):
-    assert "check_conntrack.unheard_of" in launched(monkeypatch, capsys, "unheard_of")
+def test_a_module_that_is_missing_is_told(monkeypatch, capfd):
+    assert "check_conntrack.unheard_of" in launched(monkeypatch, capfd, "unheard_of")
 
 
-def test_an_error_without_words_is_told_by_its_kind(monkeypatch, capsys):
+def test_an_error_without_words_is_told_by_its_kind(monkeypatch, capfd):
     def broken(*arguments, **options):
         raise MemoryError
 
@@ -70,7 +71,7 @@ def test_an_error_without_words_is_told_by_its_kind(monkeypatch, capsys):
         assert launch.launch("usage") == 3
     finally:
         monkeypatch.undo()
-    assert capsys.readouterr().out == "CONNTRACK_USAGE UNKNOWN - MemoryError\n"
+    assert capfd.readouterr().out == "CONNTRACK_USAGE UNKNOWN - MemoryError\n"
 
 
 def test_the_checks_own_exit_code_ends_the_process(monkeypatch):
@@ -101,6 +102,18 @@ def test_without_its_folder_it_is_unknown_and_says_so(tmp_path):
     run = ended(command, env=environment)
     assert run.code == 3
     assert "copy the folder check_conntrack too" in run.text
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "closed"])
+@pytest.mark.parametrize("missing", ["library", "folder"])
+def test_what_is_missing_is_unknown_also_where_nobody_can_be_told(tmp_path, missing, full):
+    shutil.copy(CHECK, tmp_path)
+    if missing == "library":
+        shutil.copytree(PACKAGE, tmp_path / "check_conntrack")
+    closing = ">/dev/full" if full else ">&-"
+    command = ["sh", "-c", f'exec "$0" -S -E "$1" {closing}', sys.executable, tmp_path / CHECK_NAME]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
 
 
 # --- whole runs
@@ -191,7 +204,7 @@ import sys
 from check_conntrack import commandline, usage
 from check_conntrack.kernel import rights, source
 source.SUDO_PATHS = (sys.argv.pop(1),)
-commandline.drop_rights = lambda options: None
+commandline.drop_rights = lambda options, late=(): None
 rights.has = lambda _: False
 sys.exit(usage.main())
 """

@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import tracemalloc
 from pathlib import Path
@@ -239,17 +240,18 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, log):
         assert problem.remedy
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
-def test_a_log_that_may_not_be_read_says_what_to_grant(log):
-    log.chmod(0o600)
-    os.seteuid(65534)
-    try:
-        log.parent.stat()
-        [problem] = read(log).problems
-    except PermissionError:
-        pytest.skip("the folder of tests is not open to others")
-    finally:
-        os.seteuid(0)
+def test_a_log_that_may_not_be_read_says_what_to_grant(need):
+    need("setpriv")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        log = Path(folder, "kern.log")
+        log.write_bytes(full(1))
+        log.chmod(0o600)
+        os.seteuid(65534)
+        try:
+            [problem] = read(log).problems
+        finally:
+            os.seteuid(0)
     assert "denied" in problem.reason
     assert "adm" in problem.remedy
 
@@ -460,10 +462,10 @@ def test_a_rotation_between_runs_loses_nothing_and_counts_nothing_twice(log, rot
     assert (third.followed, third.events) == (True, ())
 
 
-@pytest.mark.parametrize("rotate", ROTATIONS)
+@pytest.mark.parametrize(
+    "rotate", [each for each in ROTATIONS if each not in (twice, twice_and_compressed)]
+)
 def test_a_rotation_with_nothing_written_since_counts_nothing_twice(log, rotate):
-    if rotate in (twice, twice_and_compressed):
-        pytest.skip("writes")
     first = read(log)
     rotate(log)
     append(log, OTHER)

@@ -241,9 +241,14 @@ def test_ones_own_is_not_found_twice():
 
 
 def test_one_that_may_not_be_entered_is_a_problem_and_a_matter_of_rights():
-    for code in (errno.EPERM, errno.EACCES):
-        found = look(asking("/r/blue"), [refused("/r/blue", code)], OWN, {})
-        assert found.problems == (f"namespace blue: cannot be entered: {os.strerror(code)}",)
+    for path, code, capability in (
+        ("/r/blue", errno.EPERM, " (CAP_SYS_ADMIN)"),
+        ("/r/blue", errno.EACCES, ""),
+        ("/proc/9/ns/net", errno.EACCES, " (CAP_SYS_PTRACE)"),
+    ):
+        found = look(asking(path), [refused(path, code)], OWN, {})
+        (problem,) = found.problems
+        assert problem.endswith(f": cannot be entered: {os.strerror(code)}{capability}")
         assert found.forbidden
     found = look(asking("/r/blue"), [refused("/r/blue", errno.EMFILE)], OWN, {})
     assert found.problems

@@ -241,7 +241,14 @@ def setns(monkeypatch):
         calls.append(arguments[1])
 
     monkeypatch.setattr(reader, "call", call)
+    monkeypatch.setattr(reader, "own_inode", lambda: 0)
     return calls
+
+
+def test_to_stay_where_it_is_it_needs_no_right(setns, monkeypatch):
+    monkeypatch.setattr(reader, "own_inode", lambda: OWN)
+    assert reader.enter(b"/proc/self/ns/net", set()) == OWN
+    assert setns == []
 
 
 def test_a_namespace_is_entered_once_and_no_descriptor_is_left_open(setns):

@@ -128,6 +128,7 @@ def calls(monkeypatch):
 
 def test_root_leaves_its_groups_before_its_user(monkeypatch, calls):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(rights, "capabilities", lambda: 0)
     rights.drop(User(5, 6, (7,)))
     assert calls == [("setgroups", (7,)), ("setresgid", 6, 6, 6), ("setresuid", 5, 5, 5)]
 
@@ -138,6 +139,7 @@ def test_a_root_that_cannot_become_another_gives_up_its_capabilities(monkeypatch
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "setgroups", refused)
+    monkeypatch.setattr(rights, "capabilities", lambda: 1)
     rights.drop(User(5, 6))
     assert calls == [("capset",), ("prctl",)]
 
@@ -147,6 +149,13 @@ def test_an_ordinary_user_with_capabilities_gives_them_up(monkeypatch, calls):
     monkeypatch.setattr(rights, "capabilities", lambda: 1 << 12)
     rights.drop(User(1000, 1000))
     assert calls == [("capset",), ("prctl",)]
+
+
+def test_sudo_is_not_barred_where_it_is_asked_for(monkeypatch, calls):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(rights, "capabilities", lambda: 1 << 12)
+    rights.drop(User(1000, 1000), sudo=True)
+    assert calls == [("capset",)]
 
 
 def test_an_ordinary_user_without_any_has_nothing_to_give_up(monkeypatch, calls):
@@ -180,9 +189,10 @@ except OSError:
 """
 
 
+@pytest.mark.parametrize("before", [(), ("setpriv", "--securebits", "+no_setuid_fixup")])
 @pytest.mark.parametrize("way", ["rights", "reader"])
-def test_root_becomes_another_for_good_and_keeps_no_capability(way, need):
-    need()
-    command = [sys.executable, "-I", "-S", "-c", DROPPED, PLUGINS, way]
+def test_root_becomes_another_for_good_and_keeps_no_capability(way, before, need):
+    need(*before[:1])
+    command = [*before, sys.executable, "-I", "-S", "-c", DROPPED, PLUGINS, way]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == "(5, 5, 5) (6, 6, 6) [7] 0\nfor good\n", done.stderr

@@ -58,6 +58,14 @@ def test_a_reader_that_may_not_be_run_is_named(tmp_path):
         Reader([str(tmp_path / "reader")])
 
 
+def test_of_what_sudo_says_the_first_line_is_quoted(answered):
+    said = b"We trust you ...\n\nsudo: The flag is set.\nsudo: If this is a container, ...\n"
+    with pytest.raises(
+        ReaderError, match=r"^the reader ended with status 1: sudo: The flag is set\.$"
+    ):
+        answered(stderr=said, returncode=1)
+
+
 def test_one_that_dies_is_quoted_with_its_last_words(answered):
     with pytest.raises(ReaderError) as error:
         answered(stderr=b"first\nsudo: a password is required\n\n", returncode=1)

@@ -128,6 +128,10 @@ def test_each_label_can_be_judged_by_its_own_range(check):
     assert run.data["entries"].warn == "5000"
 
 
+def test_a_range_that_alerts_inside_is_told_as_such(check):
+    assert check("-w", "limit=@5000:20000").text.endswith("limit 10000 is inside 5000:20000")
+
+
 def test_a_range_that_never_fires_replaces_the_default(check, sysctls):
     sysctls.holds(10000, 10000)
     assert check("-w", "usage=~:", "-c", "usage=~:").code == 0
@@ -165,6 +169,25 @@ def test_a_problem_comes_with_advice_that_can_be_pasted(check, sysctls):
     assert "  sysctl -w net.netfilter.nf_conntrack_max=16384" in run.lines
     assert "nf_conntrack_buckets=" not in run.rest, "they equal the limit already"
     assert "Hash: 10240 buckets, 0.93 entries each" in run.lines
+
+
+@pytest.mark.parametrize("low", ["usage=50:", "entries=50%:", "growth=2:", "load_factor=9:", "@20"])
+def test_too_little_is_not_answered_with_what_helps_against_too_much(check, clock, sysctls, low):
+    for _ in range(3):
+        clock.now += 300
+        run = check("-w", low)
+    assert run.state == "WARNING"
+    assert "limit" not in run.rest
+    assert "sysctl" not in run.rest
+
+
+def test_too_little_time_left_is_too_much_growth(check, clock, sysctls):
+    for entries in (1000, 1500, 2000):
+        clock.now += 300
+        sysctls.holds(entries, 10000)
+        run = check("-w", "time_to_full=30d:")
+    assert run.state == "WARNING"
+    assert "The limit suffices" in run.rest
 
 
 def test_verbosity_adds_lines_to_an_ok(check, clock, tmp_path):
@@ -482,6 +505,14 @@ def test_one_that_may_not_be_entered_does_not_hide_a_full_one(check, entered):
     assert "sudoers" in run.rest
 
 
+def test_root_is_not_told_to_become_root(check, entered, monkeypatch):
+    entered({"dark": (72, None)})
+    monkeypatch.setattr(rights, "is_root", lambda: True)
+    run = check("--netns", "all")
+    assert "sudo" not in run.rest
+    assert "takes more than root has here" in run.rest
+
+
 def test_one_that_may_not_be_entered_is_unknown_where_nothing_is_full(check, entered):
     entered({"blue": (71, 85, 100), "dark": (72, None)})
     run = check("--netns", "all")
@@ -539,7 +570,18 @@ def test_an_inactive_namespace_takes_the_state_for_it(check, entered, monkeypatc
     (directory / "blue").symlink_to("/proc/self/ns/net")
     run = check("--netns", "all", "--if-inactive", "warning")
     assert run.state == "WARNING"
+    assert "conntrack is not active in namespace blue" in run.text
     assert run.data["usage"].text == "10.0"
+    assert "not active" not in check("--netns", "all").text
+
+
+def test_only_a_namespace_that_was_asked_for_can_be_inactive(check, entered, sysctls):
+    entered({"blue": (71, 10, 100)})
+    sysctls.clear()
+    assert check("--netns", "blue", "--if-inactive", "critical").state == "OK"
+    run = check("--netns", "all", "--if-inactive", "critical")
+    assert run.state == "CRITICAL"
+    assert run.text.endswith("; conntrack is not active on this host")
 
 
 BAD_ANSWERS = {
@@ -607,6 +649,13 @@ def test_a_sudo_that_refuses_is_unknown_with_the_line_that_grants_it(check, thro
     assert run.state == "UNKNOWN"
     assert "the reader ended with status 1: sudo: a password is required" in run.text
     assert "  " + source.sudoers_line() in run.lines
+
+
+def test_a_sudo_that_did_what_it_could_is_not_asked_for_again(check, through_sudo):
+    through_sudo({"dark": (72, None)})
+    run = check("--netns", "dark", "--sudo")
+    assert run.state == "UNKNOWN"
+    assert "sudoers" not in run.rest
 
 
 def test_sudo_that_is_not_installed_is_unknown(check, netns, monkeypatch):

@@ -8,9 +8,9 @@ dataclasses module costs a check more start-up time than it would save lines.
 from __future__ import annotations
 
 import socket
-from typing import NamedTuple
 
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel.values import NamedTuple
 
 IPPROTO_ICMP = 1
 IPPROTO_TCP = 6

@@ -19,8 +19,11 @@ from __future__ import annotations
 import collections
 import heapq
 import itertools
-from collections.abc import Iterable
 from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 CAPACITY = 4096
 LIMIT = 65536

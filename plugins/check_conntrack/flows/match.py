@@ -8,8 +8,6 @@ together. `kernel_filters` says what the kernel can be asked to leave out before
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from check_conntrack.flows.entry import (
     IPPROTO_GRE,
@@ -19,6 +17,11 @@ from check_conntrack.flows.entry import (
     packed_address,
 )
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel.values import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # Where an address can stand, in the order in which positions are asked.
 ORIGINAL_SOURCE, ORIGINAL_DESTINATION, REPLY_SOURCE, REPLY_DESTINATION = range(4)

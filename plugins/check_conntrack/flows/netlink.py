@@ -18,8 +18,6 @@ import operator
 import os
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Callable, NamedTuple, Union
 
 from check_conntrack.flows.entry import (
     ConntrackTuple,
@@ -32,11 +30,19 @@ from check_conntrack.flows.entry import (
     TcpInfo,
 )
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel.values import NamedTuple
 
-Batch = Union[bytes, bytearray, memoryview]
-Path = tuple[int, ...]
-# What nests in what; a number is the least length of the value in bytes.
-Schema = dict[int, Union["Schema", int]]
+# What one recv gives.
+Batch = bytes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any, Callable, Union
+
+    Path = tuple[int, ...]
+    # What nests in what; a number is the least length of the value in bytes.
+    Schema = dict[int, Union["Schema", int]]
 
 # Layouts of one length that are remembered; a kernel sends a few.
 MOST_LAYOUTS = 32

@@ -10,8 +10,6 @@ import collections
 import math
 import struct
 import sys
-from collections.abc import Iterable
-from typing import NamedTuple, Union
 
 from check_conntrack.flows.entry import (
     IPPROTO_GRE,
@@ -28,6 +26,16 @@ from check_conntrack.flows.entry import (
 from check_conntrack.flows.heavy import HeavyHitters
 from check_conntrack.flows.match import Match, prefix_mask
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel.values import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Union
+
+    # An address as a key: IPv4 as a number in host order, IPv6 packed, or as a text source
+    # spells it.
+    AddressKey = Union[int, bytes, str]
 
 # Flags of a group: the kernel's bits where they fit a byte, our own for what tuples tell.
 EXPECTED = ct.IPS_EXPECTED
@@ -58,9 +66,6 @@ HALF_OPEN = frozenset((ct.TCP_CONNTRACK_SYN_SENT, ct.TCP_CONNTRACK_SYN_RECV))
 NO_STATE = 0xFF
 # Remaining timeouts are kept to 2**IDLE_SHIFT seconds.
 IDLE_SHIFT = 8
-
-# An address as a key: IPv4 as a number in host order, IPv6 packed, or as a text source spells it.
-AddressKey = Union[int, bytes, str]
 
 _SERVICE = struct.Struct(">BBH")
 # Protocol, zone, source port of the reply; then its source and destination.
@@ -348,6 +353,30 @@ class Tally:
         scale, whole = self.scale(total), self.half_open_sources.total or 1
         ordered = sorted(named.items(), key=lambda item: (-item[1], item[0]))
         return [Top(name, round(n * scale), 100 * n / whole) for name, n in ordered]
+
+    def top_half_open_services(self, number: int) -> list[Top]:
+        """Where TCP entries in SYN_SENT and SYN_RECV go; shares are of all those."""
+        named = self._services(ct.TCP_CONNTRACK_SYN_SENT)
+        named.update(self._services(ct.TCP_CONNTRACK_SYN_RECV))
+        whole = self.half_open_sources.total or 1
+        ordered = sorted(named.items(), key=lambda item: (-item[1], item[0]))
+        return [Top(name, n, 100 * n / whole) for name, n in ordered[:number]]
+
+    def port_share(self, port: int) -> float:
+        """The percentage of entries kept that go to a port, of whatever protocol."""
+        found = 0
+        for key, count in self.services.counts.items():
+            _, _, key_port = _SERVICE.unpack(key.to_bytes(4, sys.byteorder))
+            found += count if key_port == port else 0
+        return 100 * found / self.kept if self.kept else 0.0
+
+    @property
+    def longest_established(self) -> int:
+        """The longest time that an established TCP entry has left, in seconds, rounded down.
+
+        Right to 2**IDLE_SHIFT seconds; 0 for none.
+        """
+        return max(self.established_timeouts, default=0) << IDLE_SHIFT
 
     def top_pools(self, number: int, total: int | None = None) -> list[Top]:
         """The fullest source-NAT port pools; the share is of the pool's PORT_POOL ports."""

@@ -22,7 +22,6 @@ import collections
 import itertools
 import operator
 import socket
-from collections.abc import Collection, Iterator, Sequence
 from typing import BinaryIO, Callable, NamedTuple
 
 from check_conntrack.flows import tally as t
@@ -44,6 +43,10 @@ from check_conntrack.flows.entry import (
     state_name,
 )
 from check_conntrack.kernel import ctnetlink as ct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
 
 READ_SIZE = 1 << 20
 # Longer than any line of a table by far; what is longer is one bad line, whatever its length.

@@ -10,7 +10,8 @@ save the flags of CTA_FILTER, which the kernel reads in host order.
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+
+from .values import NamedTuple
 
 # <linux/netlink.h>
 NETLINK_NETFILTER = 12

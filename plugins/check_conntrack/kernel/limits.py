@@ -98,6 +98,14 @@ def own_inode() -> int:
         raise KernelError(f"/proc/self/ns/net cannot be read: {error.strerror}") from None
 
 
+def read_expect_max() -> int | None:
+    """How many expectations there may be (nf_conntrack_expect_max); None where that is not told."""
+    try:
+        return number(read_file(NEW + "expect_max"))
+    except KernelError:
+        return None
+
+
 def may_set_limits() -> bool:
     """Whether the sysctls can be set from this namespace: only the host's own has them writable."""
     try:

@@ -91,6 +91,23 @@ def names() -> dict[int, str]:
     return called
 
 
+def births(called: Mapping[int, str]) -> dict[int, float]:
+    """Since when each named namespace has had its inode number, in seconds since the epoch.
+
+    The kernel gives the number of a namespace that is gone to the next one, so a message that
+    names a number may speak of another. What has no name under /run/netns is left out.
+    """
+    found = {}
+    for inode, name in called.items():
+        try:
+            status = os.stat(os.path.join(DIRECTORY, name))
+        except (OSError, ValueError):
+            continue
+        if status.st_ino == inode:
+            found[inode] = status.st_ctime
+    return found
+
+
 def mounts() -> dict[str, int]:
     """The mounts that hold a network namespace: path → inode number (proc_pid_mountinfo(5))."""
     found = {}
@@ -228,7 +245,9 @@ def look(targets: Targets, frames: Sequence[Frame], own: int, called: Mapping[in
         elif frame.errno != errno.ENOENT:
             forbidden = forbidden or frame.errno in (errno.EPERM, errno.EACCES)
             problems.append(
-                f"namespace {asked[frame.path].name}: cannot be entered: {os.strerror(frame.errno)}"
+                f"namespace {asked[frame.path].name}: cannot be entered: "
+                + os.strerror(frame.errno)
+                + _lacking(frame)
             )
         elif os.path.exists(frame.path):
             problems.append(
@@ -257,6 +276,14 @@ def look(targets: Targets, frames: Sequence[Frame], own: int, called: Mapping[in
             "that could not be looked into (CAP_SYS_PTRACE)"
         )
     return Found(tuple(namespaces), tuple(problems), forbidden)
+
+
+def _lacking(frame: Frame) -> str:
+    """The capability that would have led into a namespace, where that is what was missing."""
+    if frame.errno == errno.EPERM:
+        return " (CAP_SYS_ADMIN)"
+    looked = frame.errno == errno.EACCES and _PROCESS.fullmatch(frame.path)
+    return " (CAP_SYS_PTRACE)" if looked else ""
 
 
 def _limits_of(parts: Mapping[str, Frame]) -> Limits | None:

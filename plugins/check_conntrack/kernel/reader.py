@@ -101,9 +101,14 @@ def drop_rights(uid: int = NOBODY, gid: int = NOBODY, groups: tuple[int, ...] = 
             # A user namespace that maps no such id, or a root without CAP_SETUID: what remains to
             # be given up are the capabilities, below.
             pass
+    drop_capabilities()
+    call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def drop_capabilities() -> None:
+    """Give up every capability, the ambient ones too."""
     header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
     call("capset", header, (ctypes.c_uint32 * 6)())
-    call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 # --- the request
@@ -176,6 +181,11 @@ def processes() -> list[bytes]:
     return [b"/proc/%d/ns/net" % pid for pid in pids]
 
 
+def own_inode() -> int:
+    """The inode of the network namespace that this process is in."""
+    return os.stat("/proc/self/ns/net").st_ino
+
+
 def enter(path: bytes, seen: set[int]) -> int:
     """Move into the network namespace at a path, unless it was seen; returns its inode, or 0.
 
@@ -194,7 +204,9 @@ def enter(path: bytes, seen: set[int]) -> int:
         if inode in seen:
             return 0
         seen.add(inode)
-        call("setns", descriptors[1], CLONE_NEWNET)  # EINVAL: a namespace of another kind
+        # To stay where one is takes no right: CAP_NET_ADMIN alone suffices for the own table.
+        if inode != own_inode():
+            call("setns", descriptors[1], CLONE_NEWNET)  # EINVAL: a namespace of another kind
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise
@@ -361,6 +373,7 @@ def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes]]:
 
 def main() -> int:
     """Answer one request; returns the exit status."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # sudo hands on what its caller ignores
     signal.alarm(LIFETIME)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever asked has heard enough
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

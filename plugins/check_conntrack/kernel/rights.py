@@ -42,6 +42,11 @@ def has(capability: int) -> bool:
     return bool(capabilities() >> capability & 1)
 
 
+def is_root() -> bool:
+    """Whether this process is root, with or without the capabilities that root has elsewhere."""
+    return os.geteuid() == 0
+
+
 def named_user(name: str) -> User:
     """The user of a name or a number; raises KernelError where there is none, or it is root."""
     import pwd
@@ -89,26 +94,27 @@ def unprivileged_user(name: str | None, sudo_uid: str | None, state_dir: str) ->
     return User(NOBODY, NOBODY)
 
 
-def drop(user: User) -> None:
-    """Give up all that makes this process more than `user`, for good.
+def drop(user: User, *, sudo: bool = False) -> None:
+    """Give up all that makes this process more than `user`, for good, or but for sudo.
 
     Raises KernelError where root could not be left although there were the capabilities to.
     """
     if os.geteuid() == 0:
-        try:
+        # A user namespace that maps no such id, or a root without CAP_SETUID, as containers have:
+        # capabilities are what is left of its rights.
+        with suppress(OSError):
             os.setgroups(user.groups)
             os.setresgid(user.gid, user.gid, user.gid)
             os.setresuid(user.uid, user.uid, user.uid)
-            return
-        except OSError:
-            # A user namespace that maps no such id, or a root without CAP_SETUID, as containers
-            # have: capabilities are what is left of its rights.
-            pass
-    elif not capabilities():
+    # A process may have been told to keep them when it is root no more (SECBIT_NO_SETUID_FIXUP).
+    if not capabilities():
         return
     from . import reader
 
     try:
-        reader.drop_rights(user.uid, user.gid, user.groups)
+        if sudo:  # it does not work where no right is to be had by exec
+            reader.drop_capabilities()
+        else:
+            reader.drop_rights(user.uid, user.gid, user.groups)
     except OSError as error:
         raise KernelError(f"rights cannot be given up: {error.strerror}") from None

@@ -130,8 +130,9 @@ def _isolated_python() -> list[str]:
 class Reader:
     """The reader as a child process, started while there are rights and asked when there are none.
 
-    Raises ReaderError where it cannot be started. Use it as a context manager: no child is left
-    when it ends, whatever happened.
+    Raises ReaderError where it cannot be started. Use it as a context manager: when it ends, the
+    child is killed, or where that takes a right that was given up, its pipes are closed, by which
+    it ends; one that hangs where it looks at no pipe has its own LIFETIME.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -160,7 +161,7 @@ class Reader:
 
         process = self._process
         if process.poll() is None:
-            # It may run as root and we not: then it ends by itself when its pipes are closed.
+            # It may run as root and we not any more; nor does PR_SET_PDEATHSIG end it then.
             with suppress(OSError):
                 process.kill()
         for pipe in self._pipes():
@@ -207,11 +208,16 @@ class Reader:
         status = self._process.wait()
         # One that we stopped listening to ends by SIGPIPE; why we did is what counts.
         if status != 0 and not (fault and status == -_SIGPIPE):
-            said = next((word.strip() for word in reversed(words) if word.strip()), "")
+            said = _reason([word.strip() for word in words if word.strip()])
             how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
             raise ReaderError(f"the reader {how}" + (f": {said}" if said else ""))
         if fault:
             raise fault
+
+
+def _reason(words: Sequence[str]) -> str:
+    """The line that says why: sudo's first, what follows it is advice; a traceback's last."""
+    return next((word for word in words if word.startswith("sudo: ")), words[-1] if words else "")
 
 
 def parse_answer(answer: IO[bytes]) -> Iterator[Frame]:

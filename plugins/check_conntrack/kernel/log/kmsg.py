@@ -143,6 +143,15 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
+def is_restricted() -> bool:
+    """Whether the ring buffer takes a right (kernel.dmesg_restrict, or the device's mode)."""
+    try:
+        with open("/proc/sys/kernel/dmesg_restrict", "rb") as file:
+            return file.read(8).strip() != b"0" or not os.stat(PATH).st_mode & 0o004
+    except OSError:
+        return True
+
+
 def open_kmsg(path: str = PATH) -> tuple[int, int]:
     """Open the ring; return (descriptor at its beginning, descriptor at its end).
 

@@ -1,0 +1,858 @@
+"""check_conntrack_full: has the table been full, when, in which namespace, and what was lost.
+
+Evidence is the kernel log, the counters, and the table as it stands. In three acts: Full
+(acquire), contexts (evaluate), FullSummary (present).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+
+from nagiosplugin import Critical, Metric, Resource, Result, Results, Summary, Warn
+
+from . import commandline, output, present, session, trend
+from .history import boot_id
+from .kernel import KernelError, counters, rights
+from .kernel.limits import Limits, own_inode, read_expect_max, read_limits
+from .kernel.log import events, gather, kmsg
+from .kernel.log.messages import Kind
+from .kernel.values import NamedTuple
+from .thresholds import (
+    Label,
+    LabelContext,
+    StateContext,
+    ThresholdError,
+    duration,
+    parse_thresholds,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+    from nagiosplugin import Context
+
+    from .kernel.source import Frame
+    from .session import Session
+    from .thresholds import Thresholds
+
+TITLE = "CONNTRACK_FULL"
+PURPOSE = """\
+Has the kernel's connection-tracking table been full, when, in which namespace, and
+what was lost? Reads the kernel log and the counters; both outlive the moment."""
+COUNTERS = (
+    ("drop", "packets dropped: table full, a clash, or a helper gave up"),
+    ("early_drop", "unassured entries evicted to make room"),
+    ("insert_failed", "inserts refused: a clash, or a hash chain too long"),
+    ("chaintoolong", "inserts refused because a hash chain was too long"),
+    ("clash_resolve", "clashing inserts that could be resolved"),
+    ("invalid", "packets that fit no connection"),
+    ("search_restart", "look-ups begun again, the hash was being resized"),
+)
+LABELS = (
+    Label("table_full", '"table full" messages in the window', critical="0"),
+    Label("suppressed", "messages the rate limit swallowed in the window, up to"),
+    Label("other_loss", "expectation table full, zone limit: in the window", warning="0"),
+    Label("full_drops", "drops in the window, clashes aside", warning="0", needs_history=True),
+    Label("early_drops", "rise of early_drop in the window", needs_history=True),
+    Label("insert_failures", "rise of insert_failed in the window", needs_history=True),
+    Label("chain_overflows", "rise of chaintoolong", warning="0", needs_history=True),
+    *(Label(name, meaning, "c") for name, meaning in COUNTERS),
+)
+# Of a further namespace.
+NAMESPACE_LABELS = ("table_full", "full_drops", "drop", "early_drop")
+MOST_NAMESPACES = 10
+MOST_RISES = 200
+# A usage that makes drops the table's doing, in percent.
+NEARLY_FULL = 95.0
+DEFAULT_WINDOW = 900.0  # seconds
+# Of the time-out, what may go into reading the log; the rest is for counters and words.
+LOG_SHARE = 0.7
+# Imported only where a source needs them.
+LATE = ("bz2", "ctypes", "glob", "lzma", "select", "subprocess")
+EXAMPLES = """\
+Examples:
+  check_conntrack_full
+  check_conntrack_full --since 1h -w early_drops=100 -c full_drops=0
+  check_conntrack_full --since boot --netns all --sudo
+  check_conntrack_full --since all --log '/srv/collected/*/kern.log*'
+  zcat kern.log.5.gz | check_conntrack_full --since all --log - --no-state
+"""
+
+
+class Rise(NamedTuple):
+    """How far the counters rose between two runs; times in seconds since boot.
+
+    `full_drops` is None where the kernel does not tell; `usage` is the larger of both runs', in
+    percent, 0 without a limit.
+    """
+
+    begin: float
+    end: float
+    full_drops: int | None = None
+    early_drops: int | None = None
+    insert_failures: int | None = None
+    chain_overflows: int | None = None
+    usage: float = 0.0
+
+
+class Memory(NamedTuple):
+    """What a run leaves to the next: when it was, what the counters said, what the log held.
+
+    `at` is in seconds since the epoch, `up` since boot. `module` is the inode of the loaded
+    module, 0 where it is built in.
+    """
+
+    at: float
+    up: float
+    boot: str
+    netns: int
+    module: int
+    usage: float
+    counters: counters.Counters | None = None
+    rises: tuple[Rise, ...] = ()
+    known: tuple[tuple[str, gather.Known], ...] = ()
+
+
+class Place(NamedTuple):
+    """A network namespace as this run found it; its labels begin with `prefix`.
+
+    `limits` is None where conntrack is not active, `counters` where they cannot be read, `risen`
+    (the sum over the window) where there is no history. `messages` are those that name it.
+    """
+
+    name: str
+    prefix: str
+    inode: int
+    limits: Limits | None
+    counters: counters.Counters | None
+    risen: Rise | None = None
+    messages: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether it is at its limit at this moment."""
+        return bool(self.limits and self.limits.full)
+
+    @property
+    def trouble(self) -> tuple[int, int, float]:
+        """What orders further namespaces, the worst highest."""
+        drops = self.risen.full_drops or 0 if self.risen else 0
+        entries = self.limits.entries if self.limits else 0
+        return (self.messages, drops, (self.limits.usage or 0.0) if self.limits else float(entries))
+
+
+# --- what is remembered
+
+
+def to_plain(memory: Memory) -> dict[str, Any]:
+    """What is remembered as JSON can hold it."""
+    plain: dict[str, Any] = dict(zip(memory._fields, memory))
+    plain["counters"] = counters.to_plain(memory.counters) if memory.counters else None
+    plain["rises"] = [list(rise) for rise in memory.rises]
+    plain["known"] = gather.known_to_plain(memory.known)
+    return plain
+
+
+def from_plain(plain: Any) -> Memory | None:
+    """What to_plain has written; None for anything else."""
+    try:
+        told = plain["counters"]
+        memory = Memory(
+            float(plain["at"]),
+            float(plain["up"]),
+            str(plain["boot"]),
+            int(plain["netns"]),
+            int(plain["module"]),
+            float(plain["usage"]),
+            counters.from_plain(told) if told is not None else None,
+            tuple(_rise(*numbers) for numbers in plain["rises"]),
+            tuple(gather.known_from_plain(plain["known"]).items()),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return memory if 0 <= memory.at < 1e12 and 0 <= memory.up < 1e12 else None
+
+
+def _rise(
+    begin: Any, end: Any, drops: Any, early: Any, failures: Any, overflows: Any, usage: Any
+) -> Rise:
+    def whole(count: Any) -> int | None:
+        return None if count is None else max(0, int(count))
+
+    return Rise(
+        float(begin),
+        float(end),
+        whole(drops),
+        whole(early),
+        whole(failures),
+        whole(overflows),
+        float(usage),
+    )
+
+
+def risen_since(
+    memory: Memory | None, now: Memory, start: float | None
+) -> tuple[Rise | None, tuple[Rise, ...]]:
+    """The rise over the window, and all rises to be remembered.
+
+    `now` is this run, not yet with rises. `start` is the window's begin in seconds since boot,
+    None for all since the counters began. The rise is None where that is not known.
+    """
+    if now.counters is None:
+        return None, memory.rises if memory and memory.boot == now.boot else ()
+    total = counters.total(now.counters)
+    since_zero = Rise(
+        0.0,
+        now.up,
+        counters.full_drops(total),
+        total.early_drop,
+        total.insert_failed,
+        total.chaintoolong,
+        now.usage,
+    )
+    rises: list[Rise] = []
+    if memory and memory.counters:
+        same = memory.boot == now.boot and memory.netns == now.netns
+        risen = counters.rise(
+            memory.counters,
+            now.counters,
+            counters.Origin(memory.boot, memory.netns, memory.module),
+            counters.Origin(now.boot, now.netns, now.module),
+            now.up - memory.up if same else None,
+        )
+        rises = list(memory.rises) if same else []
+        begin = memory.up if same and memory.up <= now.up else 0.0
+        rises.append(
+            Rise(
+                begin,
+                now.up,
+                risen.full_drops,
+                risen.total.early_drop,
+                risen.total.insert_failed,
+                risen.total.chaintoolong,
+                max(now.usage, memory.usage) if same else now.usage,
+            )
+        )
+    kept = tuple(rises[-MOST_RISES:])
+    if start is None:
+        return since_zero, kept
+    inside = [rise for rise in kept if start < rise.end <= now.up]
+    return (_sum(inside) if inside else None), kept
+
+
+def _sum(rises: Sequence[Rise]) -> Rise:
+    def total(values: Sequence[int | None]) -> int | None:
+        known = [value for value in values if value is not None]
+        return sum(known) if known else None
+
+    return Rise(
+        rises[0].begin,
+        rises[-1].end,
+        total([rise.full_drops for rise in rises]),
+        total([rise.early_drops for rise in rises]),
+        total([rise.insert_failures for rise in rises]),
+        total([rise.chain_overflows for rise in rises]),
+        max(rise.usage for rise in rises),
+    )
+
+
+# --- acquire
+
+
+class Full(Resource):
+    """What the log, the counters and the tables say.
+
+    After probe(): `window`, `log` (None: no log could be read), `tally` of what it holds in the
+    window, `untold` events whose time cannot be told, `places` (the one the plain labels speak of
+    first), `problems` (what the user asked for and could not be looked at), `unseen` (other
+    sources that could not be read), `inactive`.
+    """
+
+    def __init__(self, options: argparse.Namespace, session: Session) -> None:
+        self.options = options
+        self.session = session
+        self.window = events.everything(time.time())
+        self.log: gather.Evidence | None = None
+        self.tally = events.Tally()
+        self.untold: tuple[events.Event, ...] = ()
+        self.places: list[Place] = []
+        self.problems: list[str] = []
+        self.unseen: list[str] = []
+        self.inactive = False
+        self.called: dict[int, str] = {}
+        self.named: dict[int, int] = {}
+        self.gone: dict[int, int] = {}
+        self.born: dict[int, float] = {}
+        self._clock = kmsg.read_clock()
+        self._boot = boot_id()
+
+    def probe(self) -> Iterator[Metric]:
+        """The figures of the first namespace, what stands in the way, then the others'."""
+        first, others = self._look()
+        key = f"full/{self._key(first)}/{self.options.state_key}"
+        memory = from_plain(self.session.store.read(key))
+        self.window = self._window(memory)
+        self._read_log(memory)
+        if first:
+            first = self._remembered(first, memory, key)
+            self.places.append(first)
+        elif self.log:
+            # Without a table there is still a log to remember.
+            self._remember(key, self._now(None)._replace(known=self.log.known))
+        others = [self._with_history(place) for place in others]
+        others.sort(key=lambda place: place.trouble, reverse=True)
+        graphed = [place for place in others if _notable(place)][:MOST_NAMESPACES]
+        self.places += graphed
+        yield from self._metrics(first)
+        for problem in self.problems:
+            yield Metric("problem", problem, context="problem")
+        heard = self.log or any(place.counters for place in self.places)
+        if not heard and (self.options.log or not self.inactive):
+            yield Metric("problem", "no source can be read", context="problem")
+        if self.inactive:
+            yield Metric("inactive", "conntrack is not active", context="inactive")
+        if any(place.full for place in (*self.places, *others)):
+            yield Metric("full_now", "the table is at its limit", context="full_now")
+        if self.session.store.trouble and self.options.since not in ("boot", "all"):
+            yield Metric("history", self.session.store.trouble, context="history")
+        for place in graphed:
+            for name in NAMESPACE_LABELS:
+                value = _figure(place, name)
+                if value is not None:
+                    yield Metric(place.prefix + name, value, min=0, context=name)
+
+    def _metrics(self, first: Place | None) -> Iterator[Metric]:
+        figures: dict[str, int | None] = {}
+        if self.log and self.log.sources:
+            figures["table_full"] = self.tally.table_full
+            figures["suppressed"] = self.tally.suppressed
+            figures["other_loss"] = self.tally.other_loss
+        for label in LABELS:
+            value = figures.get(label.name)
+            if value is None and first and label.name != "table_full":
+                value = _figure(first, label.name)
+            if value is not None:
+                yield Metric(label.name, value, min=0)
+
+    # where
+
+    def _look(self) -> tuple[Place | None, list[Place]]:
+        """The namespace the plain labels speak of, and the others that were asked for."""
+        inode = own_inode()
+        self.session.stage("reading /proc/sys/net/netfilter")
+        from .kernel import namespaces
+
+        self.called = namespaces.names()
+        if not self.options.netns:
+            return self._own(inode), []
+        targets = namespaces.find(self.options.netns, inode)
+        self.problems += targets.missing
+        own = self._own(inode) if targets.own else None
+        places: dict[str, Place] = {}
+        for place in self._entered(targets, inode):
+            part = output.label_part(place.name, places)
+            plain = place.prefix == targets.first
+            places[part] = place._replace(prefix="" if plain else f"{part}::")
+        others = list(places.values())
+        first = next((place for place in others if not place.prefix), None)
+        if own and targets.first == inode:
+            first = own
+        elif own:
+            part = output.label_part("self", places)
+            others.append(own._replace(name="self", prefix=f"{part}::"))
+        return first, [place for place in others if place is not first]
+
+    def _own(self, inode: int) -> Place | None:
+        limits = None
+        try:
+            limits = read_limits()
+            self.inactive = limits is None
+        except KernelError as error:
+            self.problems.append(str(error))
+        if self.inactive:
+            return None
+        told = None
+        try:
+            told = counters.read_text()
+        except FileNotFoundError:
+            told = self._own_by_netlink()
+        except (OSError, counters.CountersError) as error:
+            self.unseen.append(f"counters: {error}")
+        return Place("", "", inode, limits, told)
+
+    def _own_by_netlink(self) -> counters.Counters | None:
+        """The counters where /proc has none (CONFIG_NF_CONNTRACK_PROCFS is off)."""
+        try:
+            frames = self.session.ask([b"counters", b"/proc/self/ns/net"])
+        except KernelError as error:
+            self.unseen.append(
+                f"counters: {counters.PATH} is not there, and over ctnetlink it takes "
+                f"CAP_NET_ADMIN: {error}"
+            )
+            return None
+        return self._counters({frame.file: frame for frame in frames})
+
+    def _entered(self, targets: Any, own: int) -> Iterator[Place]:
+        """The places the reader saw; their prefix is the path that led there."""
+        from .kernel import namespaces
+
+        if not targets.targets and not targets.everything:
+            return
+        if not self.session.may_ask:
+            self.session.forbidden = True
+            names = ", ".join(target.name for target in targets.targets)
+            what = "other namespaces" if targets.everything else f"namespace {names}"
+            self.problems.append(f"{what}: no right to enter (CAP_SYS_ADMIN)")
+            return
+        try:
+            frames = self.session.ask(targets.fields(b"counters"))
+        except KernelError as error:
+            self.problems.append(str(error))
+            return
+        found = namespaces.look(targets, frames, own, self.called)
+        self.session.forbidden = found.forbidden
+        self.problems += found.problems
+        parts = namespaces.by_namespace(frames)
+        for namespace in found.namespaces:
+            if namespace.limits is None:
+                self.inactive = True
+                continue
+            told = self._counters(parts[namespace.inode])
+            yield Place(namespace.name, namespace.path, namespace.inode, namespace.limits, told)
+
+    def _counters(self, frames: dict[str, Frame]) -> counters.Counters | None:
+        """What the reader's frames say: /proc's text where there is one, else netlink."""
+        problem = ""
+        for file, parse in (("stat", counters.parse_text), ("stats_cpu", counters.parse_stats_cpu)):
+            frame = frames.get(file)
+            if frame is None or frame.errno:
+                problem = problem or (os.strerror(frame.errno) if frame else "not told")
+                continue
+            try:
+                return parse(frame.data)
+            except (counters.CountersError, OSError) as error:
+                problem = str(error)
+        self.unseen.append(f"counters: {problem}")
+        return None
+
+    # when
+
+    def _window(self, memory: Memory | None) -> events.Window:
+        now = self._clock.realtime
+        previous = memory.at if memory else None
+        since = self.options.since
+        if since == "all":
+            return events.everything(now)
+        if since == "boot":
+            return events.since_boot(now, kmsg.boot_time(self._clock), self._boot.replace("-", ""))
+        if since == "last":
+            return events.since_last(now, previous, DEFAULT_WINDOW)
+        return events.last_seconds(since, now, previous)
+
+    def _start_up(self, window: events.Window) -> float | None:
+        """The window's begin in seconds since boot; None for all that the counters hold."""
+        if self.options.since in ("all", "boot") or window.start is None:
+            return None
+        return self._clock.boottime - (window.end - window.start)
+
+    # what
+
+    def _read_log(self, memory: Memory | None) -> None:
+        self.session.stage("reading the kernel log")
+        timeout = self.options.timeout
+        begun = time.monotonic()
+
+        def stop() -> bool:
+            return bool(timeout) and time.monotonic() - begun > LOG_SHARE * timeout
+
+        log = gather.gather(
+            self.options.log or [gather.AUTO],
+            self.window,
+            self._boot,
+            dict(memory.known) if memory else {},
+            stop,
+            self.session.stream if self.session.may_ask else None,
+        )
+        asked = bool(self.options.log) and self.options.log != [gather.AUTO]
+        told = [f"{problem.path}: {problem.reason} ({problem.remedy})" for problem in log.problems]
+        if asked and not log.sources:
+            self.problems += told
+        else:
+            self.unseen += told
+        self.log = log if log.sources else None
+        selection = events.select(log.events, self.window)
+        self.untold = selection.untold
+        self.tally = events.tally(selection.inside)
+        if self.tally.namespaces:
+            self._by_namespace(selection.inside)
+
+    def _by_namespace(self, inside: Sequence[events.Event]) -> None:
+        """How many messages name each namespace: one that is there, or one that was before it."""
+        from .kernel import namespaces
+
+        self.born = namespaces.births(self.called)
+        for event in inside:
+            if event.kind is Kind.TABLE_FULL and event.netns is not None:
+                counts = self.gone if self.is_gone(event) else self.named
+                counts[event.netns] = counts.get(event.netns, 0) + event.times
+
+    def is_gone(self, event: events.Event) -> bool:
+        """Whether the namespace with an event's number is a later one than the event's."""
+        if event.netns not in self.born:
+            return False
+        return event.time is None or event.time + event.slack + 1 < self.born[event.netns]
+
+    # history
+
+    def _key(self, place: Place | None) -> str:
+        if place is None or not place.name:
+            return f"net:[{own_inode()}]" + "".join(f"+{path}" for path in self.options.log)
+        return place.name
+
+    def _now(self, place: Place | None) -> Memory:
+        usage = place.limits.usage if place and place.limits else None
+        return Memory(
+            round(self._clock.realtime, 3),
+            round(self._clock.boottime, 3),
+            self._boot,
+            place.inode if place else 0,
+            _module(),
+            round(usage or 0.0, 3),
+            place.counters if place else None,
+        )
+
+    def _remembered(self, place: Place, memory: Memory | None, key: str) -> Place:
+        now = self._now(place)
+        risen, rises = risen_since(memory, now, self._start_up(self.window))
+        known = self.log.known if self.log else memory.known if memory else ()
+        self._remember(key, now._replace(rises=rises, known=known))
+        messages = self.named.get(place.inode, 0)
+        return place._replace(risen=risen, messages=messages)
+
+    def _with_history(self, place: Place) -> Place:
+        key = f"full/{place.name}/{self.options.state_key}"
+        memory = from_plain(self.session.store.read(key)) if place.counters else None
+        if place.counters and not any(counters.total(place.counters)[1:]) and not memory:
+            # Nothing was ever counted there: nothing to remember, of thousands maybe.
+            return place._replace(messages=self.named.get(place.inode, 0))
+        return self._remembered(place._replace(), memory, key)
+
+    def _remember(self, key: str, memory: Memory) -> None:
+        self.session.stage(f"remembering this run in {self.session.store.folder}")
+        self.session.store.update(key, lambda _: to_plain(memory))
+
+
+def _notable(place: Place) -> bool:
+    return bool(
+        place.messages
+        or (place.limits and place.limits.entries)
+        or (place.risen and place.risen.full_drops)
+    )
+
+
+def _figure(place: Place, name: str) -> int | None:
+    """A figure of a namespace by its label; None where it is not known."""
+    if name == "table_full":
+        return place.messages
+    if name in ("full_drops", "early_drops", "insert_failures", "chain_overflows"):
+        value: int | None = getattr(place.risen, name) if place.risen else None
+        return value
+    if place.counters is None or name not in counters.COUNTERS:
+        return None
+    total: int | None = getattr(counters.total(place.counters), name)
+    return total
+
+
+def _module() -> int:
+    """The inode of the loaded module, a new one each time it is loaded; 0 where it is built in."""
+    try:
+        return os.stat("/sys/module/nf_conntrack/initstate").st_ino
+    except OSError:
+        return 0
+
+
+# --- evaluate
+
+
+class FullDropsContext(LabelContext):
+    """Drops that clashes do not explain: critical when something else says that it was the table.
+
+    That is the default's business alone; a range of the user's is taken as it is.
+    """
+
+    default = True
+
+    def evaluate(self, metric: Metric, resource: Resource) -> Result:
+        """The state of the figure."""
+        result = super().evaluate(metric, resource)
+        if not self.default or result.state is not Warn or not isinstance(resource, Full):
+            return result
+        prefix = metric.name[: -len(self.label.name)]
+        for place in resource.places:
+            if place.prefix == prefix and place.risen and _corroborated(place, place.risen):
+                return Result(Critical, result.hint, metric)
+        return result
+
+
+def _corroborated(place: Place, risen: Rise) -> bool:
+    usage = (place.limits.usage or 0.0) if place.limits else 0.0
+    return bool(risen.early_drops) or max(usage, risen.usage) >= NEARLY_FULL
+
+
+def contexts(thresholds: Thresholds, options: argparse.Namespace) -> list[Context]:
+    """All the contexts that this check's metrics name."""
+    label = next(label for label in LABELS if label.name == "full_drops")
+    drops = FullDropsContext(label, thresholds.of[label.name])
+    drops.default = label.name not in thresholds.given
+    made = present.contexts(LABELS, thresholds, options.if_inactive)
+    return [*made, drops, StateContext("full_now", Critical)]
+
+
+# --- present
+
+
+class FullSummary(Summary):
+    """The sentence for the status line, and the lines below it."""
+
+    def __init__(self, full: Full) -> None:
+        self.full = full
+
+    def ok(self, results: Results) -> str:
+        """That it was not full, in which time, and who says so."""
+        return self.problem(results)
+
+    def problem(self, results: Results) -> str:
+        """What was seen, the gravest first, then what could not be seen."""
+        full = self.full
+        parts = [self._now(place) for place in full.places if place.full][:1]
+        if full.tally.table_full:
+            parts.append(self._messages())
+        parts += [
+            present.alarm(result)
+            for result in self._alarms(results)
+            if present.label_of(result) != "table_full" or not full.tally.table_full
+        ]
+        sources = self._sources()
+        quiet = not parts
+        parts += full.problems
+        if quiet and full.inactive:
+            parts.append("conntrack is not active on this host")
+        if quiet and sources:
+            parts.append(f"not full {self._when()} ({', '.join(sources)})")
+        if not sources and not full.problems and not full.inactive:
+            parts.append("neither the kernel log nor the counters can be read")
+        parts += [f"counters cannot be judged: {result.hint}" for result in present.blind(results)]
+        return "; ".join(parts)
+
+    def verbose(self, results: Results) -> list[str]:
+        """What alarms, what was not seen, what it means, what to do, and the figures."""
+        full = self.full
+        lines = [
+            f"{result.state.text.upper()}: {present.alarm(result)}"
+            for result in self._alarms(results)
+        ]
+        lines += [f"UNKNOWN: {problem}" for problem in full.problems]
+        lines += [
+            f"WARNING: counters cannot be judged: {result.hint}"
+            for result in present.blind(results)
+        ]
+        lines += [f"Not seen: {unseen}" for unseen in dict.fromkeys(full.unseen)]
+        if full.session.forbidden:
+            lines += session.grant("read what takes a right", as_root=full.session.as_root)
+        if full.untold:
+            lines.append(
+                f"Not counted: {len(full.untold)} events whose time cannot be told (--since all)"
+            )
+        lines += self._namespaces()
+        lines += self._advice(results)
+        if full.options.verbose:
+            lines += self._figures()
+        return lines + present.remembered(full.session, full.options.verbose)
+
+    def _alarms(self, results: Results) -> list[Result]:
+        found = [
+            result
+            for place in self.full.places
+            for result in present.results_of(place.prefix, LABELS, results)
+        ]
+        if not any(place.prefix == "" for place in self.full.places):
+            found += present.results_of("", LABELS, results)
+        return present.alarms(found)
+
+    def _when(self) -> str:
+        since = self.full.options.since
+        if since == "all":
+            return "in all that was read"
+        if since == "boot":
+            return "since boot"
+        seconds = self.full.window.end - (self.full.window.start or 0.0)
+        return f"in the last {trend.spell(seconds)}"
+
+    def _messages(self) -> str:
+        full = self.full
+        tally = full.tally
+        count = tally.table_full
+        text = f'{count} "table full" message{"s" if count > 1 else ""} {self._when()}'
+        if tally.latest and tally.latest.time is not None:
+            ago = trend.spell(max(0.0, full.window.end - tally.latest.time))
+            text += f", latest {ago} ago"
+        if tally.latest and tally.latest.netns is not None:
+            text += f" in {self._called(tally.latest.netns, gone=full.is_gone(tally.latest))}"
+        text += f" ({', '.join(self._sources(log=True))})"
+        if tally.suppressed:
+            text += f", up to {tally.suppressed} more suppressed"
+        return text
+
+    def _now(self, place: Place) -> str:
+        where = f"namespace {place.name} " if place.name else ""
+        limits = place.limits
+        entries = f"{limits.entries} of {limits.limit}" if limits else ""
+        return f"{where}full now: {entries} entries, new connections are dropped"
+
+    def _called(self, inode: int, *, gone: bool) -> str:
+        """What a namespace that a message names is called, where it still exists."""
+        for place in self.full.places:
+            if place.inode == inode and not place.prefix and not place.name:
+                return "this namespace"
+        name = "" if gone else self.full.called.get(inode)
+        return f"namespace {name}" if name else f"namespace net:[{inode}]"
+
+    def _sources(self, *, log: bool = False) -> list[str]:
+        full = self.full
+        named = []
+        for source in full.log.sources if full.log else ():
+            since = ""
+            if log:
+                pass
+            elif source.oldest == 0:
+                since = " since boot"
+            elif source.oldest is not None:
+                since = f" of {trend.spell(max(0.0, full.window.end - source.oldest))}"
+            named.append(source.name + since)
+        if not log and any(place.counters for place in full.places):
+            first_run = not any(place.risen for place in full.places)
+            named.append("counters from now on" if first_run else "counters")
+        return named
+
+    def _namespaces(self) -> list[str]:
+        full = self.full
+        rows = [("namespace", "messages", "drops", "entries")]
+        for gone, counts in ((False, full.named), (True, full.gone)):
+            for inode, count in sorted(counts.items(), key=lambda item: -item[1]):
+                name = output.clean(self._called(inode, gone=gone))
+                there = (place for place in full.places if place.inode == inode)
+                place = None if gone else next(there, None)
+                drops = _figure(place, "full_drops") if place else None
+                entries = str(place.limits.entries) if place and place.limits else ""
+                rows.append((name, str(count), "" if drops is None else str(drops), entries))
+        return output.table(rows[: MOST_NAMESPACES + 1]) if len(rows) > 1 else []
+
+    def _advice(self, results: Results) -> list[str]:
+        from . import advice
+
+        full = self.full
+        alarming = [
+            place
+            for place in full.places
+            if place.full or present.alarms(present.results_of(place.prefix, LABELS, results))
+        ]
+        labels = {present.label_of(result) for result in self._alarms(results)}
+        if any(place.full for place in full.places):
+            labels.add("table_full")
+        place = max(alarming, key=lambda each: (each.full, each.trouble)) if alarming else None
+        place = place or next(iter(full.places), None)
+        if not labels or place is None or place.limits is None:
+            return []
+        limits = place.limits
+        was_full = "table_full" in labels or "full_drops" in labels
+        if limits.buckets is None:
+            host = read_limits()
+            limits = limits._replace(buckets=host.buckets if host else None)
+        peak = max(limits.entries, limits.limit if was_full else 0)
+        evidence = present.evidence(limits, peak)._replace(expect_max=read_expect_max())
+        return advice.advise(evidence, labels)
+
+    def _figures(self) -> list[str]:
+        lines = [f"Window: {self._when()}"]
+        for place in self.full.places:
+            if place.counters is not None:
+                total = counters.total(place.counters)
+                told = ", ".join(
+                    f"{name} {value}" for name, value in zip(counters.COUNTERS, total[1:]) if value
+                )
+                name = output.clean(place.name) or "host"
+                lines.append(
+                    f"Counters of {len(place.counters.cpus)} CPUs ({name}): {told or 'all 0'}"
+                )
+        return lines
+
+
+# --- the way in
+
+
+def _since(text: str) -> float | str:
+    import argparse
+
+    if text in ("boot", "last", "all"):
+        return text
+    try:
+        seconds = duration(text)
+    except ThresholdError:
+        what = f"{text!r}: give a duration such as 15m, or boot, last, all"
+        raise argparse.ArgumentTypeError(what) from None
+    if not 1 <= seconds <= 366 * 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 1s and 366d")
+    return seconds
+
+
+def parser() -> commandline.Parser:
+    """The command line of this check."""
+    made = commandline.parser("check_conntrack_full", PURPOSE, LABELS, EXAMPLES)
+    own = made.add_argument_group("options of this check")
+    own.add_argument(
+        "--since",
+        type=_since,
+        default=DEFAULT_WINDOW,
+        metavar="WINDOW",
+        help="a duration (default: 15m), stretched back to the previous run; boot; last (since "
+        "the previous run exactly: use it with max_check_attempts 1, a retry sees nothing); all",
+    )
+    own.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="auto (default: the first of the ring buffer, the journal, and log files that can "
+        "be read), a log file or glob, with what was rotated out of it, or - ; repeatable",
+    )
+    return made
+
+
+def _readers(options: argparse.Namespace) -> int:
+    """How many questions may take a right: the log, the counters."""
+    log = (not options.log or gather.AUTO in options.log) and kmsg.is_restricted()
+    return int(log) + int(bool(options.netns) or not os.path.exists(counters.PATH))
+
+
+def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.Outcome:
+    """The verdict. Rights end before the first byte of the kernel's is parsed."""
+    thresholds = parse_thresholds(LABELS, options.warning, options.critical)
+    with ExitStack() as stack:
+        wanted = rights.CAP_SYSLOG
+        if options.netns or not os.path.exists(counters.PATH):
+            wanted = rights.CAP_SYS_ADMIN if options.netns else rights.CAP_NET_ADMIN
+        begun = session.begin(
+            options, stage, stack, readers=_readers(options), capability=wanted, late=LATE
+        )
+        full = Full(options, begun)
+        return present.conclude(options, full, FullSummary(full), contexts(thresholds, options))
+
+
+def main() -> int:
+    """The executable's way in; returns the exit code."""
+    return commandline.run(TITLE, parser(), judge)

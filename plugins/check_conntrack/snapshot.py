@@ -1,0 +1,191 @@
+"""The table, kept for later: gzip files of what `conntrack -L -o extended` would have printed.
+
+A snapshot is written beside, and renamed when it is whole; nothing is left half-written. The first
+of an incident is kept longest. A verdict never depends on any of this: what stands in the way is a
+SnapshotError, one sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import zlib
+from contextlib import suppress
+
+from .kernel.values import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Callable
+
+AGAIN = 900  # seconds between two snapshots of one incident
+BEGIN, LATER = "begin", "later"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NAME = re.compile(r"conntrack-(?:(.*)-)?[0-9]{8}T[0-9]{6}Z-(begin|later)\.txt\.gz", re.ASCII)
+_LEFT_OVER = re.compile(r"\.conntrack-.*\.txt\.gz\.new", re.ASCII)
+_STALE = 3600  # seconds after which an unfinished file belongs to a run that was killed
+_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.@-")
+_GZIP = 31  # zlib's word for its own format with gzip's head, and the largest window
+
+
+class SnapshotError(Exception):
+    """A snapshot that was not made: where, and why."""
+
+
+class Kept(NamedTuple):
+    """A snapshot in the folder: of which place, taken when (seconds since the epoch)."""
+
+    name: str
+    place: str
+    at: float
+    part: str
+
+
+class Folder:
+    """The folder of snapshots, held open. Raises SnapshotError for a link, or what is not there."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, _FOLDER)
+        except (OSError, ValueError) as error:
+            if os.path.islink(path):
+                why = "is a link: name the directory itself"
+            else:
+                why = getattr(error, "strerror", None) or "no valid name"
+            raise SnapshotError(f"{path}: {why}") from None
+
+    def close(self) -> None:
+        """Let the folder go."""
+        os.close(self._descriptor)
+
+    def kept(self, place: str) -> list[Kept]:
+        """The snapshots of a place, the oldest first. Raises SnapshotError."""
+        try:
+            names = os.listdir(self._descriptor)
+        except OSError as error:
+            raise SnapshotError(f"{self.path}: {error.strerror}") from None
+        found = []
+        for name in names:
+            match = _NAME.fullmatch(name)
+            if match and (match[1] or "") == _safe(place):
+                with suppress(OSError):
+                    status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+                    found.append(Kept(name, place, status.st_mtime, match[2]))
+        return sorted(found, key=lambda kept: (kept.at, kept.name))
+
+    def save(
+        self,
+        place: str,
+        part: str,
+        now: float,
+        pieces: Iterable[bytes],
+        expired: Callable[[], bool],
+    ) -> str:
+        """Write a snapshot; returns its path. Raises SnapshotError, and whatever `pieces` raise.
+
+        `expired` is asked as often as there is a piece.
+        """
+        middle = f"{_safe(place)}-" if place else ""
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+        name = f"conntrack-{middle}{stamp}-{part}.txt.gz"
+        # Two runs at once do not meet in one file.
+        fresh = f".{name}.{os.getpid()}.new"
+        try:
+            self._sweep(now)
+            descriptor = os.open(fresh, _FRESH, 0o600, dir_fd=self._descriptor)
+            try:
+                try:
+                    self._fill(descriptor, pieces, expired)
+                finally:
+                    os.close(descriptor)
+                os.rename(fresh, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(fresh, dir_fd=self._descriptor)
+                raise
+        except OSError as error:
+            raise SnapshotError(f"{self.path}: {error.strerror}") from None
+        return os.path.join(self.path, name)
+
+    def _fill(self, descriptor: int, pieces: Iterable[bytes], expired: Callable[[], bool]) -> None:
+        # A host in trouble: little work, little memory.
+        packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
+        lines = 0
+        for piece in pieces:
+            if expired():
+                raise SnapshotError(f"{self.path}: no time was left after {lines} entries")
+            lines += piece.count(b"\n")
+            _write(descriptor, packer.compress(piece))
+        _write(descriptor, packer.flush())
+
+    def _sweep(self, now: float) -> None:
+        """Remove what runs that were killed have left behind."""
+        for name in os.listdir(self._descriptor):
+            if _LEFT_OVER.fullmatch(re.sub(r"\.[0-9]+\.new$", ".new", name)):
+                with suppress(OSError):
+                    status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+                    if status.st_uid == os.geteuid() and status.st_mtime < now - _STALE:
+                        os.unlink(name, dir_fd=self._descriptor)
+
+    def prune(self, place: str, keep: int) -> None:
+        """Leave so many snapshots of a place. Raises SnapshotError."""
+        for kept in superfluous(self.kept(place), keep):
+            try:
+                os.unlink(kept.name, dir_fd=self._descriptor)
+            except OSError as error:
+                raise SnapshotError(f"{self.path}/{kept.name}: {error.strerror}") from None
+
+
+def superfluous(kept: Iterable[Kept], keep: int) -> list[Kept]:
+    """The snapshots that go so that `keep` stay; `kept` has the oldest first.
+
+    First what came later in an incident, the oldest first, but not the newest of all; then the
+    beginnings of incidents, the oldest first.
+    """
+    left = list(kept)
+    gone = []
+    while len(left) > keep:
+        later = [one for one in left[:-1] if one.part == LATER]
+        beginnings = [one for one in left if one.part == BEGIN]
+        going = later[0] if later else beginnings[0] if len(beginnings) > 1 else left[-1]
+        left.remove(going)
+        gone.append(going)
+    return gone
+
+
+def due(memory: object, kept: Iterable[Kept], now: float) -> str:
+    """BEGIN, LATER, or nothing: which snapshot a problem calls for.
+
+    `memory` is what `remember` made of the last run, or anything else where that is not known:
+    then the snapshots there are tell.
+    """
+    if isinstance(memory, dict) and memory.get("problem") is False:
+        return BEGIN
+    ages = [now - one.at for one in kept]
+    if isinstance(memory, dict) and type(memory.get("saved")) in (int, float):
+        age = now - memory["saved"]
+        return "" if 0 <= age < AGAIN else LATER
+    youngest = min((age for age in ages if age >= 0), default=None)
+    if youngest is None or youngest >= 2 * AGAIN:
+        return BEGIN
+    return LATER if youngest >= AGAIN else ""
+
+
+def remember(*, problem: bool, saved: float | None) -> dict[str, object]:
+    """What the next run has to know."""
+    if not problem or saved is None:
+        return {"problem": False}
+    return {"problem": True, "saved": round(saved)}
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _safe(place: str) -> str:
+    return "".join(character if character in _SAFE else "_" for character in place)[:64]

@@ -1,0 +1,343 @@
+"""check_conntrack_table on the kernel's own tables, through its front door."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kernel import flows_rig
+from kernel.rig import NOBODY, limit_lock, machine_limit, run
+from kernel.test_flows_table import figures_by_hand, insert_every_kind, without_seconds
+
+LIMIT = 20000
+SOURCES = ("auto", "netlink", "proc", "conntrack")
+AMBIENT = [*NOBODY, "--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]
+
+# 3,000 connections, made and closed: both ends agree, and the entries linger.
+CONNECT = """
+import socket, sys, threading
+source, target, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+server = socket.socket()
+server.bind((target, 443))
+server.listen(512)
+def accept():
+    while True:
+        server.accept()[0].close()
+threading.Thread(target=accept, daemon=True).start()
+for port in range(2000, 2000 + number):
+    one = socket.socket()
+    one.bind((source, port))
+    one.connect((target, 443))
+    one.close()
+"""
+
+
+@pytest.fixture
+def space(need):
+    """A namespace with an empty table, whose entries are inserted."""
+    need("ip", "nft", "conntrack", "unshare", "setpriv")
+    with flows_rig.Namespace() as namespace:
+        yield namespace
+
+
+def inside(space):
+    return ["ip", "netns", "exec", space.name]
+
+
+def fill(space, number, sources=300, seed=3):
+    with limit_lock():
+        space.insert(flows_rig.mixed_entries(number, sources, seed))
+    return space.count()
+
+
+def listing(space):
+    return space.run("conntrack", "-L", "-o", "extended")
+
+
+def read(result):
+    """Perfdata as numbers."""
+    return {label: result.value(label) for label in result.perfdata}
+
+
+def assert_agrees(space, table, tmp_path):
+    """Every source says what conntrack(8) says."""
+    file = tmp_path / "listing"
+    file.write_text(listing(space))
+    file.chmod(0o644)
+    truth = figures_by_hand(file.read_text())
+    found = {}
+    with machine_limit(LIMIT):
+        for source in SOURCES:
+            found[source] = read(table("--source", source, before=inside(space), user=()))
+    with file.open() as listed:
+        found["file"] = read(table("--source", "-", stdin=listed))
+    for source, data in found.items():
+        for label, number in truth.items():
+            if label in data:
+                assert data[label] == number, (source, label)
+        assert data["entries"] == truth.get("entries", 0), source
+    first = found["netlink"]
+    assert set(first) - set(found["proc"]) == {"expected"}
+    for source in ("auto", "proc", "conntrack"):
+        assert {k: v for k, v in found[source].items() if k != "expected"} == {
+            k: v for k, v in first.items() if k != "expected"
+        }, source
+    assert set(first) - set(found["file"]) == {"expected", "usage", "protected_usage"}
+    return first
+
+
+# --- right to the entry
+
+
+def test_every_source_agrees_with_conntrack_on_every_kind_of_entry(space, table, tmp_path):
+    with limit_lock():
+        insert_every_kind(space)
+    first = assert_agrees(space, table, tmp_path)
+    assert first["entries"] >= 27
+    assert (first["nat"], first["tcp_time_wait"]) == (2, 2)
+
+
+def test_every_source_agrees_with_conntrack_on_random_tables(space, table, tmp_path):
+    for seed in range(4):
+        space.run("conntrack", "-F")
+        rng = random.Random(seed)
+        fill(space, rng.choice([1, 60, 3000]), rng.choice([1, 50, 700]), seed)
+        assert_agrees(space, table, tmp_path)
+
+
+def test_three_thousand_masqueraded_connections_show_the_pool_at_its_share(netns, table):
+    namespace = netns()
+    rules = (
+        "add table ip n; add chain ip n p { type nat hook postrouting priority 100; };"
+        "add rule ip n p ip saddr 10.1.0.0/16 snat to 10.3.0.1"
+    )
+    namespace.exec("nft", rules)
+    namespace.exec("ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo")
+    with machine_limit(LIMIT):
+        namespace.exec(sys.executable, "-c", CONNECT, "10.1.0.7", "10.2.0.9", 3000)
+        result = table("-v", "-w", "snat_port_usage=4", before=namespace.command(), user=())
+    assert result.value("snat_port_usage") == pytest.approx(100 * 3000 / 64512, abs=0.06)
+    assert result.code == 1
+    assert "snat_port_usage 4.7% is outside 4" in result.status
+    assert any(
+        re.match(r"  tcp 10\.3\.0\.1 to 10\.2\.0\.9:443 +3000 +4\.7%$", line)
+        for line in result.lines
+    )
+
+
+def test_a_kernel_filter_finds_what_grep_finds(space, table):
+    fill(space, 5000)
+    lines = listing(space).splitlines()
+    with machine_limit(LIMIT):
+        for address in ("10.0.0.3", "203.0.113.0", "198.18.0.9", "2001:db8:0:2::5"):
+            wanted = sum(bool(re.search(rf"={re.escape(address)}( |$)", line)) for line in lines)
+            result = table("--address", address, before=inside(space), user=())
+            assert result.value("entries") == wanted > 0, address
+            assert f"{wanted} of {len(lines)} entries match" in result.status
+            assert result.value("usage") == pytest.approx(100 * len(lines) / LIMIT, abs=0.06)
+        udp = table("--protocol", "udp", "--port", "53", before=inside(space), user=())
+    wanted = sum(" udp " in line and "port=53 " in line for line in lines)
+    assert udp.value("entries") == wanted > 0
+
+
+def test_a_sample_is_near_the_whole(space, table):
+    fill(space, 12000, 4000)
+    with machine_limit(LIMIT):
+        whole = read(table("--max-entries", "0", before=inside(space), user=()))
+        for source in ("netlink", "proc", "conntrack"):
+            words = ("--max-entries", "4000", "--source", source)
+            result = table(*words, before=inside(space), user=())
+            assert "estimated from a sample of 4000 (+-1.3 points)" in result.status
+            sample = read(result)
+            assert sample["entries"] == whole["entries"] == 12000
+            for label in ("tcp", "udp", "tcp_established", "ipv6", "assured"):
+                assert sample[label] == pytest.approx(whole[label], abs=0.03 * 12000), label
+
+
+# --- rights
+
+
+def test_an_unprivileged_user_reads_the_table_through_sudo(space, table, sudoers):
+    fill(space, 2000)
+    with machine_limit(LIMIT):
+        for source in ("auto", "netlink", "proc"):
+            result = table("--sudo", "--source", source, "-vvv", before=inside(space))
+            assert result.value("entries") == 2000
+            assert any("uid 65534, capabilities 0" in line for line in result.lines)
+        named = table("--sudo", "--netns", space.name)
+    assert named.value("entries") == 2000
+
+
+def test_without_rights_it_says_what_to_grant_for_each_source(space, table, sudoers):
+    with machine_limit(LIMIT):
+        result = table(before=inside(space))
+    assert result.code == 3
+    assert "no right to read the table (tried netlink, proc, conntrack)" in result.status
+    assert f"  {sudoers}" in result.lines
+    assert [line.split(":")[0] for line in result.lines if line.startswith("Tried")] == [
+        "Tried netlink",
+        "Tried proc",
+        "Tried conntrack",
+    ]
+    assert "usage" in result.perfdata
+
+
+def test_net_admin_alone_reads_the_own_table(space, table):
+    fill(space, 500)
+    with machine_limit(LIMIT):
+        for source in ("netlink", "conntrack"):
+            result = table("--source", source, "-vvv", before=inside(space), user=AMBIENT)
+            assert result.value("entries") == 500, result.out
+            assert any("uid 65534, capabilities 0" in line for line in result.lines)
+
+
+def test_a_check_that_root_starts_judges_as_nobody(space, table, state):
+    with machine_limit(LIMIT):
+        result = table("-vvv", before=inside(space), user=())
+    assert any("uid 65534, capabilities 0" in line for line in result.lines)
+    assert {path.stat().st_uid for path in state.glob("*/*.json")} == {65534}
+
+
+def test_a_file_that_the_user_may_not_read_is_not_read_by_root(table, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("tcp 6 1 CLOSE src=1.1.1.1\n")
+    secret.chmod(0o600)
+    result = table("--source", secret, user=())
+    assert result.code == 3
+    assert "cannot be read: Permission denied" in result.status
+
+
+# --- namespaces
+
+
+def test_several_namespaces_are_each_judged(space, table):
+    with flows_rig.Namespace() as other:
+        fill(space, 300)
+        fill(other, 19000, 4000)
+        with machine_limit(LIMIT):
+            result = table("--netns", space.name, "--netns", other.name, user=())
+        assert result.code == 2
+        assert f"namespace {other.name} 19000 of 20000 entries (95.0%)" in result.status
+        assert list(result.perfdata)[-3:] == [
+            f"{other.name}::{label}" for label in ("usage", "snat_port_usage", "entries")
+        ]
+        assert (result.value("entries"), result.value(f"{other.name}::entries")) == (300, 19000)
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no table\n", os.urandom(100000), gzip.compress(b"")[:10], b"\0" * 10**6]
+)
+def test_bad_files_are_one_line_and_unknown(table, tmp_path, content):
+    tmp_path.chmod(0o755)
+    path = tmp_path / "bad"
+    path.write_bytes(content)
+    with path.open() as file:
+        result = table("--source", "-", stdin=file)
+    assert result.code == 3
+    assert result.lines == []
+
+
+def test_a_namespace_that_is_gone_is_unknown(table):
+    result = table("--netns", "cct-never-was", "--sudo")
+    assert (result.code, result.lines[:1]) == (
+        3,
+        ["UNKNOWN: namespace cct-never-was: /run/netns/cct-never-was: No such file or directory"],
+    )
+
+
+def test_a_table_without_its_files_in_proc_is_read_over_netlink(space, table):
+    fill(space, 100)
+    hide = "mount -t tmpfs none /proc/$$/net; mount -t tmpfs none /proc/$$/task/$$/net"
+    hidden = ["unshare", "-m", "sh", "-c", f'set -e; {hide}; exec "$@"', "sh"]
+    with machine_limit(LIMIT):
+        result = table(before=[*inside(space), *hidden], user=())
+    assert result.value("entries") == 100
+
+
+# --- snapshots
+
+
+@pytest.fixture
+def kept():
+    """A folder for snapshots of the unprivileged user's own."""
+    folder = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
+    shutil.chown(folder, 65534, 65534)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("source", ["netlink", "proc", "conntrack"])
+def test_a_snapshot_is_what_conntrack_prints(space, table, kept, source):
+    with limit_lock():
+        insert_every_kind(space)
+    fill(space, 3000)
+    words = ("--source", source, "--save", kept, "-w", "entries=5")
+    with machine_limit(LIMIT):
+        result = table(*words, before=inside(space), user=())
+        truth = listing(space)
+    (path,) = kept.iterdir()
+    assert f"Kept the table in {path}" in result.lines
+    assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (65534, 0o600)
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    assert sorted(map(without_seconds, lines)) == sorted(map(without_seconds, truth.splitlines()))
+
+
+def test_an_unprivileged_user_keeps_snapshots_through_sudo(space, table, kept, sudoers):
+    fill(space, 3000)
+    with machine_limit(3200):
+        result = table("--sudo", "--save", kept, before=inside(space))
+    assert result.code == 2
+    assert len(list(kept.iterdir())) == 1
+
+
+def test_a_full_disk_costs_the_snapshot_and_a_line(space, table, kept):
+    fill(space, 12000, 4000)
+    script = f"mount -t tmpfs -o size=16k,uid=65534 none {kept}"
+    small = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        f'{script}; "$@"; code=$?; ls -A {kept}; exit $code',
+        "sh",
+    ]
+    with machine_limit(12500):
+        result = table("--save", kept, before=[*inside(space), *small], user=())
+    assert result.code == 2
+    assert f"no snapshot: {kept}: No space left on device" in result.lines
+    assert "conntrack-" not in result.out
+
+
+def test_root_keeps_nothing_where_the_user_it_became_may_not_write(space, table, tmp_path):
+    fill(space, 100)
+    tmp_path.chmod(0o755)
+    with machine_limit(110):
+        result = table("--save", tmp_path, before=inside(space), user=())
+    assert result.code == 2
+    assert f"no snapshot: {tmp_path}: Permission denied" in result.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_child_is_left_behind(space, table):
+    fill(space, 12000, 4000)
+    with machine_limit(LIMIT):
+        table("--max-entries", "1000", before=inside(space), user=())
+    until = time.monotonic() + 3
+    while True:
+        left = run("ip", "netns", "pids", space.name).out
+        if not left or time.monotonic() > until:
+            break
+        time.sleep(0.05)
+    assert left == ""

@@ -1,0 +1,181 @@
+"""Tables as text, each built to show one thing, or nothing but health."""
+
+from __future__ import annotations
+
+import random
+
+LONG, SOON = 431900, 300
+
+
+def tcp(state, source, target, sport, dport, timeout=100, *, flags="[ASSURED] ", nat=""):
+    unreplied = "[UNREPLIED] " if state == "SYN_SENT" else ""
+    if state in ("SYN_SENT", "SYN_RECV"):
+        flags = ""
+    return (
+        f"ipv4     2 tcp      6 {timeout} {state} src={source} dst={target} sport={sport} "
+        f"dport={dport} {unreplied}src={target} dst={nat or source} sport={dport} dport={sport} "
+        f"{flags}mark=0 use=1"
+    )
+
+
+def udp(source, target, sport, dport, *, replied=True, nat="", behind=""):
+    unreplied = "" if replied else "[UNREPLIED] "
+    return (
+        f"ipv4     2 udp      17 20 src={source} dst={target} sport={sport} dport={dport} "
+        f"{unreplied}src={behind or target} dst={nat or source} sport={dport} dport={sport} "
+        f"mark=0 use=1"
+    )
+
+
+def host(number, base="198.18"):
+    return f"{base}.{number // 250 % 250}.{number % 250 + 1}"
+
+
+def web_server():
+    """Thousands of clients, keep-alive, a third just closed."""
+    me = "203.0.113.80"
+    states = ["ESTABLISHED"] * 12 + ["TIME_WAIT"] * 6 + ["FIN_WAIT", "SYN_RECV"]
+    return [
+        tcp(
+            states[n % 20],
+            host(n % 1500),
+            me,
+            20000 + n,
+            443 if n % 7 else 80,
+            LONG - n % 60 if states[n % 20] == "ESTABLISHED" else n % 100,
+        )
+        for n in range(4000)
+    ]
+
+
+def nat_gateway():
+    """An office behind one address."""
+    out = "203.0.113.1"
+    rng = random.Random(1)
+    lines = []
+    for n in range(4000):
+        inside = host(rng.randrange(200), "10.0")
+        outside = host(rng.randrange(900), "192.88")
+        if n % 5 == 0:
+            lines.append(udp(inside, "192.0.2.53", 20000 + n, 53, nat=out, replied=n % 20 > 0))
+        elif n % 5 == 1:
+            lines.append(tcp("TIME_WAIT", inside, outside, 20000 + n, 443, nat=out))
+        else:
+            left = LONG - rng.randrange(1800)
+            lines.append(tcp("ESTABLISHED", inside, outside, 20000 + n, 443, left, nat=out))
+    return lines
+
+
+def resolver():
+    """Asked by many, asking many."""
+    me = "203.0.113.53"
+    return [
+        udp(host(n % 1200), me, 20000 + n, 53)
+        if n % 3
+        else udp(me, host(n % 800, "192.88"), 20000 + n, 53, replied=n % 30 > 0)
+        for n in range(4000)
+    ]
+
+
+def kubernetes_node():
+    """Pods that talk to services and to the cluster's resolver, both translated."""
+    lines = []
+    for n in range(3000):
+        pod = host(n % 60, "10.244")
+        if n % 4 == 0:
+            lines.append(udp(pod, "10.96.0.10", 20000 + n, 53, behind="10.244.3.7"))
+        elif n % 4 == 1:
+            lines.append(tcp("TIME_WAIT", pod, f"10.96.7.{n % 40}", 20000 + n, 8080))
+        else:
+            left = 86400 - n % 900
+            lines.append(tcp("ESTABLISHED", pod, f"10.96.7.{n % 40}", 20000 + n, 8080, left))
+    return lines
+
+
+def calm(number):
+    """So many entries of nothing in particular."""
+    return [line for line in web_server() if "SYN_RECV" not in line][:number]
+
+
+def syn_flood():
+    lines = [tcp("SYN_SENT", "203.0.113.9", "198.51.100.1", 1024 + n, 443) for n in range(1380)]
+    lines += [tcp("SYN_RECV", host(n), "198.51.100.1", 1024 + n, 443) for n in range(780)]
+    return lines + calm(880)
+
+
+def scan():
+    lines = [
+        tcp("SYN_SENT", "203.0.113.9", host(n, "198.51"), 40000, 1 + n % 3000) for n in range(3000)
+    ]
+    return lines + calm(880)
+
+
+def time_wait():
+    lines = [tcp("TIME_WAIT", host(n % 8, "10.0"), "10.9.9.9", 1024 + n, 5432) for n in range(3000)]
+    return lines + calm(1000)
+
+
+def close_wait():
+    lines = [
+        tcp("CLOSE_WAIT", host(n % 8, "10.0"), "10.9.9.9", 1024 + n, 8080) for n in range(1500)
+    ]
+    return lines + calm(2500)
+
+
+def idle():
+    lines = [
+        tcp("ESTABLISHED", host(n % 900), "10.9.9.9", 1024 + n, 3306, LONG - 90000 - n)
+        for n in range(2500)
+    ]
+    return lines + calm(1500)
+
+
+def dns_churn():
+    lines = [udp("10.0.0.7", "10.0.0.53", 1024 + n, 53, replied=n % 2 > 0) for n in range(3000)]
+    return lines + calm(880)
+
+
+def unreplied():
+    lines = [
+        udp(host(n % 900, "10.0"), "192.0.2.14", 1024 + n, 514, replied=False) for n in range(3000)
+    ]
+    return lines + calm(880)
+
+
+def nat_ports():
+    out = "203.0.113.1"
+    return [
+        tcp("ESTABLISHED", host(n % 200, "10.0"), "192.0.2.14", 1024 + n, 443, LONG, nat=out)
+        for n in range(53000)
+    ]
+
+
+def one_source():
+    lines = [
+        tcp("ESTABLISHED", "10.0.0.66", host(n), 1024 + n, 443, LONG, nat="203.0.113.1")
+        for n in range(3000)
+    ]
+    return lines + nat_gateway()[:1500]
+
+
+HEALTHY = {
+    "a busy web server": web_server,
+    "a NAT gateway": nat_gateway,
+    "a resolver": resolver,
+    "a Kubernetes node": kubernetes_node,
+}
+CAUSES = {
+    "flood": (syn_flood, "looks like a SYN flood: 71 % of entries are SYN_SENT or SYN_RECV"),
+    "scan": (scan, "looks like a scan: 77 % of entries are SYN_SENT or SYN_RECV without reply"),
+    "time_wait": (time_wait, "short-lived connections: 83 % of entries are in TIME_WAIT"),
+    "close_wait": (close_wait, "leaked connections: 38 % of entries are in CLOSE_WAIT"),
+    "idle": (idle, "leaked connections: 62 % of entries are ESTABLISHED and silent for 1h"),
+    "dns": (dns_churn, "DNS churn: 77 % of entries are queries to port 53"),
+    "unreplied": (unreplied, "traffic dies unreplied: 77 % of entries saw no answer"),
+    "nat ports": (nat_ports, "source-NAT ports run out: tcp 203.0.113.1 to 192.0.2.14:443"),
+    "source": (one_source, "one source dominates: 67 % of entries come from 10.0.0.66"),
+}
+
+
+def listing(lines):
+    return "".join(line + "\n" for line in lines).encode()

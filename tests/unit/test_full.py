@@ -1,0 +1,318 @@
+"""The arithmetic and the memory of check_conntrack_full."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from check_conntrack import full
+from check_conntrack.full import Memory, Place, Rise, from_plain, risen_since, to_plain
+from check_conntrack.kernel.counters import Counters, CpuCounters
+from check_conntrack.kernel.limits import Limits
+from check_conntrack.kernel.log import events, gather, journal, kmsg
+from check_conntrack.kernel.log.files import Position, Reading
+from check_conntrack.kernel.log.messages import Kind
+from check_conntrack.kernel.source import Frame
+
+BOOT = "b" * 32
+
+
+def counters(**values):
+    """One CPU's counters, all others zero."""
+    zero = dict.fromkeys(
+        ("drop", "early_drop", "insert_failed", "chaintoolong", "invalid", "insert"), 0
+    )
+    return Counters((CpuCounters(0, **{**zero, **values}),))
+
+
+def memory(up, told, *, boot=BOOT, netns=1, usage=0.0, rises=()):
+    """What a run at `up` seconds since boot knows."""
+    return Memory(1e9 + up, up, boot, netns, 0, usage, told, tuple(rises))
+
+
+# --- rises
+
+
+def test_a_first_run_knows_no_rise_and_remembers_none():
+    assert risen_since(None, memory(1000, counters(drop=5)), 100) == (None, ())
+
+
+def test_between_two_runs_the_difference_has_risen():
+    before = memory(1000, counters(drop=5, early_drop=1, insert_failed=2, chaintoolong=1))
+    after = memory(1060, counters(drop=9, early_drop=4, insert_failed=4, chaintoolong=2))
+    risen, rises = risen_since(before, after, 900)
+    # 4 drops, of which one insert failed that no long chain explains.
+    assert risen == Rise(1000, 1060, 3, 3, 2, 1, 0.0)
+    assert rises == (risen,)
+
+
+def test_what_rose_before_the_window_has_left_it():
+    rises = (Rise(0, 100, 7, 7, 7, 7, 99.0), Rise(100, 200, 1, 2, 3, 4, 50.0))
+    before = memory(200, counters(drop=8), rises=rises)
+    risen, kept = risen_since(before, memory(300, counters(drop=8)), 150)
+    assert risen == Rise(100, 300, 1, 2, 3, 4, 50.0)
+    assert kept[:2] == rises
+    assert len(kept) == 3
+
+
+def test_after_a_reboot_all_that_is_counted_has_risen_since_the_last_run():
+    before = memory(90000, counters(drop=500), boot="a" * 32, rises=[Rise(1, 2, 9, 9, 9, 9, 9.0)])
+    risen, kept = risen_since(before, memory(60, counters(drop=3)), -840)
+    assert risen == Rise(0.0, 60, 3, 0, 0, 0, 0.0)
+    assert kept == (risen,)
+
+
+def test_a_namespace_made_anew_counts_from_zero():
+    before = memory(1000, counters(drop=500), netns=1)
+    risen, _ = risen_since(before, memory(1060, counters(drop=3), netns=2), 900)
+    assert risen is not None
+    assert risen.full_drops == 3
+
+
+def test_since_boot_everything_counts_whatever_is_remembered():
+    now = memory(5000, counters(drop=12, insert_failed=2))
+    assert risen_since(None, now, None)[0] == Rise(0.0, 5000, 10, 0, 2, 0, 0.0)
+
+
+def test_without_counters_nothing_rises_and_what_was_known_is_kept():
+    rises = (Rise(0, 100, 7, 7, 7, 7, 99.0),)
+    before = memory(200, counters(), rises=rises)
+    assert risen_since(before, memory(300, None), 100) == (None, rises)
+
+
+def test_the_usage_on_record_is_the_largest_of_the_window():
+    before = memory(1000, counters(), usage=97.0)
+    risen, _ = risen_since(before, memory(1060, counters(), usage=3.0), 900)
+    assert risen is not None
+    assert risen.usage == 97.0
+
+
+def test_what_is_remembered_is_bounded():
+    rises = [Rise(at, at + 1, 0, 0, 0, 0, 0.0) for at in range(1000)]
+    _, kept = risen_since(memory(1001, counters(), rises=rises), memory(1002, counters()), 0)
+    assert len(kept) == full.MOST_RISES
+    assert kept[-1].end == 1002
+
+
+# --- what is remembered
+
+
+def test_memory_outlives_json():
+    known = gather.Known(
+        Position(1, 2, 3, 4, 5, False, True, 6.0),
+        (events.Event(Kind.TABLE_FULL, 2, 1e9, boot=BOOT, netns=7),),
+    )
+    kept = memory(10, counters(drop=3), rises=[Rise(1, 2, None, 3, None, 5, 6.0)])._replace(
+        known=(("/var/log/kern.log", known),)
+    )
+    assert from_plain(json.loads(json.dumps(to_plain(kept)))) == kept
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(Memory._fields), JSON)
+def test_whatever_stands_in_a_file_it_is_a_memory_or_nothing(field, value):
+    plain = to_plain(memory(10, counters(drop=3), rises=[Rise(1, 2, 0, 0, 0, 0, 6.0)]))
+    plain[field] = value
+    read = from_plain(plain)
+    assert read is None or isinstance(read, Memory)
+    if read is not None:
+        # And a run can go on from it.
+        assert risen_since(read, memory(100, counters(drop=4)), 0)
+
+
+@given(JSON)
+def test_what_is_no_memory_is_nothing(value):
+    assert from_plain(value) is None
+
+
+# --- corroboration
+
+
+@pytest.mark.parametrize(
+    ("usage", "risen", "critical"),
+    [
+        (10, Rise(0, 1, 5, 0, 0, 0, 20.0), False),
+        (10, Rise(0, 1, 5, 1, 0, 0, 20.0), True),
+        (95, Rise(0, 1, 5, 0, 0, 0, 20.0), True),
+        (10, Rise(0, 1, 5, 0, 0, 0, 95.0), True),
+        (94, Rise(0, 1, 5, None, 0, 0, 94.9), False),
+    ],
+)
+def test_drops_are_the_table_s_doing_beside_evictions_or_a_full_table(usage, risen, critical):
+    place = Place("", "", 1, Limits(usage, 100), None, risen)
+    assert full._corroborated(place, risen) is critical
+
+
+# --- which sources are read
+
+
+class Sources:
+    """Stands in for the sources of this host; `read` says which were asked, in order."""
+
+    def __init__(self, monkeypatch, ring=None, shown=None, probe=None, logs=None):
+        self.read = []
+        self.ring, self.shown, self.probe, self.logs = ring, shown, probe, logs or {}
+        monkeypatch.setattr(gather._Gathering, "_ring", self._ring)
+        monkeypatch.setattr(journal, "read_journal", self._journal)
+        monkeypatch.setattr(gather.files, "read_log", self._log)
+        monkeypatch.setattr(gather.os.path, "lexists", lambda path: path in self.logs)
+
+    def _ring(self, clock):
+        self.read.append("ring")
+        if isinstance(self.ring, Exception):
+            raise self.ring
+        return self.ring
+
+    def _journal(self, arguments, stop):
+        probing = any(argument.startswith("--lines") for argument in arguments)
+        self.read.append("probe" if probing else "journal")
+        return self.probe if probing else self.shown
+
+    def _log(self, path, *_):
+        self.read.append(path)
+        return self.logs[path]
+
+
+def event(time, stamp, source="x"):
+    return events.Event(Kind.TABLE_FULL, 1, time, 0.0, stamp, BOOT, source=source)
+
+
+def look(*wanted, start=900.0, ask=None):
+    window = events.Window(start, 1000.0)
+    return gather.gather(wanted or ("auto",), window, BOOT, {}, lambda: False, ask)
+
+
+WHOLE = kmsg.Ring((event(950.0, 5),), 10, 10, 0, 1.0)
+SHORT = kmsg.Ring((event(950.0, 5),), 10, 10, 77, 940.0)
+DENIED = PermissionError(errno.EPERM, "Operation not permitted")
+QUIET = journal.Journal()
+HEARD = journal.Journal((event(950.0, 5), event(910.0, 2)), 30)
+
+
+def test_a_ring_that_shows_the_whole_window_is_enough(monkeypatch):
+    sources = Sources(monkeypatch, ring=WHOLE)
+    found = look()
+    assert sources.read == ["ring"]
+    assert found.sources == (gather.Source("kernel log", 0),)
+    assert found.problems == ()
+
+
+def test_a_ring_that_has_wrapped_is_told_and_the_journal_fills_in(monkeypatch):
+    sources = Sources(monkeypatch, ring=SHORT, shown=HEARD)
+    found = look()
+    assert sources.read == ["ring", "journal"]
+    # The copy in the journal is no second event.
+    assert [each.time for each in found.events] == [910.0, 950.0]
+    assert [each.name for each in found.sources] == ["kernel log", "journal"]
+    assert "no longer reaches back" in found.problems[0].reason
+
+
+def test_silence_of_the_journal_is_probed(monkeypatch):
+    sources = Sources(monkeypatch, ring=DENIED, shown=QUIET, probe=HEARD)
+    found = look()
+    assert sources.read == ["ring", "journal", "probe"]
+    assert [each.name for each in found.sources] == ["journal"]
+    assert found.events == ()
+    assert found.problems[0].path == "/dev/kmsg"
+    assert "CAP_SYSLOG" in found.problems[0].remedy
+
+
+def test_a_journal_without_a_line_of_the_kernel_is_unreadable_and_files_come_next(monkeypatch):
+    path = gather.FILES[1]
+    log = Reading(path, (event(950.0, None, path),), kernel_lines=True, read=10, files=(path,))
+    sources = Sources(monkeypatch, ring=DENIED, shown=QUIET, probe=QUIET, logs={path: log})
+    found = look()
+    assert sources.read == ["ring", "journal", "probe", path]
+    assert [each.name for each in found.sources] == [path]
+    assert len(found.events) == 1
+    assert [each.path for each in found.problems] == ["/dev/kmsg", "journal"]
+
+
+def test_everything_is_asked_of_every_source(monkeypatch):
+    path = gather.FILES[0]
+    log = Reading(path, kernel_lines=True, read=10, files=(path,))
+    sources = Sources(monkeypatch, ring=WHOLE, shown=HEARD, logs={path: log})
+    look(start=None)
+    assert sources.read == ["ring", "journal", path]
+
+
+def test_a_file_that_shows_other_lines_only_is_unreadable(monkeypatch):
+    path = gather.FILES[2]
+    log = Reading(path, kernel_lines=False, read=10, files=(path,))
+    Sources(monkeypatch, ring=DENIED, shown=QUIET, probe=QUIET, logs={path: log})
+    found = look()
+    assert found.sources == ()
+    assert found.problems[-1].reason == "shows no lines of the kernel"
+
+
+def test_a_ring_of_programs_alone_is_unreadable(monkeypatch):
+    silent = kmsg.Ring((), 10, 0, 0, 1.0)
+    sources = Sources(monkeypatch, ring=silent, shown=HEARD)
+    found = look()
+    assert sources.read == ["ring", "journal"]
+    assert [each.name for each in found.sources] == ["journal"]
+
+
+def test_a_ring_that_time_did_not_suffice_for_is_told(monkeypatch):
+    Sources(monkeypatch, ring=WHOLE._replace(complete=False), shown=HEARD)
+    assert "within the time" in look().problems[0].reason
+
+
+def test_the_reader_s_records_are_the_ring_s(monkeypatch):
+    def refuse(path=kmsg.PATH):
+        raise DENIED
+
+    monkeypatch.setattr(kmsg, "open_kmsg", refuse)
+    asked = []
+
+    def ask(fields):
+        asked.append(fields)
+        text = b"4,0,5,-;nf_conntrack: nf_conntrack: table full in netns 77, dropping packet\n"
+        yield Frame(0, 0, "record", "", text)
+        yield Frame(0, errno.EAGAIN, "record", "", b"")
+
+    monkeypatch.setattr(journal, "read_journal", lambda *_: HEARD)
+    found = look(ask=ask)
+    assert asked == [[b"log"]]
+    assert [each.netns for each in found.events if each.netns] == [77]
+    assert "within the time" in found.problems[0].reason
+
+
+def test_a_reader_without_the_right_either_is_told(monkeypatch):
+    def refuse(path=kmsg.PATH):
+        raise DENIED
+
+    monkeypatch.setattr(kmsg, "open_kmsg", refuse)
+    monkeypatch.setattr(journal, "read_journal", lambda *_: HEARD)
+    found = look(ask=lambda _: iter([Frame(0, errno.EPERM, "-", "", b"")]))
+    assert found.problems[0].reason == "Operation not permitted"
+    assert [each.name for each in found.sources] == ["journal"]
+
+
+@given(JSON)
+def test_what_is_known_of_files_is_read_or_passed_over(value):
+    for known in gather.known_from_plain(value).values():
+        assert isinstance(known, gather.Known)
+    assert gather.known_from_plain({"/x": value}) == {} or isinstance(value, list)
+
+
+# --- words
+
+
+@pytest.mark.parametrize(
+    ("text", "since"), [("15m", 900.0), ("boot", "boot"), ("last", "last"), ("all", "all")]
+)
+def test_a_window_is_a_duration_or_a_word(text, since):
+    assert full.parser().parse_args(["--since", text]).since == since

@@ -1,0 +1,269 @@
+"""Snapshots: when one is due, which stay, and what stands in the way."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import stat
+import time
+
+import pytest
+
+from check_conntrack import snapshot
+from check_conntrack.snapshot import BEGIN, LATER, Kept
+from unit import flows_dump, tables
+
+NOW = float(int(time.time()))
+
+
+def stamp(at=0):
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(NOW + at))
+
+
+def kept(*parts):
+    return [Kept(f"{number}", "", NOW + number, part) for number, part in enumerate(parts)]
+
+
+def names(found):
+    return [one.name for one in found]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = snapshot.Folder(str(tmp_path))
+    yield made
+    made.close()
+
+
+def never():
+    return False
+
+
+def save(folder, part=BEGIN, now=NOW, pieces=(b"one\n",), place="", expired=never):
+    path = folder.save(place, part, now, iter(pieces), expired)
+    os.utime(path, (now, now))
+    return path
+
+
+# --- which stay
+
+
+def test_what_came_later_goes_before_the_beginnings_of_incidents():
+    found = kept(BEGIN, LATER, LATER, BEGIN, LATER, LATER)
+    assert names(snapshot.superfluous(found, 5)) == ["1"]
+    assert names(snapshot.superfluous(found, 3)) == ["1", "2", "4"]
+    assert names(snapshot.superfluous(found, 2)) == ["1", "2", "4", "0"]
+    # The beginning of the incident that lasts outlives all that came later.
+    assert names(snapshot.superfluous(found, 1)) == ["1", "2", "4", "0", "5"]
+
+
+def test_of_beginnings_alone_the_oldest_go():
+    assert names(snapshot.superfluous(kept(BEGIN, BEGIN, BEGIN), 2)) == ["0"]
+
+
+def test_where_there_is_room_nothing_goes():
+    assert snapshot.superfluous(kept(BEGIN, LATER), 2) == []
+
+
+# --- when one is due
+
+
+@pytest.mark.parametrize(
+    ("memory", "ages", "part"),
+    [
+        (None, [], BEGIN),
+        (None, [60], ""),
+        (None, [900], LATER),
+        (None, [1800], BEGIN),
+        ({"problem": False}, [60], BEGIN),
+        ({"problem": True, "saved": NOW - 60}, [], ""),
+        ({"problem": True, "saved": NOW - 899}, [60], ""),
+        ({"problem": True, "saved": NOW - 900}, [], LATER),
+        ({"problem": True, "saved": NOW + 60}, [], LATER),  # the clock went backwards
+        ({"problem": True, "saved": "x"}, [60], ""),
+        ([1], [60], ""),
+    ],
+)
+def test_a_snapshot_is_due_when_a_problem_begins_and_every_15_minutes(memory, ages, part):
+    found = [Kept("x", "", NOW - age, BEGIN) for age in ages]
+    assert snapshot.due(memory, found, NOW) == part
+
+
+# --- what is written
+
+
+def test_it_is_gzip_that_only_its_owner_may_read(folder, tmp_path):
+    path = save(folder, pieces=[b"one\n", b"two\n"])
+    assert os.listdir(tmp_path) == [f"conntrack-{stamp()}-begin.txt.gz"]
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    with gzip.open(path) as file:
+        assert file.read() == b"one\ntwo\n"
+
+
+def test_the_places_of_a_host_do_not_mix(folder):
+    save(folder, place="r1")
+    save(folder, place="r1-begin/../x")
+    save(folder, place="")
+    assert len(folder.kept("r1")) == len(folder.kept("")) == 1
+    folder.prune("r1", 1)
+    assert len(folder.kept("r1-begin/../x")) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError(28, "No space")])
+def test_nothing_is_left_half_written(folder, tmp_path, error):
+    def pieces():
+        yield b"one\n"
+        raise error
+
+    with pytest.raises((RuntimeError, KeyboardInterrupt, snapshot.SnapshotError)):
+        save(folder, pieces=pieces())
+    assert os.listdir(tmp_path) == []
+
+
+def test_it_ends_when_there_is_no_time_left(folder, tmp_path):
+    with pytest.raises(snapshot.SnapshotError, match="no time was left after 0 entries"):
+        save(folder, expired=lambda: True)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_a_killed_run_left_goes_and_what_is_others_stays(folder, tmp_path):
+    old = tmp_path / ".conntrack-20270115T080000Z-begin.txt.gz.123.new"
+    young = tmp_path / ".conntrack-20270115T080000Z-later.txt.gz.124.new"
+    other = tmp_path / ".other.new"
+    for path in (old, young, other):
+        path.touch()
+        os.utime(path, (NOW - 10, NOW - 10) if path is young else (NOW - 7200, NOW - 7200))
+    save(folder)
+    assert not old.exists()
+    assert young.exists()
+    assert other.exists()
+
+
+def test_a_link_is_no_folder(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with pytest.raises(snapshot.SnapshotError, match="is a link"):
+        snapshot.Folder(str(tmp_path / "link"))
+
+
+def test_a_link_that_lies_in_the_way_is_not_followed(folder, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    fresh = f".conntrack-{stamp()}-begin.txt.gz.{os.getpid()}.new"
+    (tmp_path / fresh).symlink_to(victim)
+    with pytest.raises(snapshot.SnapshotError):
+        save(folder)
+    assert victim.read_text() == "mine"
+
+
+# --- in a run of the check
+
+
+@pytest.fixture
+def problem(reader, sysctls, inspect, tmp_path, monkeypatch):
+    """Runs the check on a table of 95 of 100 entries, with snapshots; `at` seconds later."""
+    directory = tmp_path / "kept"
+    directory.mkdir()
+    batch = b"".join(
+        flows_dump.entry(bytes((10, 0, 0, n)), state=3, timeout=431000) for n in range(95)
+    )
+
+    def run(*words, at=0, limit=100):
+        sysctls.holds(95, limit)
+        reader.answers.clear()
+        reader.hands_out("table", batch, flows_dump.done())
+        monkeypatch.setattr(time, "time", lambda: NOW + at)
+        result = inspect("--save", directory, *words)
+        for name in os.listdir(directory):
+            if stamp(at) in name:
+                os.utime(directory / name, (NOW + at, NOW + at))
+        return result
+
+    run.directory = directory
+    return run
+
+
+def parts(problem):
+    return [name.split("-")[-1].split(".")[0] for name in sorted(os.listdir(problem.directory))]
+
+
+def test_a_problem_is_kept_when_it_begins_and_every_15_minutes(problem):
+    assert "Kept the table in" in problem().rest
+    assert parts(problem) == ["begin"]
+    problem(at=300)
+    assert parts(problem) == ["begin"]
+    problem(at=900)
+    problem(at=1000)
+    assert parts(problem) == ["begin", "later"]
+    problem(at=1100, limit=1000)  # it is over
+    assert parts(problem) == ["begin", "later"]
+    problem(at=1200)  # and begins anew
+    assert parts(problem) == ["begin", "later", "begin"]
+
+
+def test_the_whole_table_is_kept_as_conntrack_prints_it(problem, inspect):
+    problem("--max-entries", "10", "--address", "10.0.0.1")
+    (name,) = os.listdir(problem.directory)
+    run = inspect("--source", problem.directory / name)
+    assert run.data["entries"].value == 95
+    with gzip.open(problem.directory / name) as file:
+        first = file.readline().decode()
+    assert (
+        first
+        == tables.tcp("ESTABLISHED", "10.0.0.0", "192.0.2.9", 40000, 443, 431000)
+        .replace("mark=0 use=1", "")
+        .rstrip(" ")
+        + "\n"
+    )
+
+
+def test_without_memory_the_snapshots_tell_when_one_is_due(problem):
+    problem("--no-state")
+    problem("--no-state", at=300)
+    assert parts(problem) == ["begin"]
+    problem("--no-state", at=1000)
+    assert parts(problem) == ["begin", "later"]
+
+
+def test_what_is_no_problem_is_not_kept(problem):
+    problem(limit=1000)
+    problem("--save-when", "critical", "-c", "99")
+    assert parts(problem) == []
+    problem("--save-when", "always", limit=1000)
+    assert parts(problem) == ["begin"]
+
+
+def test_only_so_many_are_kept_the_first_of_the_incident_among_them(problem):
+    for number in range(6):
+        problem("--keep", "3", at=number * 900)
+    assert parts(problem) == ["begin", "later", "later"]
+    assert f"conntrack-{stamp()}-begin.txt.gz" in os.listdir(problem.directory)
+
+
+@pytest.mark.parametrize("way", ["missing", "link", "file"])
+def test_a_folder_out_of_order_costs_the_snapshot_and_a_line(problem, tmp_path, way):
+    path = tmp_path / way
+    if way == "link":
+        path.symlink_to(problem.directory)
+    if way == "file":
+        path.touch()
+    run = problem("--save", path)
+    assert run.state == "CRITICAL"
+    assert [line for line in run.lines if line.startswith(f"no snapshot: {path}: ")]
+    assert parts(problem) == []
+    fine = problem("--save", path, "--save-when", "always", limit=1000)
+    assert fine.state == "OK"
+    assert f"no snapshot: {path}" in fine.text[:200] or "no snapshot" in fine.text
+
+
+def test_a_snapshot_that_fails_is_tried_again_as_the_first(problem, reader, monkeypatch):
+    monkeypatch.setattr(snapshot.Folder, "_fill", lambda *_: 1 / 0)
+    run = problem()
+    assert (run.state, len(os.listdir(problem.directory))) == ("CRITICAL", 0)
+    assert any(line.startswith("no snapshot: division by zero") for line in run.lines)
+    monkeypatch.undo()
+
+
+def test_saving_has_the_time_that_is_left(problem):
+    run = problem("-t", "0.6")  # half a second belongs to what comes after
+    assert run.state == "CRITICAL"

@@ -1,0 +1,424 @@
+"""check_conntrack_table from its command line to its output, with a kernel that stands in."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import re
+
+import pytest
+
+from check_conntrack import commandline, session, table
+from check_conntrack.kernel import ctnetlink as ct
+from unit import flows_dump, tables
+
+FEW = flows_dump.entry(state=3, timeout=431000)
+
+
+def dump(number, **more):
+    """So many entries, all different."""
+    batch = [
+        flows_dump.entry(bytes((10, n >> 16, n >> 8 & 255, n & 255)), state=3, **more)
+        for n in range(number)
+    ]
+    return [b"".join(batch[at : at + 100]) for at in range(0, number, 100)]
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(data, name="table.txt"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+# --- the verdict
+
+
+def test_a_healthy_table_is_one_line(reader, sysctls, inspect):
+    sysctls.holds(300, 10000)
+    reader.hands_out("table", *dump(300), flows_dump.done())
+    run = inspect()
+    assert (run.state, run.text) == ("OK", "300 of 10000 entries (3.0%)")
+    assert run.lines == []
+
+
+def test_every_label_stands_in_the_order_of_the_manual(reader, sysctls, inspect):
+    reader.hands_out("table", *dump(1000), flows_dump.done())
+    run = inspect()
+    assert list(run.data) == [label.name for label in table.LABELS]
+    reader.answers.clear()
+    reader.hands_out("text", tables.listing(tables.web_server()[:1000]))
+    assert list(inspect("--source", "proc").data) == [
+        label.name for label in table.LABELS if label.name != "expected"
+    ]
+
+
+def test_protected_entries_are_held_against_the_limit(reader, sysctls, inspect):
+    closing = flows_dump.entry(state=ct.TCP_CONNTRACK_TIME_WAIT)
+    open_ = flows_dump.entry(state=ct.TCP_CONNTRACK_ESTABLISHED)
+    sysctls.holds(100, 200)
+    reader.hands_out("table", closing * 60 + open_ * 40, flows_dump.done())
+    data = inspect().data
+    assert (data["protected"].value, data["protected_usage"].value) == (40, 20)
+    assert data["assured"].value == 100
+
+
+def test_a_share_bound_is_of_the_entries_and_one_of_entries_of_the_limit(reader, sysctls, inspect):
+    reader.hands_out("table", *dump(1000), flows_dump.done())
+    run = inspect("-w", "tcp_established=5%", "-c", "entries=50%")
+    assert run.state == "WARNING"
+    assert (run.data["tcp_established"].warn, run.data["entries"].crit) == ("50", "5000")
+    assert "tcp_established 1000 is outside 5%" in run.text
+
+
+def test_a_full_table_is_called_what_it_is(reader, sysctls, inspect):
+    sysctls.holds(1000, 1000)
+    reader.hands_out("table", *dump(1000), flows_dump.done())
+    run = inspect()
+    assert run.state == "CRITICAL"
+    assert run.text.startswith("full: 1000 of 1000 entries, new connections are dropped")
+
+
+def test_without_a_limit_shares_of_it_are_not_known(reader, sysctls, inspect):
+    sysctls.holds(1000, 0)
+    reader.hands_out("table", *dump(1000), flows_dump.done())
+    run = inspect()
+    assert run.text == "1000 entries, no limit"
+    assert not {"usage", "protected_usage"} & set(run.data)
+    assert run.data["entries"].max is None
+
+
+@pytest.mark.parametrize(("state", "word"), [("ok", "OK"), ("critical", "CRITICAL")])
+def test_conntrack_that_is_not_there_is_what_the_user_says(sysctls, inspect, state, word):
+    sysctls.clear()
+    run = inspect("--if-inactive", state)
+    assert (run.state, run.text) == (word, "conntrack is not active on this host")
+
+
+def test_files_are_judged_where_conntrack_is_not_there(sysctls, inspect, file):
+    sysctls.clear()
+    path = file(tables.listing(tables.web_server()))
+    run = inspect("--source", path, "-c", "tcp_established=100")
+    assert run.state == "CRITICAL"
+    assert "usage" not in run.data
+
+
+# --- sources
+
+
+def test_auto_asks_one_source_after_the_other(reader, sysctls, inspect):
+    reader.hands_out("table", flows_dump.error(errno.EOPNOTSUPP))
+    reader.hands_out("text", tables.listing(tables.web_server()[:1000]))
+    run = inspect("-vvv")
+    assert [asked[0] for asked in reader.asked] == ["table", "text"]
+    assert any("Read /proc/net/nf_conntrack, 1000 entries" in line for line in run.lines)
+    assert "Tried netlink: the kernel refused the dump: Operation not supported" in run.lines
+
+
+def test_without_rights_each_source_is_told_and_how_to_grant_it(sysctls, inspect):
+    sysctls.holds(300, 10000)
+    run = inspect()
+    assert run.state == "UNKNOWN"
+    assert run.text == (
+        "300 of 10000 entries (3.0%); no right to read the table (tried netlink, proc, conntrack)"
+    )
+    assert "Tried netlink: no right, and no --sudo (needs CAP_NET_ADMIN)" in run.lines
+    assert "Tried proc: no right, and no --sudo (needs root)" in run.lines
+    assert "Tried conntrack: conntrack(8) is not installed" in run.lines
+    assert any(re.match(r"  \S+ ALL=\(root\) NOPASSWD: .*reader.py", line) for line in run.lines)
+    assert run.data["usage"].value == 3
+
+
+def test_a_full_table_is_critical_though_it_cannot_be_read(sysctls, inspect):
+    sysctls.holds(1000, 1000)
+    assert inspect().state == "CRITICAL"
+
+
+def test_what_the_kernel_forbids_is_a_missing_right(reader, sysctls, inspect):
+    reader.hands_out("table", flows_dump.error(errno.EPERM))
+    run = inspect("--source", "netlink")
+    assert run.state == "UNKNOWN"
+    assert run.text.endswith("no right to read the table (tried netlink)")
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n"])
+def test_an_empty_file_is_unknown_in_one_line(inspect, file, data):
+    run = inspect("--source", file(data))
+    assert (run.state, run.lines) == ("UNKNOWN", [])
+    assert run.text.endswith("table.txt is empty: no entry stands in it")
+
+
+@pytest.mark.parametrize(
+    "data", [os.urandom(4000), b"root:x:0:0::/root:/bin/sh\n" * 50, b"\0" * 100000, b"|;\x1b[2J"]
+)
+def test_a_file_that_is_no_table_is_unknown_in_one_line(inspect, file, data):
+    run = inspect("--source", file(data))
+    assert (run.state, run.lines) == ("UNKNOWN", [])
+    assert "is no connection-tracking table" in run.text
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [("missing", "No such file"), (".", "is not a file"), ("fifo", "is not a file")],
+)
+def test_what_is_no_file_is_never_waited_for(inspect, tmp_path, path, why):
+    os.mkfifo(tmp_path / "fifo")
+    run = inspect("--source", tmp_path / path)
+    assert run.state == "UNKNOWN"
+    assert why in run.text
+
+
+def test_gzip_is_unpacked(inspect, file):
+    packed = file(gzip.compress(tables.listing(tables.web_server())))
+    assert inspect("--source", packed).data["entries"].value == 4000
+
+
+def test_a_file_that_breaks_off_gives_what_came_before_and_is_unknown(inspect, file):
+    whole = gzip.compress(tables.listing(tables.nat_gateway()))
+    run = inspect("--source", file(whole[: len(whole) // 2], "cut.gz"))
+    assert run.state == "UNKNOWN"
+    assert 100 < run.data["entries"].value < 4000
+    assert "cut.gz: it is cut short, after " in run.text
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2 : len(whole) // 2 + 50] = bytes(50)
+    assert inspect("--source", file(bytes(damaged))).state == "UNKNOWN"
+
+
+def test_lines_that_cannot_be_read_are_counted_and_the_first_is_shown(inspect, file):
+    lines = tables.web_server()
+    lines.insert(7, "tcp 6 what | is this")
+    lines.append("and this")
+    run = inspect("--source", file(tables.listing(lines)), "-v")
+    assert run.state == "OK"
+    assert "2 lines could not be read" in run.text
+    assert any("tcp 6 what \\x7c is this" in line for line in run.lines)
+
+
+# --- samples, and dumps that go wrong
+
+
+def test_a_sample_is_scaled_to_the_exact_count_and_called_one(reader, sysctls, inspect):
+    sysctls.holds(4000, 10000)
+    reader.hands_out("table", *dump(2000), *dump(2000, protocol=17), flows_dump.done())
+    run = inspect("--max-entries", "1000")
+    assert run.text == (
+        "4000 of 10000 entries (40.0%); estimated from a sample of 1000 (+-2.7 points)"
+    )
+    assert run.data["tcp"].value == run.data["entries"].value == 4000
+
+
+def test_the_status_line_has_room_for_the_cause_and_the_sample(reader, sysctls, inspect):
+    lines = tables.syn_flood()
+    sysctls.holds(len(lines), 3600)
+    reader.hands_out("text", tables.listing(lines))
+    run = inspect("--max-entries", "2000", "--source", "proc")
+    assert run.state == "WARNING"
+    assert "; looks like a SYN flood: " in run.text
+    assert run.text.endswith("...; estimated from a sample of 2000 (+-1.3 points)")
+    assert any("Looks like a SYN flood" in line and "to tcp/443." in line for line in run.lines)
+
+
+@pytest.mark.parametrize("source", ["netlink", "proc"])
+def test_a_table_of_just_so_many_entries_is_no_sample(reader, sysctls, inspect, source):
+    sysctls.holds(1000, 10000)
+    reader.hands_out("table", *dump(1000), flows_dump.done())
+    reader.hands_out("text", tables.listing(tables.web_server()[:1000]))
+    assert "sample" not in inspect("--max-entries", "1000", "--source", source).text
+
+
+def test_a_sample_of_text_is_one_as_well(reader, sysctls, inspect):
+    sysctls.holds(4000, 10000)
+    data = tables.listing(tables.web_server())
+    reader.hands_out("text", data[:1234], data[1234:70000], data[70000:])
+    run = inspect("--max-entries", "1000", "--source", "proc")
+    assert "estimated from a sample of 1000 " in run.text
+    assert run.data["entries"].value == 4000
+    assert "could not be read" not in run.text
+
+
+def test_files_are_read_whole(inspect, file):
+    path = file(tables.listing(tables.web_server()))
+    assert inspect("--max-entries", "10", "--source", path).data["entries"].value == 4000
+
+
+def test_a_dump_that_loses_its_place_is_a_sample_with_a_note(reader, sysctls, inspect):
+    sysctls.holds(1000, 10000)
+    reader.hands_out("table", *dump(700), errno.ENOBUFS)
+    run = inspect()
+    assert run.state == "OK"
+    assert "estimated from a sample of 700" in run.text
+    assert "the kernel lost part of the dump: No buffer space available" in run.text
+
+
+def test_a_table_that_changes_under_the_dump_is_told(reader, sysctls, inspect):
+    reader.hands_out("table", *dump(1000, flags=ct.NLM_F_DUMP_INTR), flows_dump.done())
+    assert "the table changed under the dump" in inspect().text
+
+
+def test_a_dump_that_is_damaged_is_unknown(reader, sysctls, inspect):
+    batches = dump(1000)
+    batches[5] = batches[5][:-7]
+    reader.hands_out("table", *batches, flows_dump.done())
+    run = inspect()
+    assert run.state == "UNKNOWN"
+    assert "truncated netlink batch" in run.text
+
+
+def test_a_dump_that_is_damaged_is_read_from_another_source(reader, sysctls, inspect):
+    batches = dump(1000)
+    batches[5] = batches[5][:-7]
+    reader.hands_out("table", *batches)
+    reader.hands_out("text", tables.listing(tables.web_server()[:1000]))
+    run = inspect()
+    assert (run.state, run.text) == ("OK", "1000 of 10000 entries (10.0%)")
+
+
+def test_a_dump_far_from_the_count_is_told(reader, sysctls, inspect):
+    sysctls.holds(5000, 10000)
+    reader.hands_out("table", *dump(2000), flows_dump.done())
+    assert "2000 entries were read where the kernel counts 5000" in inspect().text
+
+
+# --- filters
+
+
+def test_an_address_is_asked_of_the_kernel_in_every_position(reader, sysctls, inspect):
+    mine = flows_dump.entry(b"\x0a\0\0\x01", state=3)
+    asked = flows_dump.entry(b"\x0a\0\0\x02", b"\x0a\0\0\x01", state=3)
+    other = flows_dump.entry(b"\x0a\0\0\x09", state=3)
+    for name in "abcd":
+        # As old kernels answer, that do not know filters.
+        reader.hands_out(
+            "table", mine * 3 + asked * 2 + other, flows_dump.done(), file=f"dump_{name}"
+        )
+    run = inspect("--address", "10.0.0.1")
+    what, path, *filters = reader.asked[0]
+    assert (what, path, len(filters)) == ("table", "/proc/self/ns/net", 4)
+    assert all(re.fullmatch(r"2:[0-9a-f]+", text) for text in filters)
+    assert run.data["entries"].value == 5
+    assert "5 of 1000 entries match (2 inbound, 3 outbound)" in run.text
+    assert run.data["usage"].value == 10
+
+
+def test_a_filter_that_lets_too_much_pass_gives_way_to_a_sample(reader, sysctls, inspect):
+    sysctls.holds(4000, 10000)
+    reader.hands_out("table", *dump(3000), flows_dump.done())
+    run = inspect("--address", "192.0.2.9", "--max-entries", "1000")
+    assert [len(asked) for asked in reader.asked] == [6, 2]
+    assert "estimated from a sample of 1000" in run.text
+    assert "4000 of 4000 entries match" in run.text
+
+
+def test_filters_are_applied_to_files(inspect, file):
+    path = file(tables.listing(tables.nat_gateway()))
+    run = inspect("--source", path, "--protocol", "udp", "--port", "53")
+    assert run.text == "800 of 4000 entries match"
+    assert run.data["udp"].value == run.data["entries"].value == 800
+
+
+def test_addresses_are_grouped_by_prefix(inspect, file):
+    path = file(tables.listing(tables.resolver()))
+    run = inspect("--source", path, "--prefix", "16/64", "-v", "--top", "2")
+    assert any(re.match(r"  198\.18\.0\.0/16 +26", line) for line in run.lines)
+
+
+def test_as_many_lines_as_are_asked_for(inspect, file):
+    path = file(tables.listing(tables.nat_gateway()))
+    run = inspect("--source", path, "-v", "--top", "7")
+    start = run.lines.index(next(line for line in run.lines if line.startswith("  source ")))
+    assert run.lines[start + 8].startswith("  destination")
+
+
+# --- the command line
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--address", "10.0.0.0/33"], "not a prefix length"),
+        (["--address", "example.org"], "not an address"),
+        (["--protocol", "tpc"], "not a protocol"),
+        (["--state", "OPENISH"], "not a state"),
+        (["--port", "65536"], "not between 0 and 65535"),
+        (["--port", "1_000"], "is no number"),
+        (["--top", "0"], "not between 1 and"),
+        (["--prefix", "24"], "not V4/V6"),
+        (["--prefix", "24/129"], "at most 32/128"),
+        (["--max-entries", "-1"], "--max-entries"),
+        (["--keep", "0"], "not between 1 and"),
+        (["--save-when", "never"], "--save-when"),
+        (["--netns", "x", "--source", "conntrack"], "--netns does not go with"),
+        (["--netns", "x", "--source", "/tmp/x"], "--netns does not go with"),
+        (["--save", "/tmp", "--source", "/tmp/x"], "--save keeps a live table"),
+        (["-w", "load=5"], "unknown label 'load'"),
+        (["-w", "tcp=5s"], "tcp takes %"),
+    ],
+)
+def test_a_bad_command_line_is_one_line_and_unknown(inspect, words, why):
+    run = inspect(*words)
+    assert (run.state, run.lines) == ("UNKNOWN", [])
+    assert why in run.out
+
+
+def test_the_examples_of_the_manual_are_understood(capfd, signals):
+    code = commandline.run(table.TITLE, table.parser(), table.judge, ["--help"])
+    page = capfd.readouterr().out
+    assert code == 3
+    examples = [line.split() for line in page.splitlines() if line.startswith("  check_conntrack_")]
+    assert len(examples) == 5
+    for words in examples:
+        table.parser().parse_args(words[1:])
+
+
+# --- namespaces
+
+
+def test_several_namespaces_add_their_main_labels_after_all_others(reader, sysctls, inspect, netns):
+    directory = netns(r1=101, r2=102)
+    for name, inode, count in (("r1", 101, 50), ("r2", 102, 9500)):
+        path = str(directory / name)
+        for file, value in (("nf_conntrack_count", count), ("nf_conntrack_max", 10000)):
+            reader.hands_out("limits", b"%d\n" % value, path=path, file=file, inode=inode)
+    for name, inode, count in (("r1", 101, 50), ("r2", 102, 9500)):
+        path = str(directory / name)
+        reader.hands_out("table", *dump(count), flows_dump.done(), path=path, inode=inode)
+    run = inspect("--netns", "r*")
+    assert run.state == "CRITICAL"
+    assert run.text.startswith("namespace r2 9500 of 10000 entries (95.0%)")
+    assert list(run.data)[-3:] == ["r2::usage", "r2::snat_port_usage", "r2::entries"]
+    assert run.data["entries"].value == 50
+    assert run.data["r2::entries"].value == 9500
+
+
+def test_a_namespace_that_vanishes_while_the_check_runs_is_skipped(reader, sysctls, inspect, netns):
+    directory = netns(r1=101, r2=102)
+    for name, inode in (("r1", 101), ("r2", 102)):
+        path = str(directory / name)
+        for file, value in (("nf_conntrack_count", 50), ("nf_conntrack_max", 10000)):
+            reader.hands_out("limits", b"%d\n" % value, path=path, file=file, inode=inode)
+    reader.hands_out("table", *dump(50), flows_dump.done(), path=str(directory / "r1"), inode=101)
+    reader.hands_out("table", errno.ENOENT, path=str(directory / "r2"), inode=0, file="-")
+    run = inspect("--netns", "r*")
+    assert run.state == "OK"
+    assert "r2::usage" not in run.data
+
+
+def test_a_namespace_that_may_not_be_entered_is_unknown_and_the_grant_is_told(
+    sysctls, inspect, netns
+):
+    netns(r1=101)
+    run = inspect("--netns", "r1")
+    assert run.state == "UNKNOWN"
+    assert "no right to enter (CAP_SYS_ADMIN)" in run.text
+    assert any("NOPASSWD" in line for line in run.lines)
+
+
+def test_the_reader_that_fails_is_told_in_its_own_words(reader, sysctls, inspect):
+    reader.answers["table"] = session.KernelError("the reader ended with status 1: sudo: no")
+    run = inspect("--source", "netlink", "--sudo")
+    assert run.state == "UNKNOWN"
+    assert "sudo: no" in run.text

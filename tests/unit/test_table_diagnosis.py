@@ -1,0 +1,178 @@
+"""What a table's figures look like: causes on tables built to show them, none on healthy ones."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from check_conntrack import advice
+from unit import flows_dump, tables
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(lines):
+        path = tmp_path / "table.txt"
+        path.write_bytes(tables.listing(lines))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", tables.HEALTHY)
+def test_nothing_is_wrong_with(name, file, inspect):
+    run = inspect("--source", file(tables.HEALTHY[name]()), "-v")
+    assert run.state == "OK"
+    assert run.lines[0] == "No known cause fits what the table holds."
+
+
+@pytest.mark.parametrize("name", tables.CAUSES)
+def test_a_table_shows_its_cause_in_the_status_line(name, file, inspect):
+    make, words = tables.CAUSES[name]
+    words = words.lower()
+    run = inspect("--source", file(make()))
+    assert words in run.text.lower()
+    verbose = inspect("--source", file(make()), "-v")
+    assert words in verbose.rest.lower()
+    assert len(advice_commands(verbose)) >= 1
+
+
+def advice_commands(run):
+    lines = [line[2:] for line in run.lines if line.startswith(("  sysctl", "  nft", "  ss "))]
+    for line in lines:
+        assert shlex.split(line)
+    return lines
+
+
+def live(reader, lines, sysctls, limit):
+    """The same table in the kernel, of a limit."""
+    reader.hands_out("text", tables.listing(lines))
+    sysctls.holds(len(lines), limit, 2048)
+
+
+def test_the_example_of_a_flood_reads_as_the_manual_has_it(file, inspect):
+    run = inspect("--source", file(tables.syn_flood()), "-v")
+    assert (
+        "Looks like a SYN flood: 71 % of entries are SYN_SENT or SYN_RECV without reply, "
+        "64 % from 203.0.113.9, 100 % to tcp/443." in run.lines
+    )
+    assert "  nft add rule inet blocked in ip saddr 203.0.113.9 drop" in run.lines
+
+
+def test_a_flood_never_calls_for_a_larger_maximum(reader, sysctls, inspect):
+    live(reader, tables.syn_flood(), sysctls, 3200)
+    run = inspect("--source", "proc")
+    assert run.state == "CRITICAL"
+    assert "looks like a SYN flood" in run.text
+    assert "nf_conntrack_max=" not in run.rest
+    assert "leave the limit as it is" in run.rest
+
+
+def test_a_table_that_is_merely_too_small_gets_a_larger_one(reader, sysctls, inspect):
+    live(reader, tables.nat_gateway(), sysctls, 4600)
+    run = inspect("--source", "proc")
+    assert run.state == "WARNING"
+    assert "the table is merely too small" in run.text
+    assert "  sysctl -w net.netfilter.nf_conntrack_max=8192" in run.lines
+
+
+def test_one_service_matters_where_the_table_is_nearly_full(reader, sysctls, inspect):
+    live(reader, tables.web_server(), sysctls, 4600)
+    run = inspect("--source", "proc", "-v")
+    assert "one service dominates: 86 % of entries go to tcp/443" in run.text
+    assert "nf_conntrack_max=8192" in run.rest
+
+
+def test_the_timeout_that_keeps_the_entries_is_told_as_it_is(reader, sysctls, inspect):
+    live(reader, tables.time_wait(), sysctls, 4600)
+    run = inspect("--source", "proc")
+    assert (
+        "net.netfilter.nf_conntrack_tcp_timeout_time_wait is 120 s; the kernel's default is "
+        "120 s. With caution: below a minute, late packets of an old connection may meet a new "
+        "one." in run.lines
+    )
+    assert "  sysctl -w net.netfilter.nf_conntrack_tcp_timeout_time_wait=30" in run.lines
+
+
+def test_a_timeout_that_is_short_already_is_left_alone():
+    mixture = advice.Mixture(1000, time_wait=80, timeouts={"tcp_timeout_time_wait": (30, 120)})
+    text = "\n".join(advice.remedies(mixture, advice.diagnose(mixture)))
+    assert "is 30 s; the kernel's default is 120 s. It is short already." in text
+    assert "sysctl -w" not in text
+
+
+def test_a_timeout_that_cannot_be_read_is_told_as_such():
+    mixture = advice.Mixture(1000, close_wait=80, timeouts={"tcp_timeout_close_wait": (None, 60)})
+    text = "\n".join(advice.remedies(mixture, advice.diagnose(mixture)))
+    assert "nf_conntrack_tcp_timeout_close_wait could not be read" in text
+    assert "With caution" in text
+
+
+def test_commands_lead_into_the_namespace_that_was_looked_at():
+    mixture = advice.Mixture(
+        1000,
+        time_wait=80,
+        timeouts={"tcp_timeout_time_wait": (120, 120)},
+        command="nsenter --net=/run/netns/r1 ",
+    )
+    lines = advice.remedies(mixture, advice.diagnose(mixture))
+    assert any(line.startswith("  nsenter --net=/run/netns/r1 sysctl -w ") for line in lines)
+
+
+def test_a_handful_of_entries_shows_nothing():
+    assert advice.diagnose(advice.Mixture(advice.FEWEST - 1, half_open=100)) == []
+
+
+def test_idle_connections_are_told_by_the_timeout_in_force(file, inspect):
+    # A host with a day instead of five: what has 86000 s left has just spoken.
+    lines = [
+        tables.tcp("ESTABLISHED", tables.host(n), "10.9.9.9", 1024 + n, 443, 86399 - n)
+        for n in range(1000)
+    ]
+    run = inspect("--source", file(lines))
+    assert "silent" not in run.text
+
+
+def test_flows_that_were_chosen_by_state_are_not_diagnosed(file, inspect):
+    run = inspect("--source", file(tables.web_server()), "--state", "TIME_WAIT", "-v")
+    assert "short-lived" not in run.out
+    assert "No diagnosis" in run.rest
+
+
+@pytest.mark.parametrize("cause", advice.CAUSES, ids=lambda cause: cause.name)
+def test_every_cause_speaks_ascii_in_sentences_that_fit_the_status_line(cause):
+    named = advice.Largest("2001:db8::1234", 99.6)
+    mixture = advice.Mixture(
+        10**6, 99.0, 99.6, named, named, 99.6, named, 99.6, named, 99.6, named, 99.6,
+        99.6, 99.6, 99.6, 99.6, named, named, named, named, 64511,
+    )  # fmt: skip
+    sentence = cause.sentence(mixture)
+    assert sentence.isascii()
+    assert "100 %" not in sentence  # never rounded up to a whole that it is not
+    assert all(step.text.isascii() for step in cause.steps(mixture))
+
+
+def test_a_pool_without_ports_left_is_the_first_thing_to_tell(inspect, reader, sysctls):
+    batches = [
+        b"".join(
+            flows_dump.entry(
+                bytes((10, 0, n >> 8 & 255, n & 255)),
+                sport=1024 + n,
+                state=3,
+                reply=(flows_dump.V4[1], b"\xcb\x00\x71\x01", 443, 1024 + n),
+                timeout=431000,
+            )
+            for n in range(start, start + 1000)
+        )
+        for start in range(0, 60000, 1000)
+    ]
+    reader.hands_out("table", *batches, flows_dump.done())
+    sysctls.holds(60000, 262144, 2048)
+    run = inspect("-v")
+    assert run.state == "CRITICAL"
+    assert run.data["snat_port_usage"].value == pytest.approx(100 * 60000 / 64512, abs=0.05)
+    assert "source-NAT ports run out: tcp 203.0.113.1 to 192.0.2.9:443" in run.text
+    assert "takes 60000 ports, 93 % of what there is" in run.rest
+    assert "random" in run.rest
+    assert "nf_conntrack_max=" not in run.rest
