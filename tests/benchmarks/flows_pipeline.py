@@ -3,15 +3,14 @@
     python tests/benchmarks/flows_pipeline.py [ENTRIES] [ROUNDS]
 
 Fills a namespace with mixed entries (400,000 sources at a million), then interleaves: receiving
-the dump and throwing it away; a child that receives and writes down a pipe while the parent
-counts; counting alone, from memory. Prints medians, ratios and peak memory. Raises
-nf_conntrack_max while it runs, where need be, and puts it back.
+the dump and throwing it away; the reader handing it down its pipe while this process counts.
+Prints medians, ratios and peak memory. Raises nf_conntrack_max while it runs, where need be, and
+puts it back.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import resource
 import statistics
@@ -19,13 +18,12 @@ import sys
 import time
 
 from check_conntrack.flows import bulk, tally
+from check_conntrack.kernel import source
 from kernel import flows_rig as rig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-F_SETPIPE_SZ = 1031
 
 
 def drain(space: rig.Namespace) -> float:
@@ -36,23 +34,10 @@ def drain(space: rig.Namespace) -> float:
 
 
 def framed(space: rig.Namespace) -> Iterator[bytes]:
-    """Batches of a dump, received by a child and handed down a pipe with their lengths."""
-    reading, writing = os.pipe()
-    fcntl.fcntl(writing, F_SETPIPE_SZ, 1 << 20)
-    child = os.fork()
-    if not child:
-        # Whatever happens, the child must never run on as a second parent.
-        try:
-            os.close(reading)
-            for batch in space.dump():
-                os.writev(writing, [len(batch).to_bytes(4, "little"), batch])
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with open(reading, "rb", buffering=1 << 18) as file:
-        while head := file.read(4):
-            yield file.read(int.from_bytes(head, "little"))
-    os.waitpid(child, 0)
+    """The dump as the reader hands it down its pipe, the reader's start included."""
+    with source.Reader(source.reader_command(sudo=False)) as reader:
+        for frame in reader.stream([b"table", f"/run/netns/{space.name}".encode()]):
+            yield frame.data
 
 
 def pipeline(space: rig.Namespace) -> float:

@@ -35,6 +35,7 @@ def thresholds(request, monkeypatch):
     if request.param == "columns":
         monkeypatch.setattr(bulk, "FEW", 1)
         monkeypatch.setattr(bulk, "ROWS", 5)
+        monkeypatch.setattr(bulk, "LEAST", 3)
         monkeypatch.setattr(bulk, "CHUNK", 2000)
 
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from check_conntrack.flows import netlink
@@ -157,3 +158,27 @@ def test_any_bytes_give_entries_or_one_error(batches):
 def test_a_damaged_dump_gives_entries_or_one_error(batches):
     with contextlib.suppress(netlink.TableError):
         read(*batches)
+
+
+@given(dump.dumps())
+@settings(max_examples=200)
+def test_a_layout_that_is_recognised_gives_what_walking_it_gives(batches):
+    # Twice, so that every layout has been seen before.
+    walked = [netlink.entry_at(one) for one in netlink.messages(batches, netlink.DumpStatus())]
+    every = [*netlink.messages(batches, netlink.DumpStatus())] * 2
+    assert list(netlink.entries([b"".join(every)])) == walked * 2
+
+
+@given(dump.damaged())
+@settings(max_examples=300)
+def test_damage_behind_a_known_layout_is_judged_as_by_walking(batches):
+    def walk():
+        return [netlink.entry_at(one) for one in netlink.messages(batches, netlink.DumpStatus())]
+
+    try:
+        walked = walk()
+    except netlink.TableError as error:
+        with pytest.raises(netlink.TableError, match=re.escape(str(error))):
+            list(netlink.entries(batches))
+    else:
+        assert list(netlink.entries(batches)) == walked

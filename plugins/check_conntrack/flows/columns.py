@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import itertools
 import struct
-from collections.abc import Iterable, Sequence
 from typing import Callable, Union
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 Column = Union[bytes, int]
 

@@ -19,8 +19,11 @@ from __future__ import annotations
 import collections
 import heapq
 import itertools
-from collections.abc import Iterable
 from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 CAPACITY = 4096
 LIMIT = 65536
@@ -64,9 +67,8 @@ class HeavyHitters:
         taken = int(len(fresh) > self.capacity)
         self.error += taken
         counts = self._counts
-        often = map(taken.__lt__, fresh.values())
-        for key, count in itertools.compress(fresh.items(), often):
-            counts[key] += count - taken
+        for key in _above(taken, fresh):
+            counts[key] += fresh[key] - taken
         if len(counts) > self.limit:
             self._cut()
 
@@ -99,3 +101,12 @@ class HeavyHitters:
     def top(self, number: int) -> list[tuple[Any, int]]:
         """The `number` most frequent keys with their counts, largest first (lower bounds)."""
         return heapq.nlargest(number, self.counts.items(), key=lambda item: item[1])
+
+
+def _above(least: int, counts: collections.Counter[Any]) -> Iterable[Any]:
+    """The keys that came more often than that; most often few, and C loops pass over the rest."""
+    try:
+        often = bytes(counts.values()).translate(bytes(value > least for value in range(256)))
+    except ValueError:  # One came more than 255 times.
+        often = bytes(map(least.__lt__, counts.values()))
+    return itertools.compress(counts, often)

@@ -13,6 +13,8 @@ the last counts; an unknown one is passed over.
 
 from __future__ import annotations
 
+import itertools
+import operator
 import os
 import struct
 import sys
@@ -35,12 +37,15 @@ Batch = bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Union
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any, Callable, Union
 
     Path = tuple[int, ...]
     # What nests in what; a number is the least length of the value in bytes.
     Schema = dict[int, Union["Schema", int]]
+
+# Layouts of one length that are remembered; a kernel sends a few.
+MOST_LAYOUTS = 32
 
 HEADER = ct.NLMSGHDR.size
 FIRST_ATTRIBUTE = HEADER + ct.NFGENMSG.size
@@ -203,9 +208,7 @@ class _Values:
 
     def text(self, *path: int) -> str | None:
         value = self.raw(path)
-        if value is None:
-            return None
-        return value.split(b"\0", 1)[0].decode("ascii", "backslashreplace")
+        return None if value is None else _text(value)
 
     def pair(self, *path: int) -> tuple[int, int] | None:
         value = self.raw(path)
@@ -214,7 +217,10 @@ class _Values:
 
 def entry_at(message: bytes, found: Layout | None = None) -> Entry:
     """The Entry of one whole message, header included; raises TableError when it is damaged."""
-    values = _Values(message, (found or layout(message)).fields)
+    return _entry(_Values(message, (found or layout(message)).fields))
+
+
+def _entry(values: _Values) -> Entry:
     number = values.number
     original = _tuple(values, ct.CTA_TUPLE_ORIG)
     reply = _tuple(values, ct.CTA_TUPLE_REPLY)
@@ -279,6 +285,10 @@ def entry_at(message: bytes, found: Layout | None = None) -> Entry:
     )
 
 
+def _text(value: bytes) -> str:
+    return value.split(b"\0", 1)[0].decode("ascii", "backslashreplace")
+
+
 _DIRECTIONS = {
     ct.CTA_TUPLE_ORIG: "CTA_TUPLE_ORIG",
     ct.CTA_TUPLE_REPLY: "CTA_TUPLE_REPLY",
@@ -341,6 +351,109 @@ def _adjustment(values: _Values, kind: int) -> SequenceAdjustment | None:
         values.number(4, kind, ct.CTA_SEQADJ_OFFSET_BEFORE) or 0,
         values.number(4, kind, ct.CTA_SEQADJ_OFFSET_AFTER) or 0,
     )
+
+
+class _Place:
+    """Where a value will be found in each message of a layout: what _Values stands for there."""
+
+    def __init__(
+        self, at: int, code: str, convert: Callable[[bytes], object] | None = None
+    ) -> None:
+        self.at = at
+        self.code = code
+        self.convert = convert
+
+    def __getitem__(self, cut: slice) -> _Place:
+        return _Place(self.at, f"{cut.stop}s")
+
+
+class _Places(_Values):
+    """Places instead of values, so that `_entry` puts them where their values belong."""
+
+    __slots__ = ()
+
+    def raw(self, path: Path) -> Any:
+        span = self.fields.get(path)
+        return None if span is None else _Place(span[0], f"{span[1]}s")
+
+    def number(self, size: int, *path: int) -> Any:
+        span = self.fields.get(path)
+        return None if span is None else _Place(span[0], {1: "B", 2: "H", 4: "I", 8: "Q"}[size])
+
+    def text(self, *path: int) -> Any:
+        span = self.fields.get(path)
+        return None if span is None else _Place(span[0], f"{span[1]}s", _text)
+
+    def pair(self, *path: int) -> Any:
+        span = self.fields.get(path)
+        return None if span is None else _Place(span[0], "2s", tuple)
+
+
+class _Compiled:
+    """How to read messages of one layout: one struct, then tuples made of what it unpacked."""
+
+    def __init__(self, message: bytes, found: Layout) -> None:
+        mask = bytearray(len(message))
+        for header in found.headers:
+            mask[header : header + ct.NLATTR.size] = b"\xff" * ct.NLATTR.size
+        # Same length, same bytes in all headers: the same layout.
+        self.mask = int.from_bytes(mask, "little")
+        self.headers = int.from_bytes(message, "little") & self.mask
+        places: list[_Place] = []
+        constants: list[object] = []
+        template: tuple[object, ...] = _entry(_Places(message, found.fields))
+        inner = [part for part in template if isinstance(part, tuple)]
+        for part in (*template, *itertools.chain.from_iterable(inner)):
+            if isinstance(part, _Place):
+                places.append(part)
+            elif not isinstance(part, tuple):
+                constants.append(part)
+        places.sort(key=lambda place: place.at)
+        form, at = ">", 0
+        for place in places:
+            form += f"{place.at - at}x{place.code}"
+            at = place.at + struct.calcsize(">" + place.code)
+        self.unpack = struct.Struct(form).unpack_from
+        self.convert = [(i, place.convert) for i, place in enumerate(places) if place.convert]
+        self.constants = constants
+        order = {id(part): i for i, part in enumerate((*places, *constants, *inner))}
+
+        def getter(parts: Iterable[object]) -> Callable[[Sequence[object]], tuple[object, ...]]:
+            return operator.itemgetter(*(order[id(part)] for part in parts))
+
+        self.inner = [(type(part), getter(part)) for part in inner]
+        self.outer = getter(template)
+
+    def entry(self, message: bytes) -> Entry:
+        """The Entry of a message that has this layout."""
+        values: list[object] = list(self.unpack(message))
+        for index, convert in self.convert:
+            values[index] = convert(values[index])  # type: ignore[arg-type]
+        values += self.constants
+        for kind, parts in self.inner:
+            values.append(tuple.__new__(kind, parts(values)))
+        return tuple.__new__(Entry, self.outer(values))
+
+
+class _Decoder:
+    """entry_at for many messages: each layout is walked once, and then recognised."""
+
+    def __init__(self) -> None:
+        self.known: dict[int, list[_Compiled]] = {}
+
+    def entry(self, message: bytes) -> Entry:
+        """The Entry of one whole message; raises TableError when it is damaged."""
+        known = self.known.setdefault(len(message), [])
+        if known:
+            number = int.from_bytes(message, "little")
+            for compiled in known:
+                if number & compiled.mask == compiled.headers:
+                    return compiled.entry(message)
+        found = layout(message)
+        entry = entry_at(message, found)
+        if len(known) < MOST_LAYOUTS:
+            known.append(_Compiled(message, found))
+        return entry
 
 
 class DumpStatus:
@@ -423,5 +536,6 @@ def messages(batches: Iterable[Batch], status: DumpStatus) -> Iterator[bytes]:
 
 def entries(batches: Iterable[Batch], status: DumpStatus | None = None) -> Iterator[Entry]:
     """Every Entry of a dump. Raises TableError, and nothing else, for a dump that is damaged."""
+    decoder = _Decoder()
     for message in messages(batches, status or DumpStatus()):
-        yield entry_at(message)
+        yield decoder.entry(message)

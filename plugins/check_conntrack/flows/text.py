@@ -20,8 +20,8 @@ from __future__ import annotations
 import array
 import collections
 import itertools
+import operator
 import socket
-from collections.abc import Collection, Iterator, Sequence
 from typing import BinaryIO, Callable, NamedTuple
 
 from check_conntrack.flows import tally as t
@@ -43,6 +43,10 @@ from check_conntrack.flows.entry import (
     state_name,
 )
 from check_conntrack.kernel import ctnetlink as ct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
 
 READ_SIZE = 1 << 20
 # Longer than any line of a table by far; what is longer is one bad line, whatever its length.
@@ -327,19 +331,29 @@ class _Counting:
     def sort(self, some: list[bytes]) -> None:
         """Put each line to those of its skeleton; work off when enough lie ready."""
         skeletons = self.skeletons
-        for line in some:
-            # Hexadecimal numbers leave letters behind, and no two skeletons would be alike.
-            skeleton = line.translate(None, _HEX if b":" in line or b"0x" in line else _DIGITS)
+        # All at once, as if no line had hexadecimal numbers.
+        bare = b"\n".join(some).translate(None, _DIGITS).split(b"\n")
+        for line, skeleton in zip(some, bare):
             try:
                 skeletons[skeleton].append(line)
             except KeyError:
-                if len(line) > LONGEST_LINE or len(skeletons) >= MANY_SKELETONS:
-                    self.one(line)
-                else:
-                    skeletons[skeleton] = [line]
+                self._sort_other(line, skeleton)
         self.ready += len(some)
         if self.ready >= LINES:
             self.work_off()
+
+    def _sort_other(self, line: bytes, skeleton: bytes) -> None:
+        """Put a line with hexadecimal numbers, or the first of its skeleton, where it belongs."""
+        if b":" in line or b"0x" in line:
+            # Their letters would stay behind, and no two skeletons be alike.
+            skeleton = line.translate(None, _HEX)
+        found = self.skeletons.get(skeleton)
+        if found is not None:
+            found.append(line)
+        elif len(line) > LONGEST_LINE or len(self.skeletons) >= MANY_SKELETONS:
+            self.one(line)
+        else:
+            self.skeletons[skeleton] = [line]
 
     def work_off(self) -> None:
         """Count all lines that lie ready."""
@@ -388,8 +402,8 @@ class _Counting:
         try:
             packed = _packed(family, source), _packed(family, target)
             # Those of the reply need only be sound, and mostly are the same again.
-            _packed(family, () if back_source == target else back_source)
-            _packed(family, () if back_target == source else back_target)
+            _packed(family, _other(back_source, target))
+            _packed(family, _other(back_target, source))
         except (OSError, UnicodeError):
             return False
         numbers = columns.numbers()
@@ -546,6 +560,13 @@ def _packed(family: int, column: Sequence[str]) -> bytes:
     """A column of addresses, packed and joined; raises OSError when one is none."""
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     return b"".join(map(socket.inet_pton, itertools.repeat(kind), column))
+
+
+def _other(column: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    """What stands in a column and not at the same place in one that is known to be sound."""
+    if column == known:
+        return ()
+    return list(itertools.compress(column, map(operator.ne, column, known)))
 
 
 def _nat_flags(

@@ -37,6 +37,7 @@ import signal
 import struct
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 
 TYPE_CHECKING = False
@@ -53,6 +54,9 @@ LONGEST_REQUEST = 1 << 20  # bytes
 LONGEST_PATH = 4096  # bytes, PATH_MAX
 LONGEST_FILTER = 1024  # bytes of attributes
 MOST_DUMPS = 8
+# Batches of a dump that make a frame: 32 KiB each, at most. A pipe then holds several frames.
+FRAME_BATCHES = 8
+PIPE_SIZE = 1 << 20  # bytes, what /proc/sys/fs/pipe-max-size allows everybody
 NOBODY = 65534  # the overflow user and group, /proc/sys/kernel/overflowuid
 
 SYSCTLS = "/proc/sys/net/netfilter/"
@@ -286,11 +290,28 @@ def tables(sockets: list[socket], inode: int, path: bytes) -> Iterator[bytes]:
     """The frames of dumps, one after the other; the file of the n-th is called dump_n."""
     for number, asked in enumerate(sockets):
         name = "dump_" + "abcdefgh"[number]
+        some: list[bytes] = []
+        code = 0
         try:
             for batch in batches(asked):
-                yield frame(inode, 0, name, path, batch)
+                some.append(batch)
+                if len(some) == FRAME_BATCHES:
+                    yield frame(inode, 0, name, path, b"".join(some))
+                    some.clear()
         except OSError as error:
-            yield frame(inode, error.errno or errno.EIO, name, path)
+            code = error.errno or errno.EIO
+        if some:
+            yield frame(inode, 0, name, path, b"".join(some))
+        if code:
+            yield frame(inode, code, name, path)
+
+
+def widen(pipe: int) -> None:
+    """Let a pipe hold more, so that neither of its ends often waits for the other."""
+    from fcntl import fcntl
+
+    with suppress(OSError):  # No pipe, or the user has too many: then it is slower.
+        fcntl(pipe, F_SETPIPE_SZ, PIPE_SIZE)
 
 
 def small_files(inode: int, path: bytes, counters: bool) -> Iterator[bytes]:
@@ -327,6 +348,7 @@ def begin(what: bytes, path: bytes, filters: list[bytes], seen: set[int]) -> Ite
         if what == b"expectations":
             asked = [dump(NFNL_SUBSYS_CTNETLINK_EXP, IPCTNL_MSG_EXP_GET)]
         else:
+            widen(1)
             wanted = [parse_filter(text) for text in filters] or [(0, b"")]
             asked = [dump(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET, *each) for each in wanted]
         return tables(asked, inode, path)
