@@ -26,7 +26,8 @@ run: $(VENV)/.installed
 	done
 
 test: $(VENV)/.tested programs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 tests/unit
+	$(BIN)/python -m pytest tests/kernel
 
 # As root on Debian, what is missing is installed; elsewhere the tests that need it say so.
 programs:

@@ -216,6 +216,8 @@ def test_without_the_right_to_enter_it_says_so(netns, reader):
         b"text\0/x\0002:\0",
         b"expectations\0/x\0002:\0",
     ],
+    # A name of a test goes into the environment, which is not made for a megabyte.
+    ids=lambda request: repr(request[:24]),
 )
 def test_what_is_not_of_its_grammar_it_refuses_without_a_word(reader, bytes_):
     done = subprocess.run(reader, input=bytes_, capture_output=True, timeout=30)
