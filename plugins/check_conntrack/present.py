@@ -55,6 +55,18 @@ def results_of(prefix: str, labels: Sequence[Label], results: Results) -> list[R
     return [results[name] for name in names if name in results]
 
 
+def decisive(judged: Sequence[Iterable[Result]], fullness: Sequence[tuple[float, int]]) -> int:
+    """Which of several places the status line is about: the fullest of those that are worst.
+
+    `judged` are the results of each. Where all is OK it is the first.
+    """
+    states = [output.worst(result.state for result in results) for results in judged]
+    worst = output.worst(states)
+    if worst is Ok:
+        return 0
+    return max((at for at, state in enumerate(states) if state is worst), key=fullness.__getitem__)
+
+
 def alarms(results: Iterable[Result]) -> list[Result]:
     """Those that are not OK, the worst first."""
     found = [result for result in results if result.state is not Ok]

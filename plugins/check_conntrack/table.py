@@ -485,14 +485,8 @@ class TableSummary(Summary):
         found = self.contents.places
         if not found:
             return None
-        states = [output.worst(result.state for result in _of(place, results)) for place in found]
-        decisive = output.worst(states)
-        if decisive is Ok:
-            return found[0]
-        return max(
-            (place for place, state in zip(found, states) if state is decisive),
-            key=lambda place: place.fullness,
-        )
+        judged = [_of(place, results) for place in found]
+        return found[present.decisive(judged, [place.fullness for place in found])]
 
     def causes(self, place: Place) -> list[Cause]:
         """What fills a place's table, by its figures; none where they do not tell."""

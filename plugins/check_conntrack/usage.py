@@ -323,14 +323,8 @@ class UsageSummary(Summary):
         places = self.usage.places
         if not places:
             return None
-        states = [output.worst(result.state for result in _of(place, results)) for place in places]
-        decisive = output.worst(states)
-        if decisive is Ok:
-            return places[0]
-        return max(
-            (place for place, state in zip(places, states) if state is decisive),
-            key=lambda place: place.fullness,
-        )
+        judged = [_of(place, results) for place in places]
+        return places[present.decisive(judged, [place.fullness for place in places])]
 
     def _sentence(self, place: Place, results: Results) -> str:
         limits = place.limits
