@@ -49,7 +49,8 @@ lint: $(VENV)/.linted
 COVERED := $(abspath build/coverage)
 cover: $(VENV)/.tested programs
 	rm -rf $(COVERED) && mkdir -p $(COVERED) && chmod 1777 $(COVERED)
-	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage run -m pytest -q
+	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage run -m pytest -q -n 2 tests/unit
+	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage run -m pytest -q tests/kernel
 	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage combine -q $(COVERED)
 	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage report
 
