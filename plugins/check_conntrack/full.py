@@ -73,6 +73,13 @@ MOST_QUIET = 10000
 # A usage that makes drops the table's doing, in percent.
 NEARLY_FULL = 95.0
 DEFAULT_WINDOW = 900.0  # seconds
+# What the status line says of a figure that is too large, and when; the range stands below it.
+FACTS = {
+    "full_drops": "{} packets dropped{} that clashes do not explain",
+    "early_drops": "{} entries evicted early{}",
+    "insert_failures": "{} inserts failed{}",
+    "chain_overflows": "{} inserts refused{}: hash chains too long",
+}
 # Of the time-out, what may go into reading the log; the rest is for counters and words.
 LOG_SHARE = 0.7
 # Imported only where a source needs them.
@@ -317,9 +324,9 @@ class Full(Resource):
     """What the log, the counters and the tables say.
 
     After probe(): `window`, `log` (None: no log could be read), `tally` of what it holds in the
-    window, `untold` events whose time cannot be told, `places` (the one the plain labels speak of
-    first), `problems` (what the user asked for and could not be looked at), `unseen` (other
-    sources that could not be read), `inactive`.
+    window and the `hosts` it names, `untold` events whose time cannot be told, `places` (the one
+    the plain labels speak of first), `problems` (what the user asked for and could not be looked
+    at), `unseen` (other sources that could not be read), `inactive`.
     """
 
     def __init__(self, options: argparse.Namespace, session: Session) -> None:
@@ -337,6 +344,7 @@ class Full(Resource):
         self.named: dict[int, int] = {}
         self.gone: dict[int, int] = {}
         self.born: dict[int, float] = {}
+        self.hosts: list[str] = []
         self._clock = kmsg.read_clock()
         self._boot = boot_id()
 
@@ -495,6 +503,7 @@ class Full(Resource):
         selection = events.select(log.events, self.window)
         self.untold = selection.untold
         self.tally = events.tally(selection.inside)
+        self.hosts = list(dict.fromkeys(event.host for event in selection.inside if event.host))
         if self.tally.namespaces:
             self._by_namespace(selection.inside)
 
@@ -675,7 +684,7 @@ class FullSummary(Summary):
         if full.tally.table_full:
             parts.append(self._messages())
         parts += [
-            present.alarm(result)
+            self._fact(result)
             for result in self._alarms(results)
             if present.label_of(result) != "table_full" or not full.tally.table_full
         ]
@@ -732,6 +741,24 @@ class FullSummary(Summary):
         if not any(place.prefix == "" for place in self.full.places):
             found += present.results_of("", LABELS, results)
         return present.alarms(found)
+
+    def _fact(self, result: Result) -> str:
+        """What an alarm says, in words where a figure is too large."""
+        label = present.label_of(result)
+        bounds = result.hint or ""
+        if bounds[:1] == "@" or present.context_of(result).too_low(result):
+            return present.alarm(result)
+        when = "" if self.full.tally.table_full else f" {self._when()}"
+        place = result.metric.name[: -len(label)]
+        where = f" in namespace {place[:-2]}" if place else ""
+        tally = self.full.tally
+        if label == "other_loss":
+            kinds = (("expectation table full", tally.expectations), ("zone limit", tally.zones))
+            said = ", ".join(f'{times} "{kind}"' for kind, times in kinds if times)
+            return f"{said} messages{when}"
+        if label not in FACTS:
+            return present.alarm(result)
+        return FACTS[label].format(result.metric.value, where + when)
 
     def _when(self) -> str:
         since = self.full.options.since
@@ -824,8 +851,22 @@ class FullSummary(Summary):
         limits = place.limits
         was_full = "table_full" in labels or "full_drops" in labels
         peak = max(limits.entries, limits.limit if was_full else 0)
-        evidence = present.evidence(limits, peak)._replace(expect_max=read_expect_max())
-        return advice.advise(evidence, labels)
+        evidence = present.evidence(limits, peak)._replace(
+            expect_max=read_expect_max(),
+            expectations=bool(full.tally.expectations),
+            zones=bool(full.tally.zones),
+        )
+        return self._elsewhere() + advice.advise(evidence, labels)
+
+    def _elsewhere(self) -> list[str]:
+        """That the messages are of other hosts than the one whose figures the advice goes by."""
+        own = os.uname().nodename.partition(".")[0].lower()
+        hosts = [host for host in self.full.hosts if host.partition(".")[0].lower() != own]
+        if not hosts or len(hosts) < len(self.full.hosts):
+            return []
+        named = ", ".join(output.clean(host) for host in hosts[:3])
+        more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
+        return [f"The messages are of {named}{more}; limits and advice below are of this host."]
 
     def _figures(self) -> list[str]:
         lines = [f"Window: {self._when()}"]

@@ -244,10 +244,11 @@ class UsageSummary(Summary):
             if alarms:
                 from . import advice
 
-                lines += advice.advise(
-                    present.evidence(head.limits, head.peak),
-                    {present.label_of(result) for result in alarms if _too_full(result)},
-                )
+                labels = {present.label_of(result) for result in alarms if _too_full(result)}
+                evidence = present.evidence(head.limits, head.peak)
+                if labels & {"growth", "time_to_full"}:
+                    evidence = evidence._replace(growth=head.growth or 0.0)
+                lines += advice.advise(evidence, labels)
         if usage.options.verbose > 2:
             lines += [
                 f"Read {place.limits.origin}count and max in net:[{place.spot.inode}] {place.name}"
