@@ -82,7 +82,7 @@ PANELS = (
         "growth",
         "Growth",
         "cps",
-        (Curve("growth", "entries per second", BLUE),),
+        (Curve("growth", "growth", BLUE),),
         "The slope over the trend window of the check, an hour by default.",
     ),
     Panel(
@@ -110,10 +110,17 @@ PANELS = (
         "short",
         (
             Curve("table_full", "table full", RED),
-            Curve("suppressed", "suppressed, up to", GREY),
             Curve("other_loss", "other loss", ORANGE),
         ),
-        "The kernel prints ten lines in 5 s at most; suppressed counts all networking messages.",
+        "The kernel prints ten lines in 5 s at most.",
+    ),
+    Panel(
+        "full",
+        "suppressed",
+        "Suppressed messages in the window, up to",
+        "short",
+        (Curve("suppressed", "suppressed", GREY),),
+        "What the kernel's rate limit swallowed, of all networking.",
     ),
     Panel(
         "full",
@@ -345,17 +352,21 @@ def template(panel: Panel, *, namespaced: bool) -> str:
     name = f"conntrack_{panel.check}-{panel.key}"
     folder = "$service_name_template$.perfdata." + ("$namespace$." if namespaced else "")
     title = panel.title + (" of $namespace$" if namespaced else "")
-    unit = panel.factor_unit or {"percent": "%", "pps": "per second"}.get(panel.unit, "")
-    shape = {"areaMode": "stacked" if panel.stacked else "first", "areaAlpha": "0.5"}
-    if panel.rate or (len(panel.curves) > 1 and not panel.stacked and panel.unit != "percent"):
-        shape = {"areaMode": "none"}
+    unit = panel.factor_unit or {
+        "percent": "%",
+        "pps": "per second",
+        "cps": "entries per second",
+    }.get(panel.unit, "")
+    figures = [curve for curve in panel.curves if not curve.dashed]
+    area = "stacked" if panel.stacked else "first" if len(figures) == 1 else "none"
     parameters = {
         "title": f"{title} ({unit})" if unit else title,
-        **shape,
+        "areaMode": area,
+        "areaAlpha": "0.5",
         **({} if panel.key == "growth" else {"min": "0"}),
         **({"max": f"{panel.most:g}"} if panel.most else {}),
         "lineWidth": "2",
-        "yUnitSystem": "none",
+        "yUnitSystem": "si" if panel.unit == "short" else "none",
     }
     filters, functions = [], []
     for curve in panel.curves:

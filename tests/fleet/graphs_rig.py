@@ -5,6 +5,7 @@ Real daemons on free ports of the loopback, each with its own configuration in a
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import json
 import os
@@ -118,6 +119,22 @@ object Service "{service}" {{
 """
 
 
+def templates() -> Iterator[tuple[str, str, dict[str, dict[str, str]]]]:
+    """Each template for Icinga Web: the check, its name, what stands in its sections."""
+    for check in ("usage", "full", "table"):
+        file = configparser.ConfigParser(interpolation=None, delimiters=("=",))
+        file.optionxform = str
+        file.read(GRAPHS / "icingaweb2" / f"conntrack_{check}.ini")
+        for section in file.sections():
+            name, _, part = section.rpartition(".")
+            if part == "graph":
+                parts = {
+                    part: {key: text.strip('"') for key, text in file[f"{name}.{part}"].items()}
+                    for part in ("metrics_filters", "urlparams", "functions")
+                }
+                yield check, name, parts
+
+
 def free_port() -> int:
     """A port of the loopback where nobody listens."""
     with socket.socket() as probe:
@@ -220,7 +237,9 @@ class Graphite:
         self.url = f"http://127.0.0.1:{web}"
         python = ("/usr/bin/python3", "-W", "ignore")
         migrate = (*python, "-m", "django", "migrate", "--run-syncdb", "--skip-checks")
-        subprocess.run(migrate, check=True, cwd=self.top, env=environment, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            migrate, check=True, cwd=self.top, env=environment, stdout=subprocess.DEVNULL
+        )
         carbon = ("carbon-cache", "--config", self.top / "carbon.conf", "--nodaemon", "start")
         serve = (*python, "-c", SERVE, web)
         with (
@@ -300,9 +319,7 @@ class InfluxDB:
 
     def query(self, text: str) -> list[dict[str, Any]]:
         """The series of an answer, times in seconds; an error of the server's fails."""
-        answer = json.loads(
-            get(self.url + "/query", {"db": "icinga2", "epoch": "s", "q": text})
-        )
+        answer = json.loads(get(self.url + "/query", {"db": "icinga2", "epoch": "s", "q": text}))
         (result,) = answer["results"]
         assert "error" not in result, f"{text}: {result['error']}"
         series: list[dict[str, Any]] = result.get("series", [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import json
 import re
 import shutil
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.graphs_rig import GRAPHS, Graphite, InfluxDB, folder, icinga, until
+from fleet.graphs_rig import GRAPHS, Graphite, InfluxDB, folder, icinga, templates, until
 from kernel.rig import Netns, machine_limit, run
 from unit import perfdata
 
@@ -133,8 +132,8 @@ def stores(need, printed, figures, past, namespaces):
         )
         with icinga(HOST, printed, graphite.port, influxdb.port):
             for check in CHECKS:
-                last = list(figures[check])[-1].replace("::", ".")
-                until(lambda path=metric(check, last): graphite.newest(path) is not None, last)
+                last = metric(check, list(figures[check])[-1].replace("::", "."))
+                until(lambda path=last: graphite.newest(path) is not None, last)
             until(lambda: len(written(influxdb)) == len(labels), "InfluxDB")
             yield graphite, influxdb
 
@@ -153,22 +152,6 @@ def written(influxdb: InfluxDB) -> list[str]:
 
 
 # --- Icinga Web's module
-
-
-def templates():
-    """Each template of the tree: check, name, its four sections."""
-    for check in CHECKS:
-        file = configparser.ConfigParser(interpolation=None, delimiters=("=",))
-        file.optionxform = str
-        file.read(GRAPHS / "icingaweb2" / f"conntrack_{check}.ini")
-        for section in file.sections():
-            name, _, part = section.rpartition(".")
-            if part == "graph":
-                parts = {
-                    part: {key: text.strip('"') for key, text in file[f"{name}.{part}"].items()}
-                    for part in ("metrics_filters", "urlparams", "functions")
-                }
-                yield check, name, parts
 
 
 TEMPLATES = [pytest.param(*each, id=each[1]) for each in templates()]

@@ -42,7 +42,8 @@ def curves():
             assert set(file[section]) == set(file[f"{name}.functions"]), name
             for key, pattern in file[section].items():
                 match = re.fullmatch(
-                    r'"\$service_name_template\$\.perfdata\.(\$namespace\$\.)?(\w+)\.(\w+)"', pattern
+                    r'"\$service_name_template\$\.perfdata\.(\$namespace\$\.)?(\w+)\.(\w+)"',
+                    pattern,
                 )
                 assert match, pattern
                 assert key == f"{match[2]}.{match[3]}"
