@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 GRAPHS = Path(__file__).parents[2] / "graphs"
 PATIENCE = 30  # seconds
+# Of the daemons: the system's own programs, and nothing of a virtual environment.
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 CARBON = """\
 [cache]
@@ -172,7 +174,7 @@ def running(
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            **options,
+            **{"env": {"PATH": PATH}, **options},
         )
     try:
         yield process
@@ -227,7 +229,7 @@ class Graphite:
         settings = GRAPHITE_SETTINGS.format(folder=self.top)
         (self.top / "graphite_site.py").write_text(settings)
         environment = {
-            "PATH": os.environ["PATH"],
+            "PATH": PATH,
             "PYTHONPATH": str(self.top),
             "DJANGO_SETTINGS_MODULE": "graphite.settings",
             "GRAPHITE_SETTINGS_MODULE": "graphite_site",
