@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -138,11 +139,12 @@ def templates() -> Iterator[tuple[str, str, dict[str, dict[str, str]]]]:
 
 
 def free_port() -> int:
-    """A port of the loopback where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback where nobody listens, one that every daemon takes (below 32768)."""
+    while True:
+        port = random.randrange(10000, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def until(met: Callable[[], Any], what: str, process: subprocess.Popen[bytes] | None = None) -> Any:
