@@ -478,6 +478,13 @@ def tag_values(check: str, key: str, where: str) -> str:
     return f'SHOW TAG VALUES FROM {measurement(check)} WITH KEY = "{key}" WHERE {where}'
 
 
+# What "All" stands for in a path, and in a regular expression.
+ALL = {
+    kind: {"allValue": every, "current": {"selected": True, "text": ["All"], "value": ["$__all"]}}
+    for kind, every in (("graphite", "*"), ("influxdb", ".*"))
+}
+
+
 def variables(kind: str) -> list[dict[str, Any]]:
     """What is chosen at the top of the dashboard: data source, host, services, namespaces."""
     labels = {"host": "Host", "namespace": "Namespaces"}
@@ -498,7 +505,7 @@ def variables(kind: str) -> list[dict[str, Any]]:
                 "sort": 1,
                 "multi": several,
                 "includeAll": several,
-                **({"allValue": "*" if kind == "graphite" else ".*"} if several else {}),
+                **(ALL[kind] if several else {}),
             }
         )
     return found
