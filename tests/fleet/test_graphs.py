@@ -88,6 +88,12 @@ def figures(printed):
     }
 
 
+def told(figures, check: str, label: str, field: str) -> float:
+    """What a check printed of a label: the value, or a bound."""
+    item = figures[check][label]
+    return float({"value": item.text, "warn": item.warn, "crit": item.crit}[field])
+
+
 @pytest.fixture(scope="module")
 def past():
     """The times of former runs, in seconds since the epoch, the oldest first."""
@@ -172,10 +178,8 @@ def test_every_series_of_a_template_holds_what_the_check_printed(
         label, _, field = curve.rpartition(".")
         if "$namespace$" in pattern:
             label = f"{namespaces[1].name}::{label}"
-        item = figures[check][label]
-        told = {"value": item.text, "warn": item.warn, "crit": item.crit}[field]
         path = resolved(pattern, check, namespaces[1].name)
-        assert graphite.newest(path) == float(told), path
+        assert graphite.newest(path) == told(figures, check, label, field), path
 
 
 @pytest.mark.parametrize(("check", "name", "parts"), TEMPLATES)
@@ -285,11 +289,7 @@ def test_grafanas_queries_draw_from_graphite(stores, figures, namespaces, past, 
     rate = "perSecond" in text
     host = "past" if rate else HOST.replace(".", "_")
     (series,) = graphite.render([filled(text, host, "*")], **{"from": past[0] - 60})
-    if rate:
-        wanted = expected(label, past, rate=True)[-1]
-    else:
-        item = figures[check][label]
-        wanted = float({"value": item.text, "warn": item.warn, "crit": item.crit}[field])
+    wanted = expected(label, past, rate=True)[-1] if rate else told(figures, check, label, field)
     assert series["datapoints"][-1][0] == pytest.approx(wanted, rel=1e-3)
     if "$namespace" in text:
         assert series["target"] == label.replace("::", ".")
@@ -326,8 +326,6 @@ def test_grafanas_queries_draw_from_influxdb(stores, figures, namespaces, past, 
     if rate:
         assert values == pytest.approx(expected(label, past, rate=True))
     else:
-        item = figures[check][label]
-        told = {"value": item.text, "warn": item.warn, "crit": item.crit}[field]
-        assert values[-1] == float(told)
+        assert values[-1] == told(figures, check, label, field)
     if "::" in label:
         assert series["tags"] == {"metric": label}
