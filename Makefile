@@ -5,13 +5,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROGRAMS := conntrack nft ip sudo setpriv unshare journalctl
 PACKAGES := conntrack nftables iproute2 sudo util-linux systemd
+# What the fleet's tests start by themselves.
+PROGRAMS += icinga2 carbon-cache graphite-manage influxd zabbix_agentd
+PACKAGES += icinga2-bin graphite-carbon graphite-web influxdb zabbix-agent
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help run test programs lint cover bench clean
+.PHONY: help run test programs graphs lint cover bench clean
 
 help:
 	@echo 'make run    install into $(VENV) and run every check against this host'
 	@echo 'make test   install the test tools, and the programs the tests talk to; run all tests'
+	@echo 'make graphs pictures of the templates for graphs, in build/graphs'
 	@echo 'make lint   ruff, mypy, import-linter'
 	@echo 'make cover  the tests again, with the branch coverage of the library'
 	@echo 'make bench  measure; nothing of it is a test'
@@ -28,16 +32,28 @@ run: $(VENV)/.installed
 test: $(VENV)/.tested programs
 	$(BIN)/python -m pytest -n 2 tests/unit
 	$(BIN)/python -m pytest tests/kernel
+	$(BIN)/python -m pytest tests/fleet
 
-# As root on Debian, what is missing is installed; elsewhere the tests that need it say so.
+# As root on Debian, what is missing is installed; elsewhere the tests that need it say so. The
+# tests start daemons of their own: those of the packages are kept from starting.
+POLICY := /usr/sbin/policy-rc.d
 programs:
 	@missing=; for program in $(PROGRAMS); do \
 	    command -v $$program >/dev/null || missing="$$missing $$program"; \
 	done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    if [ ! -e $(POLICY) ]; then \
+	        trap 'rm -f $(POLICY)' EXIT; \
+	        printf '#!/bin/sh\nexit 101\n' > $(POLICY) && chmod 755 $(POLICY); \
+	    fi; \
 	    apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); \
 	fi
+
+# Pictures of the templates in graphs/, for a look at them after a change.
+graphs: $(VENV)/.tested programs
+	$(BIN)/python graphs/build.py
+	$(BIN)/python tests/fleet/draw_graphs.py build/graphs
 
 lint: $(VENV)/.linted
 	$(BIN)/ruff check

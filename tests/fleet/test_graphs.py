@@ -1,0 +1,331 @@
+"""The graphs draw: what the checks print goes through Icinga 2 into both stores, and comes back."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from fleet.graphs_rig import GRAPHS, Graphite, InfluxDB, folder, icinga, templates, until
+from kernel.rig import Netns, machine_limit, run
+from unit import perfdata
+
+HOST = "gw-1.example.org"
+CHECKS = ("usage", "full", "table")
+STEP = 300  # seconds between two runs of the past
+PAST = 12  # runs
+# New flows that a table at its limit turns away.
+OVERFLOW = """
+import contextlib, socket
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for port in range(1, 200):
+    with contextlib.suppress(OSError):
+        sender.sendto(b"", ("127.9.9.9", port))
+"""
+
+
+@pytest.fixture(scope="module")
+def namespaces(need):
+    """Two network namespaces with entries in them."""
+    need("ip", "nft", "unshare", "setpriv")
+    made = []
+    try:
+        for _ in range(2):
+            made.append(Netns())  # noqa: PERF401 - what was made is to be removed
+        yield made
+    finally:
+        for namespace in made:
+            namespace.remove()
+
+
+@pytest.fixture(scope="module")
+def printed(namespaces, installed):
+    """What each check printed of both namespaces, and its exit code, by its service's name.
+
+    The tables grow by 6 and 3 entries a second, then packets are dropped at the limit.
+    """
+    tree, python = installed
+    state = Path(tempfile.mkdtemp(prefix="check-conntrack-state-"))
+    shutil.chown(state, 65534, 65534)
+    both = [word for namespace in namespaces for word in ("--netns", namespace.name)]
+
+    def check(name, *before):
+        command = [*before, python, tree / f"check_conntrack_{name}", "--state-dir", state]
+        result = run(*command, *both)
+        assert result.err == ""
+        return result.code, result.out
+
+    try:
+        found = {}
+        check("full")
+        for number in range(1, 5):
+            for namespace, entries in zip(namespaces, (600, 300)):
+                namespace.fill(entries * number)
+            later = ("unshare", "-T", "--boottime", 1000 + 100 * number)
+            found["conntrack-usage"] = check("usage", *later)
+        with machine_limit(1000):
+            for namespace in namespaces:
+                namespace.exec(sys.executable, "-c", OVERFLOW)
+        found["conntrack-full"] = check("full")
+        found["conntrack-table"] = check("table")
+        yield found
+    finally:
+        shutil.rmtree(state)
+
+
+@pytest.fixture(scope="module")
+def figures(printed):
+    """The perfdata of each check, by the check's name."""
+    return {
+        service.rpartition("-")[2]: perfdata.parse(out.partition("\n")[0].partition(" | ")[2])
+        for service, (_, out) in printed.items()
+    }
+
+
+def told(figures, check: str, label: str, field: str) -> float:
+    """What a check printed of a label: the value, or a bound."""
+    item = figures[check][label]
+    return float({"value": item.text, "warn": item.warn, "crit": item.crit}[field])
+
+
+@pytest.fixture(scope="module")
+def past():
+    """The times of former runs, in seconds since the epoch, the oldest first."""
+    now = int(time.time()) // 60 * 60
+    return [now - STEP * number for number in range(PAST, 0, -1)]
+
+
+def value_then(number: int, label: str) -> float:
+    """What a label of the past was at a run: it rises, each at a pace of its own."""
+    return 1000 + (len(label) + 1) * number**2
+
+
+def expected(label: str, times: list[int], *, rate: bool) -> list[float]:
+    """What a curve of the past shows: values, or what they rose a second."""
+    values = [value_then(number, label) for number in range(len(times))]
+    if not rate:
+        return values
+    return [(after - before) / STEP for before, after in zip(values, values[1:])]
+
+
+@pytest.fixture(scope="module")
+def stores(need, printed, figures, past, namespaces):
+    """Graphite and InfluxDB with the host whose checks Icinga ran, and with one of the past."""
+    need("icinga2", "carbon-cache", "influxd")
+    with (
+        folder() as one,
+        folder() as other,
+        Graphite(one).started() as graphite,
+        InfluxDB(other).started() as influxdb,
+    ):
+        labels = [(check, label) for check in CHECKS for label in figures[check]]
+        graphite.send(
+            (metric(check, label.replace("::", "."), "past"), value_then(number, label), at)
+            for check, label in labels
+            for number, at in enumerate(past)
+        )
+        influxdb.write(
+            f"conntrack_{check},hostname=past,service=conntrack-{check},metric={label} "
+            f"value={value_then(number, label)},warn=80,crit=90 {at}"
+            for check, label in labels
+            for number, at in enumerate(past)
+        )
+        with icinga(HOST, printed, graphite.port, influxdb.port):
+            for check in CHECKS:
+                last = metric(check, list(figures[check])[-1].replace("::", "."))
+                until(lambda path=last: graphite.newest(path) is not None, last)
+            until(lambda: len(written(influxdb)) == len(labels), "InfluxDB")
+            yield graphite, influxdb
+
+
+def metric(check: str, label: str, host: str = HOST, field: str = "value") -> str:
+    """Where Icinga's GraphiteWriter puts a label."""
+    name = host.replace(".", "_")
+    return f"icinga2.{name}.services.conntrack-{check}.conntrack_{check}.perfdata.{label}.{field}"
+
+
+def written(influxdb: InfluxDB) -> list[str]:
+    """The labels of the host that Icinga has written."""
+    where = f"\"hostname\" = '{HOST}'"
+    answer = influxdb.query(f'SELECT last("value") FROM /./ WHERE {where} GROUP BY "metric"')
+    return [f"{series['name']} {series['tags']['metric']}" for series in answer]
+
+
+# --- Icinga Web's module
+
+
+TEMPLATES = [pytest.param(*each, id=each[1]) for each in templates()]
+
+
+def resolved(pattern: str, check: str, namespace: str, host: str = HOST) -> str:
+    """A metrics filter with the module's macros put in."""
+    name = metric(check, "", host).partition(".perfdata")[0]
+    return pattern.replace("$service_name_template$", name).replace("$namespace$", namespace)
+
+
+@pytest.mark.parametrize(("check", "name", "parts"), TEMPLATES)
+def test_every_series_of_a_template_holds_what_the_check_printed(
+    stores, figures, namespaces, check, name, parts
+):
+    graphite, _ = stores
+    for curve, pattern in parts["metrics_filters"].items():
+        label, _, field = curve.rpartition(".")
+        if "$namespace$" in pattern:
+            label = f"{namespaces[1].name}::{label}"
+        path = resolved(pattern, check, namespaces[1].name)
+        assert graphite.newest(path) == told(figures, check, label, field), path
+
+
+@pytest.mark.parametrize(("check", "name", "parts"), TEMPLATES)
+def test_every_curve_is_drawn_from_the_past(stores, past, namespaces, check, name, parts):
+    graphite, _ = stores
+    for curve, pattern in parts["metrics_filters"].items():
+        label, _, field = curve.rpartition(".")
+        if field != "value":
+            continue
+        path = resolved(pattern, check, namespaces[1].name, "past")
+        function = parts["functions"][curve].replace("$metric$", path)
+        (series,) = graphite.render([function], **{"from": past[0] - 60})
+        if "$namespace$" in pattern:
+            label = f"{namespaces[1].name}::{label}"
+        rate = "perSecond" in function
+        scale = float((re.search(r"scale\(.*, ([0-9.]+)\)", function) or [0, 1])[1])
+        wanted = [value * scale for value in expected(label, past, rate=rate)]
+        shown = [value for value, _ in series["datapoints"]]
+        if rate:  # a point a minute, each run's rise spread over the minutes before it
+            shown = shown[STEP // 60 - 1 :: STEP // 60]
+        assert shown == pytest.approx(wanted, rel=1e-3), function
+        assert series["target"] in parts["functions"][curve]
+
+
+def test_the_usage_graph_is_a_picture(stores, past):
+    graphite, _ = stores
+    (parts,) = [parts for _, name, parts in templates() if name == "conntrack_usage-usage"]
+    size = {"width": 350, "height": 200, "from": past[0]}
+    targets = [
+        function.replace("$metric$", resolved(parts["metrics_filters"][curve], "usage", "", "past"))
+        for curve, function in parts["functions"].items()
+    ]
+    picture = graphite.png(targets, **size, **parts["urlparams"])
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = picture[16:20], picture[20:24]
+    assert (int.from_bytes(width, "big"), int.from_bytes(height, "big")) == (350, 200)
+    assert picture != graphite.png(["no.such.metric"], **size, **parts["urlparams"])
+
+
+# --- Grafana
+
+
+def dashboard(kind):
+    return json.loads((GRAPHS / "grafana" / f"conntrack-{kind}.json").read_text())
+
+
+def queries(kind):
+    """Each query of a dashboard: the panel's title and the query."""
+    for panel in dashboard(kind)["panels"]:
+        for target in panel.get("targets", ()):
+            yield panel["title"], target
+
+
+def answer_of(variable, values):
+    """What Grafana offers of the answers to a variable's query."""
+    taken = variable["regex"].strip("/")
+    if not taken:
+        return set(values)
+    return {match[1] for match in (re.search(taken, value) for value in values) if match}
+
+
+def filled(text: str, host: str, namespace: str) -> str:
+    """A query as Grafana sends it, its variables put in."""
+    for name, value in {
+        "${namespace:regex}": namespace,
+        "$timeFilter": "time > now() - 2h",
+        "$__interval": "1m",
+        "$host": host,
+        "$namespace": namespace,
+        **{f"${check}": f"conntrack-{check}" for check in CHECKS},
+    }.items():
+        text = text.replace(name, value)
+    assert "$" not in text.replace("/$", "").replace("$/", ""), text
+    return text
+
+
+def offered(kind, ask, host, namespace):
+    """The answers to all variables of a dashboard."""
+    variables = dashboard(kind)["templating"]["list"]
+    assert variables[0]["type"] == "datasource"
+    return {
+        variable["name"]: answer_of(variable, ask(filled(variable["query"], host, namespace)))
+        for variable in variables[1:]
+    }
+
+
+def test_grafana_offers_hosts_services_and_namespaces_of_graphite(stores, namespaces):
+    graphite, _ = stores
+    host = HOST.replace(".", "_")
+    found = offered("graphite", graphite.find, host, "")
+    assert found.pop("host") == {host, "past"}
+    assert found.pop("namespace") == {namespaces[1].name}
+    assert found == {check: {f"conntrack-{check}"} for check in CHECKS}
+
+
+@pytest.mark.parametrize(
+    ("title", "target"),
+    [pytest.param(*each, id=f"{number}") for number, each in enumerate(queries("graphite"))],
+)
+def test_grafanas_queries_draw_from_graphite(stores, figures, namespaces, past, title, target):
+    graphite, _ = stores
+    text = target["target"]
+    label, field = re.search(r"\.perfdata\.(?:\$namespace\.)?(\w+)\.(\w+)", text).groups()
+    check = re.search(r"\$(usage|full|table)", text)[1]
+    if "$namespace" in text:
+        label = f"{namespaces[1].name}::{label}"
+    rate = "perSecond" in text
+    host = "past" if rate else HOST.replace(".", "_")
+    (series,) = graphite.render([filled(text, host, "*")], **{"from": past[0] - 60})
+    wanted = expected(label, past, rate=True)[-1] if rate else told(figures, check, label, field)
+    assert series["datapoints"][-1][0] == pytest.approx(wanted, rel=1e-3)
+    if "$namespace" in text:
+        assert series["target"] == label.replace("::", ".")
+
+
+def test_grafana_offers_hosts_services_and_namespaces_of_influxdb(stores, namespaces):
+    _, influxdb = stores
+
+    def ask(query):
+        return {value for series in influxdb.query(query) for _, value in series["values"]}
+
+    found = offered("influxdb", ask, HOST, "")
+    assert found.pop("host") == {HOST, "past"}
+    assert found.pop("namespace") == {namespaces[1].name}
+    assert found == {check: {f"conntrack-{check}"} for check in CHECKS}
+
+
+@pytest.mark.parametrize(
+    ("title", "target"),
+    [pytest.param(*each, id=f"{number}") for number, each in enumerate(queries("influxdb"))],
+)
+def test_grafanas_queries_draw_from_influxdb(stores, figures, namespaces, past, title, target):
+    _, influxdb = stores
+    text = target["query"]
+    label = re.search(r"\"metric\" (?:=~ /\^\$\{namespace:regex\}::(\w+)|= '(\w+)')", text)
+    label = f"{namespaces[1].name}::{label[1]}" if label[1] else label[2]
+    check = re.search(r"\$(usage|full|table)", text)[1]
+    field = re.search(r'\("(\w+)"\)', text)[1]
+    rate = "derivative" in text
+    host = "past" if rate else HOST
+    (series,) = influxdb.query(filled(text, host, re.escape(namespaces[1].name)))
+    assert influxdb.query(filled(text, host, ".*")) == [series]
+    values = [value for _, value in series["values"]]
+    if rate:
+        assert values == pytest.approx(expected(label, past, rate=True))
+    else:
+        assert values[-1] == told(figures, check, label, field)
+    if "::" in label:
+        assert series["tags"] == {"metric": label}

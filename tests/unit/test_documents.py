@@ -1,0 +1,189 @@
+"""The documents are held to the tree: what they name exists, and what alarms is in the runbook."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from check_conntrack import advice, full, table, thresholds, usage
+
+TREE = Path(__file__).parents[2]
+DOCUMENTS = [TREE / "README.md", *sorted((TREE / "docs").glob("*.md"))]
+CHECKS = {"usage": usage, "full": full, "table": table}
+RUNBOOK = TREE / "docs" / "runbook.md"
+SUDOERS = re.compile(r"^ +(\S+ ALL=\(root\) NOPASSWD: .*)$", re.MULTILINE)
+# Options of other programs that the documents speak of.
+FOREIGN = {"--random-fully", "--conntrack-min", "--system"}
+# As in README.md: what stands for something of the reader's own.
+STANDS_FOR = {"LABEL", "NAME", "NAMESPACE"}
+
+documents = pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.name) for path in DOCUMENTS]
+)
+
+
+def sources():
+    """The text of the library, its strings joined as the interpreter joins them."""
+    text = "\n".join(path.read_text() for path in (TREE / "plugins").rglob("*.py"))
+    return re.sub(r'"\s*\n\s*f?"', "", text)
+
+
+def slug(heading):
+    """What a heading is called in a link."""
+    text = re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
+def headings(path, level="#+"):
+    return re.findall(rf"^{level} (.*)$", path.read_text(), re.MULTILINE)
+
+
+def sections(path, level):
+    """Headings of a level, each with the text below it up to the next heading of that level."""
+    parts = re.split(rf"^{level} (.*)$", path.read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def options_of(check):
+    return {name for action in check.parser()._actions for name in action.option_strings}
+
+
+def commands(text):
+    """Every run of a check in a block of code: its name, its words."""
+    for line in re.findall(r"^ {4,}(.*)$", text, re.MULTILINE):
+        match = re.search(r"(?:^|[\s=/])check_conntrack_(usage|full|table)(?: +(.*))?$", line)
+        if match and not re.match(r"CONNTRACK_|\|", line) and "-c check_conntrack" not in line:
+            words = re.split(r" [|>] ", match[2] or "")[0]
+            if not words or words.startswith("-"):
+                yield match[1], shlex.split(words.rstrip('"]'))
+
+
+@documents
+def test_options_that_are_named_exist(path):
+    known = set().union(*map(options_of, CHECKS.values())) | FOREIGN
+    # A table's rows and sentences; commands of other programs have options of their own.
+    text = re.sub(r"^ {4}.*$", "", path.read_text(), flags=re.MULTILINE)
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+    assert named <= known
+    if path.name in ("README.md", "table.md"):
+        assert named
+
+
+@documents
+def test_commands_can_be_pasted(path):
+    found = list(commands(path.read_text()))
+    assert found
+    for name, words in found:
+        check = CHECKS[name]
+        options = check.parser().parse_args(words)
+        thresholds.parse_thresholds(check.LABELS, options.warning, options.critical)
+
+
+@documents
+def test_labels_of_namespaces_exist(path):
+    known = {label for check in CHECKS.values() for label in check.NAMESPACE_LABELS} | STANDS_FOR
+    assert set(re.findall(r"`[\w]+::(\w+)`", path.read_text())) <= known
+
+
+@documents
+def test_files_of_the_tree_exist(path):
+    named = re.findall(
+        r"(?<![\w/.-])(?:plugins|graphs|docs|nrpe|icinga2|tests)/[\w./-]*\w", path.read_text()
+    )
+    missing = [name for name in named if not (TREE / name).exists()]
+    assert not missing
+
+
+@documents
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
+        if re.match(r"https?:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file) if file else path
+        assert there.is_file(), target
+        if anchor:
+            assert anchor in map(slug, headings(there)), target
+
+
+@documents
+def test_there_is_one_line_for_sudo(path):
+    lines = SUDOERS.findall(path.read_text())
+    assert set(lines) <= {SUDOERS.search((TREE / "docs" / "deploy.md").read_text())[1]}
+
+
+@documents
+def test_headings_can_be_told_apart(path):
+    names = [slug(heading) for heading in headings(path)]
+    assert len(set(names)) == len(names)
+
+
+# --- the runbook
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_label_has_its_section_in_the_runbook(name):
+    chapter = sections(RUNBOOK, "##")[f"conntrack {name}"]
+    told = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^### (.*)$", chapter, re.MULTILINE))))
+    assert {label.name for label in CHECKS[name].LABELS} <= told
+
+
+def test_every_heading_of_the_runbook_is_a_label_or_something_a_check_says():
+    labels = {label.name for check in CHECKS.values() for label in check.LABELS}
+    said = sources()
+    for heading in headings(RUNBOOK, "###"):
+        cause = re.fullmatch(r"Cause: (.*)", heading)
+        if cause:
+            assert cause[1] in [each.name for each in advice.CAUSES]
+            continue
+        phrases = re.findall(r"`([^`]+)`", heading)
+        assert phrases, heading
+        for phrase in phrases:
+            assert phrase in labels or phrase in said, phrase
+
+
+@pytest.mark.parametrize("cause", [pytest.param(each, id=each.name) for each in advice.CAUSES])
+def test_every_cause_has_its_section_and_says_what_is_said(cause):
+    chapter = sections(RUNBOOK, "###")[f"Cause: {cause.name}"]
+    said = re.split(r"[:,]", cause.sentence(advice.Mixture(1000)))[0]
+    assert said in " ".join(chapter.split())
+    assert f"](runbook.md#{slug('Cause: ' + cause.name)})" in (TREE / "docs/table.md").read_text()
+
+
+def test_every_loss_is_told_in_the_words_of_the_check():
+    for label, words in full.FACTS.items():
+        chapter = " ".join(sections(RUNBOOK, "###")[f"`{label}`"].split())
+        for part in words.split("{}"):
+            assert part.strip() in chapter, label
+
+
+def test_every_rule_of_the_advice_is_about_something_in_the_runbook():
+    told = " ".join(headings(RUNBOOK, "###"))
+    for rule in advice.RULES:
+        for label in rule.labels:
+            assert f"`{label}`" in told
+
+
+def test_the_alarms_of_a_section_say_what_they_mean_and_what_to_do():
+    for heading, text in sections(RUNBOOK, "###").items():
+        assert re.search(r"\*\*Means|\bAs \[|Means, do", text), heading
+
+
+# --- shares and numbers
+
+
+def test_the_diagnosis_names_the_bounds_of_the_code():
+    text = (TREE / "docs" / "table.md").read_text()
+    assert f"Below {advice.FEWEST} entries" in text
+    assert f"{advice.PRESSED:.0f} % full" in text
+    plain = {cause.name for cause in advice.CAUSES if cause.plain}
+    assert set(re.findall(r"\| \[([\w ]+)\]\([^)]*\) \(\*plain\*\)", text)) == plain
+    room = [cause.name for cause in advice.CAUSES if cause.room]
+    *most, last = [f"`{name}`" for name in room]
+    assert f"{', '.join(most)} and {last}" in " ".join(text.split())
+    # Weightiest first.
+    named = re.findall(r"^\| \[([\w ]+)\]\(runbook", text, re.MULTILINE)
+    assert named == [cause.name for cause in advice.CAUSES]
