@@ -208,7 +208,8 @@ class Agent:
         # Who tests the machine's limit meanwhile may make the kernel refuse some.
         for _ in range(60):
             subprocess.run(
-                self.netns.command(sys.executable, "-c", FILL, entries, 0), stderr=subprocess.DEVNULL
+                self.netns.command(sys.executable, "-c", FILL, entries, 0),
+                stderr=subprocess.DEVNULL,
             )
             if self.netns.count() == entries:
                 return

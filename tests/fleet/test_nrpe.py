@@ -39,7 +39,10 @@ def compared(agent, command, line):
     "latest 3s ago", a namespace of somebody else's came): then both are run again.
     """
     for _ in range(20):
-        here, over_nrpe = first_run(agent, agent.run_here, line), first_run(agent, agent.ask, command)
+        here, over_nrpe = (
+            first_run(agent, agent.run_here, line),
+            first_run(agent, agent.ask, command),
+        )
         if here == over_nrpe:
             return over_nrpe
     pytest.fail(f"never the same: {here} {over_nrpe}")
