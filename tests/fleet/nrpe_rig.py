@@ -224,12 +224,14 @@ class Agent:
             log.write(f"{stamp} host kernel: {message}\n")
         file.chmod(0o644)
 
-    def inside(self, *command: object) -> list[str]:
+    def inside(self, *command: object) -> list[bytes]:
         """A command line that runs on this host, as root."""
         assert self.process
-        return ["nsenter", "-t", str(self.process.pid), "-m", "-n", "--", *map(str, command)]
+        words = [word if isinstance(word, bytes) else str(word) for word in command]
+        prefix = ["nsenter", "-t", str(self.process.pid), "-m", "-n", "--"]
+        return [os.fsencode(word) for word in [*prefix, *words]]
 
-    def ask(self, command: str, *arguments: str, options=()) -> subprocess.CompletedProcess[bytes]:
+    def ask(self, command: str, *arguments: object, options=()):
         """Ask the agent for a command by check_nrpe, on this host's loopback."""
         plain = ["-n"] if self.arguments else []
         line = [CHECK_NRPE, "-H", "127.0.0.1", *plain, *options, "-c", command]
@@ -302,9 +304,11 @@ def nrpe_with_arguments() -> Path:
 
 def _build(folder: Path, version: str) -> None:
     """Fetch and build in a folder, by a list of sources that is no one else's."""
-    form = "deb-src [signed-by=$(SIGNED_BY)] $(REPO_URI) $(RELEASE) $(COMPONENT)"
-    filters = ["Created-By: Packages", "Origin: Debian"]
-    lines = _output("apt-get", "indextargets", "--format", form, *filters).splitlines()
+    form = "deb-src $(REPO_URI) $(RELEASE) $(COMPONENT)"
+    targets = ("apt-get", "indextargets", "--format", form, "Created-By: Packages")
+    if not _output(*targets):
+        _output("apt-get", "update")
+    lines = _output(*targets, "Origin: Debian").splitlines()
     assert lines, "apt knows no repository of Debian's"
     (folder / "sources.list").write_text("\n".join(sorted(set(lines))) + "\n")
     options = {

@@ -141,8 +141,18 @@ def test_anything_else_is_refused(host, line):
 
 @pytest.mark.parametrize(
     "option",
-    ["-u '#-1'", "-u '#4294967295'", "-E", "EVIL=1", "PYTHONPATH=/tmp", "-C 5", "-D /tmp"]
-    + ["-R /tmp", "-T 1", "-h other"],
+    [
+        "-u '#-1'",
+        "-u '#4294967295'",
+        "-E",
+        "EVIL=1",
+        "PYTHONPATH=/tmp",
+        "-C 5",
+        "-D /tmp",
+        "-R /tmp",
+        "-T 1",
+        "-h other",
+    ],
 )
 def test_no_option_of_sudos_changes_how_it_runs(host, option):
     done = host.as_agent(f"sudo -n {option} {READER}")
