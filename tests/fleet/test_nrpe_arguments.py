@@ -195,13 +195,28 @@ def test_a_request_that_is_cut_off_somewhere_is_refused_as_a_whole(given, packet
         assert given(*sent, options=packets) in ([words] if length < 800 else [words, None])
 
 
-def test_the_lines_end_is_cut_off_before_anything_else(given):
-    # Every length at which NRPE's 2048 bytes end somewhere in the last words of the line.
+def test_a_line_that_nrpe_cuts_off_is_refused_by_the_shell(given):
+    # The line alone, without the script's own limit, which no such line would pass.
+    script = given.agent.top / "plugins/conntrack_arguments"
+    text = script.read_text()
+    assert text.count("-le 900 ]") == 1
     line = commands("conntrack-arguments.cfg")["check_conntrack_usage_args"]
     fixed = len(line) - sum(len(f"$ARG{number}$") for number in range(1, 17))
-    room = 2047 - fixed - len("--state-key=")
-    for length in range(room - 8, room + 9, 2):
-        assert given(f"--state-key={'x' * length}") is None
+    last = "--critical=20"
+    room = 2047 - fixed - len("--state-key=") - len(last)
+    outcomes = []
+    try:
+        script.write_text(text.replace("-le 900 ]", "-le 9000 ]"))
+        # Every length at which NRPE's 2048 bytes end in the second argument or in what follows it.
+        for length in range(room - 12, room + 70):
+            sent = [f"--state-key={'x' * length}", last]
+            arrived = given(*sent)
+            assert arrived in (None, [word.encode() for word in sent])
+            outcomes.append(arrived is None)
+    finally:
+        script.write_text(text)
+    assert outcomes == sorted(outcomes)
+    assert set(outcomes) == {True, False}
 
 
 def test_thresholds_and_filters_reach_the_checks(open_agent):
