@@ -195,7 +195,7 @@ def test_a_request_that_is_cut_off_somewhere_is_refused_as_a_whole(given, packet
         assert given(*sent, options=packets) in ([words] if length < 800 else [words, None])
 
 
-def test_a_line_that_nrpe_cuts_off_is_refused_by_the_shell(given):
+def test_a_line_that_nrpe_cuts_off_is_refused_as_a_whole(given):
     # The line alone, without the script's own limit, which no such line would pass.
     script = given.agent.top / "plugins/conntrack_arguments"
     text = script.read_text()
