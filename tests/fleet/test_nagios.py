@@ -200,6 +200,7 @@ class Nagios:
         return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
+@pytest.mark.timeout(600)
 def test_the_daemon_runs_them_to_a_hard_critical_and_back(sudo_agent, folder):
     agent = sudo_agent
     agent.limit(1000)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import pwd
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 
-from fleet.nrpe_rig import READER, SHIPPED, UNIT, commands, run_text
+from check_conntrack.kernel.rights import CAP_NET_ADMIN, CAP_SYSLOG
+from fleet.nrpe_rig import READER, SHIPPED, UNIT, ambient_capabilities, commands, run_text
 
 PLAIN = ["check_conntrack_usage", "check_conntrack_full", "check_conntrack_table"]
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
@@ -71,6 +74,17 @@ def test_those_of_all_namespaces_arrive_too(sudo_agent):
         code, out, err = compared(sudo_agent, command + "_netns", lines[command + "_netns"])
         assert (code, err) == (CRITICAL, b"")
         assert b": 1000 of 1000 entries, new connections are dropped" in out
+
+
+def test_the_agent_has_no_right_but_those_of_the_drop_in(agent):
+    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert set(fields["Uid"].split()) == {str(pwd.getpwnam("nagios").pw_uid)}
+    numbers = {"net_admin": CAP_NET_ADMIN, "syslog": CAP_SYSLOG}
+    names = ambient_capabilities() if agent.grant == "capabilities" else []
+    expected = sum(1 << numbers[name] for name in names)
+    assert {int(fields[f"Cap{kind}"], 16) for kind in ("Prm", "Eff", "Amb")} == {expected}
+    assert fields["NoNewPrivs"] == "0"
 
 
 def test_there_is_a_test_for_every_command_that_is_shipped():
