@@ -267,6 +267,13 @@ class Agent:
                 found.append(pid)
         return found
 
+    def wait_for_the_last(self, seconds: float = 60) -> None:
+        """Wait until none of them is left: a daemon's child ends a moment after its answer."""
+        give_up = time.monotonic() + seconds
+        while self.processes():
+            assert time.monotonic() < give_up, self.processes()
+            time.sleep(0.1)
+
     def state_files(self) -> list[Path]:
         """What the checks remember."""
         folder = self.top / "home/.local/state/check-conntrack"
@@ -282,7 +289,7 @@ def _namespace(pid: int) -> int:
 
 def run_text(*command: object, **options) -> Result:
     """Run a command to its end."""
-    words = [str(word) for word in command]
+    words = [word if isinstance(word, bytes) else str(word) for word in command]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, **options)
     return Result(done.returncode, done.stdout, done.stderr)
 

@@ -251,7 +251,7 @@ def test_the_daemon_runs_them_to_a_hard_critical_and_back(sudo_agent, folder):
     assert "SERVICE ALERT: router;conntrack-usage;WARNING;HARD;3;" in log
     assert ";conntrack-full;CRITICAL;SOFT;" not in log
     assert "FLAPPING" not in log
-    assert agent.processes() == []
+    agent.wait_for_the_last()
 
 
 def test_the_dependency_is_within_each_host(folder):
