@@ -236,8 +236,9 @@ def test_the_daemon_runs_them_to_a_hard_critical_and_back(sudo_agent, folder):
         nagios.stop()
     notified = nagios.notified()
     runbook = "file:///usr/share/doc/monitoring-plugins-conntrack/runbook.md"
-    problems = [(name, state) for kind, name, state, _ in notified if kind == "PROBLEM"]
-    assert set(problems) == {
+    problems = {(name, state) for kind, name, state, _ in notified if kind == "PROBLEM"}
+    # A machine with too much to do may have let one run out of time.
+    assert {problem for problem in problems if problem[1] != "UNKNOWN"} == {
         ("conntrack-usage", "WARNING"),
         ("conntrack-usage", "CRITICAL"),
         ("conntrack-table", "WARNING"),
