@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet.nrpe_rig import SHIPPED, as_nagios, run_text
+from fleet.nrpe_rig import CHECK_NRPE, PLUGIN_FOLDER, SHIPPED, as_nagios, run_text
+from kernel.rig import Netns
 
 NAGIOS = "/usr/sbin/nagios4"
 DEBIAN = Path("/etc/nagios4/objects")
@@ -91,7 +92,7 @@ define host {{
 @pytest.fixture
 def folder(need):
     """A folder for Nagios with its settings in it; ours are named where they are shipped."""
-    need(NAGIOS)
+    need(NAGIOS, str(CHECK_NRPE), "ip", "nft")
     top = Path(tempfile.mkdtemp(prefix="check-conntrack-nagios-"))
     try:
         shutil.copy(SHIPPED / "nagios.cfg", top / "conntrack.cfg")
@@ -142,6 +143,25 @@ def test_nagios_would_not_accept_anything(folder):
     done = verified(folder)
     assert done.code == 1
     assert "Total Errors:   3" in done.out
+
+
+def test_an_agent_that_does_not_answer_is_unknown_and_not_critical(folder):
+    (line,) = re.findall(r"command_line +(.+check_nrpe.+)", (folder / "conntrack.cfg").read_text())
+    macros = {
+        "$USER1$": str(PLUGIN_FOLDER),
+        "$HOSTADDRESS$": "127.0.0.1",
+        "$ARG1$": "check_conntrack_usage",
+    }
+    for macro, value in macros.items():
+        line = line.replace(macro, value)
+    assert "$" not in line
+    nobody_listens = Netns()
+    try:
+        done = run_text(*nobody_listens.command("sh", "-c", line))
+    finally:
+        nobody_listens.remove()
+    assert done.code == 3
+    assert "refused" in done.out + done.err
 
 
 class Nagios:
