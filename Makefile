@@ -74,6 +74,10 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/log_files.py
 
+# An NRPE agent and Nagios; nrpe once more from its source, built to take arguments.
+PROGRAMS += nrpe /usr/lib/nagios/plugins/check_nrpe nagios4 visudo systemd-analyze nsenter gcc
+PACKAGES += nagios-nrpe-server nagios-nrpe-plugin nagios4-core gcc libc6-dev libssl-dev make
+
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo 'python3 is missing: install Python 3.9 or later'; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' \
