@@ -135,7 +135,9 @@ def options(check: Check) -> list[Option]:
             text = text[0].upper() + text[1:]
         text += MORE.get(long, "")
         if isinstance(action, argparse._CountAction):
-            found.append(Option("-v", variable, "More long output: 1, 2 or 3", number=True, level=1))
+            found.append(
+                Option("-v", variable, "More long output: 1, 2 or 3", number=True, level=1)
+            )
             found += [Option("-" + "v" * n, variable, text, number=True, level=n) for n in (2, 3)]
             continue
         found.append(
