@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,7 +197,11 @@ def _command(check: Check) -> str:
 
 
 def basket() -> str:
-    """The text of conntrack-basket.json, as the Director exports it."""
+    """The text of conntrack-basket.json, as the Director exports it.
+
+    Without the identities that it has from version 1.11 on: older ones refuse them, and newer ones
+    know an object by its name.
+    """
     fields: dict[str, dict[str, Any]] = {}
     made: dict[str, Any] = {
         "Command": {check.command: _basket_command(check, fields) for check in CHECKS},
@@ -209,7 +212,6 @@ def basket() -> str:
                 "display_name": "Connection tracking",
                 "object_name": "conntrack",
                 "object_type": "object",
-                "uuid": _uuid("servicegroup"),
             }
         },
         "ServiceTemplate": {check.service: _basket_template(check) for check in CHECKS},
@@ -219,10 +221,6 @@ def basket() -> str:
         "Datafield": fields,
     }
     return json.dumps(made, indent=4) + "\n"
-
-
-def _uuid(*names: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, "urn:check-conntrack:" + ":".join(names)))
 
 
 def _field(
@@ -238,7 +236,6 @@ def _field(
         "datatype": f"Icinga\\Module\\Director\\DataType\\DataType{kind}",
         "format": None,
         "settings": settings,
-        "uuid": _uuid("datafield", variable),
     }
     return {"datafield_id": number, "is_required": "n", "var_filter": None}
 
@@ -284,7 +281,6 @@ def _basket_command(check: Check, fields: dict[str, dict[str, Any]]) -> dict[str
         "object_name": check.command,
         "object_type": "object",
         "timeout": TIMEOUT,
-        "uuid": _uuid("command", check.command),
         "vars": {f"{check.command}_{name}": value for name, value in DEFAULTS.items()},
         "zone": None,
     }
@@ -309,7 +305,6 @@ def _basket_template(check: Check) -> dict[str, Any]:
         "object_type": "template",
         "retry_interval": check.retry_interval,
         "use_agent": True,
-        "uuid": _uuid("servicetemplate", check.service),
         "vars": {},
     }
 
@@ -322,7 +317,6 @@ def _basket_host(fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "imports": [],
         "object_name": "conntrack",
         "object_type": "template",
-        "uuid": _uuid("hosttemplate"),
         "vars": {"conntrack": True},
     }
 
@@ -334,7 +328,6 @@ def _basket_set() -> dict[str, Any]:
             "imports": [check.service],
             "object_name": check.service,
             "object_type": "object",
-            "uuid": _uuid("serviceset", check.service),
             "vars": {},
         }
         for check in CHECKS
@@ -342,13 +335,12 @@ def _basket_set() -> dict[str, Any]:
     services.append(
         {
             "apply_for": "host.vars.conntrack_netns",
-            "display_name": "Connection tracking: usage of $conntrack_usage_netns$",
+            "display_name": "Connection tracking: usage in $config$",
             "fields": [],
             "imports": ["conntrack-usage"],
             "object_name": "conntrack-usage-",
             "object_type": "object",
-            "uuid": _uuid("serviceset", "netns"),
-            "vars": {"conntrack_usage_netns": "$value$"},
+            "vars": {"conntrack_usage_netns": "$config$", "conntrack_usage_state_key": "$config$"},
         }
     )
     return {
@@ -357,7 +349,6 @@ def _basket_set() -> dict[str, Any]:
         "object_name": "conntrack",
         "object_type": "template",
         "services": services,
-        "uuid": _uuid("serviceset"),
     }
 
 
@@ -372,7 +363,6 @@ def _basket_dependency() -> dict[str, Any]:
         "object_type": "apply",
         "parent_service_by_name": "conntrack-usage",
         "states": ["OK", "Warning", "Unknown"],
-        "uuid": _uuid("dependency"),
     }
 
 

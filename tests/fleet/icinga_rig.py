@@ -33,6 +33,8 @@ READER = f"{PLUGINS}/check_conntrack/kernel/reader.py"
 SUDOERS = f'nagios ALL=(root) NOPASSWD: {READER} ""\n'
 USER = ("setpriv", "--reuid", "nagios", "--regid", "nagios", "--clear-groups")
 PASSWORD = "secret"
+# Folders of the daemon's user.
+OWN = ("etc", "data", "log", "cache", "spool", "run", "seen", "seen.new", "home")
 PATIENCE = 60  # seconds until something is taken for broken
 PROGRAMS = ("icinga2", "sudo", "visudo", "ip", "conntrack", "unshare", "setpriv", "openssl")
 
@@ -106,7 +108,10 @@ object CheckerComponent "checker" { }
 object NotificationComponent "notification" { }
 object User "on-call" { }
 object NotificationCommand "note" {
-    command = [ ConfigDir + "/note", "$notification.type$ $host.name$!$service.name$ $service.state$" ]
+    command = [
+        ConfigDir + "/note",
+        "$notification.type$ $host.name$!$service.name$ $service.state$"
+    ]
 }
 apply Notification "on-call" to Service {
     command = "note"
@@ -141,20 +146,7 @@ class Node:
         self._process: subprocess.Popen[bytes] | None = None
         self._context = ssl.create_default_context()
         self._context.check_hostname = False
-        folders = (
-            "etc",
-            "data/certs",
-            "log",
-            "cache",
-            "spool",
-            "run",
-            "bin",
-            "seen",
-            "seen.new",
-            "sudoers.d",
-            "home",
-        )
-        for folder in folders:
+        for folder in (*OWN, "data/certs", "bin", "sudoers.d"):
             (top / folder).mkdir(parents=True)
         (top / "etc" / "icinga2.conf").write_text(CONSTANTS.format(name=name) + config)
         for file in (COMMANDS, SERVICES):
@@ -175,7 +167,7 @@ class Node:
         sudoers.write_text(SUDOERS)
         sudoers.chmod(0o440)
         subprocess.run(["visudo", "-c", "-f", sudoers], check=True, capture_output=True)
-        for folder in ("etc", "data", "log", "cache", "spool", "run", "seen", "seen.new", "home"):
+        for folder in OWN:
             for path in (self.top / folder, *(self.top / folder).rglob("*")):
                 shutil.chown(path, "nagios", "nagios")
 
