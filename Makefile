@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PROGRAMS := conntrack nft ip sudo setpriv unshare journalctl
-PACKAGES := conntrack nftables iproute2 sudo util-linux systemd
+PROGRAMS := conntrack nft ip sudo setpriv unshare journalctl icinga2 openssl
+PACKAGES := conntrack nftables iproute2 sudo util-linux systemd icinga2-bin icinga2-common openssl
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help run test programs lint cover bench clean

@@ -37,7 +37,7 @@ HEADER = """\
  * Written by generate.py from the checks' own command lines. An option that may be repeated takes
  * a value or an array of values. Thresholds are [LABEL=]RANGE, as in
  *   vars.conntrack_usage_warning = [ "70", "time_to_full=4h:" ]
- * The plugins are looked for in PluginContribDir (constants.conf).
+ * A $ in a value is written $$. The plugins are looked for in PluginContribDir (constants.conf).
  */
 """
 
@@ -81,7 +81,7 @@ CHECKS = (
     Check(
         "full",
         full.parser(),
-        "Connection tracking: losses",
+        "Connection tracking: drops",
         "Whether the connection-tracking table has been full, and what was lost.",
         300,
         60,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kernel.flows_rig import Namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 TREE = Path(__file__).parent.parent.parent
 SHIPPED = TREE / "icinga2"
@@ -30,13 +30,14 @@ COMMANDS = SHIPPED / "conntrack-commands.conf"
 SERVICES = SHIPPED / "conntrack-services.conf"
 PLUGINS = "/usr/lib/nagios/plugins"
 READER = f"{PLUGINS}/check_conntrack/kernel/reader.py"
-SUDOERS = f'nagios ALL=(root) NOPASSWD: {READER} ""\n'
+SUDOERS = TREE / "nrpe" / "sudoers"
+NRPE = "/usr/sbin/nrpe"
 USER = ("setpriv", "--reuid", "nagios", "--regid", "nagios", "--clear-groups")
 PASSWORD = "secret"
 # Folders of the daemon's user.
 OWN = ("etc", "data", "log", "cache", "spool", "run", "seen", "seen.new", "home")
 PATIENCE = 60  # seconds until something is taken for broken
-PROGRAMS = ("icinga2", "sudo", "visudo", "ip", "conntrack", "unshare", "setpriv", "openssl")
+PROGRAMS = ("icinga2", "sudo", "visudo", "ip", "conntrack", "unshare", "setpriv", "openssl", NRPE)
 
 # Other network namespaces of the machine are let go, those that are named are found again. $1 is
 # the folder of the node, then come the names up to --, then the command.
@@ -62,6 +63,14 @@ while [ "$1" != -- ]; do
 done
 shift
 "$@"
+"""
+# Beside Icinga's own daemon.
+NRPE_TOO = 'nrpe -c "$0" -f & exec "$@"'
+NRPE_CONFIG = """
+pid_file={top}/run/nrpe.pid
+allowed_hosts=192.0.2.1
+dont_blame_nrpe=0
+include={top}/etc/conntrack.cfg
 """
 
 # Stands for python3 in the daemon's PATH, notes what it was started with, and lets it go on.
@@ -105,6 +114,11 @@ object Zone "agent" {
 MASTER = """
 include "conntrack-services.conf"
 object CheckerComponent "checker" { }
+// Checks are executed when a test asks, as if it were their time, and at no other.
+object IcingaApplication "app" {
+    enable_host_checks = false
+    enable_service_checks = false
+}
 object NotificationComponent "notification" { }
 object User "on-call" { }
 object NotificationCommand "note" {
@@ -149,8 +163,9 @@ class Node:
         for folder in (*OWN, "data/certs", "bin", "sudoers.d"):
             (top / folder).mkdir(parents=True)
         (top / "etc" / "icinga2.conf").write_text(CONSTANTS.format(name=name) + config)
-        for file in (COMMANDS, SERVICES):
+        for file in (COMMANDS, SERVICES, TREE / "nrpe" / "conntrack.cfg"):
             shutil.copy(file, top / "etc")
+        (top / "etc" / "nrpe.cfg").write_text(NRPE_CONFIG.format(top=top))
         note = top / "etc" / "note"
         note.write_text(f'#!/bin/sh\nprintf "%s\\n" "$1" >> {top}/log/notes\n')
         python = top / "bin" / "python3"
@@ -164,7 +179,7 @@ class Node:
         for program in Path(PLUGINS).glob("check_nrpe"):
             shutil.copy2(program, self.top / "plugins")
         sudoers = self.top / "sudoers.d" / "check-conntrack"
-        sudoers.write_text(SUDOERS)
+        shutil.copy(SUDOERS, sudoers)
         sudoers.chmod(0o440)
         subprocess.run(["visudo", "-c", "-f", sudoers], check=True, capture_output=True)
         for folder in OWN:
@@ -216,7 +231,7 @@ class Node:
 
     @contextlib.contextmanager
     def running(self, names: Sequence[str]) -> Iterator[Node]:
-        """The daemon at work; of network namespaces it sees its own and these."""
+        """The daemon at work, an NRPE agent beside it; it sees these network namespaces alone."""
         path = f"PATH={self.top / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin"
         with open(self.top / "log" / "console", "wb") as console:
             self._process = subprocess.Popen(
@@ -224,7 +239,8 @@ class Node:
                     *("ip", "netns", "exec", self.netns.name),
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
                     *("sh", "-c", SETTLE, "sh", str(self.top), *names, "--"),
-                    *(*USER, "env", "-i", path, *self.command("daemon")),
+                    *(*USER, "env", "-i", path),
+                    *("sh", "-c", NRPE_TOO, f"{self.top}/etc/nrpe.cfg", *self.command("daemon")),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -399,11 +415,11 @@ def _request(key: Path, made: Path, name: str, kind: str, *more: str) -> None:
         shutil.chown(file, "nagios", "nagios")
 
 
-def wait_until(condition: Any, why: Any = str) -> None:
+def wait_until(condition: Callable[[], object], why: Callable[[], str] = str) -> None:
     """Wait for something that comes soon; fails where it does not."""
     end = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < end, why()
+        assert time.monotonic() < end, why()[-3000:]
         time.sleep(0.05)
 
 

@@ -157,12 +157,15 @@ def test_hosts_over_nrpe_get_its_command_under_our_name(cluster):
     with cluster.master.host("far", conntrack="nrpe", **more) as host:
         has = {name: cluster.master.service(host, f"conntrack-{name}") for name in CHECKS}
         assert {each["check_command"] for each in has.values()} == {"nrpe"}
-        assert has["full"]["vars"] == {"nrpe_command": "check_conntrack_full"}
-        assert has["table"]["vars"] == {"nrpe_command": "check_conntrack_table"}
+        for name in ("full", "table"):
+            assert has[name]["vars"]["check_command"] == f"conntrack_{name}"
+            assert has[name]["vars"]["nrpe_command"] == f"check_conntrack_{name}"
         assert {each["command_endpoint"] for each in has.values()} == {""}
         done = cluster.master.check(host, "conntrack-usage")
     assert done.command[done.command.index("-c") + 1] == "check_conntrack_usage_args"
     assert done.command[-3:] == ["-a", "--warning=70", "--netns=a b;$(id)"]
+    # Nobody listens there.
+    assert done.state == UNKNOWN, done.output
 
 
 # --- execution
@@ -304,14 +307,16 @@ def test_a_list_of_namespaces_gives_a_service_each_and_a_dictionary_thresholds_t
     assert critical.perfdata["usage"]["crit"] == 60
 
 
-def test_the_agent_checks_its_own_table_and_the_master_shows_it_full(cluster):
+@pytest.mark.parametrize("way", ["agent", "nrpe"])
+def test_the_agent_checks_its_own_table_and_the_master_shows_it_full(cluster, way):
     master, agent = cluster.master, cluster.agent
     agent.starts("table")
     fill(agent.netns, 950)
+    variables = {"conntrack": way, "nrpe_address": "192.0.2.2"}
     try:
         with (
             machine_limit(LIMIT),
-            master.host("agent", conntrack=True) as far,
+            master.host("agent", **variables) as far,
             master.host("here", conntrack="local") as near,
         ):
             contents = master.check(far, "conntrack-table")
@@ -321,17 +326,23 @@ def test_the_agent_checks_its_own_table_and_the_master_shows_it_full(cluster):
         agent.netns.run("conntrack", "-F")
     assert contents.state == CRITICAL, contents.output
     assert contents.output.startswith("CONNTRACK_TABLE CRITICAL - 950 of 1000 entries (95.0%)")
-    assert contents.perfdata["entries"] == {
-        **contents.perfdata["entries"],
-        "value": 950,
-        "max": LIMIT,
-    }
-    assert count.state == CRITICAL
+    assert len(contents.output.splitlines()) > 10
+    entries = contents.perfdata["entries"]
+    assert (entries["value"], entries["max"]) == (950, LIMIT)
+    assert set(contents.perfdata) == {label.name for label in table.LABELS}
+    assert count.state == CRITICAL, count.output
     assert count.output.startswith("CONNTRACK_USAGE CRITICAL - 950 of 1000 entries in use (95.0%)")
-    assert (contents.source, count.source, own.source) == ("agent", "agent", "master")
+    source = "agent" if way == "agent" else "master"
+    assert (contents.source, count.source, own.source) == (source, source, "master")
     assert (own.state, own.perfdata["entries"]["value"]) == (OK, 0)
-    # Unprivileged, through sudo, as is shipped.
-    assert agent.starts("table") == [["--sudo"]]
+    if way == "agent":
+        # Unprivileged, through sudo, as is shipped.
+        assert agent.starts("table") == [["--sudo"]]
+        assert contents.attributes["check_command"] == "conntrack_table"
+    else:
+        assert contents.command[contents.command.index("-c") + 1] == "check_conntrack_table"
+        # Graphs go by the command that was meant.
+        assert contents.attributes["vars"]["check_command"] == "conntrack_table"
 
 
 def test_without_the_line_for_sudo_the_agent_says_what_to_grant(cluster):
@@ -347,7 +358,7 @@ def test_without_the_line_for_sudo_the_agent_says_what_to_grant(cluster):
     assert done.state == UNKNOWN
     assert "the table cannot be read: netlink: " in done.output
     assert "sudo: " in done.output
-    assert rig.SUDOERS.strip() in done.output
+    assert f'nagios ALL=(root) NOPASSWD: {rig.READER} ""' in done.output
 
 
 # --- every option

@@ -148,6 +148,22 @@ def test_a_service_has_its_template_schedule_and_part_of_the_runbook(name):
     assert f"host.vars.conntrack_{name} != false" in applied
 
 
+@EVERY
+def test_nagios_has_the_same_schedule(name):
+    objects = (FOLDER.parent / "nrpe" / "nagios.cfg").read_text().split("}")
+    (service,) = (each for each in objects if f"service_description    conntrack-{name}\n" in each)
+    there = dict(re.findall(r"^    (\w+) +(.+)$", service, re.MULTILINE))
+    here = attributes(block(SERVICES, f'template Service "conntrack-{name}"'))
+    for interval in ("check_interval", "retry_interval"):
+        assert 60 * float(there[interval]) == seconds(here[interval])
+    assert there["max_check_attempts"] == here["max_check_attempts"]
+    assert there["low_flap_threshold"] == here["flapping_threshold_low"]
+    assert there["high_flap_threshold"] == here["flapping_threshold_high"]
+    assert there["display_name"] == json.loads(here["display_name"])
+    (runbook,) = re.findall(r'globals\.ConntrackRunbook = "(.+)"', SERVICES)
+    assert there["notes_url"] == f"{runbook}#conntrack-{name}"
+
+
 def test_what_was_lost_is_found_within_one_run():
     has = attributes(block(SERVICES, 'template Service "conntrack-full"'))
     assert has["max_check_attempts"] == "1"
