@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PROGRAMS := conntrack nft ip sudo setpriv unshare journalctl icinga2 openssl
-PACKAGES := conntrack nftables iproute2 sudo util-linux systemd icinga2-bin icinga2-common openssl
+PROGRAMS := conntrack nft ip sudo setpriv unshare journalctl
+PACKAGES := conntrack nftables iproute2 sudo util-linux systemd
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help run test programs lint cover bench clean
@@ -78,6 +78,10 @@ $(VENV)/.tested: $(VENV)/.installed
 $(VENV)/.linted: $(VENV)/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check '.[quality]'
 	@touch $@
+
+# Icinga 2, as a master and an agent.
+PROGRAMS += icinga2 openssl
+PACKAGES += icinga2-bin icinga2-common openssl
 
 clean:
 	rm -rf $(VENV) .tox build *.egg-info plugins/*.egg-info

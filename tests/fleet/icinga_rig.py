@@ -236,7 +236,8 @@ class Node:
         with open(self.top / "log" / "console", "wb") as console:
             self._process = subprocess.Popen(
                 [
-                    *("ip", "netns", "exec", self.netns.name),
+                    # Whatever becomes of the tests.
+                    *("setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.netns.name),
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
                     *("sh", "-c", SETTLE, "sh", str(self.top), *names, "--"),
                     *(*USER, "env", "-i", path),
