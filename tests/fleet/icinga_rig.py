@@ -90,7 +90,6 @@ const ZoneName = "{name}"
 include <itl>
 include <plugins>
 include <plugins-contrib>
-include "conntrack-commands.conf"
 """
 
 CLUSTER = """
@@ -102,7 +101,8 @@ object ApiUser "test" {
     password = "secret"
     permissions = [ "*" ]
 }
-object Endpoint "master" { }
+object Zone "global-templates" { global = true }
+object Endpoint "master" { host = "192.0.2.1" }
 object Zone "master" { endpoints = [ "master" ] }
 object Endpoint "agent" { host = "192.0.2.2" }
 object Zone "agent" {
@@ -112,7 +112,6 @@ object Zone "agent" {
 """
 
 MASTER = """
-include "conntrack-services.conf"
 object CheckerComponent "checker" { }
 // Checks are executed when a test asks, as if it were their time, and at no other.
 object IcingaApplication "app" {
@@ -163,8 +162,13 @@ class Node:
         for folder in (*OWN, "data/certs", "bin", "sudoers.d"):
             (top / folder).mkdir(parents=True)
         (top / "etc" / "icinga2.conf").write_text(CONSTANTS.format(name=name) + config)
-        for file in (COMMANDS, SERVICES, TREE / "nrpe" / "conntrack.cfg"):
-            shutil.copy(file, top / "etc")
+        if name == "master":
+            # From where the agent gets the commands.
+            shared = top / "etc" / "zones.d" / "global-templates"
+            shared.mkdir(parents=True)
+            for file in (COMMANDS, SERVICES):
+                shutil.copy(file, shared)
+        shutil.copy(TREE / "nrpe" / "conntrack.cfg", top / "etc")
         (top / "etc" / "nrpe.cfg").write_text(NRPE_CONFIG.format(top=top))
         note = top / "etc" / "note"
         note.write_text(f'#!/bin/sh\nprintf "%s\\n" "$1" >> {top}/log/notes\n')
@@ -190,6 +194,7 @@ class Node:
         """The command line of icinga2 with the folders of this node."""
         constants = {
             "ConfigDir": "etc",
+            "ZonesDir": "etc/zones.d",
             "DataDir": "data",
             "LogDir": "log",
             "CacheDir": "cache",
@@ -309,6 +314,12 @@ class Node:
         assert result["code"] == 200, result
         return result["result"]
 
+    def tries(self, expression: str) -> Any:
+        """The same of a daemon that may be about to start again."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return self.evaluate(expression)
+        return None
+
     def add_host(self, name: str, **variables: object) -> tuple[int, Any]:
         """Make a host as the API does; services follow from the shipped rules."""
         attributes = {"check_command": "dummy", "vars": variables}
@@ -421,7 +432,7 @@ def wait_until(condition: Callable[[], object], why: Callable[[], str] = str) ->
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, why()[-3000:]
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 @contextlib.contextmanager

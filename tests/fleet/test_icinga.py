@@ -42,10 +42,10 @@ def cluster(need, installed):
                 node.install(tree)
             rig.certify(master, agent)
             with agent.running([]), master.running([blue.name, red.name]):
-                rig.wait_until(
-                    lambda: master.evaluate('get_object(Endpoint, "agent").connected'),
-                    master.console,
-                )
+                known = 'get_object(CheckCommand, "conntrack_table") != null'
+                rig.wait_until(lambda: agent.tries(known), agent.console)
+                joined = 'get_object(Endpoint, "agent").connected'
+                rig.wait_until(lambda: master.evaluate(joined), master.console)
                 yield types.SimpleNamespace(
                     master=master, agent=agent, blue=blue, red=red, canary=top / "canary"
                 )
