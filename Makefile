@@ -5,9 +5,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROGRAMS := conntrack nft ip sudo setpriv unshare journalctl
 PACKAGES := conntrack nftables iproute2 sudo util-linux systemd
-# What the fleet's tests start by themselves.
-PROGRAMS += icinga2 carbon-cache graphite-manage influxd zabbix_agentd
-PACKAGES += icinga2-bin graphite-carbon graphite-web influxdb zabbix-agent
+# What the fleet's tests start by themselves. Of nrpe a second one is built from its source, that
+# takes arguments.
+PROGRAMS += nrpe /usr/lib/nagios/plugins/check_nrpe nagios4 visudo systemd-analyze nsenter gcc
+PACKAGES += nagios-nrpe-server nagios-nrpe-plugin nagios4-core gcc libc6-dev libssl-dev make
+PROGRAMS += icinga2 openssl carbon-cache graphite-manage influxd zabbix_agentd
+PACKAGES += icinga2-bin icinga2-common openssl graphite-carbon graphite-web influxdb zabbix-agent
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help run test programs graphs lint cover bench clean
@@ -73,10 +76,6 @@ cover: $(VENV)/.tested programs
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/log_files.py
-
-# An NRPE agent and Nagios; nrpe once more from its source, built to take arguments.
-PROGRAMS += nrpe /usr/lib/nagios/plugins/check_nrpe nagios4 visudo systemd-analyze nsenter gcc
-PACKAGES += nagios-nrpe-server nagios-nrpe-plugin nagios4-core gcc libc6-dev libssl-dev make
 
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo 'python3 is missing: install Python 3.9 or later'; exit 1; }

@@ -1,0 +1,377 @@
+#!/usr/bin/env python3
+"""Write the CheckCommands and the Director's basket from the command lines of the checks.
+
+Every option becomes an argument with a custom variable of its own, so none can be forgotten. Run it
+when an option changes (PYTHONPATH=plugins icinga2/generate.py); a test fails until that is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from check_conntrack import full, table, usage
+
+HERE = Path(__file__).parent
+COMMANDS = HERE / "conntrack-commands.conf"
+BASKET = HERE / "conntrack-basket.json"
+
+RUNBOOK = "file:///usr/share/doc/monitoring-plugins-conntrack/runbook.md"
+# Seconds until Icinga ends a check. The check itself gives up earlier, after --timeout, and says
+# what it was waiting for.
+TIMEOUT = 60
+# They print a page instead of a verdict.
+PAGES = ("--help", "--version")
+# Where the default differs from the check's: the reader may be started, by the sudoers file that is
+# shipped. The checks only do so where they lack a right.
+DEFAULTS = {"sudo": True}
+MORE = {"--timeout": f"; Icinga itself ends the check after {TIMEOUT} s, see check_timeout"}
+NUMBERS = ("top", "max_entries", "keep", "verbose")
+
+HEADER = """\
+/* Icinga 2: the commands of check-conntrack, one custom variable an option.
+ *
+ * Written by generate.py from the checks' own command lines. An option that may be repeated takes
+ * a value or an array of values. Thresholds are [LABEL=]RANGE, as in
+ *   vars.conntrack_usage_warning = [ "70", "time_to_full=4h:" ]
+ * A $ in a value is written $$. The plugins are looked for in PluginContribDir (constants.conf).
+ */
+"""
+
+
+class Check(NamedTuple):
+    """A check and its services' schedule; times in seconds, flapping in percent."""
+
+    name: str
+    parser: argparse.ArgumentParser
+    display: str
+    notes: str
+    check_interval: int
+    retry_interval: int
+    attempts: int
+    flapping_low: int
+    flapping_high: int
+
+    @property
+    def command(self) -> str:
+        """The name of the CheckCommand, which its custom variables begin with."""
+        return f"conntrack_{self.name}"
+
+    @property
+    def service(self) -> str:
+        """The name of the service template, of the service, and of the runbook's part."""
+        return f"conntrack-{self.name}"
+
+
+CHECKS = (
+    Check(
+        "usage",
+        usage.parser(),
+        "Connection tracking: usage",
+        "How full the connection-tracking table is, and when it will be full.",
+        60,
+        30,
+        3,
+        15,
+        30,
+    ),
+    Check(
+        "full",
+        full.parser(),
+        "Connection tracking: drops",
+        "Whether the connection-tracking table has been full, and what was lost.",
+        300,
+        60,
+        1,
+        25,
+        50,
+    ),
+    Check(
+        "table",
+        table.parser(),
+        "Connection tracking: contents",
+        "What fills the connection-tracking table, why, and what to do.",
+        300,
+        60,
+        3,
+        20,
+        40,
+    ),
+)
+
+
+class Option(NamedTuple):
+    """An option of a check as a custom variable; `level` counts what is given as -v, -vv, -vvv."""
+
+    key: str
+    variable: str
+    description: str
+    flag: bool = False
+    repeatable: bool = False
+    number: bool = False
+    level: int = 0
+
+    @property
+    def set_if(self) -> str:
+        """The condition in Icinga's language, for a level."""
+        compare = ">=" if self.level == 3 else "=="
+        return f'number(macro("${self.variable}$")) {compare} {self.level}'
+
+
+def options(check: Check) -> list[Option]:
+    """What a check can be told, in the order of its help page."""
+    found = []
+    for action in check.parser._actions:
+        long = next(option for option in action.option_strings if option.startswith("--"))
+        if long in PAGES:
+            continue
+        variable = f"{check.command}_{long[2:].replace('-', '_')}"
+        text = str(action.help)
+        if " (default" not in text.partition(":")[0]:
+            text = text[0].upper() + text[1:]
+        text += MORE.get(long, "")
+        if isinstance(action, argparse._CountAction):
+            found.append(
+                Option("-v", variable, "More long output: 1, 2 or 3", number=True, level=1)
+            )
+            found += [Option("-" + "v" * n, variable, text, number=True, level=n) for n in (2, 3)]
+            continue
+        found.append(
+            Option(
+                long,
+                variable,
+                text,
+                flag=action.nargs == 0,
+                repeatable=isinstance(action, argparse._AppendAction),
+                number=action.dest in NUMBERS,
+            )
+        )
+    return found
+
+
+def quoted(text: str) -> str:
+    """A string of Icinga's language."""
+    return json.dumps(text, ensure_ascii=True)
+
+
+# --- CheckCommands
+
+
+def commands() -> str:
+    """The text of conntrack-commands.conf."""
+    return HEADER + "".join(_command(check) for check in CHECKS)
+
+
+def _command(check: Check) -> str:
+    lines = [
+        "",
+        f"object CheckCommand {quoted(check.command)} {{",
+        f"\tcommand = [ PluginContribDir + {quoted('/check_' + check.command)} ]",
+        f"\ttimeout = {TIMEOUT}s",
+        "",
+        "\targuments = {",
+    ]
+    for option in options(check):
+        lines.append(f"\t\t{quoted(option.key)} = {{")
+        if option.level:
+            lines.append(f"\t\t\tset_if = {{{{ {option.set_if} }}}}")
+        else:
+            attribute = "set_if" if option.flag else "value"
+            lines.append(f"\t\t\t{attribute} = {quoted(f'${option.variable}$')}")
+        if option.level < 2:
+            lines.append(f"\t\t\tdescription = {quoted(option.description)}")
+        if option.repeatable:
+            lines.append("\t\t\trepeat_key = true")
+        lines.append("\t\t}")
+    lines += ["\t}", ""]
+    lines += [
+        f"\tvars.{check.command}_{name} = {json.dumps(value)}" for name, value in DEFAULTS.items()
+    ]
+    return "\n".join([*lines, "}", ""])
+
+
+# --- the Director's basket
+
+
+def basket() -> str:
+    """The text of conntrack-basket.json, as the Director exports it.
+
+    Without the identities that it has from version 1.11 on: older ones refuse them, and newer ones
+    know an object by its name.
+    """
+    fields: dict[str, dict[str, Any]] = {}
+    made: dict[str, Any] = {
+        "Command": {check.command: _basket_command(check, fields) for check in CHECKS},
+        "ServiceGroup": {
+            "conntrack": {
+                "assign_filter": None,
+                "disabled": False,
+                "display_name": "Connection tracking",
+                "object_name": "conntrack",
+                "object_type": "object",
+            }
+        },
+        "ServiceTemplate": {check.service: _basket_template(check) for check in CHECKS},
+        "HostTemplate": {"conntrack": _basket_host(fields)},
+        "ServiceSet": {"conntrack": _basket_set()},
+        "Dependency": {"conntrack-usage": _basket_dependency()},
+        "Datafield": fields,
+    }
+    return json.dumps(made, indent=4) + "\n"
+
+
+def _field(
+    fields: dict[str, dict[str, Any]], variable: str, caption: str, text: str, kind: str
+) -> dict[str, Any]:
+    """A new data field, and the reference to it."""
+    number = len(fields) + 1
+    settings = {"visibility": "visible"} if kind == "String" else {}
+    fields[str(number)] = {
+        "varname": variable,
+        "caption": caption,
+        "description": text,
+        "datatype": f"Icinga\\Module\\Director\\DataType\\DataType{kind}",
+        "format": None,
+        "settings": settings,
+    }
+    return {"datafield_id": number, "is_required": "n", "var_filter": None}
+
+
+def _kind(option: Option) -> str:
+    if option.flag:
+        return "Boolean"
+    if option.repeatable:
+        return "Array"
+    return "Number" if option.number else "String"
+
+
+def _basket_command(check: Check, fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    arguments: dict[str, dict[str, Any]] = {}
+    references = []
+    for option in options(check):
+        argument: dict[str, Any] = {}
+        if option.level:
+            argument["set_if"] = option.set_if
+            argument["set_if_format"] = "expression"
+        elif option.flag:
+            argument["set_if"] = f"${option.variable}$"
+            argument["set_if_format"] = "string"
+        else:
+            argument["value"] = f"${option.variable}$"
+        if option.level < 2:
+            argument["description"] = option.description
+            caption = f"Conntrack {check.name}: {option.variable[len(check.command) + 1 :]}"
+            references.append(
+                _field(fields, option.variable, caption, option.description, _kind(option))
+            )
+        if option.repeatable:
+            argument["repeat_key"] = True
+        arguments[option.key] = argument
+    return {
+        "arguments": arguments,
+        "command": f"PluginContribDir + /check_{check.command}",
+        "disabled": False,
+        "fields": references,
+        "imports": [],
+        "is_string": None,
+        "methods_execute": "PluginCheck",
+        "object_name": check.command,
+        "object_type": "object",
+        "timeout": TIMEOUT,
+        "vars": {f"{check.command}_{name}": value for name, value in DEFAULTS.items()},
+        "zone": None,
+    }
+
+
+def _basket_template(check: Check) -> dict[str, Any]:
+    return {
+        "check_command": check.command,
+        "check_interval": check.check_interval,
+        "disabled": False,
+        "display_name": check.display,
+        "enable_flapping": True,
+        "fields": [],
+        "flapping_threshold_high": check.flapping_high,
+        "flapping_threshold_low": check.flapping_low,
+        "groups": ["conntrack"],
+        "imports": [],
+        "max_check_attempts": check.attempts,
+        "notes": check.notes,
+        "notes_url": f"{RUNBOOK}#{check.service}",
+        "object_name": check.service,
+        "object_type": "template",
+        "retry_interval": check.retry_interval,
+        "use_agent": True,
+        "vars": {},
+    }
+
+
+def _basket_host(fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    text = "Network namespaces of the host, each with a usage service of its own"
+    return {
+        "disabled": False,
+        "fields": [_field(fields, "conntrack_netns", "Conntrack: namespaces", text, "Array")],
+        "imports": [],
+        "object_name": "conntrack",
+        "object_type": "template",
+        "vars": {"conntrack": True},
+    }
+
+
+def _basket_set() -> dict[str, Any]:
+    services = [
+        {
+            "fields": [],
+            "imports": [check.service],
+            "object_name": check.service,
+            "object_type": "object",
+            "vars": {},
+        }
+        for check in CHECKS
+    ]
+    services.append(
+        {
+            "apply_for": "host.vars.conntrack_netns",
+            "display_name": "Connection tracking: usage in $config$",
+            "fields": [],
+            "imports": ["conntrack-usage"],
+            "object_name": "conntrack-usage-",
+            "object_type": "object",
+            "vars": {"conntrack_usage_netns": "$config$", "conntrack_usage_state_key": "$config$"},
+        }
+    )
+    return {
+        "assign_filter": "host.vars.conntrack=true",
+        "description": "What check-conntrack watches on a host",
+        "object_name": "conntrack",
+        "object_type": "template",
+        "services": services,
+    }
+
+
+def _basket_dependency() -> dict[str, Any]:
+    return {
+        "apply_to": "service",
+        "assign_filter": 'service.name="conntrack-table"',
+        "disable_checks": False,
+        "disable_notifications": True,
+        "disabled": False,
+        "object_name": "conntrack-usage",
+        "object_type": "apply",
+        "parent_service_by_name": "conntrack-usage",
+        "states": ["OK", "Warning", "Unknown"],
+    }
+
+
+def main() -> int:
+    """Write both files."""
+    COMMANDS.write_text(commands())
+    BASKET.write_text(basket())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
