@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from fleet.nrpe_rig import commands
+from kernel.rig import limit_lock
 
 REQUESTS = int(os.environ.get("CHECK_CONNTRACK_REQUESTS", "150"))
 AT_ONCE = 50
@@ -82,7 +83,8 @@ def test_every_answer_is_right_and_nothing_is_left(patient_agent):
         return name, done.returncode, done.stdout.decode("ascii"), time.monotonic() - begun
 
     begun = time.monotonic()
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    # A dump counts entries twice while somebody changes the number of buckets, and says so.
+    with limit_lock(), ThreadPoolExecutor(AT_ONCE) as pool:
         answers = list(pool.map(ask, range(REQUESTS)))
     seconds = time.monotonic() - begun
     wrong = [
@@ -92,7 +94,6 @@ def test_every_answer_is_right_and_nothing_is_left(patient_agent):
     ]
     slowest = max(answer[3] for answer in answers)
     print(f"{REQUESTS} requests, {AT_ONCE} at once, in {seconds:.0f} s, slowest {slowest:.1f} s")
-    assert wrong == [], f"{len(wrong)} of {REQUESTS}: {Counter(wrong).most_common(5)}"
     files = agent.state_files()
     assert len(files) >= len(COMMANDS)
     for file in files:
@@ -103,3 +104,4 @@ def test_every_answer_is_right_and_nothing_is_left(patient_agent):
     # Those that are remembered are of this load.
     usage = [file for file in files if file.name.startswith("usage")]
     assert f"{ENTRIES}" in usage[0].read_text()
+    assert wrong == [], f"{len(wrong)} of {REQUESTS}: {Counter(wrong).most_common(5)}"

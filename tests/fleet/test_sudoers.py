@@ -68,7 +68,7 @@ def started(host, line, environment=ENVIRONMENT):
                 except OSError:
                     continue
                 # Where sudo has forked but not begun it, this is still sudo.
-                if b"python3" in words[0]:
+                if words and b"python3" in words[0]:
                     assert os.stat(f"/proc/{pid}").st_uid == 0
                     return [os.fsdecode(word) for word in words], set(variables)
             time.sleep(0.01)
