@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -225,6 +227,26 @@ def test_a_journalctl_that_never_stops_printing_is_ended_in_time():
     found = jn.read_journal(python(code), jn.deadline(0.5))
     assert time.monotonic() - begin < 5
     assert found.entries > 0
+
+
+def test_what_a_hanging_wrapper_has_started_is_ended_with_it(tmp_path):
+    begun = f"echo $$ > {tmp_path}/pid; exec sleep 60"
+    wrapper = ["sh", "-c", f"sh -c '{begun}' & wait"]
+    assert not jn.read_journal(wrapper, jn.deadline(0.5)).complete
+    pid = int((tmp_path / "pid").read_text())
+    until = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):
+        # Whoever adopts it reaps it, in its own time.
+        while time.monotonic() < until and not zombie(pid):
+            os.kill(pid, 0)
+        raise ProcessLookupError if zombie(pid) else AssertionError("it lives on")
+
+
+def zombie(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
 
 
 def test_lines_are_put_together_from_pieces_of_any_size():
