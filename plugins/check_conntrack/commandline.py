@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from nagiosplugin import Ok, Unknown
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_TIMEOUT = 8.0  # seconds; check_nrpe gives up at 10
+LAST_MOMENT = 0.5  # seconds to print a verdict in, once somebody wants the check to stop
 RANGES = """\
 Ranges are those of the Monitoring Plugins: a value alerts when it lies
   10      below 0 or above 10        10:20   below 10 or above 20
@@ -60,12 +62,16 @@ class StoppedError(BaseException):
 
 
 class Outcome(NamedTuple):
-    """A check's verdict, ready to be printed."""
+    """A check's verdict, ready to be printed.
+
+    `lines` are for problems and for -v, `notes` stand before them and are printed in any case.
+    """
 
     state: ServiceState
     text: str
     perfdata: Sequence[str] = ()
     lines: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 class Stage:
@@ -194,7 +200,8 @@ def drop_rights(options: argparse.Namespace, late: Sequence[str] = ()) -> str | 
     from .kernel import host, namespaces  # noqa: F401
 
     for name in late:
-        __import__(name)
+        with suppress(ImportError):  # not every Python has every library; who needs it will say so
+            __import__(name)
     directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED
     user = rights.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)
     rights.drop(user)
@@ -218,12 +225,19 @@ def run(
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Parse, judge, print; returns the exit code."""
-    _fill_standard_descriptors()
+    hook = sys.unraisablehook
     try:
+        _fill_standard_descriptors()
+        sys.unraisablehook = _lost
         code, text = _answer(title, made, judge, arguments)
     except StoppedError as why:  # it came while another answer was being made
         code = int(Unknown)
         text = output.page(output.status_line(title, Unknown, str(why)), (), (), bounded=True)
+    except OSError as error:
+        code = int(Unknown)
+        text = output.status_line(title, Unknown, f"no standard streams: {error.strerror}") + "\n"
+    finally:
+        sys.unraisablehook = hook
     return code if output.write(text) else int(Unknown)
 
 
@@ -258,13 +272,13 @@ def _answer(
         outcome = _unforeseen(error, stage, options)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
-        _listen(_leave)
+        signal.signal(signal.SIGALRM, _leave)
+        _listen(_hasten)
     verbose = 0 if options is None else options.verbose
     text = output.page(
         output.status_line(title, outcome.state, outcome.text),
         outcome.perfdata,
-        outcome.lines if verbose or outcome.state is not Ok else (),
+        [*outcome.notes, *(outcome.lines if verbose or outcome.state is not Ok else ())],
         bounded=not verbose,
     )
     return int(Ok if judged and options and options.exit_ok else outcome.state), text
@@ -299,10 +313,29 @@ def _stopped(number: int, _: FrameType | None) -> None:
     raise StoppedError(f"stopped by {signal.Signals(number).name}")
 
 
+def _hasten(_: int, __: FrameType | None) -> None:
+    # The verdict is made: it is printed within a moment, or nobody takes it any more.
+    signal.setitimer(signal.ITIMER_REAL, LAST_MOMENT)
+
+
 def _leave(_: int, __: FrameType | None) -> None:
-    # The verdict is made, and who has no more use for it waits for nothing: a traceback is no
-    # answer, and its exit status would read as WARNING.
     os._exit(int(Unknown))
+
+
+def _lost(unraisable: sys.UnraisableHookArgs) -> None:
+    """What was raised where nothing can be: standard error is no place for it.
+
+    An order to stop must not be lost there. It comes again.
+    """
+    error = unraisable.exc_value
+    if isinstance(error, StoppedError):
+        why = str(error)
+
+        def again(_: int, __: FrameType | None) -> None:
+            raise StoppedError(why)
+
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 1.0)
 
 
 def _set_timer(seconds: float, stage: Stage) -> None:
