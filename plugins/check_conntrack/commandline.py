@@ -233,9 +233,10 @@ def run(
     except StoppedError as why:  # it came while another answer was being made
         code = int(Unknown)
         text = output.page(output.status_line(title, Unknown, str(why)), (), (), bounded=True)
-    except OSError as error:
+    except Exception as error:  # the answer itself could not be made
         code = int(Unknown)
-        text = output.status_line(title, Unknown, f"no standard streams: {error.strerror}") + "\n"
+        what = f"no answer could be made: {type(error).__name__}: {error}"
+        text = output.status_line(title, Unknown, what) + "\n"
     finally:
         sys.unraisablehook = hook
     return code if output.write(text) else int(Unknown)
@@ -285,11 +286,17 @@ def _answer(
 
 
 def _unforeseen(error: Exception, stage: Stage, options: argparse.Namespace | None) -> Outcome:
-    import traceback
+    place = ""
+    step = error.__traceback__
+    while step:
+        place = f"{os.path.basename(step.tb_frame.f_code.co_filename)}:{step.tb_lineno}"
+        step = step.tb_next
+    lines = []
+    if options and options.verbose > 2:
+        with suppress(OSError, MemoryError):  # the import takes what may be lacking
+            import traceback
 
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-    lines = traceback.format_exc().splitlines() if options and options.verbose > 2 else []
+            lines = traceback.format_exc().splitlines()
     text = f"unforeseen {type(error).__name__} while {stage.now} ({place}): {error}"
     return Outcome(Unknown, text, (), lines)
 

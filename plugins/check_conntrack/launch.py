@@ -26,7 +26,10 @@ def launch(check):  # type: ignore[no-untyped-def]
             )
         main = __import__("check_conntrack." + check, fromlist=["main"]).main
     except Exception as error:  # whatever it is, a traceback is no verdict
-        _say(check, str(error) or type(error).__name__)  # type: ignore[no-untyped-call]
+        why = str(error)
+        if not isinstance(error, ImportError):
+            why = "cannot start: " + type(error).__name__ + (why and ": " + why)
+        _say(check, why)  # type: ignore[no-untyped-call]
         return 3
     # All is printed and closed by now. Taking the interpreter apart would be a tenth of the run.
     os._exit(main())

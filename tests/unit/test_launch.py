@@ -71,7 +71,7 @@ def test_an_error_without_words_is_told_by_its_kind(monkeypatch, capfd):
         assert launch.launch("usage") == 3
     finally:
         monkeypatch.undo()
-    assert capfd.readouterr().out == "CONNTRACK_USAGE UNKNOWN - MemoryError\n"
+    assert capfd.readouterr().out == "CONNTRACK_USAGE UNKNOWN - cannot start: MemoryError\n"
 
 
 def test_the_checks_own_exit_code_ends_the_process(monkeypatch):
