@@ -165,13 +165,16 @@ class Door:
             raise session.ForbiddenError("no right, and no --sudo")
         return asked._stack.enter_context(source.Reader(source.reader_command(sudo=True)))
 
-    def run(self, name: str, *words: str) -> Run:
-        """What a check answers, held to the contract."""
+    def run(self, name: str, *words: str) -> Run | None:
+        """What a check answers, held to the contract; None for the page that was asked for."""
         check = MODULES[name]
         arguments = [*words, "--state-dir", str(self.state)]
         with _kept_signals(), _caught() as (out, err):
             code = commandline.run(check.TITLE, check.parser(), check.judge, arguments)
             answer = code, _read(out), _read(err)
+        if answer[1].startswith(("usage: check_", "check_")):
+            assert (code, answer[2]) == (3, "")
+            return None
         answered = Run(*answer, arguments)
         assert "unforeseen" not in answered.out, answered.out
         return answered

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import strategies as st
 
 from check_conntrack import full, table, usage
-from check_conntrack.commandline import _Show
 from fuzz.door import EXAMPLES, MODULES, fuzz, mutated
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -49,10 +48,7 @@ VALUES += [
 def command_lines(name):
     made = MODULES[name].parser()
     options = [
-        word
-        for action in made._actions
-        if not isinstance(action, _Show) and action.dest != "user"
-        for word in action.option_strings
+        word for action in made._actions if action.dest != "user" for word in action.option_strings
     ]
     labels = [label.name for label in LABELS[name]]
     value = st.one_of(
@@ -72,8 +68,6 @@ def command_lines(name):
 @pytest.mark.parametrize("name", CHECKS)
 def test_any_command_line(door, share, name):
     def body(words):
-        if "-h" in words or "-V" in words:
-            return
         # A short time, for a run that reads its standard input.
         door.run(name, *words, "-t", "5")
 
@@ -231,8 +225,7 @@ def test_any_state_file(door, share, name):
     def body(data):
         for path in kept:
             path.write_bytes(data)
-        spoiled = door.run(name, *words, "-t", "20")
-        assert spoiled.code in (0, 1, 3)
+        assert door.run(name, *words, "-t", "20").state != "UNKNOWN"
 
     seeds = [*good.values(), b"[" * 5000, b"null", b'{"at":1e400}', b'{"samples":[[1,2]]}']
     fuzz(f"{name}: state", share, EXAMPLES, mutated(*seeds), body)

@@ -76,7 +76,7 @@ def test_a_signal_at_any_moment(checks, state, folder, orphanage, dice, name, ki
         assert orphans_after() == []
         assert_nothing_is_locked_or_lost(state, before)
         if kind != "SIGKILL":
-            assert [path for path in (*state.rglob(".*"), *folder.glob(".*"))] == []
+            assert [*state.rglob(".*"), *folder.glob(".*")] == []
     answer(command)
     assert list(state.rglob(".*")) == [], "the next run cleans up"
 
