@@ -196,7 +196,7 @@ def test_no_environment_reaches_the_reader(reader, folder):
     user, program = reader[: len(NOBODY)], reader[len(NOBODY) :]
     control = ended([*user, "env", *words, "/usr/bin/python3", "-c", "pass"])
     assert b"evil.so" in control.stderr
-    assert b"trapped" in control.stderr
+    assert control.returncode != 0, "an interpreter that listens does not even start"
     done = ended([*user, "env", *words, *program], OWN, cwd=folder)
     assert (done.returncode, done.stderr) == (0, b"")
     assert len(list(parse(done.stdout))) == 2
