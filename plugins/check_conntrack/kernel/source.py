@@ -169,7 +169,7 @@ class Reader:
 
         self.command = list(command)
         try:
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - no shell
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(  # nosec B603 # noqa: S603 - no shell
                 self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

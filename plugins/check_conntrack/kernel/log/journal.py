@@ -226,7 +226,7 @@ def read_journal(arguments: Sequence[str], stop: Callable[[], bool]) -> Journal:
         LC_ALL="C", SYSTEMD_COLORS="0", SYSTEMD_PAGER="", SYSTEMD_LOG_TARGET="console"
     )
     try:
-        process = subprocess.Popen(  # noqa: S603 - an argument list, no shell
+        process = subprocess.Popen(  # nosec B603 # noqa: S603 - an argument list, no shell
             list(arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
