@@ -324,6 +324,14 @@ def test_what_can_be_read_counts_beside_what_cannot(full, logs):
     assert any(f"{logs}/none: does not exist" in text for text in result.lines)
 
 
+def test_a_named_log_that_is_missing_beside_a_quiet_one_is_told_in_one_line(full, logs):
+    (logs / "kern.log").touch()
+    result = full("--log", logs / "kern.log", "--log", logs / "other.log")
+    assert result.code == 0
+    assert len(result.lines) == 1
+    assert result.lines[0].startswith(f"Not seen: {logs}/other.log: does not exist")
+
+
 def test_an_empty_log_is_clean(full, logs):
     (logs / "kern.log").touch()
     result = full("--log", logs / "kern.log")

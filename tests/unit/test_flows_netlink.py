@@ -87,6 +87,15 @@ def test_icmp_has_type_code_and_id_instead_of_ports():
     assert v6.family == 6
 
 
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [(b"ftp\0", "ftp"), (b"f\x1bp\n\0", "f\\x1bp\\n"), (b"\xff\0", "\\xff"), (b"ftp\0\x07", "ftp")],
+)
+def test_the_name_of_a_helper_holds_nothing_that_cannot_be_shown(raw, shown):
+    named = ct.nested(ct.CTA_HELP, ct.attribute(ct.CTA_HELP_NAME, raw))
+    assert netlink.entry_at(dump.entry(more=[named])).helper == shown
+
+
 def test_an_unknown_attribute_is_passed_over():
     assert read(dump.entry(more=[ct.attribute(999, b"abc")])) == read(dump.entry())
 
