@@ -127,6 +127,7 @@ def test_a_name_that_was_given_anew_is_not_blamed(overflowed, full):
         subprocess.run(["ip", "netns", "add", name], check=True)
     assert result.code == 2
     assert f"namespace net:[{inode}]" in result.out
+    assert f"namespace net:[{inode}] (gone)" in result.out
     assert f"namespace {made[-1]} " not in result.out
 
 
