@@ -9,6 +9,7 @@ import errno
 import functools
 import gzip
 import operator
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from check_conntrack import full, table, usage
 from fuzz.door import EXAMPLES, MODULES, fuzz, mutated
+from unit.contract import Run
 
 CORPUS = Path(__file__).parent / "corpus"
 DATA = Path(__file__).parent.parent / "data"
@@ -229,3 +231,39 @@ def test_any_state_file(door, share, name):
 
     seeds = [*good.values(), b"[" * 5000, b"null", b'{"at":1e400}', b'{"samples":[[1,2]]}']
     fuzz(f"{name}: state", share, EXAMPLES, mutated(*seeds), body)
+
+
+# --- the whole of it, as processes
+
+
+def test_real_processes(installed, share):
+    tree, python = installed
+    words = st.sampled_from(CHECKS).flatmap(
+        lambda name: st.tuples(st.just(name), command_lines(name))
+    )
+    environment = st.dictionaries(
+        st.sampled_from(["LC_ALL", "TZ", "HOME", "SUDO_UID", "PATH", "XDG_STATE_HOME", "COLUMNS"]),
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6),
+        max_size=3,
+    )
+
+    def body(parts):
+        (name, arguments), variables, data = parts
+        command = [python, "-E", "-s", tree / f"check_conntrack_{name}", *arguments, "-t", "5"]
+        done = subprocess.run(
+            [*command, "--no-state"],
+            input=data,
+            env=variables,
+            capture_output=True,
+            timeout=60,
+            cwd="/",
+        )
+        out = done.stdout.decode("ascii")
+        assert done.returncode in range(4)
+        assert done.stderr == b""
+        if not out.startswith(("usage: check_", "check_")):
+            Run(done.returncode, out, "", [*arguments, "-v"])
+            assert "unforeseen" not in out
+
+    inputs = mutated(*corpus("log"), *corpus("text"))
+    fuzz("processes", share, 15, st.tuples(words, environment, inputs), body)
