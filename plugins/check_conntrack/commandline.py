@@ -253,6 +253,7 @@ def _answer(
     options = None
     judged = False
     try:
+        _stops.clear()
         _listen(_stopped)
         options = made.parse_args(arguments)
         _set_timer(options.timeout, stage)
@@ -270,7 +271,8 @@ def _answer(
     except MemoryError:
         outcome = Outcome(Unknown, f"out of memory while {stage.now}")
     except Exception as error:
-        outcome = _unforeseen(error, stage, options)
+        # Where C code runs Python, the interpreter may make another error of an order to stop.
+        outcome = Outcome(Unknown, _stops[0]) if _stops else _unforeseen(error, stage, options)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, _leave)
@@ -316,8 +318,16 @@ def _listen(handler: Callable[[int, FrameType | None], None]) -> None:
         signal.signal(number, handler)
 
 
+# The order to stop that came, if one did. The second is the first again.
+_stops: list[str] = []
+# No enumeration has to be asked in a handler, which may interrupt that very enumeration.
+_NAMES = {int(number): number.name for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+
+
 def _stopped(number: int, _: FrameType | None) -> None:
-    raise StoppedError(f"stopped by {signal.Signals(number).name}")
+    if not _stops:
+        _stops.append(f"stopped by {_NAMES[number]}")
+        raise StoppedError(_stops[0])
 
 
 def _hasten(_: int, __: FrameType | None) -> None:

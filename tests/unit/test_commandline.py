@@ -179,6 +179,30 @@ def test_a_signal_that_comes_while_the_verdict_is_printed_does_not_make_it_anoth
     assert os.WEXITSTATUS(status) == (3 if name == "SIGALRM" else 2)
 
 
+def test_an_order_to_stop_that_becomes_another_error_is_still_one(answer):
+    def judge(options, stage):
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+            signal.pause()
+        except commandline.StoppedError:
+            raise SystemError("returned a result with an exception set") from None
+
+    assert answer(judge) == (3, "T UNKNOWN - stopped by SIGHUP\n")
+
+
+def test_of_two_orders_to_stop_the_first_is_told(answer):
+    def judge(options, stage):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+
+    assert answer(judge) == (3, "T UNKNOWN - stopped by SIGTERM\n")
+
+
 def test_a_signal_that_is_lost_where_nothing_can_be_raised_comes_again(answer):
     class Swallows:
         def __del__(self):
