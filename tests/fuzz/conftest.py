@@ -10,8 +10,8 @@ from fuzz import door as front
 shared: list[str] = []
 
 
-def pytest_collection_modifyitems(items):
-    shared.extend(item.nodeid for item in items if "share" in getattr(item, "fixturenames", ()))
+def pytest_collection_finish(session):
+    shared[:] = [item.nodeid for item in session.items if "share" in item.fixturenames]
 
 
 @pytest.fixture
