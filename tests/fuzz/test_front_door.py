@@ -213,9 +213,7 @@ def test_anything_the_reader_or_sudo_writes(door, share, name):
 @pytest.mark.parametrize("name", CHECKS)
 def test_any_state_file(door, share, name):
     log = door.folder / "kern.log"
-    log.write_bytes(corpus("log")[0])
-    table_file = door.folder / "table"
-    table_file.write_bytes(corpus("text")[0])
+    log.write_bytes((CORPUS / "log/linux-6.log").read_bytes())
     words = {"full": ["--log", str(log)], "usage": [], "table": []}[name]
     door.counters = STAT[1]
     door.run(name, *words)
