@@ -13,13 +13,14 @@ PROGRAMS += icinga2 openssl carbon-cache graphite-manage influxd zabbix_agentd
 PACKAGES += icinga2-bin icinga2-common openssl graphite-carbon graphite-web influxdb zabbix-agent
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help run test programs graphs lint cover bench clean
+.PHONY: help run test programs graphs lint cover bench fuzz clean
 
 help:
 	@echo 'make run    install into $(VENV) and run every check against this host'
 	@echo 'make test   install the test tools, and the programs the tests talk to; run all tests'
 	@echo 'make graphs pictures of the templates for graphs, in build/graphs'
-	@echo 'make lint   ruff, mypy, import-linter'
+	@echo 'make lint   ruff, mypy, import-linter, bandit, pip-audit'
+	@echo 'make fuzz   make up input for FUZZ_SECONDS (60), guided by coverage where atheris is to be had'
 	@echo 'make cover  the tests again, with the branch coverage of the library'
 	@echo 'make bench  measure; nothing of it is a test'
 	@echo 'make clean  remove what these made'
@@ -36,6 +37,7 @@ test: $(VENV)/.tested programs
 	$(BIN)/python -m pytest -n 2 tests/unit
 	$(BIN)/python -m pytest tests/kernel
 	$(BIN)/python -m pytest tests/fleet
+	$(BIN)/python -m pytest tests/fuzz tests/withstand
 
 # As root on Debian, what is missing is installed; elsewhere the tests that need it say so. The
 # tests start daemons of their own: those of the packages are kept from starting.
@@ -63,6 +65,8 @@ lint: $(VENV)/.linted
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -c pyproject.toml -r plugins plugins/check_conntrack_*
+	$(BIN)/python tests/audit.py
 
 # The checks run as other users: their figures have to be writable by all of them.
 COVERED := $(abspath build/coverage)
@@ -72,6 +76,20 @@ cover: $(VENV)/.tested programs
 	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage run -m pytest -q tests/kernel
 	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage combine -q $(COVERED)
 	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage report
+
+# The half of the time goes to what hypothesis makes up, the other half to atheris, which has no
+# wheel for every Python. What breaks is left in build/fuzz; it belongs into tests/fuzz/corpus.
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/.tested
+	FUZZ_SECONDS=$$(($(FUZZ_SECONDS) / 2)) $(BIN)/python -m pytest -q --timeout=0 tests/fuzz
+	@$(BIN)/python -m pip install -q --disable-pip-version-check '.[fuzz]' || \
+	    { echo 'atheris is not to be had for this Python: nothing was guided by coverage'; exit 0; }; \
+	mkdir -p build/fuzz && for target in netlink text log; do \
+	    mkdir -p build/fuzz/$$target; \
+	    PYTHONPATH=plugins:tests $(BIN)/python tests/fuzz/guided.py $$target -timeout=20 \
+	        -max_total_time=$$(($(FUZZ_SECONDS) / 6)) -max_len=3000 -verbosity=0 \
+	        -print_final_stats=1 -artifact_prefix=build/fuzz/$$target- build/fuzz/$$target || exit 1; \
+	done
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/startup.py

@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from nagiosplugin import Ok, Unknown
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 DEFAULT_TIMEOUT = 8.0  # seconds; check_nrpe gives up at 10
+LAST_MOMENT = 0.5  # seconds to print a verdict in, once somebody wants the check to stop
 RANGES = """\
 Ranges are those of the Monitoring Plugins: a value alerts when it lies
   10      below 0 or above 10        10:20   below 10 or above 20
@@ -60,12 +62,16 @@ class StoppedError(BaseException):
 
 
 class Outcome(NamedTuple):
-    """A check's verdict, ready to be printed."""
+    """A check's verdict, ready to be printed.
+
+    `lines` are for problems and for -v, `notes` stand before them and are printed in any case.
+    """
 
     state: ServiceState
     text: str
     perfdata: Sequence[str] = ()
     lines: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 class Stage:
@@ -194,7 +200,8 @@ def drop_rights(options: argparse.Namespace, late: Sequence[str] = ()) -> str | 
     from .kernel import host, namespaces  # noqa: F401
 
     for name in late:
-        __import__(name)
+        with suppress(ImportError):  # not every Python has every library; who needs it will say so
+            __import__(name)
     directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED
     user = rights.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)
     rights.drop(user)
@@ -218,12 +225,20 @@ def run(
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Parse, judge, print; returns the exit code."""
-    _fill_standard_descriptors()
+    hook = sys.unraisablehook
     try:
+        _fill_standard_descriptors()
+        sys.unraisablehook = _lost
         code, text = _answer(title, made, judge, arguments)
     except StoppedError as why:  # it came while another answer was being made
         code = int(Unknown)
         text = output.page(output.status_line(title, Unknown, str(why)), (), (), bounded=True)
+    except Exception as error:  # the answer itself could not be made
+        code = int(Unknown)
+        what = f"no answer could be made: {type(error).__name__}: {error}"
+        text = output.status_line(title, Unknown, what) + "\n"
+    finally:
+        sys.unraisablehook = hook
     return code if output.write(text) else int(Unknown)
 
 
@@ -238,6 +253,7 @@ def _answer(
     options = None
     judged = False
     try:
+        _stops.clear()
         _listen(_stopped)
         options = made.parse_args(arguments)
         _set_timer(options.timeout, stage)
@@ -255,27 +271,34 @@ def _answer(
     except MemoryError:
         outcome = Outcome(Unknown, f"out of memory while {stage.now}")
     except Exception as error:
-        outcome = _unforeseen(error, stage, options)
+        # Where C code runs Python, the interpreter may make another error of an order to stop.
+        outcome = Outcome(Unknown, _stops[0]) if _stops else _unforeseen(error, stage, options)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
-        _listen(_leave)
+        signal.signal(signal.SIGALRM, _leave)
+        _listen(_hasten)
     verbose = 0 if options is None else options.verbose
     text = output.page(
         output.status_line(title, outcome.state, outcome.text),
         outcome.perfdata,
-        outcome.lines if verbose or outcome.state is not Ok else (),
+        [*outcome.notes, *(outcome.lines if verbose or outcome.state is not Ok else ())],
         bounded=not verbose,
     )
     return int(Ok if judged and options and options.exit_ok else outcome.state), text
 
 
 def _unforeseen(error: Exception, stage: Stage, options: argparse.Namespace | None) -> Outcome:
-    import traceback
+    place = ""
+    step = error.__traceback__
+    while step:
+        place = f"{os.path.basename(step.tb_frame.f_code.co_filename)}:{step.tb_lineno}"
+        step = step.tb_next
+    lines = []
+    if options and options.verbose > 2:
+        with suppress(OSError, MemoryError):  # the import takes what may be lacking
+            import traceback
 
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
-    lines = traceback.format_exc().splitlines() if options and options.verbose > 2 else []
+            lines = traceback.format_exc().splitlines()
     text = f"unforeseen {type(error).__name__} while {stage.now} ({place}): {error}"
     return Outcome(Unknown, text, (), lines)
 
@@ -295,14 +318,41 @@ def _listen(handler: Callable[[int, FrameType | None], None]) -> None:
         signal.signal(number, handler)
 
 
+# The order to stop that came, if one did. The second is the first again.
+_stops: list[str] = []
+# No enumeration has to be asked in a handler, which may interrupt that very enumeration.
+_NAMES = {int(number): number.name for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+
+
 def _stopped(number: int, _: FrameType | None) -> None:
-    raise StoppedError(f"stopped by {signal.Signals(number).name}")
+    if not _stops:
+        _stops.append(f"stopped by {_NAMES[number]}")
+        raise StoppedError(_stops[0])
+
+
+def _hasten(_: int, __: FrameType | None) -> None:
+    # The verdict is made: it is printed within a moment, or nobody takes it any more.
+    signal.setitimer(signal.ITIMER_REAL, LAST_MOMENT)
 
 
 def _leave(_: int, __: FrameType | None) -> None:
-    # The verdict is made, and who has no more use for it waits for nothing: a traceback is no
-    # answer, and its exit status would read as WARNING.
     os._exit(int(Unknown))
+
+
+def _lost(unraisable: sys.UnraisableHookArgs) -> None:
+    """What was raised where nothing can be: standard error is no place for it.
+
+    An order to stop must not be lost there. It comes again.
+    """
+    error = unraisable.exc_value
+    if isinstance(error, StoppedError):
+        why = str(error)
+
+        def again(_: int, __: FrameType | None) -> None:
+            raise StoppedError(why)
+
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 1.0)
 
 
 def _set_timer(seconds: float, stage: Stage) -> None:

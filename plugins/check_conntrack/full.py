@@ -10,13 +10,13 @@ import os
 import time
 from contextlib import ExitStack
 
-from nagiosplugin import Critical, Metric, Resource, Result, Results, Summary, Warn
+from nagiosplugin import Critical, Metric, Ok, Resource, Result, Results, Summary, Warn
 
 from . import commandline, output, places, present, session, trend
 from .history import boot_id
 from .kernel import KernelError, counters, rights
 from .kernel.limits import Limits, own_inode, read_expect_max
-from .kernel.log import events, gather, kmsg
+from .kernel.log import events, files, gather, kmsg
 from .kernel.log.messages import Kind
 from .kernel.values import NamedTuple
 from .thresholds import (
@@ -83,7 +83,7 @@ FACTS = {
 # Of the time-out, what may go into reading the log; the rest is for counters and words.
 LOG_SHARE = 0.7
 # Imported only where a source needs them.
-LATE = ("bz2", "ctypes", "glob", "lzma", "select", "subprocess")
+LATE = ("bz2", "ctypes", "glob", "lzma", "select", "subprocess", *files.ZSTD)
 EXAMPLES = """\
 Examples:
   check_conntrack_full
@@ -326,7 +326,8 @@ class Full(Resource):
     After probe(): `window`, `log` (None: no log could be read), `tally` of what it holds in the
     window and the `hosts` it names, `untold` events whose time cannot be told, `places` (the one
     the plain labels speak of first), `problems` (what the user asked for and could not be looked
-    at), `unseen` (other sources that could not be read), `inactive`.
+    at), `unseen` (other sources that could not be read), `missed` (those of them that nothing
+    else stands in for), `inactive`.
     """
 
     def __init__(self, options: argparse.Namespace, session: Session) -> None:
@@ -339,6 +340,7 @@ class Full(Resource):
         self.places: list[Place] = []
         self.problems: list[str] = []
         self.unseen: list[str] = []
+        self.missed: list[str] = []
         self.inactive = False
         self.called: dict[int, str] = {}
         self.named: dict[int, int] = {}
@@ -425,7 +427,7 @@ class Full(Resource):
         except FileNotFoundError:
             return self._own_by_netlink()
         except (OSError, counters.CountersError) as error:
-            self.unseen.append(f"counters: {error}")
+            self._miss(f"counters: {error}")
             return None
 
     def _own_by_netlink(self) -> counters.Counters | None:
@@ -433,12 +435,16 @@ class Full(Resource):
         try:
             frames = self.session.ask([b"counters", b"/proc/self/ns/net"])
         except KernelError as error:
-            self.unseen.append(
+            self._miss(
                 f"counters: {counters.PATH} is not there, and over ctnetlink it takes "
                 f"CAP_NET_ADMIN: {error}"
             )
             return None
         return self._counters({frame.file: frame for frame in frames})
+
+    def _miss(self, what: str) -> None:
+        self.unseen.append(what)
+        self.missed.append(what)
 
     def _counters(self, frames: Mapping[str, Frame]) -> counters.Counters | None:
         """What the reader's frames say: /proc's text where there is one, else netlink."""
@@ -452,7 +458,7 @@ class Full(Resource):
                 return parse(frame.data)
             except (counters.CountersError, OSError) as error:
                 problem = str(error)
-        self.unseen.append(f"counters: {problem}")
+        self._miss(f"counters: {problem}")
         return None
 
     # when
@@ -493,12 +499,16 @@ class Full(Resource):
             stop,
             self.session.stream if self.session.may_ask else None,
         )
-        asked = bool(self.options.log) and self.options.log != [gather.AUTO]
+        asked = any(path != gather.AUTO for path in self.options.log)
         told = [f"{problem.path}: {problem.reason} ({problem.remedy})" for problem in log.problems]
         if asked and not log.sources:
             self.problems += told
         else:
             self.unseen += told
+            # Where one source stands in for another, all was seen.
+            refused = self.options.sudo and self.session.forbidden
+            if not log.sources or asked or refused:
+                self.missed += told
         self.log = log if log.sources else None
         selection = events.select(log.events, self.window)
         self.untold = selection.untold
@@ -824,7 +834,7 @@ class FullSummary(Summary):
         rows = [("namespace", "messages", "drops", "entries")]
         for gone, counts in ((False, full.named), (True, full.gone)):
             for inode, count in sorted(counts.items(), key=lambda item: -item[1]):
-                name = output.clean(self._called(inode, gone=gone))
+                name = output.clean(self._called(inode, gone=gone)) + (" (gone)" if gone else "")
                 there = (place for place in full.places if place.inode == inode)
                 place = None if gone else next(there, None)
                 drops = _figure(place, "full_drops") if place else None
@@ -942,7 +952,17 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
             options, stage, stack, readers=_readers(options), capability=wanted, late=LATE
         )
         full = Full(options, begun)
-        return present.conclude(options, full, FullSummary(full), contexts(thresholds, options))
+        outcome = present.conclude(options, full, FullSummary(full), contexts(thresholds, options))
+        return outcome._replace(notes=_notes(full, outcome))
+
+
+def _notes(full: Full, outcome: commandline.Outcome) -> list[str]:
+    """One line on what a verdict of OK has not seen; with -v the long output says it all."""
+    missed = list(dict.fromkeys(full.missed))
+    if not missed or outcome.state is not Ok or full.options.verbose:
+        return []
+    more = f" (and {len(missed) - 1} more with -v)" if missed[1:] else ""
+    return [f"Not seen: {missed[0]}{more}"]
 
 
 def main() -> int:

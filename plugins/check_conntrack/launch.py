@@ -4,6 +4,7 @@ This file is kept in the syntax of old interpreters: it has to tell them that th
 """
 
 import os
+import signal
 import sys
 
 OLDEST_PYTHON = (3, 9)
@@ -12,6 +13,8 @@ OLDEST_PYTHON = (3, 9)
 def launch(check):  # type: ignore[no-untyped-def]
     """Run a check by the name of its module and end with its exit code; returns 3 if it cannot."""
     try:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _stopped_early(check))  # type: ignore[no-untyped-call]
         if sys.version_info < OLDEST_PYTHON:
             raise ImportError("Python 3.9 or later is needed, this is " + sys.version.split()[0])
         try:
@@ -23,12 +26,29 @@ def launch(check):  # type: ignore[no-untyped-def]
             )
         main = __import__("check_conntrack." + check, fromlist=["main"]).main
     except Exception as error:  # whatever it is, a traceback is no verdict
-        text = str(error) or type(error).__name__
-        text = "CONNTRACK_" + check.upper() + " UNKNOWN - " + text + "\n"
-        try:  # noqa: SIM105 - contextlib of old interpreters has no suppress
-            os.write(1, text.encode("ascii", "backslashreplace"))
-        except OSError:
-            pass  # closed or full: the exit code has to do
+        why = str(error)
+        if not isinstance(error, ImportError):
+            why = "cannot start: " + type(error).__name__ + (why and ": " + why)
+        _say(check, why)  # type: ignore[no-untyped-call]
         return 3
     # All is printed and closed by now. Taking the interpreter apart would be a tenth of the run.
     os._exit(main())
+
+
+def _say(check, text):  # type: ignore[no-untyped-def]
+    text = "CONNTRACK_" + check.upper() + " UNKNOWN - " + text + "\n"
+    try:  # noqa: SIM105 - contextlib of old interpreters has no suppress
+        os.write(1, text.encode("ascii", "backslashreplace"))
+    except OSError:
+        pass  # closed or full: the exit code has to do
+
+
+def _stopped_early(check):  # type: ignore[no-untyped-def]
+    """What answers a signal that comes before the check has its own answer to it."""
+
+    def stopped(number, _):  # type: ignore[no-untyped-def]
+        text = "stopped by signal " + str(int(number)) + " while starting"
+        _say(check, text)  # type: ignore[no-untyped-call]
+        os._exit(3)
+
+    return stopped

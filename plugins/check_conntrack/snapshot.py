@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 import zlib
 from contextlib import suppress
@@ -63,7 +64,10 @@ class Folder:
         os.close(self._descriptor)
 
     def kept(self, place: str) -> list[Kept]:
-        """The snapshots of a place, the oldest first. Raises SnapshotError."""
+        """This user's snapshots of a place, the oldest first. Raises SnapshotError.
+
+        Others' files of such names, in a folder for several, count for nothing and stay.
+        """
         try:
             names = os.listdir(self._descriptor)
         except OSError as error:
@@ -74,7 +78,8 @@ class Folder:
             if match and (match[1] or "") == _safe(place):
                 with suppress(OSError):
                     status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
-                    found.append(Kept(name, place, status.st_mtime, match[2]))
+                    if status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode):
+                        found.append(Kept(name, place, status.st_mtime, match[2]))
         return sorted(found, key=lambda kept: (kept.at, kept.name))
 
     def save(

@@ -127,6 +127,7 @@ def test_a_name_that_was_given_anew_is_not_blamed(overflowed, full):
         subprocess.run(["ip", "netns", "add", name], check=True)
     assert result.code == 2
     assert f"namespace net:[{inode}]" in result.out
+    assert f"namespace net:[{inode}] (gone)" in result.out
     assert f"namespace {made[-1]} " not in result.out
 
 
@@ -322,6 +323,14 @@ def test_what_can_be_read_counts_beside_what_cannot(full, logs):
     assert result.value("table_full") >= 1
     assert any(f"{bad}: " in text for text in result.lines)
     assert any(f"{logs}/none: does not exist" in text for text in result.lines)
+
+
+def test_a_named_log_that_is_missing_beside_a_quiet_one_is_told_in_one_line(full, logs):
+    (logs / "kern.log").touch()
+    result = full("--log", logs / "kern.log", "--log", logs / "other.log")
+    assert result.code == 0
+    assert len(result.lines) == 1
+    assert result.lines[0].startswith(f"Not seen: {logs}/other.log: does not exist")
 
 
 def test_an_empty_log_is_clean(full, logs):

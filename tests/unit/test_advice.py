@@ -207,6 +207,25 @@ def test_long_chains_call_for_more_buckets_alone():
     assert advise(evidence._replace(buckets=None), {"load_factor"}) == []
 
 
+def test_what_more_buckets_cost_is_told():
+    lines = advise(Evidence(9000, 10000, 9000, 1 << 20), {"load_factor"})
+    assert "2097152 buckets (16.0 MiB)" in "\n".join(lines)
+
+
+def test_a_table_that_is_too_small_and_whose_chains_are_too_long_gets_twice_the_buckets():
+    small = FULL._replace(buckets=4096)
+    assert assigned(advise(small, {"usage"}))["max"] == 16384
+    assert "buckets" not in assigned(advise(small, {"usage"}))
+    both = assigned(advise(small, {"usage", "load_factor"}))
+    assert both["buckets"] == 8192
+
+
+@pytest.mark.parametrize(("entries", "unknown"), [(9999, False), (10000, True), (12000, True)])
+def test_of_a_table_at_its_limit_or_beyond_it_is_said_that_more_may_be_wanted(entries, unknown):
+    told = text(Evidence(entries, 10000, entries, 2048))
+    assert ("turns away is not counted" in told) == unknown
+
+
 def test_a_limit_that_was_changed_calls_for_who_changed_it():
     lines = advise(FULL, {"limit"})
     assert "The limit is 10000" in lines[0]

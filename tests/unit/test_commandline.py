@@ -154,6 +154,7 @@ def test_a_signal_to_stop_is_unknown_by_its_name(answer, name):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP", "SIGALRM"])
 def test_a_signal_that_comes_while_the_verdict_is_printed_does_not_make_it_another(name, signals):
+    # But SIGALRM, which comes a moment later where nobody takes the verdict.
     number = getattr(signal, name)
     pid = os.fork()
     if not pid:
@@ -175,7 +176,64 @@ def test_a_signal_that_comes_while_the_verdict_is_printed_does_not_make_it_anoth
             os._exit(99)
     status = os.waitpid(pid, 0)[1]
     assert os.WIFEXITED(status)
-    assert os.WEXITSTATUS(status) in (2, 3)
+    assert os.WEXITSTATUS(status) == (3 if name == "SIGALRM" else 2)
+
+
+def test_an_order_to_stop_that_becomes_another_error_is_still_one(answer):
+    def judge(options, stage):
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+            signal.pause()
+        except commandline.StoppedError:
+            raise SystemError("returned a result with an exception set") from None
+
+    assert answer(judge) == (3, "T UNKNOWN - stopped by SIGHUP\n")
+
+
+def test_of_two_orders_to_stop_the_first_is_told(answer):
+    def judge(options, stage):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+
+    assert answer(judge) == (3, "T UNKNOWN - stopped by SIGTERM\n")
+
+
+def test_a_signal_that_is_lost_where_nothing_can_be_raised_comes_again(answer):
+    class Swallows:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+
+    def judge(options, stage):
+        held = Swallows()
+        del held
+        while True:
+            signal.pause()
+
+    hook = sys.unraisablehook
+    code, out = answer(judge, "-t", "60")
+    assert (code, out) == (3, "T UNKNOWN - stopped by SIGTERM\n")
+    assert sys.unraisablehook is hook
+
+
+def test_notes_are_shown_also_when_all_is_well(answer):
+    outcome = commandline.Outcome(output.Ok, "fine", (), ["detail"], ["Not seen: a log"])
+    assert answer(lambda options, stage: outcome)[1] == "T OK - fine\nNot seen: a log\n"
+    assert answer(lambda options, stage: outcome, "-v")[1].endswith("a log\ndetail\n")
+
+
+def test_an_answer_that_cannot_be_made_is_unknown(answer, monkeypatch):
+    def broken(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(output, "page", broken)
+    code, out = answer(lambda options, stage: commandline.Outcome(output.Ok, "fine"))
+    assert (code, out) == (3, "T UNKNOWN - no answer could be made: MemoryError: \n")
 
 
 def test_an_error_of_the_kernels_side_is_its_own_sentence(answer):
@@ -268,6 +326,17 @@ def test_root_becomes_another_and_takes_the_others_home(monkeypatch, dropped, tm
     commandline.drop_rights(options())
     assert asked == [("five", "412", "/a"), (None, "412", "/b"), (None, "412", history.SHARED)]
     assert dropped == [(User(5, 6, (), "/home/five"),)] * 3
+
+
+def test_a_library_that_this_python_lacks_does_not_keep_root_from_becoming_another(
+    monkeypatch, dropped
+):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(rights, "unprivileged_user", lambda *_: User(5, 6))
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    commandline.drop_rights(options(), ["no_such_library", "colorsys"])
+    assert dropped == [(User(5, 6),)]
+    assert "colorsys" in sys.modules
 
 
 def test_one_without_a_home_does_not_get_roots(monkeypatch, dropped):

@@ -132,6 +132,13 @@ def test_attributes_of_later_kernels_and_no_longer_used_ones_are_passed_over():
     assert cpu == ct.CpuCounters(0, drop=7)
 
 
+def test_a_message_that_ends_off_the_boundary_is_followed_at_the_boundary():
+    odd = message(CPU, attributes(_10=7) + struct.pack("=HH", 5, 99) + b"x", 0)
+    assert len(odd) % 4 == 1
+    cpus = ct.parse_stats_cpu(odd + b"\0\0\0" + message(CPU, attributes(_10=8), 1) + DONE).cpus
+    assert [(cpu.cpu, cpu.drop) for cpu in cpus] == [(0, 7), (1, 8)]
+
+
 def test_flags_in_an_attributes_type_do_not_hide_it():
     body = struct.pack("=HH", 8, 0x4000 | 10) + struct.pack(">I", 7)
     assert ct.parse_stats_cpu(message(CPU, body) + DONE).cpus[0].drop == 7

@@ -87,6 +87,41 @@ def test_icmp_has_type_code_and_id_instead_of_ports():
     assert v6.family == 6
 
 
+# What nf_conntrack_netlink.c puts into its attributes, by the numbers of their header.
+SIZES = {
+    **dict.fromkeys([(1, 1, 1), (1, 1, 2), (2, 1, 2), (ct.CTA_TUPLE_MASTER, 1, 1)], 4),
+    **dict.fromkeys([(1, 1, 3), (2, 1, 4)], 16),
+    **dict.fromkeys([(1, 2, 1), (1, 2, 5), (1, 2, 6), (1, 2, 8), (2, 2, 9)], 1),
+    **dict.fromkeys([(1, 2, 2), (1, 2, 3), (1, 2, 4), (2, 2, 7), (1, 3), (18,)], 2),
+    **dict.fromkeys([(9, 1), (9, 2), (10, 1), (20, 1), (20, 2)], 8),
+    **dict.fromkeys([(9, 3), (10, 4), (3,), (7,), (8,), (11,), (12,)], 4),
+    **dict.fromkeys([(4, 1, 1), (4, 1, 2), (4, 3, 1)], 1),
+}
+
+
+@pytest.mark.parametrize(("path", "size"), SIZES.items(), ids=str)
+def test_an_attribute_may_be_longer_than_its_value_and_never_shorter(path, size):
+    def carrying(length):
+        part = ct.attribute(path[-1], b"\1" * length)
+        for kind in reversed(path[:-1]):
+            part = ct.nested(kind, part)
+        return part
+
+    for length in (size, size + 4):
+        assert netlink.layout(dump.entry(more=[carrying(length)])).fields[path][1] == length
+    with pytest.raises(netlink.TableError, match="damaged"):
+        read(dump.entry(more=[carrying(size - 1)]))
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [(b"ftp\0", "ftp"), (b"f\x1bp\n\0", "f\\x1bp\\n"), (b"\xff\0", "\\xff"), (b"ftp\0\x07", "ftp")],
+)
+def test_the_name_of_a_helper_holds_nothing_that_cannot_be_shown(raw, shown):
+    named = ct.nested(ct.CTA_HELP, ct.attribute(ct.CTA_HELP_NAME, raw))
+    assert netlink.entry_at(dump.entry(more=[named])).helper == shown
+
+
 def test_an_unknown_attribute_is_passed_over():
     assert read(dump.entry(more=[ct.attribute(999, b"abc")])) == read(dump.entry())
 

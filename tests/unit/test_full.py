@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import types
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack import full
+from check_conntrack import commandline, full
 from check_conntrack.full import Memory, Place, Rise, from_plain, risen_since, to_plain
 from check_conntrack.kernel.counters import Counters, CpuCounters
 from check_conntrack.kernel.limits import Limits
@@ -436,3 +437,37 @@ def test_what_is_known_of_files_is_read_or_passed_over(value):
 )
 def test_a_window_is_a_duration_or_a_word(text, since):
     assert full.parser().parse_args(["--since", text]).since == since
+
+
+# --- what was not seen
+
+MISSING = events.Problem("/var/log/none", "does not exist", "name a log that exists")
+
+
+@pytest.mark.parametrize(
+    ("log", "sudo", "forbidden", "seen", "said"),
+    [
+        ([], False, True, True, False),  # another source stands in for it
+        ([], True, True, True, True),  # sudo was asked for, and refused
+        ([], True, False, True, False),
+        (["/var/log/none", "/var/log/kern.log"], False, False, True, True),
+        ([], False, False, False, True),
+    ],
+)
+def test_what_nothing_else_stands_in_for_is_said_in_one_line_when_all_is_well(
+    monkeypatch, log, sudo, forbidden, seen, said
+):
+    sources = (gather.Source("journal"),) if seen else ()
+    found = gather.Evidence((), sources, (MISSING, MISSING._replace(path="/var/log/nil")))
+    monkeypatch.setattr(full.gather, "gather", lambda *_: found)
+    options = full.parser().parse_args([f"--log={path}" for path in log] + ["--sudo"] * sudo)
+    session = types.SimpleNamespace(stage=lambda _: None, may_ask=False, forbidden=forbidden)
+    looked = full.Full(options, session)
+    looked._read_log(None)
+    assert len(looked.unseen) == 2
+    expected = [
+        "Not seen: /var/log/none: does not exist (name a log that exists) (and 1 more with -v)"
+    ]
+    well = commandline.Outcome(full.Ok, "")
+    assert full._notes(looked, well) == (expected if said else [])
+    assert full._notes(looked, well._replace(state=full.Critical)) == []

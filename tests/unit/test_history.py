@@ -179,6 +179,25 @@ def test_what_is_kept_is_given_to_the_next_run(store, tmp_path):
     assert everything(store.folder) == ["key.json"]
 
 
+def test_what_512_processors_leave_behind_is_kept_and_no_file_beyond_a_quarter_mebibyte(store):
+    large = "x" * 200_000
+    store.update("key", lambda _: large)
+    assert store.read("key") == large
+    assert history.LARGEST == 262_144
+    store.update("key", lambda _: "x" * 262_144)
+    assert store.read("key") is None
+
+
+def test_a_store_leaves_no_descriptor_behind_however_often_it_is_closed(tmp_path):
+    before = os.listdir("/proc/self/fd")
+    for _ in range(2):
+        opened = Store.open(str(tmp_path / "state"), {}, None)
+        opened.close()
+        opened.close()
+    assert os.listdir("/proc/self/fd") == before
+    assert os.fstat(0)
+
+
 def test_nothing_is_written_where_nothing_changed(store):
     store.update("key", lambda kept: {"a": 1})
     before = os.stat(os.path.join(store.folder, "key.json")).st_ino
@@ -350,7 +369,7 @@ def test_the_number_of_files_is_bounded_and_the_oldest_go(store, monkeypatch):
 
 
 def test_files_of_services_that_are_gone_for_a_month_go(store):
-    for key, age in (("old", history.OLDEST + 60), ("young", history.OLDEST - 60)):
+    for key, age in (("old", 31 * 86400 + 60), ("young", 31 * 86400 - 60)):
         store.update(key, bump)
         when = time.time() - age
         os.utime(os.path.join(store.folder, key + ".json"), (when, when))
@@ -441,6 +460,12 @@ def test_a_series_comes_back_as_it_was_kept(series):
     samples, peaks = map(tuple, series)
     kept = json.loads(json.dumps(kept_series("boot", 7, samples, peaks)))
     assert series_of(kept, "boot", 7) == (samples, peaks)
+
+
+def test_a_series_of_a_namespace_whose_number_is_large_comes_back():
+    samples = (Sample(5.0, 7),)
+    kept = json.loads(json.dumps(kept_series("boot", 4026532177, samples, ())))
+    assert series_of(kept, "boot", int("4026532177"))[0] == samples
 
 
 @given(SERIES)

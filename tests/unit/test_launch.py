@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,7 +72,7 @@ def test_an_error_without_words_is_told_by_its_kind(monkeypatch, capfd):
         assert launch.launch("usage") == 3
     finally:
         monkeypatch.undo()
-    assert capfd.readouterr().out == "CONNTRACK_USAGE UNKNOWN - MemoryError\n"
+    assert capfd.readouterr().out == "CONNTRACK_USAGE UNKNOWN - cannot start: MemoryError\n"
 
 
 def test_the_checks_own_exit_code_ends_the_process(monkeypatch):
@@ -114,6 +115,28 @@ def test_what_is_missing_is_unknown_also_where_nobody_can_be_told(tmp_path, miss
     command = ["sh", "-c", f'exec "$0" -S -E "$1" {closing}', sys.executable, tmp_path / CHECK_NAME]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_comes_while_it_starts_is_an_answer(tmp_path, number):
+    slow = f"import os, signal\nos.kill(os.getpid(), {int(number)})\nsignal.pause()\n"
+    (tmp_path / "nagiosplugin.py").write_text(slow)
+    run = ended([sys.executable, CHECK], env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert (run.code, run.text) == (3, f"stopped by signal {int(number)} while starting")
+
+
+@pytest.mark.parametrize("check", ["usage", "full", "table"])
+@pytest.mark.parametrize(
+    "broken", ["MemoryError", "OSError(24, 'Too many open files')", "KeyError"]
+)
+def test_whatever_stands_in_the_way_of_the_first_import_is_told(tmp_path, check, broken):
+    file = f"check_conntrack_{check}"
+    shutil.copy(os.path.join(PLUGINS, file), tmp_path)
+    (tmp_path / "check_conntrack").mkdir()
+    (tmp_path / "check_conntrack" / "launch.py").write_text(f"raise {broken}\n")
+    run = ended([sys.executable, str(tmp_path / file)])
+    assert run.code == 3
+    assert run.status.startswith(f"CONNTRACK_{check.upper()} UNKNOWN - cannot start: ")
 
 
 # --- whole runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 from hypothesis import given
@@ -209,6 +210,40 @@ def messages(events):
 def test_merging_never_loses_and_never_invents(one, other):
     together = messages(ev.merge(one, other))
     assert max(messages(one), messages(other)) <= together <= messages(one) + messages(other)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_denser_than_any_kernel_keeps_its_figures(seed):
+    rng = random.Random(seed)
+    events = [
+        Event(
+            rng.choice([Kind.TABLE_FULL, Kind.TABLE_FULL, Kind.SUPPRESSED]),
+            rng.randint(1, 3),
+            rng.choice([None, NOW + rng.random() * 3, NOW + rng.random() * 3]),
+            monotonic=rng.choice([None, rng.randint(0, 100)]),
+            netns=rng.choice([None, 7]),
+            source="a",
+        )
+        for _ in range(rng.randint(30, 400))
+    ]
+    merged, plain = ev.tally(ev.merge(events)), ev.tally(events)
+    assert merged._replace(latest=None) == plain._replace(latest=None)
+    assert merged.latest.time == plain.latest.time
+    copies = [event._replace(source="copy") for event in events]
+    together = ev.tally(ev.merge(events, copies)).table_full
+    assert plain.table_full <= together <= 2 * plain.table_full
+
+
+def test_two_copies_of_a_flood_are_one_flood_and_cost_no_square(monkeypatch):
+    looked = []
+    near = ev._near
+    monkeypatch.setattr(
+        ev, "_near", lambda *given: looked.append(len(found := near(*given))) or found
+    )
+    flood = [Event(Kind.TABLE_FULL, time=NOW + n / 5000, host="gw") for n in range(20000)]
+    copies = [event._replace(time=event.time + 0.3, source="b") for event in flood]
+    assert ev.tally(ev.merge(flood, copies)).table_full == 20000
+    assert sum(looked) < 1000
 
 
 TIMED = st.lists(

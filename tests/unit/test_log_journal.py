@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from check_conntrack.kernel.log import journal as jn
 from check_conntrack.kernel.log.messages import Kind
+from processes import gone
 
 TEXT = "nf_conntrack: nf_conntrack: table full in netns 4026532177, dropping packet"
 BOOT = "4be5d5d14ce0437c8f439ae750895973"
@@ -225,6 +226,13 @@ def test_a_journalctl_that_never_stops_printing_is_ended_in_time():
     found = jn.read_journal(python(code), jn.deadline(0.5))
     assert time.monotonic() - begin < 5
     assert found.entries > 0
+
+
+def test_what_a_hanging_wrapper_has_started_is_ended_with_it(tmp_path):
+    begun = f"echo $$ > {tmp_path}/pid; exec sleep 60"
+    wrapper = ["sh", "-c", f"sh -c '{begun}' & wait"]
+    assert not jn.read_journal(wrapper, jn.deadline(0.5)).complete
+    assert gone(int((tmp_path / "pid").read_text()))
 
 
 def test_lines_are_put_together_from_pieces_of_any_size():

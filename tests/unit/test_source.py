@@ -77,6 +77,11 @@ def test_one_that_dies_without_a_word_is_told_by_its_status(answered):
         answered(GOOD, returncode=2)
 
 
+def test_one_whose_own_time_is_up_is_told_as_that(answered):
+    with pytest.raises(ReaderError, match=r"took longer than it allows itself"):
+        answered(GOOD[:-4], returncode=-14)
+
+
 def test_one_that_is_killed_is_told_by_the_signal(answered):
     with pytest.raises(ReaderError, match=r"^the reader was ended by signal 9$"):
         answered(GOOD, returncode=-9)

@@ -124,6 +124,15 @@ def test_a_handful_of_entries_shows_nothing():
     assert advice.diagnose(advice.Mixture(advice.FEWEST - 1, half_open=100)) == []
 
 
+@pytest.mark.parametrize(
+    ("usage", "share", "told"),
+    [(10.0, 59.9, False), (10.0, 60.0, True), (90.0, 44.9, False), (90.0, 45.0, True)],
+)
+def test_of_a_full_table_less_time_wait_is_a_cause_than_of_an_idle_one(usage, share, told):
+    causes = advice.diagnose(advice.Mixture(1000, usage=usage, time_wait=share))
+    assert any(cause.name == "time_wait" for cause in causes) == told
+
+
 def test_idle_connections_are_told_by_the_timeout_in_force(file, inspect):
     # A host with a day instead of five: what has 86000 s left has just spoken.
     lines = [

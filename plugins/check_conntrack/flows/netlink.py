@@ -286,7 +286,9 @@ def _entry(values: _Values) -> Entry:
 
 
 def _text(value: bytes) -> str:
-    return value.split(b"\0", 1)[0].decode("ascii", "backslashreplace")
+    text = value.split(b"\0", 1)[0].decode("ascii", "backslashreplace")
+    # It is written into lines that people look at.
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 _DIRECTIONS = {

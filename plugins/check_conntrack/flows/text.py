@@ -380,16 +380,17 @@ class _Counting:
         number = len(found)
         if whole.count(b"= ") or b"=\n" in whole:
             return False
+        # A name with a digit in it leaves the same skeleton, and its digit among the values.
+        for name in {key[0] for key in places.found if key[0] in _USED}:
+            wanted = sum(key[0] == name for key in places.found)
+            if whole.count(f" {name}=".encode()) != wanted * number:
+                return False
         plain = b":" not in found[0] and b"0x" not in found[0]
         if plain:
             # Only digits and dots are left of each word, and nothing of many.
             kept = [bool(word.encode().translate(None, _NOT_VALUES)) for word in words]
             columns = _Columns(whole.translate(None, _NOT_VALUES), number, places, kept, True)
         else:
-            for name in {key[0] for key in places.found if key[0] in _USED}:
-                wanted = sum(key[0] == name for key in places.found)
-                if whole.count(f" {name}=".encode()) != wanted * number:
-                    return False
             columns = _Columns(whole, number, places, [True] * len(words), False)
         return columns.regular() and self._count(columns, places, number)
 

@@ -37,7 +37,7 @@ class Conntrack:
             raise KernelError("conntrack(8) is not installed")
         gate = ["/bin/sh", "-c", 'read -r go && exec "$0" "$@"', program, *ARGUMENTS]
         try:
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - fixed words
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(  # nosec B603 # noqa: S603 - fixed words
                 gate,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

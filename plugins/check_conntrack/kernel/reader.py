@@ -374,7 +374,11 @@ def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes]]:
 
 def main() -> int:
     """Answer one request; returns the exit status."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # sudo hands on what its caller ignores
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        return 2  # what is opened here would take their numbers
+    # sudo hands on what its caller ignores and blocks.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.alarm(LIFETIME)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever asked has heard enough
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -26,7 +26,7 @@ LARGEST_ANSWER = 64 << 20  # bytes; a hundred thousand namespaces need a quarter
 
 _HEAD = re.compile(rb"([0-9]{1,20}) ([0-9]{1,5}) ([a-z_]{1,64}|-) ([0-9]{1,4}) ([0-9]{1,8})\n")
 _LONGEST_HEAD = 128
-_SIGPIPE = 13  # importing signal takes longer than it is worth
+_SIGPIPE, _SIGALRM = 13, 14  # importing signal takes longer than it is worth
 
 
 class KernelError(Exception):
@@ -169,7 +169,7 @@ class Reader:
 
         self.command = list(command)
         try:
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - no shell
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(  # nosec B603 # noqa: S603 - no shell
                 self.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -239,6 +239,8 @@ class Reader:
         if status != 0 and not (fault and status == -_SIGPIPE):
             said = _reason([word.strip() for word in words if word.strip()])
             how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+            if status == -_SIGALRM:
+                how = "took longer than it allows itself (too many namespaces?)"
             raise ReaderError(f"the reader {how}" + (f": {said}" if said else ""))
         if fault:
             raise fault

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 FUTURE = 60.0
 """Seconds by which an event may lie ahead of the clock before its time is not believed."""
+DENSE = 20
+"""Events of one kind, place and second, beyond which they are one event. The kernel's rate limit
+lets ten pass in five seconds; what writes more is no kernel, and must not cost the verdict."""
 TOLERANCE = 2.0
 """Seconds between an event and its copy in another source: a daemon writes it down later, and
 RFC 3164 knows whole seconds only."""
@@ -217,13 +220,14 @@ def merge(*sources: Sequence[Event]) -> tuple[Event, ...]:
     one ``family``, where it is named) are always two events. Two events of different sources are
     the same when kind, namespace, zone and number are, nothing known of both (boot, host) speaks
     against it, and the kernel's own stamps are equal; where one has no such stamp, when the times
-    differ by no more than TOLERANCE and the slack of both. Each copy is used up by the event it
+    differ by no more than TOLERANCE and the slack of both. More than DENSE of one second are one
+    event, which stands for all their messages. Each copy is used up by the event it
     is paired with, so that three events and two copies are three events. A line that stands for
     several messages is paired with as many, back to the line of that source before it.
     """
     shelf = _Shelf()
     for events in _families(sources):
-        _merge_one(shelf, events)
+        _merge_one(shelf, _thinned(events))
     merged = sorted((slot.event for slot in shelf.slots), key=_when)
     return tuple(merged)
 
@@ -283,6 +287,27 @@ def _families(sources: Sequence[Sequence[Event]]) -> list[list[Event]]:
                 key = named.setdefault(event.family, key)
             families.setdefault(key, []).append(event)
     return list(families.values())
+
+
+def _thinned(events: list[Event]) -> list[Event]:
+    """Join what is denser than DENSE: looking for copies costs the square of what is near."""
+    if len(events) <= DENSE:
+        return events
+    seconds: dict[tuple[object, ...], list[Event]] = {}
+    for event in events:
+        second = None if event.time is None else int(event.time)
+        place = (event.kind, event.netns, event.zone, event.boot, event.host, second)
+        seconds.setdefault(place, []).append(event)
+    thin: list[Event] = []
+    for some in seconds.values():
+        if len(some) <= DENSE or some[0].time is None:
+            thin += some
+            continue
+        latest = max(some, key=_when)
+        times = sum(event.times for event in some)
+        slack = max(event.slack for event in some) + 1.0
+        thin.append(latest._replace(times=times, slack=slack, monotonic=None))
+    return thin
 
 
 def _merge_one(shelf: _Shelf, events: list[Event]) -> None:

@@ -34,6 +34,8 @@ FINGERPRINT = 1024
 MOST_EVENTS = 20000
 """Events held one by one; beyond it older ones are folded together."""
 STANDARD_INPUT = "-"
+ZSTD = ("compression.zstd", "backports.zstd", "pyzstd")
+"""Libraries with the manners of bz2; zstandard's decompressobj knows no bound on its output."""
 
 # Every message of interest holds one of these: two, because no string is common to all of them.
 # The longer a string, the faster it is looked for.
@@ -275,13 +277,12 @@ def _xz() -> Any:
 def _zstd() -> Any:
     import importlib
 
-    for name in ("compression.zstd", "backports.zstd"):
+    for name in ZSTD:
         try:
             return importlib.import_module(name).ZstdDecompressor()
         except ImportError:
             continue
-    # pyzstd has the manners of bz2 too; zstandard's decompressobj knows no bound on its output.
-    return importlib.import_module("pyzstd").ZstdDecompressor()
+    raise ImportError
 
 
 _MAGIC: tuple[tuple[bytes, str, Callable[[], Any]], ...] = (

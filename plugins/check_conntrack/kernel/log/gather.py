@@ -189,6 +189,8 @@ class _Gathering:
 MOST_REMEMBERED = 300
 # Of many logs together; the memory of a run is 256 KiB at most.
 MOST_REMEMBERED_IN_ALL = 600
+# Events that are looked through for copies of each other, a second's work.
+MOST_MERGED = 40000
 # Seconds by which the time of boot is another each time it is computed.
 CLOCKS = 1.0
 
@@ -219,11 +221,18 @@ def gather(
         for path, each in gathering.known.items():
             gathering.known[path] = each._replace(events=tuple(ev.fold(each.events, most)))
     return Evidence(
-        ev.merge(*gathering.parts),
+        ev.merge(*_bounded(gathering.parts)),
         tuple(gathering.sources),
         tuple(gathering.problems),
         tuple(gathering.known.items()),
     )
+
+
+def _bounded(parts: Sequence[Sequence[ev.Event]]) -> Sequence[Sequence[ev.Event]]:
+    """The parts as they are, or folded: to bring millions of events together takes too long."""
+    if sum(map(len, parts)) <= MOST_MERGED:
+        return parts
+    return [ev.fold(part, MOST_MERGED // len(parts)) for part in parts]
 
 
 def known_to_plain(known: Iterable[tuple[str, Known]]) -> dict[str, object]:

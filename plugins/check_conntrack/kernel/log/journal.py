@@ -30,6 +30,7 @@ _FIELDS = "MESSAGE,SYSLOG_FACILITY,_SOURCE_MONOTONIC_TIMESTAMP,_HOSTNAME"
 _NEEDLE = re.compile(rb"conntrack|s suppressed")
 _MICROSECONDS = re.compile(r"[0-9]{1,18}")
 _BOOT = re.compile(r"[0-9a-f]{32}")
+_SIGKILL = 9  # importing signal takes longer than it is worth
 
 
 class Entry(NamedTuple):
@@ -225,7 +226,7 @@ def read_journal(arguments: Sequence[str], stop: Callable[[], bool]) -> Journal:
         LC_ALL="C", SYSTEMD_COLORS="0", SYSTEMD_PAGER="", SYSTEMD_LOG_TARGET="console"
     )
     try:
-        process = subprocess.Popen(  # noqa: S603 - an argument list, no shell
+        process = subprocess.Popen(  # nosec B603 # noqa: S603 - an argument list, no shell
             list(arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -320,6 +321,9 @@ def _end(process: subprocess.Popen[bytes], complete: bool, stop: Callable[[], bo
         while not stop():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(timeout=0.05)
+    # It leads a session of its own: what it has started goes with it, where it was not waited for.
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, _SIGKILL)
     process.kill()
     # What hangs in the kernel (a disk that does not answer) is left to init.
     with contextlib.suppress(subprocess.TimeoutExpired):
