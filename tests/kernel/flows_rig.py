@@ -349,7 +349,7 @@ def many_entries(total: int, sources: int, seed: int = 3) -> Iterator[bytes]:
 
     What comes from a busy source comes from another port of it.
     """
-    times = max(1, total // 50_000)
+    times = max(1, total // 10_000)
     step = max(BUSY, sources // times)
     for message in mixed_entries(total // times, step, seed):
         fields = layout(message).fields
