@@ -40,11 +40,9 @@ import itertools
 import operator
 import struct
 import sys
-from typing import Callable, NamedTuple
 
 from check_conntrack.flows import tally as t
 from check_conntrack.flows.columns import (
-    Column,
     address_keys,
     equals,
     histogram,
@@ -74,10 +72,14 @@ from check_conntrack.flows.netlink import (
     truncated,
 )
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Callable
+
+    from check_conntrack.flows.columns import Column
 
 # The bytes that choose a list: struct nlmsghdr, struct nfgenmsg, the first attribute's header.
 HEAD = FIRST_ATTRIBUTE + ct.NLATTR.size

@@ -22,8 +22,8 @@ import collections
 import itertools
 import operator
 import socket
-from typing import BinaryIO, Callable, NamedTuple
 
+from check_conntrack.flows import share
 from check_conntrack.flows import tally as t
 from check_conntrack.flows.columns import address_keys
 from check_conntrack.flows.entry import (
@@ -42,13 +42,18 @@ from check_conntrack.flows.entry import (
     protocol_name,
     state_name,
 )
+from check_conntrack.flows.netlink import DumpStatus
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from typing import BinaryIO, Callable
 
-READ_SIZE = 1 << 20
+    _Two = tuple[list[str], list[str]]
+
+READ_SIZE = 1 << 18
 # Longer than any line of a table by far; what is longer is one bad line, whatever its length.
 LONGEST_LINE = 1 << 14
 # Lines are worked off when this many lie ready, so that rare skeletons fill columns too.
@@ -238,8 +243,8 @@ def _no_entry(line: str) -> bool:
     return not line.strip() or line.startswith("#") or line.endswith("have been shown.")
 
 
-def lines(file: BinaryIO, bad: Callable[[bytes], None]) -> Iterator[list[bytes]]:
-    """A file's lines, many at a time; overlong ones go to `bad`, once each, cut short."""
+def blocks(file: BinaryIO, bad: Callable[[bytes], None]) -> Iterator[bytes]:
+    """A file in pieces of whole lines; overlong ones go to `bad`, once each, cut short."""
     rest = b""
     skipping = False
     while True:
@@ -251,21 +256,24 @@ def lines(file: BinaryIO, bad: Callable[[bytes], None]) -> Iterator[list[bytes]]
             if not newline:
                 continue
             skipping = False
-        found = (rest + data).split(b"\n")
-        rest = found.pop()
+        whole, newline, last = data.rpartition(b"\n")
+        if not newline:
+            rest += last
+        else:
+            yield rest + whole
+            rest = last
         if len(rest) > LONGEST_LINE:
             bad(rest[:SHOWN])
             rest, skipping = b"", True
-        yield found
     if rest:
-        yield [rest]
+        yield rest
 
 
 def entries(file: BinaryIO, tally: t.Tally) -> Iterator[Entry]:
     """Every Entry of a file, slowly; lines that are none are noted in the tally."""
     note = _noter(tally)
-    for some in lines(file, note):
-        for line in some:
+    for block in blocks(file, note):
+        for line in block.split(b"\n"):
             entry = _entry(line, note)
             if entry is not None:
                 yield entry
@@ -296,19 +304,25 @@ def _entry(line: bytes, note: Callable[[bytes], None]) -> Entry | None:
 def count(file: BinaryIO, tally: t.Tally) -> None:
     """Count every entry of a file (opened for bytes, unpacked) into `tally`.
 
-    Lines that are no entries are counted in `tally.bad_lines`, the first is kept; a file with
-    `tally.read` 0 and bad lines is no table. Raises what reading the file raises.
+    Lines that are no entries are counted in `tally.bad_lines`, the first that was met is kept; a
+    file with `tally.read` 0 and bad lines is no table. Raises what reading the file raises, and
+    KernelError as share.count does.
     """
     tally.expected_known = False
-    note = _noter(tally)
-    counting = _Counting(tally, note)
-    for some in lines(file, note):
+    share.count(blocks(file, _noter(tally)), count_blocks, tally)
+
+
+def count_blocks(some: Iterable[bytes], tally: t.Tally) -> DumpStatus:
+    """Count every entry of blocks of whole lines into `tally`."""
+    counting = _Counting(tally, _noter(tally))
+    for block in some:
         if tally.match is None:
-            counting.sort(some)
+            counting.sort(block)
         else:
-            for line in some:
+            for line in block.split(b"\n"):
                 counting.one(line)
     counting.work_off()
+    return DumpStatus()
 
 
 class _Counting:
@@ -328,11 +342,12 @@ class _Counting:
         if entry is not None:
             self.tally.add(entry)
 
-    def sort(self, some: list[bytes]) -> None:
+    def sort(self, block: bytes) -> None:
         """Put each line to those of its skeleton; work off when enough lie ready."""
         skeletons = self.skeletons
+        some = block.split(b"\n")
         # All at once, as if no line had hexadecimal numbers.
-        bare = b"\n".join(some).translate(None, _DIGITS).split(b"\n")
+        bare = block.translate(None, _DIGITS).split(b"\n")
         for line, skeleton in zip(some, bare):
             try:
                 skeletons[skeleton].append(line)
@@ -551,9 +566,6 @@ class _Columns:
         except (ValueError, OverflowError):
             return False
         return True
-
-
-_Two = tuple[list[str], list[str]]
 
 
 def _packed(family: int, column: Sequence[str]) -> bytes:
