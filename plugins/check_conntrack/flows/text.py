@@ -56,7 +56,9 @@ if TYPE_CHECKING:
 READ_SIZE = 1 << 18
 # Longer than any line of a table by far; what is longer is one bad line, whatever its length.
 LONGEST_LINE = 1 << 14
-# Lines are worked off when this many lie ready, so that rare skeletons fill columns too.
+# Lines of one skeleton are worked off when this many lie ready: their words then fit the cache.
+LEAST = 1 << 11
+# Rare skeletons wait until so many lines were read, so that they fill columns too.
 LINES = 1 << 15
 # Of a bad line, this much is kept to be shown.
 SHOWN = 200
@@ -354,7 +356,9 @@ class _Counting:
             except KeyError:
                 self._sort_other(line, skeleton)
         self.ready += len(some)
-        if self.ready >= LINES:
+        if self.ready < LINES:
+            self.work_off(LEAST)
+        else:
             self.work_off()
 
     def _sort_other(self, line: bytes, skeleton: bytes) -> None:
@@ -370,14 +374,17 @@ class _Counting:
         else:
             self.skeletons[skeleton] = [line]
 
-    def work_off(self) -> None:
-        """Count all lines that lie ready."""
+    def work_off(self, least: int = 1) -> None:
+        """Count the lines of each skeleton of which at least so many lie ready."""
         for skeleton, found in self.skeletons.items():
-            if len(found) < FEW or not self._columns(skeleton, found):
-                for line in found:
-                    self.one(line)
-        self.skeletons.clear()
-        self.ready = 0
+            if len(found) >= least:
+                if len(found) < FEW or not self._columns(skeleton, found):
+                    for line in found:
+                        self.one(line)
+                found.clear()
+        if least == 1:
+            self.skeletons.clear()
+            self.ready = 0
 
     def _columns(self, skeleton: bytes, found: list[bytes]) -> bool:
         """Count lines of one skeleton all at once; False when that cannot be done surely."""
