@@ -66,6 +66,7 @@ HALF_OPEN = frozenset((ct.TCP_CONNTRACK_SYN_SENT, ct.TCP_CONNTRACK_SYN_RECV))
 NO_STATE = 0xFF
 # Remaining timeouts are kept to 2**IDLE_SHIFT seconds.
 IDLE_SHIFT = 8
+LAST_BUCKET = 0xFFFF
 
 _SERVICE = struct.Struct(">BBH")
 # Protocol, zone, source port of the reply; then its source and destination.
@@ -244,6 +245,12 @@ class Tally:
             self.pools.add(
                 POOL_HEAD.pack(protocol, zone, reply.source_port) + reply.source + reply.destination
             )
+
+    def clamp_timeouts(self) -> None:
+        """Put established timeouts that were counted beyond the last bucket into it."""
+        timeouts = self.established_timeouts
+        for bucket in [bucket for bucket in timeouts if bucket > LAST_BUCKET]:
+            timeouts[LAST_BUCKET] += timeouts.pop(bucket)
 
     def address_key(self, address: bytes) -> AddressKey:
         """The key under which a packed address is counted: cut to its prefix."""
@@ -463,7 +470,7 @@ def margin(sample: int, total: int) -> float:
 
 def timeout_bucket(seconds: int) -> int:
     """The bucket of a remaining timeout; 24 bits of seconds are told apart, longer ones are not."""
-    return min(seconds >> IDLE_SHIFT, 0xFFFF)
+    return min(seconds >> IDLE_SHIFT, LAST_BUCKET)
 
 
 def has_ports(protocol: int) -> bool:

@@ -25,7 +25,7 @@ import socket
 
 from check_conntrack.flows import share
 from check_conntrack.flows import tally as t
-from check_conntrack.flows.columns import address_keys
+from check_conntrack.flows.columns import address_keys, integer, slices
 from check_conntrack.flows.entry import (
     IPPROTO_GRE,
     IPPROTO_ICMP,
@@ -350,29 +350,37 @@ class _Counting:
         some = block.split(b"\n")
         # All at once, as if no line had hexadecimal numbers.
         bare = block.translate(None, _DIGITS).split(b"\n")
-        for line, skeleton in zip(some, bare):
-            try:
-                skeletons[skeleton].append(line)
-            except KeyError:
-                self._sort_other(line, skeleton)
+        others: list[bytes] = []
+        fresh = set(bare).difference(skeletons)
+        skeletons.update(dict.fromkeys(fresh, others))
+        # One C loop; it yields nothing.
+        any(map(list.append, map(skeletons.__getitem__, bare), some))
+        for skeleton in fresh:
+            del skeletons[skeleton]
+        if others:
+            self._sort_others(others)
         self.ready += len(some)
         if self.ready < LINES:
             self.work_off(LEAST)
         else:
             self.work_off()
 
-    def _sort_other(self, line: bytes, skeleton: bytes) -> None:
-        """Put a line with hexadecimal numbers, or the first of its skeleton, where it belongs."""
-        if b":" in line or b"0x" in line:
-            # Their letters would stay behind, and no two skeletons be alike.
-            skeleton = line.translate(None, _HEX)
-        found = self.skeletons.get(skeleton)
-        if found is not None:
-            found.append(line)
-        elif len(line) > LONGEST_LINE or len(self.skeletons) >= MANY_SKELETONS:
-            self.one(line)
-        else:
-            self.skeletons[skeleton] = [line]
+    def _sort_others(self, others: list[bytes]) -> None:
+        """Put lines with hexadecimal numbers, and the first of each skeleton, where they belong."""
+        skeletons = self.skeletons
+        block = b"\n".join(others)
+        plain = block.translate(None, _DIGITS).split(b"\n")
+        # Their letters would stay behind, and no two skeletons be alike.
+        bare = block.translate(None, _HEX).split(b"\n")
+        for line, with_letters, without in zip(others, plain, bare):
+            skeleton = without if b":" in line or b"0x" in line else with_letters
+            found = skeletons.get(skeleton)
+            if found is not None:
+                found.append(line)
+            elif len(line) > LONGEST_LINE or len(skeletons) >= MANY_SKELETONS:
+                self.one(line)
+            else:
+                skeletons[skeleton] = [line]
 
     def work_off(self, least: int = 1) -> None:
         """Count the lines of each skeleton of which at least so many lie ready."""
@@ -449,8 +457,10 @@ class _Counting:
         if protocol == IPPROTO_TCP and state in t.HALF_OPEN:
             tally.half_open_sources.feed(sources, number)
         if protocol == IPPROTO_TCP and state == ct.TCP_CONNTRACK_ESTABLISHED:
-            for seconds, times in collections.Counter(columns.timeouts()).items():
-                tally.established_timeouts[t.timeout_bucket(int(seconds))] += times
+            seconds = map(int, columns.timeouts())
+            buckets = map(operator.rshift, seconds, itertools.repeat(t.IDLE_SHIFT))
+            tally.established_timeouts.update(buckets)
+            tally.clamp_timeouts()
         # Where there is no port, all lines are of one service.
         services = collections.Counter(ports[0]) if ports[0] else {"0": number}
         for port, times in services.items():
@@ -462,18 +472,22 @@ class _Counting:
     def _pools(self, columns: _Columns, protocol: int, source_nat: bytes, family: int) -> None:
         if not t.has_ports(protocol):
             return
-        get = columns.values
-        zone: Sequence[str] = ()
+
+        def chosen(name: str, direction: int) -> list[str]:
+            return list(itertools.compress(columns.values(name, direction), source_nat))
+
+        ports = chosen("sport", 1)
+        zones: Iterable[int] = itertools.repeat(0)
         if columns.has("zone-reply"):
-            zone = get("zone-reply", 1)
+            zones = map(int, chosen("zone-reply", 1))
         elif columns.has("zone"):
-            zone = get("zone", 2)
-        rows = zip(get("src", 1), get("dst", 1), get("sport", 1), zone or itertools.repeat("0"))
-        for row, times in collections.Counter(itertools.compress(rows, source_nat)).items():
-            target, translated, port, zone_number = row
-            head = t.POOL_HEAD.pack(protocol, int(zone_number), int(port))
-            addresses = _packed(family, (target, translated))
-            self.tally.pools.add(head + addresses, times)
+            zones = map(int, chosen("zone", 2))
+        heads = map(t.POOL_HEAD.pack, itertools.repeat(protocol), zones, map(int, ports))
+        size = 4 if family == 4 else 16
+        targets, translated = (
+            slices(bytearray(_packed(family, chosen(name, 1))), size) for name in ("src", "dst")
+        )
+        self.tally.pools.feed(map(b"".join, zip(heads, targets, translated)), len(ports))
 
 
 # Names whose values `_Counting` takes from columns.
@@ -608,9 +622,11 @@ def _differing(
     """A column of 1 where address or port differ; None when none does."""
     if one == other and one_id == other_id:
         return None
-    if not one_id:
-        return bytes(a != b for a, b in zip(one, other))
-    return bytes(a != b or c != d for a, b, c, d in zip(one, other, one_id, other_id))
+    differ = bytes(map(operator.ne, one, other))
+    if one_id == other_id:
+        return differ
+    ids = bytes(map(operator.ne, one_id, other_id))
+    return (integer(differ) | integer(ids)).to_bytes(len(one), "little")
 
 
 def line_of(entry: Entry) -> str:
