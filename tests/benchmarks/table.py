@@ -170,6 +170,19 @@ def part_text(path: str, number: int) -> None:
     print(f"  entries: {took['check'][0].figures()['entries']:.0f}, by awk {hand}")
 
 
+def part_long(path: str) -> None:
+    many = ["sh", "-c", 'for n in 0 1 2 3 4 5 6 7 8 9; do cat "$0"; done | "$@"', path]
+    peaks = []
+
+    def run() -> None:
+        peaks.append(peak_memory([*many, *command("--source", "-", "-v")]))
+
+    took = timed(run)
+    base = peak_memory(command("--source", os.devnull))
+    print(f"ten times that text: {took.wall:.0f} s, processor {took.processor:.0f} s")
+    print(f"  above an empty file    {peaks[0] - base:6.1f} MiB  (aim 64)\n")
+
+
 def part_sample(space: rig.Namespace, empty: rig.Namespace, number: int) -> None:
     took = rounds(
         number,
@@ -239,6 +252,7 @@ def main() -> None:
                     part_address(space, empty, chosen.rounds)
         if "text" in parts:
             part_text(listing, chosen.rounds)
+            part_long(listing)
             os.unlink(listing)
         if {"sample", "large"}.intersection(parts):
             with table(chosen.large) as space:

@@ -288,6 +288,30 @@ def test_bad_files_are_one_line_and_unknown(table, tmp_path, content):
     assert result.lines == []
 
 
+# Lines of as many sources, two to each: none is like another.
+LISTING = """
+import sys
+for first in range(0, int(sys.argv[1]), 10000):
+    sys.stdout.write("".join(
+        f"tcp      6 {n % 432000} ESTABLISHED src=10.{n >> 17}.{n >> 9 & 255}.{n >> 1 & 255} "
+        f"dst=192.0.2.{n % 250} sport={1024 + n % 60000} dport=443 src=192.0.2.{n % 250} "
+        f"dst=10.{n >> 17}.{n >> 9 & 255}.{n >> 1 & 255} sport=443 dport={1024 + n % 60000} "
+        "[ASSURED] mark=0 use=1\\n"
+        for n in range(first, first + 10000)
+    ))
+"""
+
+
+def test_a_listing_of_a_million_lines_is_read_in_little_memory(table):
+    # 170 MB of text, half a million sources; make bench reads ten times as much.
+    little = ["prlimit", f"--data={48 << 20}"]
+    made = [sys.executable, "-c", LISTING, "1000000"]
+    with subprocess.Popen(made, stdout=subprocess.PIPE) as lines:
+        result = table("--source", "-", "-t", "0", before=little, stdin=lines.stdout)
+    assert result.value("entries") == result.value("tcp_established") == 1000000
+    assert result.value("top_service_share") == 100
+
+
 def test_a_namespace_that_is_gone_is_unknown(table):
     result = table("--netns", "cct-never-was", "--sudo")
     assert (result.code, result.lines[:1]) == (
