@@ -32,7 +32,6 @@ from kernel import flows_rig as rig
 CHECK = os.path.join(os.path.dirname(sys.executable), "check_conntrack_table")
 COUNT_BY_HAND = "conntrack -L 2>/dev/null | awk '{print $1}' | sort | uniq -c"
 COUNT_TEXT = "{c[$3]++} END {for (k in c) print k, c[k]}"
-PARTS = ("live", "memory", "address", "text", "sample", "large")
 LIVE = ("--source", "netlink")
 EVERYTHING = (*LIVE, "--max-entries", "0", "-v")
 # Labels that are shares already, or no figures of the entries.
@@ -128,7 +127,7 @@ def report(title: str, took: dict[str, list[Run]], bounds: dict[str, float]) -> 
         print(f"  {first} / {name:<{20 - len(first)}} {ratio:6.2f}    (aim {most})")
 
 
-def part_live(space: rig.Namespace, number: int) -> None:
+def part_live(space: rig.Namespace, empty: rig.Namespace, number: int) -> None:
     by_hand = inside(space, "sh", "-c", COUNT_BY_HAND)
     took = rounds(
         number,
@@ -141,7 +140,7 @@ def part_live(space: rig.Namespace, number: int) -> None:
     print(f"  entries: {took['check'][0].figures()['entries']:.0f}, by hand {hand}")
 
 
-def part_memory(space: rig.Namespace, empty: rig.Namespace) -> None:
+def part_memory(space: rig.Namespace, empty: rig.Namespace, number: int) -> None:
     base, full = (peak_memory(inside(one, *command(*EVERYTHING))) for one in (empty, space))
     print(f"memory, all processes: {full:.1f} MiB, {base:.1f} of an empty table")
     print(f"  above an empty table   {full - base:6.1f} MiB  (aim 64)")
@@ -207,20 +206,29 @@ def part_sample(space: rig.Namespace, empty: rig.Namespace, number: int) -> None
     print(f"  largest error of a share {off[worst]:.2f} points, of {worst}  (aim 1)")
 
 
+PARTS = {"live": part_live, "memory": part_memory, "address": part_address, "text": None}
+LARGE = {"sample": part_sample, "large": part_memory}
+
+
 @contextlib.contextmanager
-def table(entries: int):
-    """A namespace with so many entries. They are made before the machine's limit is held."""
-    messages = list(rig.many_entries(entries, min(entries * 2 // 5, 400_000)))
+def table(messages: list[bytes]):
+    """A namespace with these entries, which were made before the machine's limit is held."""
     with rig.Namespace() as space:
-        with rig.raised_limit(entries + 100_000):
+        with rig.raised_limit(len(messages) + 100_000):
             start = time.monotonic()
             space.insert(messages)
-            messages.clear()
             print(f"a table of {space.count()} entries")
             yield space
             # Emptied here: a namespace is taken down later.
             space.run("conntrack", "-F", check=False)
-        print(f"the limit was raised for {time.monotonic() - start:.0f} s\n")
+        print(f"  the limit was raised for {time.monotonic() - start:.0f} s\n")
+
+
+def listed(space: rig.Namespace, path: str) -> None:
+    """Write what conntrack(8) prints."""
+    with open(path, "w") as file:
+        words = inside(space, "conntrack", "-L", "-o", "extended")
+        subprocess.run(words, stdout=file, stderr=subprocess.DEVNULL, check=True)
 
 
 def main() -> None:
@@ -228,38 +236,28 @@ def main() -> None:
     options.add_argument("--entries", type=int, default=1_000_000)
     options.add_argument("--large", type=int, default=4_000_000)
     options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--only", action="append", choices=PARTS)
+    options.add_argument("--only", action="append", choices=[*PARTS, *LARGE])
     chosen = options.parse_args()
-    parts = chosen.only or PARTS
+    number, wanted = chosen.rounds, chosen.only or [*PARTS, *LARGE]
     print(f"{sys.version.partition(chr(10))[0]}, {len(os.sched_getaffinity(0))} processors\n")
     where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=where) as folder, rig.Namespace() as empty:
         os.chmod(folder, 0o755)
         listing = os.path.join(folder, "listing")
-        if {"live", "memory", "address", "text"}.intersection(parts):
-            with table(chosen.entries) as space:
-                if "text" in parts:
-                    with open(listing, "w") as file:
-                        subprocess.run(
-                            inside(space, "conntrack", "-L", "-o", "extended"),
-                            stdout=file, stderr=subprocess.DEVNULL, check=True,
-                        )  # fmt: skip
-                if "live" in parts:
-                    part_live(space, chosen.rounds)
-                if "memory" in parts:
-                    part_memory(space, empty)
-                if "address" in parts:
-                    part_address(space, empty, chosen.rounds)
-        if "text" in parts:
-            part_text(listing, chosen.rounds)
+        for entries, parts in ((chosen.entries, PARTS), (chosen.large, LARGE)):
+            names = [part for part in parts if part in wanted]
+            if not names:
+                continue
+            messages = list(rig.many_entries(entries, min(entries * 2 // 5, 400_000)))
+            for name in names:
+                with table(messages) as space:
+                    if name == "text":
+                        listed(space, listing)
+                    else:
+                        parts[name](space, empty, number)
+        if "text" in wanted:
+            part_text(listing, number)
             part_long(listing)
-            os.unlink(listing)
-        if {"sample", "large"}.intersection(parts):
-            with table(chosen.large) as space:
-                if "sample" in parts:
-                    part_sample(space, empty, chosen.rounds)
-                if "large" in parts:
-                    part_memory(space, empty)
 
 
 if __name__ == "__main__":
