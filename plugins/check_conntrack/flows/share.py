@@ -13,6 +13,7 @@ import fcntl
 import marshal
 import os
 import struct
+import sys
 import termios
 from contextlib import suppress
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # Less than this is counted before a second process is of any use.
 ALONE = 1 << 24  # bytes
+# So much waits for the second process at most: it always finds work, and both end together.
+WAITING = 1 << 18  # bytes
 PIPE_SIZE = 1 << 20  # bytes, what /proc/sys/fs/pipe-max-size allows everybody
 F_SETPIPE_SZ = 1031  # linux/fcntl.h
 _SIZE = struct.Struct("=Q")
@@ -95,10 +98,10 @@ class _Second:
             os.close(answer)
 
     def _takes(self, piece: bytes) -> bool:
-        """Hand it a piece, unless one is waiting already."""
+        """Hand it a piece, unless enough is waiting for it already."""
         waiting = bytearray(4)
         fcntl.ioctl(self._pieces, termios.FIONREAD, waiting)
-        if int.from_bytes(waiting, "little") > len(piece):
+        if int.from_bytes(waiting, sys.byteorder) > WAITING:
             return False
         try:
             _write(self._pieces, _SIZE.pack(len(piece)))
