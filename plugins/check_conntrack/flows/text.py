@@ -11,6 +11,13 @@ without its digits) are alike but for their numbers. They are put together, thei
 off the first, and all others are split in one call, so that each value is a column. What does not
 fit goes through `parse`, line by line.
 
+Measured on a million mixed entries (167 MB; Debian's CPython 3.11, a 2.5 GHz processor): 7 us a
+line, IPv6 12; mawk counting one column takes 1. Splitting a line into words alone takes 0.8 to 1.4,
+its two skeletons 0.6, packing two addresses 0.6. Tried and slower: a regular expression over whole
+blocks (5 with two tuples, 4 with one, before anything is counted), lines put apart by the width of
+each number as well (too many kinds), octets split and joined by bytes(map(int, ...)) (three times
+inet_pton). share.py lets two processes do this work.
+
 No text form shows IPS_EXPECTED, and a flow in a flow table hides whether it is assured: the
 kernel takes it for protected either way, and so it is counted as assured here.
 """
