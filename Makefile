@@ -94,6 +94,7 @@ fuzz: $(VENV)/.tested
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/startup.py
 	$(BIN)/python tests/benchmarks/log_files.py
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/table.py
 
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo 'python3 is missing: install Python 3.9 or later'; exit 1; }

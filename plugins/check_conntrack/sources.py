@@ -158,7 +158,7 @@ def _dumps(
     filtered: bool,
 ) -> Table | Refusal | None:
     """The table that the dumps of one namespace make together; None where it is gone."""
-    from .flows import bulk
+    from .flows import bulk, share
     from .flows.netlink import TableError
 
     tally = _tally(wanted)
@@ -170,7 +170,10 @@ def _dumps(
             return None if code == errno.ENOENT else _refused("netlink", code)
         tally.match = tally.match and matches[ord(name[-1]) - ord("a")]
         try:
-            status = bulk.count(_batches(dump), tally, wanted.most)
+            if wanted.most or filtered:
+                status = bulk.count(_batches(dump), tally, wanted.most)
+            else:
+                status = share.count(_batches(dump), bulk.count, tally)
         except TableError as error:
             if error.errno not in _LOST:
                 if not tally.read:

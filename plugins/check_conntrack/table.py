@@ -840,7 +840,14 @@ def _late(options: argparse.Namespace) -> list[str]:
     late = ["shlex"] if options.netns else []
     if options.source not in sources.LIVE:
         late.append("gzip")
-    suite = ["flows.bulk", "flows.text", "kernel.listing", "kernel.program", "kernel.timeouts"]
+    suite = [
+        "flows.bulk",
+        "flows.share",
+        "flows.text",
+        "kernel.listing",
+        "kernel.program",
+        "kernel.timeouts",
+    ]
     if options.save:
         suite += ["snapshot", "flows.write"]
     return late + ["check_conntrack." + name for name in suite]

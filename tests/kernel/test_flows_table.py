@@ -252,7 +252,7 @@ def test_real_traffic_with_nat_accounting_labels_and_a_helper_is_counted_alike(s
         assert figures.expected == 1
         assert figures.nat >= 25
         assert figures.snat_ports == 20
-        (expected,) = [e for e in netlink.entries(space.dump()) if e.expected]
+        (expected,) = [e for e in netlink.entries(space.dump()) if e.status & ct.IPS_EXPECTED]
         assert expected.master is not None
         assert expected.master.destination_port == 21
         assert expected.original_counters is not None
@@ -329,7 +329,7 @@ def test_status_zone_and_mark_can_be_filtered_by_the_kernel(space):
         (ct.KernelFilter(mark=3), lambda e: e.mark == 3),
         (
             ct.KernelFilter(status=ct.IPS_ASSURED, status_mask=ct.IPS_ASSURED),
-            lambda e: e.assured,
+            lambda e: e.status & ct.IPS_ASSURED,
         ),
     ):
         found = list(netlink.entries(space.dump(wanted)))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,22 +25,25 @@ LIMIT = 20000
 SOURCES = ("auto", "netlink", "proc", "conntrack")
 AMBIENT = [*NOBODY, "--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]
 
-# 3,000 connections, made and closed: both ends agree, and the entries linger.
-CONNECT = """
-import socket, sys, threading
-source, target, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+# Takes connections and closes them, once it has said that it listens.
+SERVE = """
+import socket, sys
 server = socket.socket()
-server.bind((target, 443))
+server.bind((sys.argv[1], 443))
 server.listen(512)
-def accept():
-    while True:
-        server.accept()[0].close()
-threading.Thread(target=accept, daemon=True).start()
+print("ready", flush=True)
+while True:
+    server.accept()[0].close()
+"""
+# Connections from one address to one destination, made and closed: their entries linger.
+CONNECT = """
+import socket, sys
+source, target, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 for port in range(2000, 2000 + number):
-    one = socket.socket()
-    one.bind((source, port))
-    one.connect((target, 443))
-    one.close()
+    with socket.socket() as one:
+        one.bind((source, port))
+        one.connect((target, 443))
+        one.recv(1)
 """
 
 
@@ -73,12 +80,16 @@ def assert_agrees(space, table, tmp_path):
     file.write_text(listing(space))
     file.chmod(0o644)
     truth = figures_by_hand(file.read_text())
-    found = {}
-    with machine_limit(LIMIT):
-        for source in SOURCES:
-            found[source] = read(table("--source", source, before=inside(space), user=()))
-    with file.open() as listed:
-        found["file"] = read(table("--source", "-", stdin=listed))
+
+    def from_source(source):
+        if source == "file":
+            with file.open() as listed:
+                return read(table("--source", "-", stdin=listed))
+        return read(table("--source", source, before=inside(space), user=()))
+
+    # All at a time, as far as there are processors.
+    with machine_limit(LIMIT), ThreadPoolExecutor(2) as pool:
+        found = dict(zip((*SOURCES, "file"), pool.map(from_source, (*SOURCES, "file"))))
     for source, data in found.items():
         for label, number in truth.items():
             if label in data:
@@ -106,25 +117,46 @@ def test_every_source_agrees_with_conntrack_on_every_kind_of_entry(space, table,
 
 
 def test_every_source_agrees_with_conntrack_on_random_tables(space, table, tmp_path):
-    for seed in range(4):
+    for seed in range(15):
         space.run("conntrack", "-F")
         rng = random.Random(seed)
-        fill(space, rng.choice([1, 60, 3000]), rng.choice([1, 50, 700]), seed)
+        fill(space, rng.choice([1, 5, 60, 60, 400, 400, 3000]), rng.choice([1, 50, 700]), seed)
         assert_agrees(space, table, tmp_path)
 
 
+@contextmanager
+def serving(namespace, address):
+    """A server on port 443 of an address in a namespace."""
+    words = namespace.command(sys.executable, "-c", SERVE, address)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout.readline() == "ready\n"
+            yield
+        finally:
+            server.kill()
+
+
 def test_three_thousand_masqueraded_connections_show_the_pool_at_its_share(netns, table):
-    namespace = netns()
+    gateway, outside = netns(), netns()
+    wire = ["link", "add", "out", "type", "veth", "peer", "name", "in", "netns", outside.name]
+    gateway.exec("ip", *wire)
+    for namespace, device, address in ((gateway, "out", "10.3.0.1"), (outside, "in", "10.3.0.2")):
+        namespace.exec("ip", "address", "add", f"{address}/24", "dev", device)
+        namespace.exec("ip", "link", "set", device, "up")
+    gateway.exec("ip", "address", "add", "10.1.0.7/32", "dev", "lo")
+    outside.exec("ip", "address", "add", "10.2.0.9/32", "dev", "lo")
+    gateway.exec("ip", "route", "add", "10.2.0.0/24", "via", "10.3.0.2")
     rules = (
         "add table ip n; add chain ip n p { type nat hook postrouting priority 100; };"
-        "add rule ip n p ip saddr 10.1.0.0/16 snat to 10.3.0.1"
+        "add rule ip n p oifname out ip saddr 10.1.0.0/16 masquerade"
     )
-    namespace.exec("nft", rules)
-    namespace.exec("ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo")
+    gateway.exec("nft", rules)
     with machine_limit(LIMIT):
-        namespace.exec(sys.executable, "-c", CONNECT, "10.1.0.7", "10.2.0.9", 3000)
-        result = table("-v", "-w", "snat_port_usage=4", before=namespace.command(), user=())
+        with serving(outside, "10.2.0.9"):
+            gateway.exec(sys.executable, "-c", CONNECT, "10.1.0.7", "10.2.0.9", 3000)
+        result = table("-v", "-w", "snat_port_usage=4", before=gateway.command(), user=())
     assert result.value("snat_port_usage") == pytest.approx(100 * 3000 / 64512, abs=0.06)
+    assert (result.value("nat"), result.value("entries")) == (3000, 3000)
     assert result.code == 1
     assert "snat_port_usage 4.7% is outside 4" in result.status
     assert any(
@@ -256,12 +288,96 @@ def test_bad_files_are_one_line_and_unknown(table, tmp_path, content):
     assert result.lines == []
 
 
+# Lines of as many sources, two to each: none is like another.
+LISTING = """
+import sys
+for first in range(0, int(sys.argv[1]), 10000):
+    sys.stdout.write("".join(
+        f"tcp      6 {n % 432000} ESTABLISHED src=10.{n >> 17}.{n >> 9 & 255}.{n >> 1 & 255} "
+        f"dst=192.0.2.{n % 250} sport={1024 + n % 60000} dport=443 src=192.0.2.{n % 250} "
+        f"dst=10.{n >> 17}.{n >> 9 & 255}.{n >> 1 & 255} sport=443 dport={1024 + n % 60000} "
+        "[ASSURED] mark=0 use=1\\n"
+        for n in range(first, first + 10000)
+    ))
+"""
+
+
+def test_a_listing_of_a_million_lines_is_read_in_little_memory(table):
+    # 170 MB of text, half a million sources; make bench reads ten times as much.
+    little = ["prlimit", f"--data={48 << 20}"]
+    made = [sys.executable, "-c", LISTING, "1000000"]
+    with subprocess.Popen(made, stdout=subprocess.PIPE) as lines:
+        result = table("--source", "-", "-t", "0", before=little, stdin=lines.stdout)
+    assert result.value("entries") == result.value("tcp_established") == 1000000
+    assert result.value("top_service_share") == 100
+
+
 def test_a_namespace_that_is_gone_is_unknown(table):
     result = table("--netns", "cct-never-was", "--sudo")
     assert (result.code, result.lines[:1]) == (
         3,
         ["UNKNOWN: namespace cct-never-was: /run/netns/cct-never-was: No such file or directory"],
     )
+
+
+def written(pid):
+    """How many bytes a process has written."""
+    with open(f"/proc/{pid}/io") as file:
+        return int(re.search(r"wchar: (\d+)", file.read())[1])
+
+
+def reader_of(process):
+    """The pid of a check's reader, once there is one."""
+    while process.poll() is None:
+        with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+            for child in map(int, file.read().split()):
+                with open(f"/proc/{child}/cmdline") as words:
+                    if "reader.py" in words.read():
+                        return child
+    raise AssertionError("the check ended without a reader")
+
+
+def kill_reader_in_the_middle(process, whole):
+    """Whether the reader was killed when it had begun to hand out a dump, and not ended."""
+    reader = reader_of(process)
+    # A process that has ended and was not waited for has no such file any more.
+    with suppress(OSError):
+        while not written(reader):
+            pass
+        os.kill(reader, signal.SIGSTOP)
+        if 0 < written(reader) < whole:
+            os.kill(reader, signal.SIGKILL)
+            return True
+        os.kill(reader, signal.SIGCONT)
+    return False
+
+
+def test_a_reader_that_is_killed_in_the_middle_of_a_dump_makes_the_check_unknown(
+    space, installed, state
+):
+    tree, python = installed
+    messages = list(flows_rig.many_entries(60000, 5000))
+    words = ("--state-dir", state, "--source", "netlink", "--max-entries", "0", "-t", "0")
+    with machine_limit(100000):
+        space.insert(messages)
+        whole = sum(map(len, space.dump()))
+        for _ in range(10):
+            with subprocess.Popen(
+                [*inside(space), python, tree / "check_conntrack_table", *words],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            ) as check:  # fmt: skip
+                # `ip` becomes the check, so that its pid is the check's.
+                killed = kill_reader_in_the_middle(check, whole)
+                out, _ = check.communicate()
+            if killed:
+                break
+    assert killed
+    assert check.returncode == 3
+    assert out.startswith(
+        "CONNTRACK_TABLE UNKNOWN - 60000 of 100000 entries (60.0%); "
+        "the table cannot be read: netlink: the reader was ended by signal 9 | usage="
+    )
+    assert "tcp=" not in out
 
 
 def test_a_table_without_its_files_in_proc_is_read_over_netlink(space, table):

@@ -27,6 +27,27 @@ def test_no_count_is_further_off_than_the_stated_error(feedings, capacity, room)
         assert true - heavy.error <= heavy.counts[key] <= true
 
 
+@given(
+    st.lists(st.lists(st.integers(0, 40) | st.integers(0, 3), max_size=60), max_size=8),
+    st.lists(st.lists(st.integers(0, 40) | st.integers(0, 3), max_size=60), max_size=8),
+    st.integers(1, 8),
+    st.integers(0, 8),
+)
+def test_the_counts_of_two_join_within_the_same_bounds(mine, theirs, capacity, room):
+    heavy, other = (HeavyHitters(capacity, capacity + room) for _ in range(2))
+    truth: collections.Counter[int] = collections.Counter()
+    for one, feedings in ((heavy, mine), (other, theirs)):
+        for feeding in feedings:
+            one.feed(feeding, len(feeding))
+            truth.update(feeding)
+    heavy.join(*other.parts())
+    assert heavy.total == sum(truth.values())
+    assert len(heavy.counts) <= heavy.limit
+    assert heavy.error * (capacity + 1) <= heavy.total
+    for key, true in truth.items():
+        assert true - heavy.error <= heavy.counts[key] <= true
+
+
 @given(st.lists(st.integers(0, 9), max_size=200))
 def test_few_keys_are_counted_exactly(keys):
     heavy = HeavyHitters(5, 10)

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from check_conntrack.flows import netlink, tally, text
+from check_conntrack.flows.entry import state_name
+from check_conntrack.kernel import ctnetlink as ct
 from unit import flows_dump as dump
 from unit.test_flows_bulk import everything
 
@@ -56,11 +58,11 @@ def test_every_field_of_a_line_is_read():
     entry = text.parse(EXTENDED)
     assert entry.original[:5] == (bytes((10, 0, 0, 1)), bytes((192, 0, 2, 9)), 6, 40000, 443)
     assert entry.reply[1] == bytes((203, 0, 113, 1))
-    assert (entry.state_name, entry.timeout, entry.zone) == ("ESTABLISHED", 431999, 3)
+    assert (state_name(6, entry.state), entry.timeout, entry.zone) == ("ESTABLISHED", 431999, 3)
     assert (entry.mark, entry.use, entry.secctx) == (7, 2, "system_u")
     assert entry.original_counters == (5, 600)
     assert entry.reply_counters == (4, 500)
-    assert entry.assured
+    assert entry.status & ct.IPS_ASSURED
     assert entry.source_translated
     assert not entry.unreplied
 
@@ -73,7 +75,7 @@ def test_other_forms_are_read():
     assert gre.timeout == 170
     assert (icmp.original.icmp_id, icmp.original.icmp_type, icmp.identifier) == (7, 128, 99)
     assert icmp.family == 6
-    assert offloaded.offloaded
+    assert offloaded.status & ct.IPS_HW_OFFLOAD
     assert (offloaded.timeout, offloaded.state) == (None, None)
 
 
@@ -102,9 +104,14 @@ def test_columns_give_what_lines_give(line):
             st.lists(
                 st.tuples(
                     st.sampled_from(
-                        ["40000", "10.0.0.1", "192.0.2.9", "::1", "[ASSURED]", "443", "src=", "ES"]
+                        [
+                            *("40000", "10.0.0.1", "192.0.2.9", "::1", "[ASSURED]", "443", "src="),
+                            *("ES", "431999"),
+                        ]
                     ),
-                    st.sampled_from(["1", "10.0.0.2", "99999", "", "x", "300.1.1.1", " ", "::3"]),
+                    st.sampled_from(
+                        ["4294967295", "1", "10.0.0.2", "99999", "", "x", "300.1.1.1", " ", "::3"]
+                    ),
                 ),
                 max_size=2,
             ),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import struct
-from typing import Callable, Union
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import Callable, Union
 
-Column = Union[bytes, int]
+    Column = Union[bytes, int]
 
 
 def table(function: Callable[[int], int]) -> bytes:

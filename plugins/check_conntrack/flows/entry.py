@@ -183,24 +183,9 @@ class Entry(NamedTuple):
         return 4 if len(self.original.source) == 4 else 6
 
     @property
-    def assured(self) -> bool:
-        """Never evicted early while it stays open (IPS_ASSURED)."""
-        return bool(self.status & ct.IPS_ASSURED)
-
-    @property
     def unreplied(self) -> bool:
         """No packet came back (IPS_SEEN_REPLY is not set)."""
         return not self.status & ct.IPS_SEEN_REPLY
-
-    @property
-    def offloaded(self) -> bool:
-        """In a flow table, of software or hardware."""
-        return bool(self.status & (ct.IPS_OFFLOAD | ct.IPS_HW_OFFLOAD))
-
-    @property
-    def expected(self) -> bool:
-        """Born of an expectation; no text form shows it."""
-        return bool(self.status & ct.IPS_EXPECTED)
 
     @property
     def source_translated(self) -> bool:
@@ -221,11 +206,6 @@ class Entry(NamedTuple):
         return one.destination != two.source or _given(one.destination_port) != _given(
             two.source_port
         )
-
-    @property
-    def state_name(self) -> str:
-        """The state as /proc/net/nf_conntrack names it; empty for protocols without."""
-        return state_name(self.protocol, self.state)
 
 
 def _given(port: int | None) -> int:

@@ -160,9 +160,10 @@ def kernel_filters(match: Match) -> list[tuple[ct.KernelFilter, Match]]:
     Up to two exact IPv4 addresses become four dumps each, one a position (the kernel joins the
     directions with AND). IPv6 addresses cannot be asked for: ctnetlink_filter_match_tuple() takes
     ipv6_addr_cmp() for a truth value, and hands out all but those wanted (seen on 6.18); they
-    become a dump of their family. One protocol narrows every dump. An empty list: only the
-    whole table will do, with the match as it is. Old kernels ignore filters, so that every
-    answer is to be filtered again, by the match that stands beside it.
+    become a dump of their family. One protocol narrows every dump. An empty list: only the whole
+    table will do, with the match as it is. Old kernels ignore filters, so that every answer is to
+    be filtered again, by the match that stands beside it. Each dump walks the whole hash, which is
+    one for all namespaces: 0.26 s at a million entries, whatever it finds.
     """
     protocol = next(iter(match.protocols)) if len(match.protocols) == 1 else None
     exact = all(wanted.prefix == 32 and len(wanted.address) == 4 for wanted in match.networks)

@@ -31,7 +31,7 @@ from check_conntrack.kernel.values import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Union
+    from typing import Any, Union
 
     # An address as a key: IPv4 as a number in host order, IPv6 packed, or as a text source
     # spells it.
@@ -66,6 +66,7 @@ HALF_OPEN = frozenset((ct.TCP_CONNTRACK_SYN_SENT, ct.TCP_CONNTRACK_SYN_RECV))
 NO_STATE = 0xFF
 # Remaining timeouts are kept to 2**IDLE_SHIFT seconds.
 IDLE_SHIFT = 8
+LAST_BUCKET = 0xFFFF
 
 _SERVICE = struct.Struct(">BBH")
 # Protocol, zone, source port of the reply; then its source and destination.
@@ -159,6 +160,12 @@ class Figures(NamedTuple):
     snat_port_usage: float
 
 
+# What a Tally is made of, besides how it counts.
+_SUMS = ("read", "inbound", "outbound", "bad_lines")
+_COUNTERS = ("groups", "established_timeouts")
+_LISTS = ("sources", "half_open_sources", "destinations", "services", "pools")
+
+
 class Tally:
     """The counters of one pass. Read them through `figures`, `breakdown` and the top lists."""
 
@@ -182,6 +189,32 @@ class Tally:
         self.destinations = HeavyHitters()
         self.services = HeavyHitters()
         self.pools = HeavyHitters()
+
+    def like(self) -> Tally:
+        """One that counts the same way, and has counted nothing yet."""
+        other = Tally(self.prefixes, self.match)
+        other.expected_known = self.expected_known
+        return other
+
+    def parts(self) -> tuple[object, ...]:
+        """All that was counted, as values for another process; `join` takes them."""
+        return (
+            tuple(getattr(self, name) for name in _SUMS),
+            self.first_bad_line,
+            tuple(dict(getattr(self, name)) for name in _COUNTERS),
+            tuple(getattr(self, name).parts() for name in _LISTS),
+        )
+
+    def join(self, parts: Any) -> None:
+        """Add what another counted that is like this one (`parts`)."""
+        sums, bad_line, counters, lists = parts
+        for name, number in zip(_SUMS, sums):
+            setattr(self, name, getattr(self, name) + number)
+        self.first_bad_line = self.first_bad_line or bad_line
+        for name, counts in zip(_COUNTERS, counters):
+            getattr(self, name).update(counts)
+        for name, heavy in zip(_LISTS, lists):
+            getattr(self, name).join(*heavy)
 
     def add(self, entry: Entry) -> None:
         """Count one entry, if the filter keeps it."""
@@ -212,6 +245,12 @@ class Tally:
             self.pools.add(
                 POOL_HEAD.pack(protocol, zone, reply.source_port) + reply.source + reply.destination
             )
+
+    def clamp_timeouts(self) -> None:
+        """Put established timeouts that were counted beyond the last bucket into it."""
+        timeouts = self.established_timeouts
+        for bucket in [bucket for bucket in timeouts if bucket > LAST_BUCKET]:
+            timeouts[LAST_BUCKET] += timeouts.pop(bucket)
 
     def address_key(self, address: bytes) -> AddressKey:
         """The key under which a packed address is counted: cut to its prefix."""
@@ -431,7 +470,7 @@ def margin(sample: int, total: int) -> float:
 
 def timeout_bucket(seconds: int) -> int:
     """The bucket of a remaining timeout; 24 bits of seconds are told apart, longer ones are not."""
-    return min(seconds >> IDLE_SHIFT, 0xFFFF)
+    return min(seconds >> IDLE_SHIFT, LAST_BUCKET)
 
 
 def has_ports(protocol: int) -> bool:
