@@ -20,6 +20,7 @@ import contextlib
 import os
 import re
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -238,6 +239,8 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--only", action="append", choices=[*PARTS, *LARGE])
     chosen = options.parse_args()
+    # So that the machine's limit is put back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     number, wanted = chosen.rounds, chosen.only or [*PARTS, *LARGE]
     print(f"{sys.version.partition(chr(10))[0]}, {len(os.sched_getaffinity(0))} processors\n")
     where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
