@@ -7,11 +7,18 @@ PROGRAMS := conntrack nft ip sudo setpriv unshare journalctl
 PACKAGES := conntrack nftables iproute2 sudo util-linux systemd
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help run test programs lint cover bench clean
+# What `make deb` and `make rpm` build with, and what the tests of packages need beside it.
+PACKAGING := debhelper dh-python dpkg-dev python3-nagiosplugin rpm
+PACKAGE_TESTS := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
+
+.PHONY: help run test programs lint cover bench clean deb rpm dist pyz packaging test-packages
 
 help:
 	@echo 'make run    install into $(VENV) and run every check against this host'
 	@echo 'make test   install the test tools, and the programs the tests talk to; run all tests'
+	@echo 'make deb, make rpm, make dist, make pyz'
+	@echo '            a Debian package, an RPM package, sdist and wheel, or a file for each check: in dist/'
+	@echo 'make test-packages  build all of them, install each into a clean system, and run it there'
 	@echo 'make lint   ruff, mypy, import-linter'
 	@echo 'make cover  the tests again, with the branch coverage of the library'
 	@echo 'make bench  measure; nothing of it is a test'
@@ -39,6 +46,27 @@ programs:
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); \
 	fi
 
+deb rpm: packaging
+	packaging/build $@
+
+# PYTHONS="python3.9 python3.11" compiles for more than the interpreter of $(VENV).
+dist pyz: $(VENV)/.packaged
+	PYTHON=$(abspath $(BIN))/python packaging/build $@
+
+# As root on Debian, what is missing is installed.
+packaging:
+	@missing=$$(dpkg-query -W -f '$${Status} $${Package}\n' $(PACKAGING) $(MORE) 2>&1 \
+	    | grep -v '^install ok installed' || true); \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	        $(PACKAGING) $(MORE) >/dev/null; \
+	fi
+
+test-packages: MORE := $(PACKAGES) $(PACKAGE_TESTS)
+test-packages: packaging $(VENV)/.tested $(VENV)/.packaged
+	$(BIN)/python -m pytest tests/packages
+
 lint: $(VENV)/.linted
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -49,7 +77,8 @@ lint: $(VENV)/.linted
 COVERED := $(abspath build/coverage)
 cover: $(VENV)/.tested programs
 	rm -rf $(COVERED) && mkdir -p $(COVERED) && chmod 1777 $(COVERED)
-	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage run -m pytest -q
+	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage run -m pytest -q -n 2 tests/unit
+	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage run -m pytest -q tests/kernel
 	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage combine -q $(COVERED)
 	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage report
 
@@ -78,5 +107,9 @@ $(VENV)/.linted: $(VENV)/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check '.[quality]'
 	@touch $@
 
+$(VENV)/.packaged: $(VENV)/.installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check '.[package]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .tox build *.egg-info plugins/*.egg-info
+	rm -rf $(VENV) .tox build dist *.egg-info plugins/*.egg-info

@@ -261,8 +261,8 @@ def man_page(check: Check, plugins: str, user: str) -> str:
         ".PP",
         paragraph(
             "What takes a capability is read by the reader, which understands nothing of it and has "
-            "given up its rights when it writes. A user starts it with --sudo and this line of "
-            "sudoers(5):"
+            "given up its rights when it writes. A user starts it with --sudo, and a line of "
+            "sudoers(5) such as this; the check prints the one for its installation:"
         ),
         *verbatim(f'{user} ALL=(root) NOPASSWD: {reader} ""'),
         ".PP",
