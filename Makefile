@@ -84,6 +84,7 @@ cover: $(VENV)/.tested programs
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/startup.py
+	$(BIN)/python tests/benchmarks/archive.py
 	$(BIN)/python tests/benchmarks/log_files.py
 
 $(VENV)/.made:

@@ -1,4 +1,4 @@
-"""What runs first in an archive that holds a check: `__main__.py`, with CHECK replaced by its name."""
+"""What runs first in an archive that holds a check: its `__main__`, with the name for CHECK."""
 
 import sys
 

@@ -4,8 +4,8 @@
     pages.py OUT [--plugins DIR] [--user USER]
 
 writes OUT/man/CHECK.1, OUT/bash/CHECK and OUT/zsh/_CHECK. What an option means, which labels there
-are, their units and defaults, the examples and what a range is are the checks' own words; here stands
-what a parser does not know: files, rights, and what kind of thing completes an option's value.
+are, their units and defaults, the examples and what a range is are the checks' own words; here
+stands what a parser does not know: files, rights, and what kind of thing completes a value.
 Dated by SOURCE_DATE_EPOCH.
 """
 
@@ -116,7 +116,9 @@ class Check:
 def plain(text: str) -> str:
     """Words as they are, in roff; what looks like an option keeps its ASCII hyphens."""
     text = text.replace("\\", "\\e").replace("~", "\\(ti").replace("^", "\\(ha")
-    text = re.sub(r"(?<![\w-])-{1,2}(?=[\w-]|\s|$)\S*", lambda word: "\\%" + _hyphens(word[0]), text)
+    text = re.sub(
+        r"(?<![\w-])-{1,2}(?=[\w-]|\s|$)\S*", lambda word: "\\%" + _hyphens(word[0]), text
+    )
     text = re.sub(r"(?<=/)\S*", lambda path: _hyphens(path[0]), text)
     # Names are not to be divided.
     text = re.sub(r"(?<!\S)(?=\S*(?:_|::|/)\S)", r"\\%", text)
@@ -260,21 +262,23 @@ def man_page(check: Check, plugins: str, user: str) -> str:
         paragraph(RIGHTS[check.key]),
         ".PP",
         paragraph(
-            "What takes a capability is read by the reader, which understands nothing of it and has "
-            "given up its rights when it writes. A user starts it with --sudo, and a line of "
+            "What takes a capability is read by the reader, which understands nothing of it, and "
+            "has given up its rights when it writes. A user starts it with --sudo, and a line of "
             "sudoers(5) such as this; the check prints the one for its installation:"
         ),
         *verbatim(f'{user} ALL=(root) NOPASSWD: {reader} ""'),
         ".PP",
         paragraph(
-            "Where a right is missing the check is UNKNOWN and says what to grant, to whom. Started "
-            "as root it becomes --user, else who called sudo, else the owner of the state directory, "
-            "else nobody, before it parses anything."
+            "Where a right is missing the check is UNKNOWN and says what to grant, to whom. "
+            "Started as root it becomes --user, else who called sudo, else the owner of the state "
+            "directory, else nobody, before it parses anything."
         ),
         ".SH EXAMPLES",
         *examples(check.module.EXAMPLES),
         ".SH SEE ALSO",
-        ",\n".join(re.sub(r"(.*)(\(\d\))", lambda m: "\\%" + bold(m[1]) + m[2], page) for page in see),
+        ",\n".join(
+            re.sub(r"(.*)(\(\d\))", lambda m: "\\%" + bold(m[1]) + m[2], page) for page in see
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -306,7 +310,9 @@ def bash(check: Check) -> str:
         kind, words = values(action)
         if kind == "label":
             names = " ".join(f"{label.name}=" for label in check.labels)
-            body = f"compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W '{names}' -- \"$word\")"
+            body = (
+                f"compopt -o nospace; mapfile -t COMPREPLY < <(compgen -W '{names}' -- \"$word\")"
+            )
         elif kind == "file":
             listed = " ".join(words)
             body = (
@@ -355,13 +361,15 @@ def zsh(check: Check) -> str:
     for action in check.actions:
         many = type(action).__name__ in ("_AppendAction", "_CountAction")
         spellings = action.option_strings
-        if many:
-            first = "'*'"
-        else:
-            first = f"'({' '.join(spellings)})'" if len(spellings) > 1 else ""
+        others = f"'({' '.join(spellings)})'" if len(spellings) > 1 else ""
+        first = "'*'" if many else others
         takes = action.nargs != 0
-        shown = [option + ("=" if takes and option.startswith("--") else "") for option in spellings]
-        shown = [option + ("+" if takes and not option.startswith("--") else "") for option in shown]
+        shown = [
+            option + ("=" if takes and option.startswith("--") else "") for option in spellings
+        ]
+        shown = [
+            option + ("+" if takes and not option.startswith("--") else "") for option in shown
+        ]
         options_ = "{" + ",".join(shown) + "}" if len(shown) > 1 else shown[0]
         text = f"[{_zsh(' '.join((action.help or '').split()))}]"
         if takes:

@@ -58,6 +58,14 @@ def build(what: str, out: Path, tree: Path = TREE, **environment: str) -> Path:
     return out
 
 
+def mirror() -> str:
+    """Where this machine gets Debian's own packages from: the release, and no updates to it."""
+    wanted = ["--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"]
+    found = done("apt-get", "indextargets", *wanted).split()
+    assert found, "apt knows no archive of Debian: apt-get update"
+    return found[0]
+
+
 class System:
     """A minimal system in a folder."""
 
@@ -68,9 +76,15 @@ class System:
 
     def begin(self) -> None:
         """Make it, in the background."""
-        command = ["mmdebstrap", "--variant=minbase", "--mode=root", "--format=directory"]
+        command: list[object] = [
+            "mmdebstrap",
+            "--variant=minbase",
+            "--mode=root",
+            "--format=directory",
+        ]
         # The lists of packages stay: what a package depends on is to be found.
         command += ["--include=sudo,python3", "--skip=cleanup/apt", self.release, self.folder]
+        command.append(mirror())
         self._made = subprocess.Popen(
             [str(word) for word in command],
             stdout=subprocess.PIPE,
@@ -95,7 +109,11 @@ class System:
 
     def command(self, *words: object, user: str = "", netns: Netns | None = None) -> list[str]:
         """The command line that runs something inside, as root or as another user."""
-        inside = ["setpriv", "--reuid", user, "--regid", user, "--init-groups"] if user else []
+        inside: list[str] = []
+        if user:
+            lines = [line.split(":") for line in self.path("/etc/passwd").read_text().splitlines()]
+            ((uid, gid),) = [line[2:4] for line in lines if line[0] == user]
+            inside = ["setpriv", "--reuid", uid, "--regid", gid, "--init-groups"]
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "sh"]
         command += [str(self.folder), *inside, *map(str, words)]
         return netns.command(*command) if netns else command
