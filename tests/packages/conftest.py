@@ -146,10 +146,10 @@ class System:
                 "/root", "/run", "/var/lib/systemd")  # fmt: skip
         found = set()
         for top, folders, names in os.walk(self.folder):
-            inside = "/" + os.path.relpath(top, self.folder)
-            folders[:] = [name for name in folders if f"{inside}/{name}".strip(".") not in kept]
-            found |= {os.path.join(top, name) for name in (*names, *folders)}
-        return {"/" + os.path.relpath(path, self.folder) for path in found}
+            inside = top[len(str(self.folder)) :]
+            folders[:] = [name for name in folders if f"{inside}/{name}" not in kept]
+            found |= {f"{inside}/{name}" for name in (*names, *folders)}
+        return found - set(kept)
 
 
 @pytest.fixture(scope="session")
