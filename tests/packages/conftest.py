@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.rig import Netns, Result
+from kernel.rig import Netns, Result, machine_limit
 
 TREE = Path(__file__).resolve().parent.parent.parent
 RELEASES = ("bookworm", "stable")
@@ -207,6 +207,13 @@ def only(folder: Path, pattern: str) -> Path:
     """The one file of a name."""
     (found,) = folder.glob(pattern)
     return found
+
+
+@pytest.fixture
+def roomy():
+    """Nobody changes the limit of the machine's tables meanwhile: they have room."""
+    with machine_limit(262144):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import nagiosplugin
 import pytest
 
 import check_conntrack
-from kernel.rig import limit_lock, run
+from kernel.rig import run
 
 from .conftest import CHECKS, RELEASES, TREE, done, only
 
@@ -57,9 +57,8 @@ def as_the_agent(system, layout, filled):
         result = system.run(f"{plugins}/{check}", "--version")
         assert result.out == f"{check} {check_conntrack.__version__}\n"
         tree = [sys.executable, TREE / "plugins" / check, "--no-state"]
-        with limit_lock():
-            result = system.run(f"{plugins}/{check}", "-vvv", user=user, netns=filled)
-            wanted = run(*filled.command(*tree))
+        result = system.run(f"{plugins}/{check}", "-vvv", user=user, netns=filled)
+        wanted = run(*filled.command(*tree))
         assert result.err == ""
         uid = system.done("id", "-u", user).strip()
         assert f"Judged as uid {uid}, capabilities 0" in result.lines
@@ -89,9 +88,8 @@ def with_sudo(system, layout, nrpe_d, filled):
     system.done("visudo", "-c", "-f", disabled)
     system.done("ln", "-s", f"check-conntrack{DISABLED}", "/etc/sudoers.d/check-conntrack")
     system.done("visudo", "-c")
-    with limit_lock():
-        allowed = system.run(check, "--sudo", "-vvv", user=user, netns=filled)
-        wanted = run(*filled.command(sys.executable, TREE / "plugins" / "check_conntrack_table"))
+    allowed = system.run(check, "--sudo", "-vvv", user=user, netns=filled)
+    wanted = run(*filled.command(sys.executable, TREE / "plugins" / "check_conntrack_table"))
     assert (allowed.code, allowed.value("entries")) == (0, 40)
     assert (allowed.status, allowed.perfdata) == (wanted.status, wanted.perfdata)
     assert any(line.startswith("Read ctnetlink, 40 entries") for line in allowed.lines)
@@ -165,7 +163,7 @@ def next_version(deb, folder):
     return folder / "next.deb"
 
 
-def test_a_debian_package_lives_and_leaves_nothing(deb, system, filled, tmp_path):
+def test_a_debian_package_lives_and_leaves_nothing(deb, system, filled, roomy, tmp_path):
     apt = ["apt-get", "-y", "-q", "--no-install-recommends"]
     for option in ("confold", "unsafe-io"):
         apt += ["-o", f"Dpkg::Options::=--force-{option}"]
@@ -236,7 +234,7 @@ def test_an_rpm_package_names_what_it_needs_and_what_an_administrator_may_change
     assert set(owners) == {"root:root"}
 
 
-def test_an_rpm_package_lives_and_leaves_nothing(rpm, systems, filled, tmp_path):
+def test_an_rpm_package_lives_and_leaves_nothing(rpm, systems, filled, roomy, tmp_path):
     system = systems["stable"].wait()
     # Debian's rpm installs into this Debian as it would into RHEL, but for what it depends on.
     library = system.path("/usr/lib/python3/dist-packages/nagiosplugin")
@@ -269,7 +267,9 @@ def test_an_rpm_package_lives_and_leaves_nothing(rpm, systems, filled, tmp_path)
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_copied_file_runs_and_its_reader_is_installed_for_sudo(dist, systems, filled, release):
+def test_a_copied_file_runs_and_its_reader_is_installed_for_sudo(
+    dist, systems, filled, roomy, release
+):
     system = systems[release].wait()
     check = "/usr/local/bin/check_conntrack_table"
     shutil.copy(dist / "pyz" / "check_conntrack_table", system.path(check))

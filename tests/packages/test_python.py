@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import check_conntrack
-from kernel.rig import NOBODY, limit_lock, run
+from kernel.rig import NOBODY, run
 
 from .conftest import CHECKS, TREE, build, done, only
 
@@ -81,12 +81,11 @@ def test_an_archive_of_the_sources_is_the_tree_and_the_pages(dist):
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_the_wheel_gives_a_command(environment, filled, check):
+def test_the_wheel_gives_a_command(environment, filled, roomy, check):
     command = [*NOBODY, environment / "bin" / check]
     assert run(*command, "--version").out == f"{check} {check_conntrack.__version__}\n"
-    with limit_lock():
-        result = run(*filled.command(*command, "--no-state"))
-        tree = run(*filled.command(sys.executable, TREE / "plugins" / check, "--no-state"))
+    result = run(*filled.command(*command, "--no-state"))
+    tree = run(*filled.command(sys.executable, TREE / "plugins" / check, "--no-state"))
     assert (result.code, result.err) == (3 if check == "check_conntrack_table" else result.code, "")
     if check == "check_conntrack_usage":
         assert (result.code, result.out) == (tree.code, tree.out)
@@ -97,7 +96,7 @@ def test_the_wheel_gives_a_command(environment, filled, check):
     assert (environment / "share/zsh/site-functions" / f"_{check}").is_file()
 
 
-def test_the_wheels_reader_reads_the_table_for_root(environment, filled):
+def test_the_wheels_reader_reads_the_table_for_root(environment, filled, roomy):
     command = filled.command(environment / "bin" / "check_conntrack_table", "--no-state")
     assert run(*command).value("entries") == 40
 
@@ -146,7 +145,7 @@ def test_it_imports_what_was_compiled_for_its_interpreter_or_the_source(archives
     assert all(("/cpython-" in path) == (tag == "compiled") for path in ours)
 
 
-def test_its_reader_reads_the_table_for_root_and_lies_nowhere(archives, filled):
+def test_its_reader_reads_the_table_for_root_and_lies_nowhere(archives, filled, roomy):
     archive = archives / "check_conntrack_table.pyz"
     command = filled.command(SYSTEM_PYTHON, "-I", "-S", archive, "--no-state", "-vvv")
     # A folder for temporary files that cannot be written to, and a state that is none.
