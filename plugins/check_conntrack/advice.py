@@ -31,7 +31,8 @@ class Evidence(NamedTuple):
     """What is known about a table; `peak` counts entries, `memory` is in bytes.
 
     `settable` is False inside a network namespace that may not change the limit. `crowded`: hash
-    chains are too long.
+    chains are too long. `expectations`, `zones`: messages said that these were at their limits.
+    `growth` is in entries per second, 0 where the alarm is not about it.
     """
 
     entries: int
@@ -44,6 +45,9 @@ class Evidence(NamedTuple):
     kube_proxy: bool = False
     expect_max: int | None = None
     crowded: bool = False
+    expectations: bool = False
+    zones: bool = False
+    growth: float = 0.0
 
 
 class Step(NamedTuple):
@@ -86,6 +90,15 @@ def raise_limit(evidence: Evidence) -> list[Step]:
     wanted = roomy_limit(evidence.peak)
     seen = f"the peak of {evidence.peak} entries plus 30 %"
     if wanted <= evidence.limit or evidence.peak * SPARE <= evidence.limit:
+        if evidence.growth > 0:
+            return [
+                Step(
+                    f"The limit of {evidence.limit} has room for {seen}, but the table grows by "
+                    f"{evidence.growth:.2f} entries/s: a larger limit would only put off the end. "
+                    "Look for what grows.",
+                    ("check_conntrack_table -v",),
+                )
+            ]
         return [
             Step(
                 f"The limit suffices for what was seen: {seen} fits into {evidence.limit}. "
@@ -219,20 +232,27 @@ def long_chains(evidence: Evidence) -> list[Step]:
 
 def other_limits(evidence: Evidence) -> list[Step]:
     """What is behind the other messages of loss."""
-    commands: tuple[str, ...] = ()
-    if evidence.expect_max:
-        commands = (f"sysctl -w {_EXPECT_MAX}={2 * evidence.expect_max}",)
-    return [
-        Step(
-            "expectation table full: helpers (FTP, SIP, ...) expect more connections than "
-            "nf_conntrack_expect_max allows.",
-            commands,
-        ),
-        Step(
-            "exceeds conntrack limit: Open vSwitch refuses connections of a zone at its own limit.",
-            ("ovs-appctl dpctl/ct-get-limits",),
-        ),
-    ]
+    steps = []
+    if evidence.expectations:
+        commands: tuple[str, ...] = ()
+        if evidence.expect_max:
+            commands = (f"sysctl -w {_EXPECT_MAX}={2 * evidence.expect_max}",)
+        steps.append(
+            Step(
+                "expectation table full: helpers (FTP, SIP, ...) expect more connections than "
+                "nf_conntrack_expect_max allows.",
+                commands,
+            )
+        )
+    if evidence.zones:
+        steps.append(
+            Step(
+                "exceeds conntrack limit: Open vSwitch refuses connections of a zone at its own "
+                "limit.",
+                ("ovs-appctl dpctl/ct-get-limits",),
+            )
+        )
+    return steps
 
 
 _CROWDED = frozenset({"load_factor", "chain_overflows"})

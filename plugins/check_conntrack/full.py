@@ -12,10 +12,10 @@ from contextlib import ExitStack
 
 from nagiosplugin import Critical, Metric, Resource, Result, Results, Summary, Warn
 
-from . import commandline, output, present, session, trend
+from . import commandline, output, places, present, session, trend
 from .history import boot_id
 from .kernel import KernelError, counters, rights
-from .kernel.limits import Limits, own_inode, read_expect_max, read_limits
+from .kernel.limits import Limits, own_inode, read_expect_max
 from .kernel.log import events, gather, kmsg
 from .kernel.log.messages import Kind
 from .kernel.values import NamedTuple
@@ -31,7 +31,7 @@ from .thresholds import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from nagiosplugin import Context
@@ -73,6 +73,13 @@ MOST_QUIET = 10000
 # A usage that makes drops the table's doing, in percent.
 NEARLY_FULL = 95.0
 DEFAULT_WINDOW = 900.0  # seconds
+# What the status line says of a figure that is too large, and when; the range stands below it.
+FACTS = {
+    "full_drops": "{} packets dropped{} that clashes do not explain",
+    "early_drops": "{} entries evicted early{}",
+    "insert_failures": "{} inserts failed{}",
+    "chain_overflows": "{} inserts refused{}: hash chains too long",
+}
 # Of the time-out, what may go into reading the log; the rest is for counters and words.
 LOG_SHARE = 0.7
 # Imported only where a source needs them.
@@ -317,9 +324,9 @@ class Full(Resource):
     """What the log, the counters and the tables say.
 
     After probe(): `window`, `log` (None: no log could be read), `tally` of what it holds in the
-    window, `untold` events whose time cannot be told, `places` (the one the plain labels speak of
-    first), `problems` (what the user asked for and could not be looked at), `unseen` (other
-    sources that could not be read), `inactive`.
+    window and the `hosts` it names, `untold` events whose time cannot be told, `places` (the one
+    the plain labels speak of first), `problems` (what the user asked for and could not be looked
+    at), `unseen` (other sources that could not be read), `inactive`.
     """
 
     def __init__(self, options: argparse.Namespace, session: Session) -> None:
@@ -337,6 +344,7 @@ class Full(Resource):
         self.named: dict[int, int] = {}
         self.gone: dict[int, int] = {}
         self.born: dict[int, float] = {}
+        self.hosts: list[str] = []
         self._clock = kmsg.read_clock()
         self._boot = boot_id()
 
@@ -390,47 +398,35 @@ class Full(Resource):
 
     def _look(self) -> tuple[Place | None, list[Place]]:
         """The namespace the plain labels speak of, and the others that were asked for."""
-        inode = own_inode()
         self.session.stage("reading /proc/sys/net/netfilter")
         from .kernel import namespaces
 
         self.called = namespaces.names()
-        if not self.options.netns:
-            return self._own(inode), []
-        targets = namespaces.find(self.options.netns, inode)
-        self.problems += targets.missing
-        own = self._own(inode) if targets.own else None
-        places: dict[str, Place] = {}
-        for place in self._entered(targets, inode):
-            part = output.label_part(place.name, places)
-            plain = place.prefix == targets.first
-            places[part] = place._replace(prefix="" if plain else f"{part}::")
-        others = list(places.values())
-        first = next((place for place in others if not place.prefix), None)
-        if own and targets.first == inode:
-            first = own
-        elif own:
-            part = output.label_part("self", places)
-            others.append(own._replace(name="self", prefix=f"{part}::"))
-        return first, [place for place in others if place is not first]
+        sight = places.look(self.session, self.options.netns, b"counters", self.called)
+        self.problems += sight.problems
+        self.inactive = bool(sight.inactive)
+        first = self._place(sight, sight.first) if sight.first else None
+        if sight.blind and not first:
+            first = Place("", "", own_inode(), None, self._own_counters())
+        return first, [self._place(sight, spot) for spot in sight.others]
 
-    def _own(self, inode: int) -> Place | None:
-        limits = None
+    def _place(self, sight: places.Sight, spot: places.Spot) -> Place:
+        """A namespace that was seen, with its counters."""
+        if spot.path == places.OWN:
+            told = self._own_counters()
+        else:
+            told = self._counters(sight.frames[spot.inode])
+        return Place(spot.name, spot.prefix, spot.inode, spot.limits, told, spot.named)
+
+    def _own_counters(self) -> counters.Counters | None:
+        """The counters of the check's own namespace."""
         try:
-            limits = read_limits()
-            self.inactive = limits is None
-        except KernelError as error:
-            self.problems.append(str(error))
-        if self.inactive:
-            return None
-        told = None
-        try:
-            told = counters.read_text()
+            return counters.read_text()
         except FileNotFoundError:
-            told = self._own_by_netlink()
+            return self._own_by_netlink()
         except (OSError, counters.CountersError) as error:
             self.unseen.append(f"counters: {error}")
-        return Place("", "", inode, limits, told)
+            return None
 
     def _own_by_netlink(self) -> counters.Counters | None:
         """The counters where /proc has none (CONFIG_NF_CONNTRACK_PROCFS is off)."""
@@ -444,42 +440,7 @@ class Full(Resource):
             return None
         return self._counters({frame.file: frame for frame in frames})
 
-    def _entered(self, targets: Any, own: int) -> Iterator[Place]:
-        """The places the reader saw; their prefix is the path that led there."""
-        from .kernel import namespaces
-
-        if not targets.targets and not targets.everything:
-            return
-        if not self.session.may_ask:
-            self.session.forbidden = True
-            names = ", ".join(target.name for target in targets.targets)
-            what = "other namespaces" if targets.everything else f"namespace {names}"
-            self.problems.append(f"{what}: no right to enter (CAP_SYS_ADMIN)")
-            return
-        try:
-            frames = self.session.ask(targets.fields(b"counters"))
-        except KernelError as error:
-            self.problems.append(str(error))
-            return
-        found = namespaces.look(targets, frames, own, self.called)
-        self.session.forbidden = found.forbidden
-        self.problems += found.problems
-        parts = namespaces.by_namespace(frames)
-        for namespace in found.namespaces:
-            if namespace.limits is None:
-                self.inactive = True
-                continue
-            told = self._counters(parts[namespace.inode])
-            yield Place(
-                namespace.name,
-                namespace.path,
-                namespace.inode,
-                namespace.limits,
-                told,
-                namespace.named,
-            )
-
-    def _counters(self, frames: dict[str, Frame]) -> counters.Counters | None:
+    def _counters(self, frames: Mapping[str, Frame]) -> counters.Counters | None:
         """What the reader's frames say: /proc's text where there is one, else netlink."""
         problem = ""
         for file, parse in (("stat", counters.parse_text), ("stats_cpu", counters.parse_stats_cpu)):
@@ -542,6 +503,7 @@ class Full(Resource):
         selection = events.select(log.events, self.window)
         self.untold = selection.untold
         self.tally = events.tally(selection.inside)
+        self.hosts = list(dict.fromkeys(event.host for event in selection.inside if event.host))
         if self.tally.namespaces:
             self._by_namespace(selection.inside)
 
@@ -722,7 +684,7 @@ class FullSummary(Summary):
         if full.tally.table_full:
             parts.append(self._messages())
         parts += [
-            present.alarm(result)
+            self._fact(result)
             for result in self._alarms(results)
             if present.label_of(result) != "table_full" or not full.tally.table_full
         ]
@@ -779,6 +741,24 @@ class FullSummary(Summary):
         if not any(place.prefix == "" for place in self.full.places):
             found += present.results_of("", LABELS, results)
         return present.alarms(found)
+
+    def _fact(self, result: Result) -> str:
+        """What an alarm says, in words where a figure is too large."""
+        label = present.label_of(result)
+        bounds = result.hint or ""
+        if bounds[:1] == "@" or present.context_of(result).too_low(result):
+            return present.alarm(result)
+        when = "" if self.full.tally.table_full else f" {self._when()}"
+        place = result.metric.name[: -len(label)]
+        where = f" in namespace {place[:-2]}" if place else ""
+        tally = self.full.tally
+        if label == "other_loss":
+            kinds = (("expectation table full", tally.expectations), ("zone limit", tally.zones))
+            said = ", ".join(f'{times} "{kind}"' for kind, times in kinds if times)
+            return f"{said} messages{when}"
+        if label not in FACTS:
+            return present.alarm(result)
+        return FACTS[label].format(result.metric.value, where + when)
 
     def _when(self) -> str:
         since = self.full.options.since
@@ -870,12 +850,23 @@ class FullSummary(Summary):
             return []
         limits = place.limits
         was_full = "table_full" in labels or "full_drops" in labels
-        if limits.buckets is None:
-            host = read_limits()
-            limits = limits._replace(buckets=host.buckets if host else None)
         peak = max(limits.entries, limits.limit if was_full else 0)
-        evidence = present.evidence(limits, peak)._replace(expect_max=read_expect_max())
-        return advice.advise(evidence, labels)
+        evidence = present.evidence(limits, peak)._replace(
+            expect_max=read_expect_max(),
+            expectations=bool(full.tally.expectations),
+            zones=bool(full.tally.zones),
+        )
+        return self._elsewhere() + advice.advise(evidence, labels)
+
+    def _elsewhere(self) -> list[str]:
+        """That the messages are of other hosts than the one whose figures the advice goes by."""
+        own = os.uname().nodename.partition(".")[0].lower()
+        hosts = [host for host in self.full.hosts if host.partition(".")[0].lower() != own]
+        if not hosts or len(hosts) < len(self.full.hosts):
+            return []
+        named = ", ".join(output.clean(host) for host in hosts[:3])
+        more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
+        return [f"The messages are of {named}{more}; limits and advice below are of this host."]
 
     def _figures(self) -> list[str]:
         lines = [f"Window: {self._when()}"]

@@ -8,7 +8,6 @@ replaced as a whole.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -17,6 +16,7 @@ import zlib
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
+from .kernel import whole
 from .kernel.source import read_file
 from .trend import Peak, Sample
 
@@ -187,19 +187,9 @@ class Store:
             # One that was left by a run that was killed: we hold the lock, nobody writes to it.
             with suppress(FileNotFoundError):
                 os.unlink(fresh, dir_fd=self._descriptor)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(fresh, flags, 0o600, dir_fd=self._descriptor)
-            try:
-                try:
-                    if os.write(descriptor, data) != len(data):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                finally:
-                    os.close(descriptor)
-                os.rename(fresh, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(fresh, dir_fd=self._descriptor)
-                raise
+            whole.replace(
+                self._descriptor, name, fresh, lambda descriptor: whole.write(descriptor, data)
+            )
         except OSError as error:
             self.trouble = f"{self.folder} cannot be written to: {error.strerror}"
 

@@ -9,9 +9,10 @@ from .kernel.values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from .kernel.namespaces import Found, Targets
+    from .kernel.namespaces import Targets
+    from .kernel.source import Frame
     from .session import Session
 
 OWN = "/proc/self/ns/net"
@@ -20,7 +21,8 @@ OWN = "/proc/self/ns/net"
 class Spot(NamedTuple):
     """A network namespace and its limits; labels that speak of it begin with `prefix`.
 
-    `name` is empty for the one the check runs in, and `path` leads into it.
+    `name` is empty for the one the check runs in, and `path` leads into it. `named` says that it
+    was entered by its name under /run/netns, which no other has.
     """
 
     name: str
@@ -28,90 +30,110 @@ class Spot(NamedTuple):
     inode: int
     path: str
     limits: Limits
+    named: bool = False
+
+    @property
+    def key(self) -> str:
+        """What its history goes by; only names under /run/netns are one namespace's alone."""
+        return self.name if self.named else f"{self.name}net:[{self.inode}]"
 
 
 class Sight(NamedTuple):
     """What was seen: the namespace that plain labels speak of, the others, and what was not.
 
-    `inactive` says that conntrack is not loaded in one of them.
+    `inactive` says where conntrack is not active, `blind` that the check's own namespace was asked
+    for and its limits could not be read. `frames` are what the reader told, by inode and file.
     """
 
     first: Spot | None
     others: tuple[Spot, ...] = ()
     problems: tuple[str, ...] = ()
-    inactive: bool = False
+    inactive: tuple[str, ...] = ()
+    blind: bool = False
+    frames: Mapping[int, Mapping[str, Frame]] = {}
 
 
-def look(session: Session, specs: Sequence[str]) -> Sight:
-    """The namespaces that `specs` ask for, or the check's own where there are none."""
-    problems: list[str] = []
-    inactive = False
+def look(
+    session: Session,
+    specs: Sequence[str],
+    what: bytes = b"limits",
+    called: Mapping[int, str] | None = None,
+) -> Sight:
+    """The namespaces that `specs` ask for, or the check's own where there are none.
+
+    The reader is asked for `what` of the others; `called` are their names by inode, looked up where
+    that is None. Raises KernelError where not even the own namespace can be told.
+    """
+    inode = own_inode()
     own: Spot | None = None
-    inode = 0
+    problems: tuple[str, ...] = ()
+    blind = False
     try:
-        inode = own_inode()
         limits = read_limits()
-    except KernelError as error:
-        problems.append(str(error))
-    else:
-        inactive = limits is None
         if limits:
             own = Spot("", "", inode, OWN, limits)
-            if limits.fault:
-                problems.append(limits.fault)
+            problems = (limits.fault,) if limits.fault else ()
+    except KernelError as error:
+        problems = (str(error),)
+        blind = True
+    inactive = ("on this host",) if own is None and not blind else ()
     if not specs:
-        return Sight(own, (), tuple(problems), inactive)
-    return _others(session, specs, own, inode, problems)
-
-
-def _others(
-    session: Session, specs: Sequence[str], own: Spot | None, inode: int, problems: list[str]
-) -> Sight:
+        return Sight(own, (), problems, inactive, blind)
     from .kernel import namespaces
 
     targets = namespaces.find(specs, inode)
-    problems += targets.missing
-    found = _enter(session, targets, inode)
-    problems += found.problems
-    inactive = False
+    if not targets.own:
+        problems, inactive, blind = (), (), False
+    sight = _enter(session, targets, inode, what, called)
     spots: dict[str, Spot] = {}
-    for namespace in found.namespaces:
-        part = output.label_part(namespace.name, spots)
-        if namespace.limits is None:
-            inactive = True
-            continue
+    for spot in sight.others:
+        part = output.label_part(spot.name, spots)
         # One hash holds the entries of all namespaces.
-        limits = namespace.limits._replace(buckets=own.limits.buckets if own else None)
-        prefix = "" if namespace.path == targets.first else f"{part}::"
-        spots[part] = Spot(namespace.name, prefix, namespace.inode, namespace.path, limits)
+        limits = spot.limits._replace(buckets=own.limits.buckets if own else None)
+        prefix = "" if spot.path == targets.first else f"{part}::"
+        spots[part] = spot._replace(prefix=prefix, limits=limits)
     others = list(spots.values())
     first = next((spot for spot in others if not spot.prefix), None)
-    if targets.own and own is None:
-        inactive = True
-    elif own and targets.own and targets.first == inode:
+    if own and targets.own and targets.first == inode:
         first = own
     elif own and targets.own:
         others.append(own._replace(name="self", prefix=f"{output.label_part('self', spots)}::"))
-    return Sight(
-        first, tuple(spot for spot in others if spot is not first), tuple(problems), inactive
+    return sight._replace(
+        first=first,
+        others=tuple(spot for spot in others if spot is not first),
+        problems=targets.missing + problems + sight.problems,
+        inactive=inactive + sight.inactive,
+        blind=blind,
     )
 
 
-def _enter(session: Session, targets: Targets, own: int) -> Found:
+def _enter(
+    session: Session, targets: Targets, own: int, what: bytes, called: Mapping[int, str] | None
+) -> Sight:
     """What the reader sees in the targets."""
     from .kernel import namespaces
 
     if not targets.targets and not targets.everything:
-        return namespaces.Found(())
+        return Sight(None)
     if not session.may_ask:
         session.forbidden = True
         names = ", ".join(target.name for target in targets.targets)
-        what = "other namespaces" if targets.everything else f"namespace {names}"
-        return namespaces.Found((), (f"{what}: no right to enter (CAP_SYS_ADMIN)",))
+        where = "other namespaces" if targets.everything else f"namespace {names}"
+        return Sight(None, (), (f"{where}: no right to enter (CAP_SYS_ADMIN)",))
     try:
-        frames = session.ask(targets.fields(b"limits"))
+        frames = session.ask(targets.fields(what))
     except KernelError as error:
-        return namespaces.Found((), (str(error),))
-    found = namespaces.look(targets, frames, own, namespaces.names())
+        return Sight(None, (), (str(error),))
+    found = namespaces.look(targets, frames, own, namespaces.names() if called is None else called)
     session.forbidden = found.forbidden
-    return found
+    return Sight(
+        None,
+        tuple(
+            Spot(one.name, "", one.inode, one.path, one.limits, one.named)
+            for one in found.namespaces
+            if one.limits
+        ),
+        found.problems,
+        tuple(f"in namespace {one.name}" for one in found.namespaces if one.limits is None),
+        frames=namespaces.by_namespace(frames),
+    )

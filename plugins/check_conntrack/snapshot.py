@@ -13,6 +13,7 @@ import time
 import zlib
 from contextlib import suppress
 
+from .kernel import whole
 from .kernel.values import NamedTuple
 
 TYPE_CHECKING = False
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 AGAIN = 900  # seconds between two snapshots of one incident
 BEGIN, LATER = "begin", "later"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NAME = re.compile(r"conntrack-(?:(.*)-)?[0-9]{8}T[0-9]{6}Z-(begin|later)\.txt\.gz", re.ASCII)
 _LEFT_OVER = re.compile(r"\.conntrack-.*\.txt\.gz\.new", re.ASCII)
 _STALE = 3600  # seconds after which an unfinished file belongs to a run that was killed
@@ -96,17 +96,12 @@ class Folder:
         fresh = f".{name}.{os.getpid()}.new"
         try:
             self._sweep(now)
-            descriptor = os.open(fresh, _FRESH, 0o600, dir_fd=self._descriptor)
-            try:
-                try:
-                    self._fill(descriptor, pieces, expired)
-                finally:
-                    os.close(descriptor)
-                os.rename(fresh, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(fresh, dir_fd=self._descriptor)
-                raise
+            whole.replace(
+                self._descriptor,
+                name,
+                fresh,
+                lambda descriptor: self._fill(descriptor, pieces, expired),
+            )
         except OSError as error:
             raise SnapshotError(f"{self.path}: {error.strerror}") from None
         return os.path.join(self.path, name)
@@ -119,8 +114,8 @@ class Folder:
             if expired():
                 raise SnapshotError(f"{self.path}: no time was left after {lines} entries")
             lines += piece.count(b"\n")
-            _write(descriptor, packer.compress(piece))
-        _write(descriptor, packer.flush())
+            whole.write(descriptor, packer.compress(piece))
+        whole.write(descriptor, packer.flush())
 
     def _sweep(self, now: float) -> None:
         """Remove what runs that were killed have left behind."""
@@ -180,11 +175,6 @@ def remember(*, problem: bool, saved: float | None) -> dict[str, object]:
     if not problem or saved is None:
         return {"problem": False}
     return {"problem": True, "saved": round(saved)}
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
 
 
 def _safe(place: str) -> str:

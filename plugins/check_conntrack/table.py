@@ -211,7 +211,7 @@ class Contents(Resource):
         self.session.stage("reading /proc/sys/net/netfilter")
         sight = places.look(self.session, self.options.netns)
         self.problems += sight.problems
-        self.inactive = sight.inactive
+        self.inactive = bool(sight.inactive)
         spots = [sight.first] if sight.first else []
         spots += sight.others
         # The largest ones are read, the first always: each takes its time.
@@ -322,18 +322,18 @@ class Contents(Resource):
     def _place(self, spot: places.Spot, table: sources.Table | None, boot: str) -> Place:
         """The place with what was read of it, and its peak, to which this run is added."""
         figures = table.tally.figures(table.whole) if table else None
-        name = spot.name or f"net:[{spot.inode}]"
         today = trend.Peak(int(time.time() // 86400), spot.limits.entries)
 
         def change(kept: object) -> object:
             _, peaks = series_of(kept, boot, spot.inode)
             return kept_series(boot, spot.inode, (), trend.with_peak(peaks, today))
 
-        # No name of a namespace holds a slash.
-        key = f"table/{name}/{self.options.state_key}"
+        key = f"table/{spot.key}/{self.options.state_key}"
         _, peaks = series_of(self.store.update(key, change), boot, spot.inode)
         peak = max(peak.entries for peak in peaks)
-        return Place(*spot, table, figures, peak)
+        return Place(
+            spot.name, spot.prefix, spot.inode, spot.path, spot.limits, table, figures, peak
+        )
 
 
 # --- present

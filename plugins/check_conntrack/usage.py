@@ -11,10 +11,9 @@ from contextlib import ExitStack
 
 from nagiosplugin import Metric, Ok, Resource, Result, Results, Summary
 
-from . import commandline, output, present, session, trend
+from . import commandline, output, places, present, session, trend
 from .history import boot_id, kept_series, series_of
 from .kernel import KernelError
-from .kernel.limits import Limits, own_inode, read_limits
 from .kernel.values import NamedTuple
 from .thresholds import Label, ThresholdError, duration, parse_thresholds
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from .kernel.namespaces import Found, Targets
+    from .kernel.limits import Limits
     from .session import Session
 
 TITLE = "CONNTRACK_USAGE"
@@ -54,25 +53,30 @@ Examples:
 
 
 class Place(NamedTuple):
-    """A network namespace as this run found it; its labels begin with `prefix`.
+    """A network namespace as this run found it, and what is remembered of it.
 
-    `name` is empty for the one the check runs in. `samples` end with this run's, `growth` is in
-    entries per second, None where it is not known.
+    `samples` end with this run's, `growth` is in entries per second, None where it is not known.
     """
 
-    name: str
-    prefix: str
-    inode: int
-    limits: Limits
-    named: bool = False
+    spot: places.Spot
     samples: tuple[trend.Sample, ...] = ()
     peak: int = 0
     growth: float | None = None
 
     @property
-    def key(self) -> str:
-        """What its history goes by; only names under /run/netns are one namespace's alone."""
-        return self.name if self.named else f"{self.name}net:[{self.inode}]"
+    def name(self) -> str:
+        """What it is called, empty for the one the check runs in."""
+        return self.spot.name
+
+    @property
+    def prefix(self) -> str:
+        """What its labels begin with."""
+        return self.spot.prefix
+
+    @property
+    def limits(self) -> Limits:
+        """Its entries and its limit."""
+        return self.spot.limits
 
     @property
     def time_to_full(self) -> float | None:
@@ -129,15 +133,14 @@ class Usage(Resource):
     def probe(self) -> Iterator[Metric]:
         """The first namespace's metrics, what stands in the way, then the other namespaces'."""
         self.session.stage("reading /proc/sys/net/netfilter")
-        first: Place | None = None
-        others: list[Place] = []
         try:
-            if self.options.netns:
-                first, others = self._look()
-            else:
-                first = self._own()
+            sight = places.look(self.session, self.options.netns)
         except KernelError as error:
-            self.problems.append(str(error))
+            sight = places.Sight(None, (), (str(error),))
+        self.problems += sight.problems
+        self.inactive += sight.inactive
+        first = Place(sight.first) if sight.first else None
+        others = [Place(spot) for spot in sight.others]
         self.session.stage(f"remembering this run {self.store.folder}".strip())
         boot = boot_id()
         others.sort(key=lambda place: place.fullness, reverse=True)
@@ -160,84 +163,18 @@ class Usage(Resource):
         for place in quiet:
             yield from place.metrics(quiet=True)
 
-    def _own(self, *, asked: bool = True) -> Place | None:
-        """The namespace the check runs in; None where conntrack is not active."""
-        limits = read_limits()
-        if limits is None:
-            if asked:
-                self.inactive.append("on this host")
-            return None
-        if limits.fault:
-            self.problems.append(limits.fault)
-        return Place("", "", own_inode(), limits)
-
-    def _look(self) -> tuple[Place | None, list[Place]]:
-        """The namespace that the plain labels speak of, and all others that were asked for."""
-        from .kernel import namespaces
-
-        inode = own_inode()
-        targets = namespaces.find(self.options.netns, inode)
-        self.problems += targets.missing
-        try:
-            own = self._own(asked=targets.own)
-        except KernelError as error:
-            own = None
-            if targets.own:
-                self.problems.append(str(error))
-        found = self._enter(targets, inode)
-        self.problems += found.problems
-        places: dict[str, Place] = {}
-        for namespace in found.namespaces:
-            part = output.label_part(namespace.name, places)
-            if namespace.limits is None:
-                self.inactive.append(f"in namespace {namespace.name}")
-                continue
-            # One hash holds the entries of all namespaces.
-            buckets = own.limits.buckets if own else None
-            limits = namespace.limits._replace(buckets=buckets)
-            plain = namespace.path == targets.first
-            prefix = "" if plain else f"{part}::"
-            places[part] = Place(namespace.name, prefix, namespace.inode, limits, namespace.named)
-        others = list(places.values())
-        first = next((place for place in others if not place.prefix), None)
-        if own and targets.own and targets.first == inode:
-            first = own
-        elif own and targets.own:
-            part = output.label_part("self", places)
-            others.append(own._replace(name="self", prefix=f"{part}::"))
-        return first, [place for place in others if place is not first]
-
-    def _enter(self, targets: Targets, own: int) -> Found:
-        """What the reader sees in the targets."""
-        from .kernel import namespaces
-
-        if not targets.targets and not targets.everything:
-            return namespaces.Found(())
-        if not self.session.may_ask:
-            self.session.forbidden = True
-            names = ", ".join(target.name for target in targets.targets)
-            what = "other namespaces" if targets.everything else f"namespace {names}"
-            return namespaces.Found((), (f"{what}: no right to enter (CAP_SYS_ADMIN)",))
-        try:
-            frames = self.session.ask(targets.fields(b"limits"))
-        except KernelError as error:
-            return namespaces.Found((), (str(error),))
-        found = namespaces.look(targets, frames, own, namespaces.names())
-        self.session.forbidden = found.forbidden
-        return found
-
     def _remembered(self, place: Place, boot: str) -> Place:
         """The place with what earlier runs saw of it, to which this run is added."""
         now = trend.Sample(round(time.clock_gettime(time.CLOCK_BOOTTIME), 1), place.limits.entries)
         today = trend.Peak(int(time.time() // 86400), place.limits.entries)
 
         def change(kept: object) -> object:
-            samples, peaks = series_of(kept, boot, place.inode)
+            samples, peaks = series_of(kept, boot, place.spot.inode)
             samples = trend.extended(samples, now, self.options.trend_window)
-            return kept_series(boot, place.inode, samples, trend.with_peak(peaks, today))
+            return kept_series(boot, place.spot.inode, samples, trend.with_peak(peaks, today))
 
-        key = f"usage/{place.key}/{self.options.state_key}"
-        samples, peaks = series_of(self.store.update(key, change), boot, place.inode)
+        key = f"usage/{place.spot.key}/{self.options.state_key}"
+        samples, peaks = series_of(self.store.update(key, change), boot, place.spot.inode)
         return place._replace(
             samples=samples,
             peak=max(peak.entries for peak in peaks),
@@ -307,13 +244,14 @@ class UsageSummary(Summary):
             if alarms:
                 from . import advice
 
-                lines += advice.advise(
-                    present.evidence(head.limits, head.peak),
-                    {present.label_of(result) for result in alarms if _too_full(result)},
-                )
+                labels = {present.label_of(result) for result in alarms if _too_full(result)}
+                evidence = present.evidence(head.limits, head.peak)
+                if labels & {"growth", "time_to_full"}:
+                    evidence = evidence._replace(growth=head.growth or 0.0)
+                lines += advice.advise(evidence, labels)
         if usage.options.verbose > 2:
             lines += [
-                f"Read {place.limits.origin}count and max in net:[{place.inode}] {place.name}"
+                f"Read {place.limits.origin}count and max in net:[{place.spot.inode}] {place.name}"
                 for place in usage.places
             ]
         return lines + present.remembered(usage.session, usage.options.verbose)

@@ -67,10 +67,13 @@ def stamp(ago: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment)) + ".000000+00:00"
 
 
-def line(ago: float, text: str = "nf_conntrack: nf_conntrack: table full, dropping packet") -> str:
+TABLE_FULL = "nf_conntrack: nf_conntrack: table full, dropping packet"
+
+
+def line(ago: float, text: str = TABLE_FULL, host: str = "router") -> str:
     """A line of the kernel's in a log file."""
     # The kernel's own stamp is what tells two lines from two copies of one.
-    return f"{stamp(ago)} router kernel: [{86400 * 400 - ago:12.6f}] {text}\n"
+    return f"{stamp(ago)} {host} kernel: [{86400 * 400 - ago:12.6f}] {text}\n"
 
 
 # --- the ring buffer
@@ -268,7 +271,24 @@ def test_other_loss_and_what_was_suppressed_are_counted_apart(full, logs):
     assert result.value("other_loss") == 2
     assert result.value("suppressed") == 1871
     assert result.value("table_full") == 0
+    assert '1 "expectation table full", 1 "zone limit" messages in the last 15m' in result.status
     assert any("nf_conntrack_expect_max=" in text for text in result.lines)
+    assert "  ovs-appctl dpctl/ct-get-limits" in result.lines
+    log.write_text(line(30, "nf_conntrack: expectation table full"))
+    alone = full("--log", log, "--state-key", "alone")
+    assert any("nf_conntrack_expect_max=" in text for text in alone.lines)
+    assert not any("ovs-appctl" in text for text in alone.lines)
+
+
+def test_collected_messages_of_other_hosts_are_not_taken_for_this_ones(full, logs):
+    log = logs / "messages"
+    log.write_text("".join(line(at, TABLE_FULL, host=f"gw{at}") for at in range(5, 10)))
+    elsewhere = full("--log", log, "--state-key", "elsewhere")
+    said = "The messages are of gw9, gw8, gw7 and 2 more; limits and advice below are of this host."
+    assert said in elsewhere.lines
+    log.write_text(log.read_text() + line(1, TABLE_FULL, host=os.uname().nodename))
+    here = full("--log", log, "--state-key", "here")
+    assert not any("The messages are of" in text for text in here.lines)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +454,8 @@ def test_chains_too_long_are_told_with_the_buckets_that_would_do(netns, full, lo
     # From outside too, although nothing had ever been counted there before.
     elsewhere = full("--log", log, "--netns", "all", user=())
     assert elsewhere.code == 1
-    assert f"{namespace.name}::chain_overflows" in elsewhere.status
+    assert f"inserts refused in namespace {namespace.name} in the last" in elsewhere.status
+    assert any(f"{namespace.name}::chain_overflows" in text for text in elsewhere.lines)
 
 
 def test_counters_come_over_netlink_where_proc_has_none(overflowed, full, logs, sudoers):

@@ -138,6 +138,25 @@ def test_the_limit_suffices_where_the_peak_and_30_percent_fit():
     assert "The limit suffices" not in text(evidence._replace(peak=7693))
 
 
+def test_what_grows_is_looked_for_where_a_larger_limit_would_only_put_off_the_end():
+    lines = advise(Evidence(5000, 10000, 5000, growth=3.5), {"time_to_full"})
+    assert "grows by 3.50 entries/s" in lines[0]
+    assert commands(lines) == ["check_conntrack_table -v"]
+    # Where it is too small for what was seen already, that comes first.
+    lines = advise(Evidence(9000, 10000, 9000, growth=3.5), {"time_to_full"})
+    assert assigned(lines)["max"] == 16384
+
+
+def test_each_other_loss_is_met_by_its_own_remedy():
+    full = FULL._replace(expectations=True, expect_max=1024)
+    assert commands(advise(full, {"other_loss"})) == [
+        "sysctl -w net.netfilter.nf_conntrack_expect_max=2048"
+    ]
+    assert commands(advise(FULL._replace(zones=True), {"other_loss"})) == [
+        "ovs-appctl dpctl/ct-get-limits"
+    ]
+
+
 def test_without_a_limit_there_is_nothing_to_raise():
     assert advise(FULL._replace(limit=0), {"usage", "entries"}) == []
 

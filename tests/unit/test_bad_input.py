@@ -177,7 +177,7 @@ def test_an_error_nobody_foresaw_is_unknown_with_its_place(check, monkeypatch):
     def broken():
         raise RuntimeError("what | is\nthis")
 
-    monkeypatch.setattr("check_conntrack.usage.read_limits", broken)
+    monkeypatch.setattr("check_conntrack.places.read_limits", broken)
     run = check()
     assert (run.code, run.lines) == (3, [])
     assert "unforeseen RuntimeError while reading /proc/sys/net/netfilter" in run.text
@@ -196,7 +196,7 @@ def test_what_no_check_can_help_is_unknown_too(check, monkeypatch, error, words)
     def broken():
         raise error
 
-    monkeypatch.setattr("check_conntrack.usage.read_limits", broken)
+    monkeypatch.setattr("check_conntrack.places.read_limits", broken)
     run = check("--exit-ok")
     assert run.code == 3
     assert words in run.text

@@ -182,6 +182,7 @@ def test_a_run_imports_nothing_that_it_does_not_need():
     assert ours == {
         "check_conntrack.launch",
         "check_conntrack.usage",
+        "check_conntrack.places",
         "check_conntrack.present",
         "check_conntrack.session",
         "check_conntrack.commandline",
@@ -194,6 +195,7 @@ def test_a_run_imports_nothing_that_it_does_not_need():
         "check_conntrack.kernel.source",
         "check_conntrack.kernel.limits",
         "check_conntrack.kernel.rights",
+        "check_conntrack.kernel.whole",
     }
 
 

@@ -74,7 +74,9 @@ def test_figures_are_those_of_the_contract():
         Event(Kind.EXPECTATION_FULL, 2, NOW - 30),
         Event(Kind.ZONE_LIMIT, 1, NOW - 40, zone=3),
     ]
-    assert ev.tally(events) == ev.Tally(5, 1871, 3, events[1], ((7, 3), (8, 1)))
+    counted = ev.tally(events)
+    assert counted == ev.Tally(5, 1871, 2, 1, events[1], ((7, 3), (8, 1)))
+    assert counted.other_loss == 3
     assert ev.tally([]) == ev.Tally()
 
 

@@ -187,7 +187,8 @@ def test_too_little_time_left_is_too_much_growth(check, clock, sysctls):
         sysctls.holds(entries, 10000)
         run = check("-w", "time_to_full=30d:")
     assert run.state == "WARNING"
-    assert "The limit suffices" in run.rest
+    assert "The limit of 10000 has room for the peak of 2000 entries plus 30 %" in run.rest
+    assert "Look for what grows.\n  check_conntrack_table -v" in run.rest
 
 
 def test_verbosity_adds_lines_to_an_ok(check, clock, tmp_path):

@@ -81,11 +81,19 @@ class Tally(NamedTuple):
 
     table_full: int = 0
     suppressed: int = 0
-    other_loss: int = 0
+    expectations: int = 0
+    """Expectation table full."""
+    zones: int = 0
+    """Open vSwitch's zone limit."""
     latest: Event | None = None
     """The latest "table full"."""
     namespaces: tuple[tuple[int, int], ...] = ()
     """(inode, messages) of table-full messages that name a namespace, most messages first."""
+
+    @property
+    def other_loss(self) -> int:
+        """Messages of loss that is not the table's."""
+        return self.expectations + self.zones
 
 
 # -- windows -------------------------------------------------------------------------------------
@@ -142,7 +150,7 @@ def select(events: Iterable[Event], window: Window) -> Selection:
 
 def tally(events: Iterable[Event]) -> Tally:
     """Count events that have been merged and selected."""
-    full = suppressed = other = 0
+    full = suppressed = expectations = zones = 0
     latest: Event | None = None
     namespaces: dict[int, int] = {}
     for event in events:
@@ -155,10 +163,12 @@ def tally(events: Iterable[Event]) -> Tally:
                 namespaces[event.netns] = namespaces.get(event.netns, 0) + event.times
             if latest is None or _when(event) >= _when(latest):
                 latest = event
+        elif event.kind is Kind.ZONE_LIMIT:
+            zones += event.times
         else:
-            other += event.times
+            expectations += event.times
     ordered = sorted(namespaces.items(), key=lambda item: (-item[1], item[0]))
-    return Tally(full, suppressed, other, latest, tuple(ordered))
+    return Tally(full, suppressed, expectations, zones, latest, tuple(ordered))
 
 
 def _when(event: Event) -> float:

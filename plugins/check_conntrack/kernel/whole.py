@@ -1,0 +1,37 @@
+"""Files that are there as a whole or not at all: written beside, then renamed (rename(2))."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+_FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def replace(folder: int, name: str, fresh: str, fill: Callable[[int], None]) -> None:
+    """Let `name` in the folder, a descriptor, be what `fill` writes to the descriptor it gets.
+
+    It is written under the name `fresh`, which must not be there, mode 0600. Whatever is raised,
+    OSError or by `fill`, leaves `name` as it was and no `fresh`.
+    """
+    descriptor = os.open(fresh, _FRESH, 0o600, dir_fd=folder)
+    try:
+        try:
+            fill(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(fresh, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(fresh, dir_fd=folder)
+        raise
+
+
+def write(descriptor: int, data: bytes) -> None:
+    """Write all of the data. Raises OSError, of which a full disk is one."""
+    while data:
+        data = data[os.write(descriptor, data) :]
