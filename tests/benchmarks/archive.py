@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROUNDS = 40
+ROUNDS = 20
 CHECKS = ("usage", "full", "table")
 PYZ = Path(__file__).resolve().parent.parent.parent / "packaging" / "pyz.py"
 
