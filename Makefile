@@ -3,17 +3,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PROGRAMS := conntrack nft ip sudo setpriv unshare journalctl
-PACKAGES := conntrack nftables iproute2 sudo util-linux systemd
-# What the fleet's tests start by themselves. Of nrpe a second one is built from its source, that
-# takes arguments.
-PROGRAMS += nrpe /usr/lib/nagios/plugins/check_nrpe nagios4 visudo systemd-analyze nsenter gcc
-PACKAGES += nagios-nrpe-server nagios-nrpe-plugin nagios4-core gcc libc6-dev libssl-dev make
-PROGRAMS += icinga2 openssl carbon-cache graphite-manage influxd zabbix_agentd
-PACKAGES += icinga2-bin icinga2-common openssl graphite-carbon graphite-web influxdb zabbix-agent
+# What tests talk to: those of the kernel; of the fleet, where a second nrpe is built from its
+# source, which takes arguments; what `make deb` and `make rpm` build with; and what the tests of
+# packages need beside it.
+KERNEL := conntrack nftables iproute2 sudo util-linux systemd
+FLEET := nagios-nrpe-server nagios-nrpe-plugin nagios4-core gcc libc6-dev libssl-dev make
+FLEET += icinga2-bin icinga2-common openssl graphite-carbon graphite-web influxdb zabbix-agent
+PACKAGING := debhelper dh-python dpkg-dev python3-nagiosplugin rpm
+PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help run test programs graphs lint cover bench fuzz clean
+.PHONY: help run test programs graphs deb rpm dist pyz packaging test-packages lint cover bench fuzz clean
 
 help:
 	@echo 'make run    install into $(VENV) and run every check against this host'
@@ -21,6 +21,9 @@ help:
 	@echo 'make graphs pictures of the templates for graphs, in build/graphs'
 	@echo 'make lint   ruff, mypy, import-linter, bandit, pip-audit'
 	@echo 'make fuzz   make up input for FUZZ_SECONDS (60), guided by coverage where atheris is to be had'
+	@echo 'make deb, make rpm, make dist, make pyz'
+	@echo '            a Debian package, an RPM package, sdist and wheel, or a file for each check: in dist/'
+	@echo 'make test-packages  build all of them, install each into a clean system, and run it there'
 	@echo 'make cover  the tests again, with the branch coverage of the library'
 	@echo 'make bench  measure; nothing of it is a test'
 	@echo 'make clean  remove what these made'
@@ -42,23 +45,39 @@ test: $(VENV)/.tested programs
 # As root on Debian, what is missing is installed; elsewhere the tests that need it say so. The
 # tests start daemons of their own: those of the packages are kept from starting.
 POLICY := /usr/sbin/policy-rc.d
-programs:
-	@missing=; for program in $(PROGRAMS); do \
-	    command -v $$program >/dev/null || missing="$$missing $$program"; \
-	done; \
+define install
+	@missing=$$(dpkg-query -W -f '$${Status} $${Package}\n' $(1) 2>&1 \
+	    | grep -v '^install ok installed' || true); \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    if [ ! -e $(POLICY) ]; then \
 	        trap 'rm -f $(POLICY)' EXIT; \
 	        printf '#!/bin/sh\nexit 101\n' > $(POLICY) && chmod 755 $(POLICY); \
 	    fi; \
 	    apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; \
 	fi
+endef
+
+programs:
+	$(call install,$(KERNEL) $(FLEET))
 
 # Pictures of the templates in graphs/, for a look at them after a change.
 graphs: $(VENV)/.tested programs
 	$(BIN)/python graphs/build.py
 	$(BIN)/python tests/fleet/draw_graphs.py build/graphs
+deb rpm: packaging
+	packaging/build $@
+
+# PYTHONS="python3.9 python3.11" compiles for more than the interpreter of $(VENV).
+dist pyz: $(VENV)/.packaged
+	PYTHON=$(abspath $(BIN))/python packaging/build $@
+
+packaging:
+	$(call install,$(PACKAGING))
+
+test-packages: packaging $(VENV)/.tested $(VENV)/.packaged
+	$(call install,$(KERNEL) $(PACKAGES))
+	$(BIN)/python -m pytest tests/packages
 
 lint: $(VENV)/.linted
 	$(BIN)/ruff check
@@ -93,6 +112,7 @@ fuzz: $(VENV)/.tested
 
 bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/startup.py
+	$(BIN)/python tests/benchmarks/archive.py
 	$(BIN)/python tests/benchmarks/log_files.py
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/table.py
 
@@ -117,5 +137,9 @@ $(VENV)/.linted: $(VENV)/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check '.[quality]'
 	@touch $@
 
+$(VENV)/.packaged: $(VENV)/.installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check '.[package]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .tox build *.egg-info plugins/*.egg-info
+	rm -rf $(VENV) .tox build dist *.egg-info plugins/*.egg-info

@@ -115,7 +115,10 @@ def grant(purpose: str, *, as_root: bool = False) -> list[str]:
         "visudo -f /etc/sudoers.d/check-conntrack the line",
         f"  {source.sudoers_line()}",
     ]
-    weak = source.replaceable()
+    step = source.reader_to_install()
+    weak = "" if step else source.replaceable()
+    if step:
+        lines += ["but first install the reader, as root:", f"  {step}"]
     if weak:
         lines.append(
             f"but only once the suite is where none but root may write: others may to {weak},"

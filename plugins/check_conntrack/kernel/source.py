@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from typing import IO, Any
 
 READER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "reader.py")
+# Where sudo starts it if the suite is one archive, in which nothing can be started.
+READER_OF_ARCHIVE = "/opt/check-conntrack/reader.py"
 # sudo is looked for here, and not along a PATH that somebody else may have set.
 SUDO_PATHS = ("/usr/bin/sudo", "/bin/sudo", "/usr/local/bin/sudo", "/run/wrappers/bin/sudo")
 LARGEST_ANSWER = 64 << 20  # bytes; a hundred thousand namespaces need a quarter of it
@@ -90,21 +92,53 @@ def reader_command(*, sudo: bool) -> list[str]:
     """The command line that starts the reader.
 
     A reader that is not executable (pip clears that bit) is started through the interpreter of
-    the check; the sudoers line must then name exactly that.
+    the check; the sudoers line must then name exactly that. One in an archive is handed to that
+    interpreter as text: no copy of it lies anywhere.
 
-    Raises ReaderError where sudo is asked for and not installed.
+    Raises ReaderError where sudo is asked for and not installed, or the archive's reader is not.
     """
     if not sudo:
-        return [*_isolated_python(), READER]
+        text = archived_reader()
+        return [*_isolated_python(), *(["-c", text.decode()] if text else [READER])]
     program = sudo_path()
     if program is None:
         raise ReaderError("--sudo: sudo is not installed on this host")
+    step = reader_to_install()
+    if step:
+        raise ReaderError(f"--sudo: the reader is not installed: as root, run {step}")
     return [program, "-n", *sudo_grant()]
 
 
 def sudo_grant() -> list[str]:
     """The command that sudoers must allow, argument by argument."""
+    if archived_reader():
+        return [READER_OF_ARCHIVE]
     return [READER] if os.access(READER, os.X_OK) else [*_isolated_python(), READER]
+
+
+def archived_reader() -> bytes:
+    """The reader's text where the suite is one archive (zipapp), and the reader no file; else none.
+
+    It is as trustworthy as the archive, which is what runs.
+    """
+    if os.path.exists(READER):
+        return b""
+    try:
+        text: bytes = getattr(__spec__.loader, "get_data")(READER)  # noqa: B009 - not of all
+    except OSError:
+        return b""
+    return text
+
+
+def reader_to_install() -> str:
+    """What root must run before sudo can start an archive's reader; empty where nothing is.
+
+    It is to be the very reader of the archive: another version may not understand its requests.
+    """
+    text = archived_reader()
+    if not text or read_whole(READER_OF_ARCHIVE, len(text) + 1).data == text:
+        return ""
+    return getattr(__spec__.loader, "archive", "") + " --install-reader"
 
 
 def sudoers_line() -> str:

@@ -1,0 +1,228 @@
+"""What the tests of packages share: packages, built once; systems to install them into.
+
+A system is made from the distribution's own packages in a folder, and entered by chroot in a mount
+and PID namespace of its own: nothing of the machine is changed, and nothing stays.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from kernel.rig import Netns, Result, machine_limit
+
+TREE = Path(__file__).resolve().parent.parent.parent
+RELEASES = ("bookworm", "stable")
+CHECKS = ("check_conntrack_usage", "check_conntrack_full", "check_conntrack_table")
+# Of the system, what lies where its users look for it, and what can be entered.
+ENTER = """\
+set -e
+root=$1
+shift
+mount -t proc proc "$root/proc"
+for device in null zero full urandom kmsg; do
+    [ -e "$root/dev/$device" ] || : >"$root/dev/$device"
+    mount --bind "/dev/$device" "$root/dev/$device"
+done
+exec chroot "$root" "$@"
+"""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(600))
+
+
+def done(*command: object, **options) -> str:
+    """What a command prints that succeeds; what went wrong stands in the failure."""
+    words = [str(word) for word in command]
+    options.setdefault("env", {**os.environ, "LC_ALL": "C.UTF-8"})
+    ended = subprocess.run(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+    assert ended.returncode == 0, f"{' '.join(words)}: {ended.stdout}"
+    return ended.stdout
+
+
+def build(what: str, out: Path, tree: Path = TREE, **environment: str) -> Path:
+    """Build a package of the tree as make does; returns where it is."""
+    variables = {**os.environ, "PYTHON": sys.executable, **environment}
+    done(tree / "packaging" / "build", what, out, env=variables)
+    return out
+
+
+def mirror() -> str:
+    """Where this machine gets Debian's own packages from: the release, and no updates to it."""
+    wanted = ["--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"]
+    found = done("apt-get", "indextargets", *wanted).split()
+    assert found, "apt knows no archive of Debian: apt-get update"
+    return found[0]
+
+
+class System:
+    """A minimal system in a folder."""
+
+    def __init__(self, folder: Path, release: str) -> None:
+        self.folder = folder
+        self.release = release
+        self._made: subprocess.Popen[str] | None = None
+
+    def begin(self) -> None:
+        """Make it, in the background."""
+        command: list[object] = [
+            "mmdebstrap",
+            "--variant=minbase",
+            "--mode=root",
+            "--format=directory",
+        ]
+        # The lists of packages stay: what a package depends on is to be found.
+        command += ["--include=sudo,python3", "--skip=cleanup/apt", self.release, self.folder]
+        command.append(mirror())
+        self._made = subprocess.Popen(
+            [str(word) for word in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait(self) -> System:
+        """Until it is made."""
+        if self._made:
+            said, _ = self._made.communicate(timeout=500)
+            assert self._made.returncode == 0, said
+            self._made = None
+        return self
+
+    def end(self) -> None:
+        """Leave nothing behind."""
+        if self._made:
+            self._made.terminate()
+            self._made.communicate()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def command(self, *words: object, user: str = "", netns: Netns | None = None) -> list[str]:
+        """The command line that runs something inside, as root or as another user."""
+        inside: list[str] = []
+        if user:
+            lines = [line.split(":") for line in self.path("/etc/passwd").read_text().splitlines()]
+            ((uid, gid),) = [line[2:4] for line in lines if line[0] == user]
+            inside = ["setpriv", "--reuid", uid, "--regid", gid, "--init-groups"]
+        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", ENTER, "sh"]
+        command += [str(self.folder), *inside, *map(str, words)]
+        return netns.command(*command) if netns else command
+
+    def run(self, *words: object, user: str = "", netns: Netns | None = None) -> Result:
+        """How a command ends that runs inside."""
+        ended = subprocess.run(
+            self.command(*words, user=user, netns=netns),
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND": "noninteractive"},
+        )
+        return Result(ended.returncode, ended.stdout, ended.stderr)
+
+    def done(self, *words: object, **options) -> str:
+        """What a command prints that runs inside and succeeds."""
+        result = self.run(*words, **options)
+        assert result.code == 0, f"{words}: {result.out}{result.err}"
+        return result.out
+
+    def path(self, inside: str) -> Path:
+        """Where a path inside lies outside."""
+        return self.folder / inside.lstrip("/")
+
+    def files(self) -> set[str]:
+        """All that lies in it, but for what package managers and users keep for themselves."""
+        kept = ("/proc", "/dev", "/tmp", "/var/cache", "/var/log", "/var/lib/dpkg", "/var/lib/apt",
+                "/var/lib/rpm", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-",
+                "/root", "/run", "/var/lib/systemd")  # fmt: skip
+        found = set()
+        for top, folders, names in os.walk(self.folder):
+            inside = top[len(str(self.folder)) :]
+            folders[:] = [name for name in folders if f"{inside}/{name}" not in kept]
+            found |= {f"{inside}/{name}" for name in (*names, *folders)}
+        return found - set(kept)
+
+
+@pytest.fixture(scope="session")
+def systems(need):
+    """The systems by release; they are made while other tests run."""
+    need("mmdebstrap", "unshare", "chroot", "setpriv")
+    top = Path(tempfile.mkdtemp(prefix="check-conntrack-systems-"))
+    top.chmod(0o755)
+    made = {release: System(top / release, release) for release in RELEASES}
+    try:
+        for system in made.values():
+            system.begin()
+        yield made
+    finally:
+        for system in made.values():
+            system.end()
+        shutil.rmtree(top, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def dist(systems, tmp_path_factory):
+    """A folder with every package, as make leaves it."""
+    out = tmp_path_factory.mktemp("dist")
+    for what in ("deb", "rpm", "dist"):
+        build(what, out)
+    # Compiled for the system's Python; the one of the other system compiles for itself.
+    return build("pyz", out, PYTHONS="/usr/bin/python3")
+
+
+@pytest.fixture(scope="session")
+def deb(dist):
+    """The Debian package."""
+    return only(dist, "*.deb")
+
+
+@pytest.fixture(scope="session")
+def rpm(dist):
+    """The RPM package."""
+    return only(dist, "*.rpm")
+
+
+@pytest.fixture(scope="session")
+def wheel(dist):
+    """The wheel."""
+    return only(dist, "*.whl")
+
+
+@pytest.fixture(scope="session")
+def pages(tmp_path_factory):
+    """Man pages and completions."""
+    return build("pages", tmp_path_factory.mktemp("made")) / "pages"
+
+
+def only(folder: Path, pattern: str) -> Path:
+    """The one file of a name."""
+    (found,) = folder.glob(pattern)
+    return found
+
+
+@pytest.fixture
+def roomy():
+    """Nobody changes the limit of the machine's tables meanwhile: they have room."""
+    with machine_limit(262144):
+        yield
+
+
+@pytest.fixture(scope="module")
+def filled(need):
+    """A network namespace with 40 entries."""
+    need("ip", "nft")
+    namespace = Netns()
+    try:
+        namespace.fill(40)
+        yield namespace
+    finally:
+        namespace.remove()
