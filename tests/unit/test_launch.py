@@ -133,6 +133,8 @@ def test_whatever_stands_in_the_way_of_the_first_import_is_told(tmp_path, check,
     file = f"check_conntrack_{check}"
     shutil.copy(os.path.join(PLUGINS, file), tmp_path)
     (tmp_path / "check_conntrack").mkdir()
+    # A package of its own, or one that is installed comes first.
+    (tmp_path / "check_conntrack" / "__init__.py").touch()
     (tmp_path / "check_conntrack" / "launch.py").write_text(f"raise {broken}\n")
     run = ended([sys.executable, str(tmp_path / file)])
     assert run.code == 3
