@@ -13,18 +13,18 @@ PACKAGING := debhelper dh-python dpkg-dev python3-nagiosplugin rpm
 PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help run test programs graphs deb rpm dist pyz packaging test-packages lint cover bench fuzz clean
+.PHONY: help run test programs graphs deb rpm dist pyz packaging test-packages lint bench fuzz clean
 
 help:
 	@echo 'make run    install into $(VENV) and run every check against this host'
-	@echo 'make test   install the test tools, and the programs the tests talk to; run all tests'
+	@echo 'make test   install the test tools, and the programs the tests talk to; run all tests;'
+	@echo '            with COVERAGE=yes also the branch coverage of the library'
 	@echo 'make graphs pictures of the templates for graphs, in build/graphs'
 	@echo 'make lint   ruff, mypy, import-linter, bandit, pip-audit'
 	@echo 'make fuzz   make up input for FUZZ_SECONDS (60), guided by coverage where atheris is to be had'
 	@echo 'make deb, make rpm, make dist, make pyz'
 	@echo '            a Debian package, an RPM package, sdist and wheel, or a file for each check: in dist/'
 	@echo 'make test-packages  build all of them, install each into a clean system, and run it there'
-	@echo 'make cover  the tests again, with the branch coverage of the library'
 	@echo 'make bench  measure; nothing of it is a test'
 	@echo 'make clean  remove what these made'
 
@@ -36,9 +36,25 @@ run: $(VENV)/.installed
 	    [ $$code -le 3 ] || exit 1; \
 	done
 
+# The checks run as other users: their figures have to be writable by all of them.
+COVERED := $(abspath build/coverage)
+ifdef COVERAGE
+MEASURE := COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage
+PYTEST := $(MEASURE) run -m pytest
+else
+PYTEST := $(BIN)/python -m pytest
+endif
+
 test: $(VENV)/.tested programs
-	$(BIN)/python -m pytest -n 2 tests/unit
-	$(BIN)/python -m pytest tests/kernel
+ifdef COVERAGE
+	rm -rf $(COVERED) && mkdir -p $(COVERED) && chmod 1777 $(COVERED)
+endif
+	$(PYTEST) -n 2 tests/unit
+	$(PYTEST) tests/kernel
+ifdef COVERAGE
+	$(MEASURE) combine -q $(COVERED)
+	$(MEASURE) report
+endif
 	$(BIN)/python -m pytest tests/fleet
 	$(BIN)/python -m pytest tests/fuzz tests/withstand
 
@@ -86,15 +102,6 @@ lint: $(VENV)/.linted
 	$(BIN)/lint-imports
 	$(BIN)/bandit -q -c pyproject.toml -r plugins plugins/check_conntrack_*
 	$(BIN)/python tests/audit.py
-
-# The checks run as other users: their figures have to be writable by all of them.
-COVERED := $(abspath build/coverage)
-cover: $(VENV)/.tested programs
-	rm -rf $(COVERED) && mkdir -p $(COVERED) && chmod 1777 $(COVERED)
-	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage run -m pytest -q -n 2 tests/unit
-	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage run -m pytest -q tests/kernel
-	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage combine -q $(COVERED)
-	COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage report
 
 # The half of the time goes to what hypothesis makes up, the other half to atheris, which has no
 # wheel for every Python. What breaks is left in build/fuzz; it belongs into tests/fuzz/corpus.
