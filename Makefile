@@ -65,6 +65,7 @@ programs:
 graphs: $(VENV)/.tested programs
 	$(BIN)/python graphs/build.py
 	$(BIN)/python tests/fleet/draw_graphs.py build/graphs
+
 deb rpm: packaging
 	packaging/build $@
 
