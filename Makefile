@@ -81,6 +81,7 @@ programs:
 graphs: $(VENV)/.tested programs
 	$(BIN)/python graphs/build.py
 	$(BIN)/python tests/fleet/draw_graphs.py build/graphs
+
 deb rpm: packaging
 	packaging/build $@
 

@@ -116,12 +116,10 @@ class Check:
 def plain(text: str) -> str:
     """Words as they are, in roff; what looks like an option keeps its ASCII hyphens."""
     text = text.replace("\\", "\\e").replace("~", "\\(ti").replace("^", "\\(ha")
-    text = re.sub(
-        r"(?<![\w-])-{1,2}(?=[\w-]|\s|$)\S*", lambda word: "\\%" + _hyphens(word[0]), text
-    )
+    text = re.sub(r"(?<![\w-])-{1,2}(?=[\w-]|\s|$)\S*", lambda word: _hyphens(word[0]), text)
     text = re.sub(r"(?<=/)\S*", lambda path: _hyphens(path[0]), text)
-    # Names are not to be divided.
-    text = re.sub(r"(?<!\S)(?=\S*(?:_|::|/)\S)", r"\\%", text)
+    # Names and options are not to be divided. Within a word the same sign would allow it.
+    text = re.sub(r"(?<!\S)(?=\S*(?:_|::|/|\\-)\S)", r"\\%", text)
     return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)
 
 
