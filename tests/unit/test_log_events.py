@@ -322,6 +322,17 @@ def test_anything_else_is_a_value_error(plain):
         ev.from_plain(plain)
 
 
+@pytest.mark.parametrize("place", [1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize(
+    "value", [10**400, 1e300, float("inf"), float("nan")], ids=["huge", "large", "inf", "nan"]
+)
+def test_a_number_that_was_never_written_is_no_event(place, value):
+    plain = ev.to_plain(FULL)
+    plain[place] = value
+    with pytest.raises(ValueError, match="not a remembered event"):
+        ev.from_plain(plain)
+
+
 @given(st.integers(0, 10), JSON)
 def test_an_event_with_anything_in_a_place_is_an_event_or_a_value_error(place, value):
     plain = ev.to_plain(FULL)

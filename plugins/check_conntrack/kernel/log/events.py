@@ -435,10 +435,14 @@ def from_plain(plain: object) -> Event:
     return Event(Kind(kind), times, time, slack, monotonic, boot, netns, zone, host, source, family)
 
 
+# What is larger was never written, and no float holds it.
+_LARGEST = 1e15
+
+
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _is_number(value: object) -> bool:
     # NaN and infinity are valid for Python's json and for nobody's clock.
-    return _is_int(value) or (isinstance(value, float) and abs(value) < 1e15)
+    return _is_int(value) or (isinstance(value, float) and abs(value) < _LARGEST)
