@@ -255,6 +255,7 @@ def _answer(
     try:
         _stops.clear()
         _listen(_stopped)
+        _disinherit()
         options = made.parse_args(arguments)
         _set_timer(options.timeout, stage)
         outcome = judge(options, stage)
@@ -316,6 +317,19 @@ def _fill_standard_descriptors() -> None:
 def _listen(handler: Callable[[int, FrameType | None], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, handler)
+
+
+def _disinherit() -> None:
+    """Undo what whoever started the check does with signals: it is inherited.
+
+    Where SIGALRM is blocked, the time-out would never come; where SIGCHLD is ignored, nobody could
+    tell how a child has ended.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # One that waits from before is not this check's time-out; to ignore it takes it away.
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM, *_NAMES))
 
 
 # The order to stop that came, if one did. The second is the first again.

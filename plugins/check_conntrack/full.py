@@ -226,6 +226,7 @@ def _rise(
     begin: Any, end: Any, drops: Any, early: Any, failures: Any, overflows: Any, usage: Any
 ) -> Rise:
     def whole(count: Any) -> int | None:
+        float(0 if count is None else count)  # raises OverflowError for what is no sum of counters
         return None if count is None else max(0, int(count))
 
     return Rise(

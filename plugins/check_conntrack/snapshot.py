@@ -167,8 +167,8 @@ def due(memory: object, kept: Iterable[Kept], now: float) -> str:
         return BEGIN
     ages = [now - one.at for one in kept]
     if isinstance(memory, dict) and type(memory.get("saved")) in (int, float):
-        age = now - memory["saved"]
-        return "" if 0 <= age < AGAIN else LATER
+        # Not their difference: no float holds whatever a damaged memory may say.
+        return "" if now - AGAIN < memory["saved"] <= now else LATER
     youngest = min((age for age in ages if age >= 0), default=None)
     if youngest is None or youngest >= 2 * AGAIN:
         return BEGIN

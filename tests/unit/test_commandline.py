@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 
 import pytest
 
@@ -103,6 +104,34 @@ def test_when_time_is_up_it_is_unknown_and_names_the_stage(answer):
         3,
         "T UNKNOWN - timed out after 0.05s while waiting for the kernel\n",
     )
+
+
+def test_a_time_out_comes_also_where_its_signal_was_blocked_or_waits(answer):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    os.kill(os.getpid(), signal.SIGALRM)  # whoever started the check left it
+
+    def judge(options, stage):
+        stage("waiting for the kernel")
+        for _ in range(100):
+            time.sleep(0.05)
+        return commandline.Outcome(output.Ok, "never stopped")
+
+    code, out = answer(judge, "-t", "0.05")
+    assert (code, out) == (3, "T UNKNOWN - timed out after 0.05s while waiting for the kernel\n")
+
+
+def test_how_a_child_ended_is_told_also_where_that_was_ignored(answer):
+    def judge(options, stage):
+        child = os.fork()
+        if not child:
+            os._exit(7)
+        return commandline.Outcome(output.Ok, f"ended with {os.waitpid(child, 0)[1] >> 8}")
+
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert answer(judge) == (0, "T OK - ended with 7\n")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_an_alarm_that_is_lost_comes_again(answer, monkeypatch):

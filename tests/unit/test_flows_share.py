@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
+import resource
 import signal
 
 import pytest
@@ -142,6 +144,28 @@ def test_a_second_process_that_dies_is_a_fault_and_no_figures(monkeypatch):
         counted([dump.entry() * 9] * 5)
 
 
+def test_the_second_process_gives_no_answer_to_a_signal(monkeypatch):
+    fork = os.fork
+
+    def signalled():
+        pid = fork()
+        if not pid:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return pid
+
+    reading, writing = os.pipe()
+    monkeypatch.setattr(os, "fork", signalled)
+    before = signal.signal(signal.SIGTERM, lambda *_: os.write(writing, b"stopped"))
+    try:
+        with pytest.raises(KernelError, match="second process that counts was ended by signal 15"):
+            counted([dump.entry() * 9] * 5)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    os.close(writing)
+    assert os.read(reading, 10) == b""
+    os.close(reading)
+
+
 def test_a_second_process_that_fails_is_a_fault(monkeypatch):
     def failing(pieces, one):
         for _ in pieces:
@@ -218,3 +242,26 @@ def test_the_second_process_holds_nothing_of_the_firsts():
     os.close(writing)
     # The two pipes are 0 and 1, and everything else is closed.
     assert one.read == 2
+
+
+def test_no_descriptor_is_kept_whatever_the_limit_on_their_number(monkeypatch):
+    def looking(pieces, one):
+        for _ in pieces:
+            if os.getpid() != here:
+                one.read += len(os.listdir("/proc/self/fd"))
+        return netlink.DumpStatus()
+
+    # Thousands of millions may be allowed: to try them all takes minutes.
+    monkeypatch.setattr(os, "closerange", None)
+    here = os.getpid()
+    one = tally.Tally()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    above = fcntl.fcntl(0, fcntl.F_DUPFD, 300)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        share.count([b"x"] * 2, looking, one)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(above)
+    # The two pipes, and the one that looks.
+    assert one.read == 3

@@ -170,6 +170,11 @@ def test_whatever_stands_in_a_file_it_is_a_memory_or_nothing(field, value):
         assert risen_since(read, memory(100, counters(drop=4)), 0)
 
 
+def test_a_rise_that_no_float_holds_is_none():
+    plain = to_plain(memory(10, counters(drop=3), rises=[Rise(1, 2, 10**400, 0, 0, 0, 6.0)]))
+    assert from_plain(plain) is None
+
+
 @given(JSON)
 def test_what_is_no_memory_is_nothing(value):
     assert from_plain(value) is None

@@ -234,6 +234,13 @@ def test_what_is_denser_than_any_kernel_keeps_its_figures(seed):
     assert plain.table_full <= together <= 2 * plain.table_full
 
 
+def test_a_flood_is_no_copy_of_what_came_long_before_it():
+    ring = [Event(Kind.TABLE_FULL, time=NOW - 50 + n / 10, monotonic=n) for n in range(5)]
+    flood = [Event(Kind.TABLE_FULL, time=NOW + n / 100, source="journal") for n in range(25)]
+    earlier = Event(Kind.TABLE_FULL, time=NOW - 90, source="journal")
+    assert ev.tally(ev.merge(ring, [earlier, *flood])).table_full == 31
+
+
 def test_two_copies_of_a_flood_are_one_flood_and_cost_no_square(monkeypatch):
     looked = []
     near = ev._near
@@ -312,6 +319,17 @@ JSON = st.recursive(
 @given(JSON)
 def test_anything_else_is_a_value_error(plain):
     with pytest.raises(ValueError):  # noqa: PT011 - of whatever wording
+        ev.from_plain(plain)
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize(
+    "value", [10**400, 1e300, float("inf"), float("nan")], ids=["huge", "large", "inf", "nan"]
+)
+def test_a_number_that_was_never_written_is_no_event(place, value):
+    plain = ev.to_plain(FULL)
+    plain[place] = value
+    with pytest.raises(ValueError, match="not a remembered event"):
         ev.from_plain(plain)
 
 

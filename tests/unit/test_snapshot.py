@@ -81,6 +81,8 @@ def test_where_there_is_room_nothing_goes():
         ({"problem": True, "saved": NOW - 900}, [], LATER),
         ({"problem": True, "saved": NOW + 60}, [], LATER),  # the clock went backwards
         ({"problem": True, "saved": "x"}, [60], ""),
+        ({"problem": True, "saved": 10**400}, [60], LATER),
+        ({"problem": True, "saved": -(10**400)}, [60], LATER),
         ([1], [60], ""),
     ],
 )

@@ -12,12 +12,14 @@ from __future__ import annotations
 import fcntl
 import marshal
 import os
+import signal
 import struct
 import sys
 import termios
 from contextlib import suppress
 
 from check_conntrack.flows.netlink import DumpStatus, TableError
+from check_conntrack.kernel import whole
 from check_conntrack.kernel.source import KernelError
 
 TYPE_CHECKING = False
@@ -37,6 +39,8 @@ WAITING = 1 << 18  # bytes
 PIPE_SIZE = 1 << 20  # bytes, what /proc/sys/fs/pipe-max-size allows everybody
 F_SETPIPE_SZ = 1031  # linux/fcntl.h
 _SIZE = struct.Struct("=Q")
+# What this process answers, and the second one must not: the answer would be given twice.
+_ANSWERED = (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def count(pieces: Iterable[bytes], counting: Counting, tally: Tally) -> DumpStatus:
@@ -90,12 +94,14 @@ class _Second:
         try:
             with suppress(OSError):  # The user has too many: then each waits for the other.
                 fcntl.fcntl(self._pieces, F_SETPIPE_SZ, PIPE_SIZE)
+            signal.pthread_sigmask(signal.SIG_BLOCK, _ANSWERED)
             self._pid = os.fork()
             if not self._pid:
-                _second(theirs, answer, self._counting, self._tally.like())
+                _second(theirs, answer, self._counting, self._tally)
         finally:
             os.close(theirs)
             os.close(answer)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ANSWERED)
 
     def _takes(self, piece: bytes) -> bool:
         """Hand it a piece, unless enough is waiting for it already."""
@@ -104,8 +110,8 @@ class _Second:
         if int.from_bytes(waiting, sys.byteorder) > WAITING:
             return False
         try:
-            _write(self._pieces, _SIZE.pack(len(piece)))
-            _write(self._pieces, piece)
+            whole.write(self._pieces, _SIZE.pack(len(piece)))
+            whole.write(self._pieces, piece)
         except BrokenPipeError:
             # It has found a fault, which join() tells of: nothing that follows counts.
             return True
@@ -144,26 +150,34 @@ class _Second:
             self._pid = 0
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(descriptor, left) :]
-
-
 def _second(pieces: int, answer: int, counting: Counting, tally: Tally) -> NoReturn:
-    """What the second process does."""
+    """What the second process does; `tally` is the first one's."""
     code = 1
     try:
+        for number in _ANSWERED:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ANSWERED)
         os.dup2(pieces, 0)
         os.dup2(answer, 1)
-        os.closerange(2, os.sysconf("SC_OPEN_MAX"))
-        data = _answer(counting, tally)
+        _close_others()
+        data = _answer(counting, tally.like())
         # Whoever hands out pieces must not wait for one that will take none.
         os.close(0)
-        _write(1, data)
+        whole.write(1, data)
         code = 0
     finally:
         os._exit(code)
+
+
+def _close_others() -> None:
+    """Close all but standard input and output."""
+    # Not os.closerange: where a service may open a thousand million files, Python 3.9, and any
+    # on a kernel without close_range(2), would try each number, for minutes.
+    os.close(2)  # One is needed to look at the others.
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 1:
+            with suppress(OSError):  # the one that the list came from
+                os.close(int(name))
 
 
 def _answer(counting: Counting, tally: Tally) -> bytes:

@@ -21,7 +21,8 @@ FUTURE = 60.0
 """Seconds by which an event may lie ahead of the clock before its time is not believed."""
 DENSE = 20
 """Events of one kind, place and second, beyond which they are one event. The kernel's rate limit
-lets ten pass in five seconds; what writes more is no kernel, and must not cost the verdict."""
+lets ten pass in five seconds, unless net.core.message_cost is 0: then, or where somebody else
+writes, a flood must not cost the verdict."""
 TOLERANCE = 2.0
 """Seconds between an event and its copy in another source: a daemon writes it down later, and
 RFC 3164 knows whole seconds only."""
@@ -223,7 +224,8 @@ def merge(*sources: Sequence[Event]) -> tuple[Event, ...]:
     differ by no more than TOLERANCE and the slack of both. More than DENSE of one second are one
     event, which stands for all their messages. Each copy is used up by the event it
     is paired with, so that three events and two copies are three events. A line that stands for
-    several messages is paired with as many, back to the line of that source before it.
+    several messages is paired with as many, back to the line of that source before it; an event
+    of more than DENSE, back to the first of them.
     """
     shelf = _Shelf()
     for events in _families(sources):
@@ -289,39 +291,47 @@ def _families(sources: Sequence[Sequence[Event]]) -> list[list[Event]]:
     return list(families.values())
 
 
-def _thinned(events: list[Event]) -> list[Event]:
-    """Join what is denser than DENSE: looking for copies costs the square of what is near."""
+def _thinned(events: list[Event]) -> list[tuple[Event, float | None]]:
+    """Join what is denser than DENSE: looking for copies costs the square of what is near.
+
+    With each that was joined, the time of the first of them; with all others None.
+    """
     if len(events) <= DENSE:
-        return events
+        return [(event, None) for event in events]
     seconds: dict[tuple[object, ...], list[Event]] = {}
     for event in events:
         second = None if event.time is None else int(event.time)
         place = (event.kind, event.netns, event.zone, event.boot, event.host, second)
         seconds.setdefault(place, []).append(event)
-    thin: list[Event] = []
+    thin: list[tuple[Event, float | None]] = []
     for some in seconds.values():
         if len(some) <= DENSE or some[0].time is None:
-            thin += some
+            thin += [(event, None) for event in some]
             continue
         latest = max(some, key=_when)
         times = sum(event.times for event in some)
         slack = max(event.slack for event in some) + 1.0
-        thin.append(latest._replace(times=times, slack=slack, monotonic=None))
+        joined = latest._replace(times=times, slack=slack, monotonic=None)
+        thin.append((joined, min(map(_when, some))))
     return thin
 
 
-def _merge_one(shelf: _Shelf, events: list[Event]) -> None:
+def _merge_one(shelf: _Shelf, events: list[tuple[Event, float | None]]) -> None:
     for slot in shelf.slots:
         slot.free = _units(slot.event)
     before: dict[tuple[object, ...], float] = {}
     fresh: list[Event] = []
-    for event in sorted(events, key=_when):
+    for event, first in sorted(events, key=lambda one: _when(one[0])):
         key = _key(event)
         need = _units(event)
         if event.monotonic is not None:
             need = _use(shelf.stamped.get((*key, event.monotonic), ()), event, need)
         if need and event.time is not None:
-            since = before.get(key, event.time) if need > 1 else event.time
+            since = event.time
+            if first is not None:
+                since = first
+            elif need > 1:
+                since = before.get(key, event.time)
             need = _use(_near(shelf, event, since), event, need)
         if event.time is not None:
             before[key] = event.time
@@ -425,10 +435,14 @@ def from_plain(plain: object) -> Event:
     return Event(Kind(kind), times, time, slack, monotonic, boot, netns, zone, host, source, family)
 
 
+# What is larger was never written, and no float holds it.
+_LARGEST = 1e15
+
+
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _is_number(value: object) -> bool:
     # NaN and infinity are valid for Python's json and for nobody's clock.
-    return _is_int(value) or (isinstance(value, float) and abs(value) < 1e15)
+    return _is_int(value) or (isinstance(value, float) and abs(value) < _LARGEST)
