@@ -13,12 +13,13 @@ PACKAGING := debhelper dh-python dpkg-dev python3-nagiosplugin rpm
 PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help run test programs graphs deb rpm dist pyz packaging test-packages lint bench fuzz clean
+.PHONY: help run test programs load graphs deb rpm dist pyz packaging test-packages lint bench fuzz clean
 
 help:
 	@echo 'make run    install into $(VENV) and run every check against this host'
 	@echo 'make test   install the test tools, and the programs the tests talk to; run all tests;'
 	@echo '            with COVERAGE=yes also the branch coverage of the library'
+	@echo 'make load   2,000 requests to an NRPE agent, 50 at a time'
 	@echo 'make graphs pictures of the templates for graphs, in build/graphs'
 	@echo 'make lint   ruff, mypy, import-linter, bandit, pip-audit'
 	@echo 'make fuzz   make up input for FUZZ_SECONDS (60), guided by coverage where atheris is to be had'
@@ -76,6 +77,10 @@ endef
 
 programs:
 	$(call install,$(KERNEL) $(FLEET))
+
+# As many requests as a busy agent has in days, 50 at a time; it takes minutes.
+load: $(VENV)/.tested programs
+	CHECK_CONNTRACK_REQUESTS=2000 $(BIN)/python -m pytest -s --timeout 0 tests/fleet/test_load.py
 
 # Pictures of the templates in graphs/, for a look at them after a change.
 graphs: $(VENV)/.tested programs
