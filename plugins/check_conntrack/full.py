@@ -766,7 +766,7 @@ class FullSummary(Summary):
         if label == "other_loss":
             kinds = (("expectation table full", tally.expectations), ("zone limit", tally.zones))
             said = ", ".join(f'{times} "{kind}"' for kind, times in kinds if times)
-            return f"{said} messages{when}"
+            return f"{said} messages{when}" if said else present.alarm(result)
         if label not in FACTS:
             return present.alarm(result)
         return FACTS[label].format(result.metric.value, where + when)

@@ -173,6 +173,13 @@ def test_a_debian_package_lives_and_leaves_nothing(deb, system, filled, roomy, t
     system.done(*apt, "install", "python3-nagiosplugin", "adduser")
     before = system.files()
 
+    by_hand = system.path("/usr/lib/nagios/plugins/check_conntrack")
+    by_hand.mkdir(parents=True)
+    refused = system.run(*apt, "install", "/tmp/this.deb")
+    assert refused.code != 0
+    assert "by hand" in refused.out + refused.err
+    by_hand.rmdir()
+
     said = system.done(*apt, "install", "/tmp/this.deb")
     assert "0 newly installed" not in said
     assert system.done("dpkg", "--verify", NAME) == ""
@@ -204,6 +211,9 @@ def test_a_debian_package_lives_and_leaves_nothing(deb, system, filled, roomy, t
     left = {path for path in system.files() - before if "/etc/" not in path and STATE not in path}
     assert left == set()
     assert sudoers.exists()
+    shutil.rmtree(system.path(STATE))
+    system.done(*apt, "install", "/tmp/this.deb")
+    assert system.done("stat", "-c", "%U", STATE) == "nagios\n"
     system.done("dpkg", "--purge", NAME)
     assert system.files() - before == set()
     assert before - system.files() == set()

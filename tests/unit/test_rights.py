@@ -133,15 +133,29 @@ def test_root_leaves_its_groups_before_its_user(monkeypatch, calls):
     assert calls == [("setgroups", (7,)), ("setresgid", 6, 6, 6), ("setresuid", 5, 5, 5)]
 
 
-def test_a_root_that_cannot_become_another_gives_up_its_capabilities(monkeypatch, calls):
-    def refused(*groups):
-        raise PermissionError(errno.EPERM, "Operation not permitted")
+def refused(*ids):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
 
+
+def test_a_root_that_cannot_become_another_gives_up_its_capabilities(monkeypatch, calls):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(os, "setgroups", refused)
+    for name in ("setgroups", "setresgid", "setresuid"):
+        monkeypatch.setattr(os, name, refused)
     monkeypatch.setattr(rights, "capabilities", lambda: 1)
     rights.drop(User(5, 6))
     assert calls == [("capset",), ("prctl",)]
+
+
+def test_a_root_that_may_not_set_groups_still_leaves_its_user(monkeypatch, calls):
+    # A user namespace with setgroups "deny" (user_namespaces(7)).
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "setgroups", refused)
+    monkeypatch.setattr(rights, "capabilities", lambda: 0)
+    left = [("setresgid", 6, 6, 6), ("setresuid", 5, 5, 5)]
+    rights.drop(User(5, 6))
+    assert calls == left
+    reader.drop_rights(5, 6)
+    assert calls == [*left, *left, ("capset",), ("prctl",)]
 
 
 def test_an_ordinary_user_with_capabilities_gives_them_up(monkeypatch, calls):

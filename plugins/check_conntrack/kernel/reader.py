@@ -94,14 +94,17 @@ def call(function: str, *arguments: object) -> None:
 def drop_rights(uid: int = NOBODY, gid: int = NOBODY, groups: tuple[int, ...] = ()) -> None:
     """Become an unprivileged user for good: ids, groups, capabilities, and none by exec."""
     if os.geteuid() == 0:
-        try:
-            os.setgroups(groups)
-            os.setresgid(gid, gid, gid)
-            os.setresuid(uid, uid, uid)
-        except OSError:
-            # A user namespace that maps no such id, or a root without CAP_SETUID: what remains to
-            # be given up are the capabilities, below.
-            pass
+        # A user namespace that maps no such id or lets nobody set groups, or a root without
+        # CAP_SETUID: each is given up that can be, and the capabilities, below, in any case.
+        for change, ids in (
+            (os.setgroups, (groups,)),
+            (os.setresgid, (gid, gid, gid)),
+            (os.setresuid, (uid, uid, uid)),
+        ):
+            try:  # noqa: SIM105 - contextlib takes time to import
+                change(*ids)
+            except OSError:
+                pass
     drop_capabilities()
     call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 

@@ -100,11 +100,13 @@ def drop(user: User, *, sudo: bool = False) -> None:
     Raises KernelError where root could not be left although there were the capabilities to.
     """
     if os.geteuid() == 0:
-        # A user namespace that maps no such id, or a root without CAP_SETUID, as containers have:
-        # capabilities are what is left of its rights.
+        # A user namespace that maps no such id or lets nobody set groups, or a root without
+        # CAP_SETUID, as containers have: each is given up that can be, capabilities in any case.
         with suppress(OSError):
             os.setgroups(user.groups)
+        with suppress(OSError):
             os.setresgid(user.gid, user.gid, user.gid)
+        with suppress(OSError):
             os.setresuid(user.uid, user.uid, user.uid)
     # A process may have been told to keep them when it is root no more (SECBIT_NO_SETUID_FIXUP).
     if not capabilities():

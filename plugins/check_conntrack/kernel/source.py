@@ -138,7 +138,9 @@ def reader_to_install() -> str:
     text = archived_reader()
     if not text or read_whole(READER_OF_ARCHIVE, len(text) + 1).data == text:
         return ""
-    return getattr(__spec__.loader, "archive", "") + " --install-reader"
+    import shlex
+
+    return shlex.quote(getattr(__spec__.loader, "archive", "")) + " --install-reader"
 
 
 def sudoers_line() -> str:

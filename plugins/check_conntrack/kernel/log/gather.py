@@ -229,7 +229,10 @@ def gather(
 
 
 def _bounded(parts: Sequence[Sequence[ev.Event]]) -> Sequence[Sequence[ev.Event]]:
-    """The parts as they are, or folded: to bring millions of events together takes too long."""
+    """The parts as they are, or folded: to bring millions of events together takes too long.
+
+    Of folded ones the copies in two sources are not told from each other: they count twice.
+    """
     if sum(map(len, parts)) <= MOST_MERGED:
         return parts
     return [ev.fold(part, MOST_MERGED // len(parts)) for part in parts]
