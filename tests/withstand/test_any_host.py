@@ -88,11 +88,17 @@ def test_a_host_without_temporary_folders_and_places_to_write(checks, name):
         "for place in /tmp /var/tmp /dev/shm; do "
         "[ ! -d $place ] || mount -t tmpfs -o ro,mode=000 none $place; done"
     )
-    keep = "mkdir -p /run/kept && mount --bind {} /run/kept && "
+    keep = "mkdir -p /run/{0} && mount --bind {1} /run/{0} && "
     command = checks(name)
+    # The suite and its interpreter may lie in one of those places themselves.
     tree = os.path.dirname(next(word for word in command if "check_conntrack_" in word))
-    moved = [word.replace(tree, "/run/kept") for word in command]
-    before = hidden("mount -t tmpfs none /run; " + keep.format(tree) + script)
+    python = os.path.dirname(os.path.dirname(python_of(command)))
+    moved = [
+        word.replace(tree, "/run/suite").replace(python + "/bin/", "/run/python/bin/")
+        for word in command
+    ]
+    kept = keep.format("suite", tree) + keep.format("python", python)
+    before = hidden("mount -t tmpfs none /run; " + kept + script)
     run = answer([*before, *moved], env={"HOME": "/nowhere"})
     assert run.state == answer(command).state
 

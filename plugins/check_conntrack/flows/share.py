@@ -130,7 +130,8 @@ class _Second:
             code = os.waitstatus_to_exitcode(how)
             said = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
             raise KernelError(f"the second process that counts {said}")
-        reason, errno, done, interrupted, counted = marshal.loads(answer)  # noqa: S302 # nosec B302 - our own
+        # What this process's own child wrote, of the same user and no more rights.
+        reason, errno, done, interrupted, counted = marshal.loads(answer)  # noqa: S302 # nosec B302
         self._tally.join(counted)
         status.done = status.done or done
         status.interrupted = status.interrupted or interrupted
