@@ -46,8 +46,9 @@ def why_not(*programs: str) -> str:
 class Namespace:
     """One network namespace with a fresh, empty conntrack table."""
 
-    def __init__(self) -> None:
-        self.name = f"flows-{os.getpid()}-{secrets.token_hex(4)}"
+    def __init__(self, name: str = "") -> None:
+        """One to be made, or one that is there by its name."""
+        self.name = name or f"flows-{os.getpid()}-{secrets.token_hex(4)}"
 
     def __enter__(self) -> Namespace:
         subprocess.run(["ip", "netns", "add", self.name], check=True)
