@@ -15,7 +15,7 @@ from nagiosplugin import Critical, Metric, Ok, Resource, Result, Results, Summar
 from . import commandline, output, places, present, session, trend
 from .history import boot_id
 from .kernel import KernelError, counters, rights
-from .kernel.limits import Limits, own_inode, read_expect_max
+from .kernel.limits import OWN, Limits, own_inode, read_expect_max
 from .kernel.log import events, files, gather, kmsg
 from .kernel.log.messages import Kind
 from .kernel.values import NamedTuple
@@ -175,7 +175,7 @@ class Place(NamedTuple):
     @property
     def key(self) -> str:
         """What its memory goes by; only names under /run/netns are one namespace's alone."""
-        return self.name if self.named else f"{self.name}net:[{self.inode}]"
+        return places.key(self.name, self.inode, named=self.named)
 
     @property
     def full(self) -> bool:
@@ -415,7 +415,7 @@ class Full(Resource):
 
     def _place(self, sight: places.Sight, spot: places.Spot) -> Place:
         """A namespace that was seen, with its counters."""
-        if spot.path == places.OWN:
+        if spot.path == OWN:
             told = self._own_counters()
         else:
             told = self._counters(sight.frames[spot.inode])
@@ -434,7 +434,7 @@ class Full(Resource):
     def _own_by_netlink(self) -> counters.Counters | None:
         """The counters where /proc has none (CONFIG_NF_CONNTRACK_PROCFS is off)."""
         try:
-            frames = self.session.ask([b"counters", b"/proc/self/ns/net"])
+            frames = self.session.ask([b"counters", os.fsencode(OWN)])
         except KernelError as error:
             self._miss(
                 f"counters: {counters.PATH} is not there, and over ctnetlink it takes "
@@ -537,7 +537,7 @@ class Full(Resource):
     # history
 
     def _key(self, place: Place | None) -> str:
-        key = place.key if place else f"net:[{own_inode()}]"
+        key = place.key if place else places.key("", own_inode())
         return key + "".join(f"+{path}" for path in self.options.log)
 
     def _now(self, place: Place | None) -> Memory:
@@ -871,8 +871,8 @@ class FullSummary(Summary):
 
     def _elsewhere(self) -> list[str]:
         """That the messages are of other hosts than the one whose figures the advice goes by."""
-        own = os.uname().nodename.partition(".")[0].lower()
-        hosts = [host for host in self.full.hosts if host.partition(".")[0].lower() != own]
+        own = events.short(os.uname().nodename)
+        hosts = [host for host in self.full.hosts if events.short(host) != own]
         if not hosts or len(hosts) < len(self.full.hosts):
             return []
         named = ", ".join(output.clean(host) for host in hosts[:3])

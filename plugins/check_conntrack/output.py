@@ -6,8 +6,6 @@ is not; the order of this one is the contract's.
 
 from __future__ import annotations
 
-import os
-
 from nagiosplugin import (
     Check,
     Critical,
@@ -17,6 +15,8 @@ from nagiosplugin import (
     Unknown,
     Warn,
 )
+
+from .kernel import whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,8 +122,7 @@ def write(text: str) -> bool:
     """Put text on standard output; False where that is closed, full or gone."""
     data = text.encode("ascii", "backslashreplace")
     try:
-        while data:
-            data = data[os.write(1, data) :]
+        whole.write(1, data)
     except OSError:
         return False
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import output
 from .kernel import KernelError
-from .kernel.limits import Limits, own_inode, read_limits
+from .kernel.limits import OWN, Limits, own_inode, read_limits
 from .kernel.values import NamedTuple
 
 TYPE_CHECKING = False
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from .kernel.source import Frame
     from .session import Session
 
-OWN = "/proc/self/ns/net"
+
+def key(name: str, inode: int, *, named: bool = False) -> str:
+    """What a namespace's history goes by; only names under /run/netns are one namespace's alone."""
+    return name if named else f"{name}net:[{inode}]"
 
 
 class Spot(NamedTuple):
@@ -35,7 +38,7 @@ class Spot(NamedTuple):
     @property
     def key(self) -> str:
         """What its history goes by; only names under /run/netns are one namespace's alone."""
-        return self.name if self.named else f"{self.name}net:[{self.inode}]"
+        return key(self.name, self.inode, named=self.named)
 
 
 class Sight(NamedTuple):

@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import groupby
 
 from .kernel import KernelError
+from .kernel.limits import OWN
 from .kernel.values import NamedTuple
 
 TYPE_CHECKING = False
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from .kernel.source import Frame
     from .session import Session
 
-OWN = "/proc/self/ns/net"
 AUTO, NETLINK, PROC, CONNTRACK = "auto", "netlink", "proc", "conntrack"
 PROC_PATH, CONNTRACK_PATH = "/proc/net/nf_conntrack", "conntrack -L"
 LIVE = (AUTO, NETLINK, PROC, CONNTRACK)

@@ -14,7 +14,7 @@ from nagiosplugin import Metric, Ok, Resource, Result, Results, Summary, Unknown
 from . import commandline, output, places, present, session, sources, trend
 from .history import boot_id, kept_series, series_of
 from .kernel import KernelError, rights
-from .kernel.limits import read_limits
+from .kernel.limits import OWN, read_limits
 from .kernel.values import NamedTuple
 from .thresholds import Label, parse_thresholds
 
@@ -227,7 +227,7 @@ class Contents(Resource):
             table = found.get(spot.path)
             if spot in read and isinstance(table, sources.Table):
                 seen.append(self._place(spot, self._compared(table, spot), boot))
-            elif spot not in read or spot.path in found or spot.path == places.OWN:
+            elif spot not in read or spot.path in found or spot.path == OWN:
                 seen.append(self._place(spot, None, boot))
             # Any other is gone since it was looked at.
         first = next((place for place in seen if not place.prefix), None)
@@ -268,7 +268,7 @@ class Contents(Resource):
         if table.sampled or table.fault or self.wanted.match.narrows():
             return table
         before = after = spot.limits.entries
-        if spot.path == places.OWN:
+        if spot.path == OWN:
             with suppress(KernelError):
                 limits = read_limits()
                 after = limits.entries if limits else 0
@@ -288,7 +288,7 @@ class Contents(Resource):
                 return sources.read_netlink(self.session, self.wanted, counts)
             if source == sources.PROC:
                 return sources.read_proc(self.session, self.wanted, counts)
-            own = {path: count for path, count in counts.items() if path == places.OWN}
+            own = {path: count for path, count in counts.items() if path == OWN}
             elsewhere = sources.Refusal(source, "it looks into no other namespace")
             got: dict[str, sources.Table | sources.Refusal]
             got = dict.fromkeys(counts.keys() - own.keys(), elsewhere)
@@ -506,7 +506,7 @@ class TableSummary(Summary):
             from . import advice
             from .kernel.timeouts import read_timeouts
 
-            known = read_timeouts() if place.path == places.OWN else {}
+            known = read_timeouts() if place.path == OWN else {}
             mixed = mixture(place, known, _into(place))
             self._found = (place, mixed, advice.diagnose(mixed))
         return self._found
@@ -545,7 +545,7 @@ def _of(place: Place, results: Results) -> list[Result]:
 
 def _into(place: Place) -> str:
     """What stands before a command that is to run in a place's namespace."""
-    if not place.name or place.path == places.OWN:
+    if not place.name or place.path == OWN:
         return ""
     import shlex
 

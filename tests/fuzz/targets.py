@@ -15,20 +15,10 @@ from check_conntrack.kernel import counters
 from check_conntrack.kernel.log import events, files, journal, kmsg
 from check_conntrack.kernel.log import syslog as syslog_lines
 from check_conntrack.kernel.source import ReaderError, parse_answer
+from unit.flows_dump import everything
 
 NOW = 1_800_000_000.0
 CLOCK = kmsg.Clock(NOW, 5000.0, 5000.0)
-LISTS = ("sources", "half_open_sources", "destinations", "services", "pools")
-PLAIN = ("read", "inbound", "outbound", "groups", "established_timeouts", "bad_lines")
-
-
-def everything(one: tally.Tally) -> dict[str, object]:
-    """All that a tally holds."""
-    found: dict[str, object] = {name: getattr(one, name) for name in PLAIN}
-    for name in LISTS:
-        heavy = getattr(one, name)
-        found[name] = (heavy.counts, heavy.total, heavy.error)
-    return found
 
 
 def _small_rounds() -> None:

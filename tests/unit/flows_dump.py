@@ -14,6 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from check_conntrack.flows import tally
+
 # A busy machine is no fault of the code under test.
 settings.register_profile("flows", deadline=None)
 settings.load_profile("flows")
@@ -175,3 +177,16 @@ def damaged(draw: st.DrawFn) -> list[bytes]:
         batch = draw(st.sampled_from(batches))
         del batch[draw(st.integers(0, len(batch))) :]
     return [bytes(batch) for batch in batches]
+
+
+LISTS = ("sources", "half_open_sources", "destinations", "services", "pools")
+PLAIN = ("read", "inbound", "outbound", "groups", "established_timeouts", "bad_lines")
+
+
+def everything(one: tally.Tally) -> dict[str, object]:
+    """All that a tally holds."""
+    found: dict[str, object] = {name: getattr(one, name) for name in PLAIN}
+    for name in LISTS:
+        heavy = getattr(one, name)
+        found[name] = (heavy.counts, heavy.total, heavy.error)
+    return found

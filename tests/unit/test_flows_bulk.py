@@ -9,17 +9,7 @@ from hypothesis import strategies as st
 from check_conntrack.flows import bulk, match, netlink, tally
 from check_conntrack.kernel import ctnetlink as ct
 from unit import flows_dump as dump
-
-LISTS = ("sources", "half_open_sources", "destinations", "services", "pools")
-PLAIN = ("read", "inbound", "outbound", "groups", "established_timeouts")
-
-
-def everything(one: tally.Tally) -> dict[str, object]:
-    found: dict[str, object] = {name: getattr(one, name) for name in PLAIN}
-    for name in LISTS:
-        heavy = getattr(one, name)
-        found[name] = (heavy.counts, heavy.total, heavy.error)
-    return found
+from unit.flows_dump import everything
 
 
 def slowly(batches: list[bytes], into: tally.Tally) -> netlink.DumpStatus:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from check_conntrack.flows import bulk, match, netlink, share, tally, text
 from check_conntrack.kernel import KernelError
 from unit import flows_dump as dump
-from unit.test_flows_bulk import everything
+from unit.flows_dump import everything
 from unit.test_flows_text import FORMS
 
 # The runner of the tests has threads; a check has none.

@@ -11,6 +11,8 @@ import os
 from .source import KernelError, Reading, read_file
 from .values import NamedTuple
 
+# The network namespace that a process is in (namespaces(7)).
+OWN = "/proc/self/ns/net"
 NEW = "/proc/sys/net/netfilter/nf_conntrack_"
 OLD = "/proc/sys/net/ipv4/netfilter/ip_conntrack_"
 UINT_MAX = 0xFFFFFFFF
@@ -93,9 +95,9 @@ def read_limits() -> Limits | None:
 def own_inode() -> int:
     """The inode number of this process's own network namespace."""
     try:
-        return os.stat("/proc/self/ns/net").st_ino
+        return os.stat(OWN).st_ino
     except OSError as error:
-        raise KernelError(f"/proc/self/ns/net cannot be read: {error.strerror}") from None
+        raise KernelError(f"{OWN} cannot be read: {error.strerror}") from None
 
 
 def read_expect_max() -> int | None:

@@ -210,8 +210,12 @@ def _contradict(one: Event, other: Event) -> bool:
 
 
 def _host(event: Event) -> str | None:
-    # One source may write the name in full, the other not.
-    return None if event.host is None else event.host.partition(".")[0].lower()
+    return None if event.host is None else short(event.host)
+
+
+def short(host: str) -> str:
+    """Return a host's name as it is compared: one source may write it in full, the other not."""
+    return host.partition(".")[0].lower()
 
 
 def merge(*sources: Sequence[Event]) -> tuple[Event, ...]:
