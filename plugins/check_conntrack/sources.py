@@ -78,8 +78,8 @@ class Refusal(NamedTuple):
         return f"{self.source}: {self.reason}{needs}"
 
 
-class _CrowdedError(Exception):
-    """The kernel's filter leaves more entries than are wanted."""
+class _UselessFilterError(Exception):
+    """The kernel's filter leaves more entries than are wanted, or the kernel says nothing to it."""
 
 
 def _tally(wanted: Wanted) -> Tally:
@@ -117,7 +117,7 @@ def read_netlink(
             filters = [(_argument(kernel), each) for kernel, each in found]
     try:
         return dict(_netlink(session, wanted, counts, filters))
-    except _CrowdedError:
+    except _UselessFilterError:
         return dict(_netlink(session, wanted, counts, []))
 
 
@@ -162,9 +162,10 @@ def _dumps(
     from .flows.netlink import TableError
 
     tally = _tally(wanted)
-    complete, interrupted = True, False
+    complete, interrupted, answers = True, False, 0
     fault, notes = "", []
     for name, dump in groupby(frames, lambda frame: frame.file):
+        answers += 1
         if name == "-":
             code = next(dump).errno
             return None if code == errno.ENOENT else _refused("netlink", code)
@@ -188,9 +189,11 @@ def _dumps(
             complete = False
             if wanted.most and tally.read >= wanted.most:
                 if filtered:
-                    raise _CrowdedError
+                    raise _UselessFilterError
                 break
             notes.append("the dump ended before its end")
+    if filtered and answers < len(matches) and not fault:
+        raise _UselessFilterError
     if interrupted:
         notes.append("the table changed under the dump: entries may be missing or counted twice")
     sampled = not filtered and not complete and tally.read < count

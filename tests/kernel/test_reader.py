@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.kernel.source import parse_answer
+from kernel import flows_rig
 
 # So much is asked for that the answer does not fit into a pipe: the reader stands in write(2)
 # until somebody reads.
@@ -132,6 +134,30 @@ def test_it_lets_the_kernel_filter_a_dump_for_each_filter(netns, reader):
     assert counts[0] == 0
 
 
+def test_the_kernel_looks_for_what_a_filter_lets_pass_when_rights_have_ended(netns):
+    namespace = netns()
+    namespace.fill(3000)
+    # CTA_STATUS and its mask with IPS_SEEN_REPLY: nobody has answered.
+    replied = struct.pack("=HH4sHH4s", 8, 26, b"\0\0\0\2", 8, 3, b"\0\0\0\2")
+    with flows_rig.Namespace(namespace.name).inside():
+        asked = [
+            kernel_reader.dump(1, kernel_reader.IPCTNL_MSG_CT_GET, 2, attributes, later=True)
+            for attributes in (b"", replied)
+        ]
+    try:
+        namespace.exec("conntrack", "-F")
+        namespace._entries = 0
+        namespace.fill(7)
+        assert kernel_reader.first(asked) == [b"", b""]
+        dumps = [b"".join(kernel_reader.batches(link)) for link in asked]
+    finally:
+        for link in asked:
+            link.close()
+    # What was there when it was read, and not when it was asked.
+    assert [flows_rig.ends(data) for data in dumps] == [True, True]
+    assert [dump.count(b"\x7f\0\0\1") // 2 for dump in dumps] == [7, 0]
+
+
 def test_it_hands_out_the_table_as_text(netns, reader):
     namespace = netns()
     namespace.fill(700)
@@ -167,7 +193,9 @@ def test_without_the_right_the_kernel_refuses_in_its_own_message(reader):
     own = "/proc/self/ns/net"
     command = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", *reader]
     counters = {frame.file: frame for frame in ask(command, "counters", own)}
-    for frame in (*ask(command, "table", own), counters["stats_cpu"]):
+    told = [*ask(command, "table", own), *ask(command, "table", own, "2:", "10:")]
+    assert len(told) == 3
+    for frame in (*told, counters["stats_cpu"]):
         _, kind, error = struct.unpack_from("=IH10xi", frame.data)
         assert (kind, error) == (2, -1)  # NLMSG_ERROR, EPERM
     assert counters["nf_conntrack_count"].errno == 0

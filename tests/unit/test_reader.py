@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import io
 import os
 import re
+import struct
 import subprocess
 import sys
 
@@ -383,6 +385,56 @@ def test_writing_goes_on_where_a_pipe_took_less_than_all(monkeypatch):
     )
     reader.write(b"abcdefgh")
     assert b"".join(taken) == b"abcdefgh"
+
+
+class Answers:
+    """A socket that has these to say."""
+
+    def __init__(self, *said):
+        self.said = list(said)
+
+    def recv(self, size, flags=0):
+        """The next; raised where it is an error."""
+        one = self.said.pop(0) if self.said else BlockingIOError()
+        if isinstance(one, OSError):
+            raise one
+        return one
+
+
+def refusal(code):
+    """NLMSG_ERROR with an error number."""
+    return struct.pack("=IHHIIi", 20, reader.NLMSG_ERROR, 0, 0, 0, -code)
+
+
+def dumped(*sockets):
+    """The frames of dumps that were asked for later: file, error, data."""
+    frames = b"".join(reader.tables(list(sockets), 7, b"/a", later=True))
+    return [(frame[2], frame[1], frame[4]) for frame in parsed(frames + b"end\n")]
+
+
+@pytest.mark.parametrize("threads", [True, False])
+def test_dumps_begin_together_and_the_echo_is_not_handed_out(threads, monkeypatch):
+    if not threads:
+
+        def refuse(*_):
+            raise RuntimeError
+
+        monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    echo, no_right = refusal(errno.EINVAL), refusal(errno.EPERM)
+    told = dumped(
+        Answers(echo, b"one", b"two"),
+        Answers(no_right),
+        # A kernel that did not wait, and one that has lost something.
+        Answers(b"a batch", b"another"),
+        Answers(OSError(errno.ENOBUFS, ""), b"rest"),
+        Answers(echo),
+    )
+    assert told == [
+        ("dump_a", 0, b"onetwo"),
+        ("dump_b", 0, no_right),
+        ("dump_c", 0, b"a batchanother"),
+        ("dump_d", 0, b"rest"),
+    ]
 
 
 def test_a_call_of_libc_that_fails_raises_with_its_error():

@@ -321,6 +321,13 @@ def test_a_filter_that_lets_too_much_pass_gives_way_to_a_sample(reader, sysctls,
     assert "4000 of 4000 entries match" in run.text
 
 
+def test_a_filter_that_the_kernel_says_nothing_to_gives_way_to_the_whole(reader, sysctls, inspect):
+    reader.hands_out("table", *dump(1000), flows_dump.done(), file="dump_a")
+    run = inspect("--address", "10.0.0.7")
+    assert [len(asked) for asked in reader.asked] == [6, 2]
+    assert "1 of 1000 entries match" in run.text
+
+
 def test_filters_are_applied_to_files(inspect, file):
     path = file(tables.listing(tables.nat_gateway()))
     run = inspect("--source", path, "--protocol", "udp", "--port", "53")

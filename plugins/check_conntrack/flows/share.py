@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Counting = Callable[[Iterable[bytes], Tally], DumpStatus]
 
 # Less than this is counted before a second process is of any use.
-ALONE = 1 << 24  # bytes
+ALONE = 1 << 22  # bytes
 # So much waits for the second process at most: it always finds work, and both end together.
 WAITING = 1 << 18  # bytes
 PIPE_SIZE = 1 << 20  # bytes, what /proc/sys/fs/pipe-max-size allows everybody

@@ -75,6 +75,7 @@ IPCTNL_MSG_EXP_GET = 1
 # CTA_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _MARK, _ZONE, _MARK_MASK, _FILTER, _STATUS_MASK
 FILTERS = frozenset({1, 2, 3, 8, 18, 21, 25, 26})
 NLA_TYPE_MASK = 0x3FFF
+NLMSG_ERROR = 2  # linux/netlink.h
 
 
 class RefusedError(Exception):
@@ -242,16 +243,74 @@ def small(path: str) -> bytes:
         os.close(descriptor)
 
 
-def dump(subsystem: int, message: int, family: int = 0, attributes: bytes = b"") -> socket:
-    """A socket on which a dump was asked for; raises OSError. To read on takes no right."""
-    from socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, socket
+def dump(
+    subsystem: int, message: int, family: int = 0, attributes: bytes = b"", *, later: bool = False
+) -> socket:
+    """A socket on which a dump was asked for; raises OSError. To read on takes no right.
+
+    later: the kernel begins when the socket is read (`first`), not when it is asked.
+    """
+    from socket import AF_NETLINK, SO_ERROR, SO_RCVBUF, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
 
     asked = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER)
     size = 20 + len(attributes)
     kind = subsystem << 8 | message
     flags = NLM_F_REQUEST | NLM_F_DUMP
+    room = asked.getsockopt(SOL_SOCKET, SO_RCVBUF)
+    if later:
+        # While it takes the request the kernel fills a first batch, and for a filter that lets few
+        # entries pass it walks the whole table then: with rights, under a lock of all ctnetlink,
+        # one dump after the other. netlink_dump() (net/netlink/af_netlink.c) leaves that to the
+        # one who reads where the socket has no room. A kernel that does not is only slower.
+        asked.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)
+        asked.send(echo())
     asked.send(struct.pack("=IHHIIBBH", size, kind, flags, 1, 0, family, 0, 0) + attributes)
+    if later:
+        asked.setsockopt(SOL_SOCKET, SO_RCVBUF, room // 2)  # The kernel doubles it.
+        asked.getsockopt(SOL_SOCKET, SO_ERROR)  # ENOBUFS, of which it is to say no more
     return asked
+
+
+def echo() -> bytes:
+    """A message that ctnetlink does not know: it says so, and repeats what fills a small buffer."""
+    rest = bytes(4096)
+    kind = NFNL_SUBSYS_CTNETLINK << 8 | 0xFF
+    return struct.pack("=IHHIIBBH", 20 + len(rest), kind, NLM_F_REQUEST, 0, 0, 0, 0, 0) + rest
+
+
+def first(sockets: list[socket]) -> list[bytes]:
+    """What comes first of dumps that were asked for `later`, of all at once; no bytes for an echo.
+
+    The kernel makes each dump's first batch before recv returns: one processor each, for recv
+    holds up no other thread.
+    """
+    from _thread import allocate_lock, start_new_thread
+
+    said = [b""] * len(sockets)
+    locks = [allocate_lock() for _ in sockets]
+
+    def take(number: int) -> None:
+        try:
+            said[number] = sockets[number].recv(65536)
+        except OSError:
+            pass  # It is told to who reads on.
+        finally:
+            locks[number].release()
+
+    for number, lock in enumerate(locks):
+        lock.acquire()
+        try:
+            start_new_thread(take, (number,))
+        except RuntimeError:  # There may be no more threads.
+            take(number)
+    for lock in locks:
+        lock.acquire()
+    refused = struct.pack("=i", -errno.EINVAL)
+    kinds = [struct.unpack_from("=H", data, 4)[0] if len(data) >= 20 else 0 for data in said]
+    return [
+        b"" if kind == NLMSG_ERROR and data[16:20] == refused else data
+        for kind, data in zip(kinds, said)
+    ]
 
 
 def batches(asked: socket) -> Iterator[bytes]:
@@ -289,16 +348,19 @@ def records(descriptor: int) -> Iterator[bytes]:
     yield frame(0, errno.EAGAIN, "record", b"")
 
 
-def tables(sockets: list[socket], inode: int, path: bytes) -> Iterator[bytes]:
+def tables(
+    sockets: list[socket], inode: int, path: bytes, *, later: bool = False
+) -> Iterator[bytes]:
     """The frames of dumps, one after the other; the file of the n-th is called dump_n."""
-    for number, asked in enumerate(sockets):
+    begun = first(sockets) if later else [b""] * len(sockets)
+    for number, (asked, data) in enumerate(zip(sockets, begun)):
         name = "dump_" + "abcdefgh"[number]
-        some: list[bytes] = []
+        some = [data] if data else []
         code = 0
         try:
             for batch in batches(asked):
                 some.append(batch)
-                if len(some) == FRAME_BATCHES:
+                if len(some) >= FRAME_BATCHES:
                     yield frame(inode, 0, name, path, b"".join(some))
                     some.clear()
         except OSError as error:
@@ -349,12 +411,13 @@ def begin(what: bytes, path: bytes, filters: list[bytes], seen: set[int]) -> Ite
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
             return pieces(os.open("/proc/net/nf_conntrack", flags), inode, path)
         if what == b"expectations":
-            asked = [dump(NFNL_SUBSYS_CTNETLINK_EXP, IPCTNL_MSG_EXP_GET)]
-        else:
-            widen(1)
-            wanted = [parse_filter(text) for text in filters] or [(0, b"")]
-            asked = [dump(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET, *each) for each in wanted]
-        return tables(asked, inode, path)
+            return tables([dump(NFNL_SUBSYS_CTNETLINK_EXP, IPCTNL_MSG_EXP_GET)], inode, path)
+        widen(1)
+        get = partial(dump, NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET)
+        if not filters:
+            return tables([get()], inode, path)
+        asked = [get(*parse_filter(text), later=True) for text in filters]
+        return tables(asked, inode, path, later=True)
     except OSError as error:
         return [frame(inode, error.errno or errno.EIO, "-", path)]
 
