@@ -78,7 +78,11 @@ class Store:
         if store._descriptor < 0 and home == "":
             return cls.without(f"uid {os.geteuid()} has no home: give --user or --state-dir")
         if store._descriptor < 0:
-            store._use(_below_home(environment, home))
+            place = _below_home(environment, home)
+            if not os.path.isabs(place):
+                # A container's uid that no passwd knows: "~" would be a folder of that name, here.
+                return cls.without(f"uid {os.geteuid()} has no home: give --state-dir")
+            store._use(place)
         return store
 
     def _use(self, path: str) -> None:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -160,6 +161,22 @@ def test_one_without_a_home_is_told_what_to_name(monkeypatch, tmp_path):
     store = Store.open(None, {"XDG_STATE_HOME": str(tmp_path)}, "")
     assert store.trouble == f"uid {os.geteuid()} has no home: give --user or --state-dir"
     assert os.listdir(tmp_path) == []
+
+
+def test_a_uid_that_nobody_knows_leaves_nothing_in_the_current_folder(monkeypatch, tmp_path):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(history, "SHARED", str(tmp_path / "none"))
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.chdir(tmp_path)
+    store = Store.open(None, {}, None)
+    assert store.trouble == f"uid {os.geteuid()} has no home: give --state-dir"
+    assert os.listdir(tmp_path) == []
+    xdg = Store.open(None, {"XDG_STATE_HOME": str(tmp_path / "xdg")}, None)
+    assert xdg.trouble == ""
+    xdg.close()
 
 
 def test_a_store_that_keeps_nothing_says_why():
