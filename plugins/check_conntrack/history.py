@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
 SHARED = "/var/lib/check-conntrack"
 STATE_VARIABLE = "CHECK_CONNTRACK_STATE_DIR"
-LARGEST = 256 * 1024  # bytes; a file of this size is not ours
-MOST_FILES = 512
+LARGEST = 256 * 1024  # bytes; a larger file is not ours
+MANY = 4 * 1024 * 1024  # bytes; the same, where thousands of namespaces share a file
+MOST_FILES = 4096
+MOST_SERIES = 150  # together in a file, where each may take 1.4 KB
 OLDEST = 31 * 86400  # seconds after which a file of a service that is gone goes
+DAY = 86400  # seconds; a service that ran within them is not gone
 LOCK_WAIT = 0.5  # seconds
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
@@ -53,6 +56,7 @@ class Store:
         self.notes: list[str] = []
         self._descriptor = -1
         self._patience = LOCK_WAIT
+        self._room = -1
 
     @classmethod
     def without(cls, why: str) -> Store:
@@ -111,28 +115,52 @@ class Store:
         self.folder = os.path.join(path, own)
         self._descriptor = descriptor
 
-    def read(self, key: str) -> Any:
+    def read(self, key: str, most: int = LARGEST) -> Any:
         """What is kept under `key`; None where there is nothing, or nothing that can be read."""
-        return self._read(_file_name(key)) if self._descriptor >= 0 else None
+        return self._read(_file_name(key), most) if self._descriptor >= 0 else None
 
-    def update(self, key: str, change: Callable[[Any], Any]) -> Any:
+    def update(self, key: str, change: Callable[[Any], Any], most: int = LARGEST) -> Any:
         """Replace what is kept under `key` by what `change` makes of it, and return that.
 
-        `change` gets None where there is nothing, or nothing that can be read.
+        `change` gets None where there is nothing, or nothing that can be read. More than `most`
+        bytes are trouble, and what was kept stays.
         """
         if self._descriptor < 0:
             return change(None)
         name = _file_name(key)
         locked = self._lock()
         try:
-            old = self._read(name)
+            old = self._read(name, most)
             new = change(old)
             if locked and new != old:
-                self._write(name, json.dumps(new, separators=(",", ":")).encode("ascii"))
+                self._write(name, _encoded(new), most)
+            elif locked:
+                # Its age is that of the last run that needed it.
+                with suppress(OSError):
+                    os.utime(name, dir_fd=self._descriptor, follow_symlinks=False)
         finally:
             if locked:
                 flock(self._descriptor, LOCK_UN)
         return new
+
+    def update_each(self, key: str, changes: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
+        """Replace by their `changes` what one file keeps under each of several names; return that.
+
+        Names that are not among them stay, up to MOST_SERIES in all: those that were changed
+        longest ago go.
+        """
+        made: dict[str, Any] = {}
+
+        def change(kept: Any) -> dict[str, Any]:
+            others = dict(kept) if isinstance(kept, dict) else {}
+            for name, one in changes.items():
+                made[name] = one(others.pop(name, None))
+            # JSON keeps the order: the latest are the last.
+            latest = [*others.items(), *made.items()][-max(MOST_SERIES, len(made)) :]
+            return dict(latest)
+
+        self.update(key, change)
+        return made
 
     def close(self) -> None:
         """Let the folder go."""
@@ -159,7 +187,7 @@ class Store:
             else:
                 return True
 
-    def _read(self, name: str) -> Any:
+    def _read(self, name: str, most: int) -> Any:
         try:
             descriptor = os.open(
                 name,
@@ -173,21 +201,26 @@ class Store:
             return None
         try:
             status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
+            if not stat.S_ISREG(status.st_mode) or status.st_size > most:
                 raise ValueError
             with os.fdopen(os.dup(descriptor), "rb") as file:
-                return json.loads(file.read(LARGEST))
+                return json.loads(file.read(most))
         except (OSError, ValueError, RecursionError):
             self.notes.append(f"{self.folder}/{name} is damaged: its history begins anew")
             return None
         finally:
             os.close(descriptor)
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _write(self, name: str, data: bytes, most: int) -> None:
         fresh = f".{name}.new"
+        if len(data) > most:
+            # The next run would take it for damaged.
+            self.trouble = f"{self.folder}/{name} would take {len(data)} of at most {most} bytes"
+            return
         try:
-            if not _exists(name, self._descriptor):
-                self._prune()
+            if not _exists(name, self._descriptor) and not self._makes_room():
+                self.trouble = f"{self.folder} holds {MOST_FILES} files in use: no room for more"
+                return
             # One that was left by a run that was killed: we hold the lock, nobody writes to it.
             with suppress(FileNotFoundError):
                 os.unlink(fresh, dir_fd=self._descriptor)
@@ -197,17 +230,40 @@ class Store:
         except OSError as error:
             self.trouble = f"{self.folder} cannot be written to: {error.strerror}"
 
-    def _prune(self) -> None:
-        """Make room: what namespaces and services that are gone left behind goes."""
+    def _makes_room(self) -> bool:
+        """Whether there is room for one more file; what services that are gone left goes first.
+
+        What is in use stays: were each new file to push out the oldest, then of services that run
+        in turn, one more than there is room for, none would ever find its own. The folder is
+        looked through once a run.
+        """
+        if self._room < 0:
+            self._room = max(0, MOST_FILES - self._prune())
+        if not self._room:
+            return False
+        self._room -= 1
+        return True
+
+    def _prune(self) -> int:
+        """Remove what is old, and of what nobody used for a day what is too much; what is left."""
         dated = []
         for name in os.listdir(self._descriptor):
             with suppress(OSError):
-                dated.append((os.stat(name, dir_fd=self._descriptor).st_mtime, name))
-        dated.sort(reverse=True)
-        for at, (when, name) in enumerate(dated):
-            if at >= MOST_FILES - 1 or when < time.time() - OLDEST:
+                dated.append(
+                    (
+                        os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_mtime,
+                        name,
+                    )
+                )
+        dated.sort()
+        left = len(dated)
+        now = time.time()
+        for when, name in dated:
+            if when < now - OLDEST or (when < now - DAY and left >= MOST_FILES):
                 with suppress(OSError):
                     os.unlink(name, dir_fd=self._descriptor)
+                    left -= 1
+        return left
 
 
 def _below_home(environment: Mapping[str, str], home: str | None) -> str:
@@ -245,6 +301,15 @@ def _exists(name: str, base: int) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _encoded(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def size(value: Any) -> int:
+    """How many bytes a value takes in a file."""
+    return len(_encoded(value))
 
 
 def _file_name(key: str) -> str:

@@ -130,7 +130,9 @@ def remembered(session: Session, verbose: int) -> list[str]:
     store = session.store
     lines = list(store.notes) if verbose else []
     if verbose:
-        trouble = f"Nothing is remembered: {store.trouble}"
+        # A folder that was opened may have kept some of it.
+        lost = "Not all" if store.folder else "Nothing"
+        trouble = f"{lost} is remembered: {store.trouble}"
         lines.append(trouble if store.trouble else f"Remembered in {store.folder}")
     if verbose > 2:
         from .kernel import rights

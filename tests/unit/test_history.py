@@ -201,8 +201,19 @@ def test_what_512_processors_leave_behind_is_kept_and_no_file_beyond_a_quarter_m
     store.update("key", lambda _: large)
     assert store.read("key") == large
     assert history.LARGEST == 262_144
+    assert store.trouble == ""
     store.update("key", lambda _: "x" * 262_144)
-    assert store.read("key") is None
+    assert store.read("key") == large, "what no run would read is not written"
+    path = os.path.join(store.folder, "key.json")
+    assert store.trouble == f"{path} would take 262146 of at most 262144 bytes"
+    assert store.notes == []
+
+
+def test_a_file_of_thousands_of_namespaces_may_be_larger(store):
+    large = "x" * 300_000
+    store.update("key", lambda _: large, history.MANY)
+    assert store.read("key", history.MANY) == large
+    assert store.trouble == ""
 
 
 def test_a_store_leaves_no_descriptor_behind_however_often_it_is_closed(tmp_path):
@@ -300,6 +311,7 @@ def test_a_disk_that_is_full_or_read_only_is_trouble_and_the_old_file_stays(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, function, broken)
+    store._room = -1  # as in a new run
     key = "other" if function == "listdir" else "key"
     assert store.update(key, bump) == (1 if key == "other" else 42)
     monkeypatch.undo()
@@ -375,21 +387,89 @@ def test_a_file_system_without_locks_is_trouble(store, monkeypatch):
     assert "cannot be locked: No locks available" in store.trouble
 
 
-def test_the_number_of_files_is_bounded_and_the_oldest_go(store, monkeypatch):
+def age(store, key, seconds):
+    """Let what is kept under a key be so old."""
+    when = time.time() - seconds
+    os.utime(os.path.join(store.folder, key + ".json"), (when, when))
+
+
+def test_the_number_of_files_is_bounded_and_the_oldest_unused_go(tmp_path, monkeypatch):
     monkeypatch.setattr(history, "MOST_FILES", 5)
     for number in range(8):
+        store = Store.open(str(tmp_path / "state"), {}, None)
         store.update(f"key{number}", bump)
-        path = os.path.join(store.folder, f"key{number}.json")
-        when = time.time() - 1000 + number
-        os.utime(path, (when, when))
+        age(store, f"key{number}", 2 * 86400 - number)
+        store.close()
     assert everything(store.folder) == [f"key{number}.json" for number in range(3, 8)]
+    assert store.trouble == ""
+
+
+def test_what_ran_within_a_day_is_not_pushed_out_by_what_is_new(tmp_path, monkeypatch):
+    monkeypatch.setattr(history, "MOST_FILES", 5)
+    for turn in range(1, 4):
+        for number in range(6):
+            store = Store.open(str(tmp_path / "state"), {}, None)
+            kept = store.update(f"key{number}", bump)
+            assert kept == (turn if number < 5 else 1)
+            assert store.trouble == (
+                "" if number < 5 else f"{store.folder} holds 5 files in use: no room for more"
+            )
+            store.close()
+
+
+def test_a_full_folder_is_looked_through_once_a_run(store, monkeypatch):
+    monkeypatch.setattr(history, "MOST_FILES", 5)
+    looked = []
+    real = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: looked.append(folder) or real(folder))
+    for number in range(9):
+        store.update(f"key{number}", bump)
+    assert len(looked) == 1
+    assert len(real(store.folder)) == 5
+
+
+def test_what_does_not_change_is_in_use_all_the_same(store):
+    store.update("key", lambda _: "same")
+    age(store, "key", 40 * 86400)
+    store.update("key", lambda _: "same")
+    store._room = -1  # as in a new run
+    store.update("new", bump)
+    assert everything(store.folder) == ["key.json", "new.json"]
+
+
+def test_series_that_share_a_file_are_bounded_and_the_longest_unchanged_go(store, monkeypatch):
+    monkeypatch.setattr(history, "MOST_SERIES", 3)
+    for name in "abcad":
+        store.update_each("key", {name: bump})
+    assert store.read("key") == {"c": 1, "a": 2, "d": 1}
+    # All of one run stay.
+    assert store.update_each("key", dict.fromkeys("abde", bump)) == {"a": 3, "b": 1, "d": 2, "e": 1}
+    assert list(store.read("key")) == list("abde")
+
+
+def test_as_many_series_as_are_kept_fit_into_a_file(store):
+    samples = tuple(Sample(99_999_999.0 + at / 10, 2**32 - 1) for at in range(32))
+    peaks = tuple(Peak(20_000 + day, 2**32 - 1) for day in range(30))
+    series = kept_series("b" * 36, 2**32 - 1, samples, peaks)
+    names = [f"{at:0>255}" for at in range(history.MOST_SERIES)]
+    store.update_each("key", dict.fromkeys(names, lambda _: series))
+    assert store.trouble == ""
+    assert list(store.read("key")) == names
+
+
+@pytest.mark.parametrize("content", ["[1]", '"x"', "7", '{"a": "x"}'])
+def test_series_go_on_from_whatever_stands_in_their_file(store, content):
+    with open(os.path.join(store.folder, "key.json"), "w") as file:
+        file.write(content)
+    assert store.update_each("key", {"b": bump}) == {"b": 1}
+    assert store.read("key")["b"] == 1
 
 
 def test_files_of_services_that_are_gone_for_a_month_go(store):
-    for key, age in (("old", 31 * 86400 + 60), ("young", 31 * 86400 - 60)):
+    for key, seconds in (("old", 31 * 86400 + 60), ("young", 31 * 86400 - 60)):
         store.update(key, bump)
-        when = time.time() - age
-        os.utime(os.path.join(store.folder, key + ".json"), (when, when))
+        age(store, key, seconds)
+    store._room = -1  # as in a new run
     store.update("new", bump)
     assert everything(store.folder) == ["new.json", "young.json"]
 
