@@ -21,6 +21,11 @@ def key(name: str, inode: int, *, named: bool = False) -> str:
     return name if named else f"{name}net:[{inode}]"
 
 
+def further_key(check: str, specs: Sequence[str], state_key: str) -> str:
+    """What the histories of a check's further namespaces go by, which share one file."""
+    return "+".join((f"further/{check}/{state_key}", *specs))
+
+
 class Spot(NamedTuple):
     """A network namespace and its limits; labels that speak of it begin with `prefix`.
 

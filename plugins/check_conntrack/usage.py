@@ -21,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+    from typing import Callable
 
     from .kernel.limits import Limits
     from .session import Session
@@ -146,9 +147,11 @@ class Usage(Resource):
         others.sort(key=lambda place: place.fullness, reverse=True)
         graphed = [place for place in others[:MOST_NAMESPACES] if place.limits.entries]
         quiet = others[len(graphed) :]
-        graphed = [self._remembered(place, boot) for place in graphed]
+        graphed = self._with_histories(graphed, boot)
         if first:
-            first = self._remembered(first, boot)
+            key = f"usage/{first.spot.key}/{self.options.state_key}"
+            kept = self.store.update(key, self._change(first, boot))
+            first = _remembered(first, kept, boot)
             self.places.append(first)
             yield from first.metrics(quiet=False)
         self.places += graphed + quiet
@@ -163,8 +166,20 @@ class Usage(Resource):
         for place in quiet:
             yield from place.metrics(quiet=True)
 
-    def _remembered(self, place: Place, boot: str) -> Place:
-        """The place with what earlier runs saw of it, to which this run is added."""
+    def _with_histories(self, graphed: list[Place], boot: str) -> list[Place]:
+        """The further places with what earlier runs saw of them, to which this run is added.
+
+        All of them share one file: where namespaces come and go there would be thousands.
+        """
+        if not graphed:
+            return []
+        key = places.further_key("usage", self.options.netns, self.options.state_key)
+        changes = {place.spot.key: self._change(place, boot) for place in graphed}
+        kept = self.store.update_each(key, changes)
+        return [_remembered(place, kept[place.spot.key], boot) for place in graphed]
+
+    def _change(self, place: Place, boot: str) -> Callable[[object], object]:
+        """What adds this run to what is kept of a place."""
         now = trend.Sample(round(time.clock_gettime(time.CLOCK_BOOTTIME), 1), place.limits.entries)
         today = trend.Peak(int(time.time() // 86400), place.limits.entries)
 
@@ -173,13 +188,17 @@ class Usage(Resource):
             samples = trend.extended(samples, now, self.options.trend_window)
             return kept_series(boot, place.spot.inode, samples, trend.with_peak(peaks, today))
 
-        key = f"usage/{place.spot.key}/{self.options.state_key}"
-        samples, peaks = series_of(self.store.update(key, change), boot, place.spot.inode)
-        return place._replace(
-            samples=samples,
-            peak=max(peak.entries for peak in peaks),
-            growth=trend.growth(samples),
-        )
+        return change
+
+
+def _remembered(place: Place, kept: object, boot: str) -> Place:
+    """The place with what is kept of it, this run included."""
+    samples, peaks = series_of(kept, boot, place.spot.inode)
+    return place._replace(
+        samples=samples,
+        peak=max(peak.entries for peak in peaks),
+        growth=trend.growth(samples),
+    )
 
 
 # --- present

@@ -464,6 +464,21 @@ def test_at_most_ten_further_namespaces_are_graphed_the_fullest_first(check, ent
     assert "n00" in check("--netns", "all", "-vv").rest
 
 
+def test_growth_is_known_of_further_namespaces_whose_histories_share_one_file(
+    check, entered, clock, fp, tmp_path
+):
+    for minute in range(6):
+        places = {f"n{at}": (100 + at, 100 * minute + at, 10000) for at in range(1, 6)}
+        # Each run there is another one, the fullest, that no later run sees.
+        entered({**places, f"gone{minute}": (200 + minute, 5000, 10000)}, times=1)
+        run = check("--netns", "all")
+        clock.now += 60
+        clock.today += 60
+    assert run.data["n5::time_to_full"].value == pytest.approx((10000 - 505) / 100 * 60, abs=1)
+    assert "gone5::time_to_full" not in run.data
+    assert len(list((tmp_path / "state").glob("*/*"))) == 2, "the host's, and one for all others"
+
+
 def test_one_that_is_not_graphed_is_judged_all_the_same(check, entered):
     places = {f"n{number:02}": (100 + number, 70, 100) for number in range(10)}
     entered({**places, "small": (99, 1, 2)})
