@@ -12,8 +12,7 @@ from contextlib import ExitStack
 
 from nagiosplugin import Critical, Metric, Ok, Resource, Result, Results, Summary, Warn
 
-from . import commandline, output, places, present, session, trend
-from .history import boot_id
+from . import commandline, history, output, places, present, session, trend
 from .kernel import KernelError, counters, rights
 from .kernel.limits import OWN, Limits, own_inode, read_expect_max
 from .kernel.log import events, files, gather, kmsg
@@ -69,7 +68,11 @@ NAMESPACE_LABELS = ("table_full", "full_drops", "drop", "early_drop")
 JUDGED = ("full_drops", "early_drops", "insert_failures", "chain_overflows")
 MOST_NAMESPACES = 10
 MOST_RISES = 200
+# Of further namespaces, which share a file of history.MANY bytes: so many are remembered, as many
+# more where nothing was ever counted, and so many rises of them all.
+MOST_FURTHER = 10000
 MOST_QUIET = 10000
+MOST_RISES_IN_ALL = 20000
 # A usage that makes drops the table's doing, in percent.
 NEARLY_FULL = 95.0
 DEFAULT_WINDOW = 900.0  # seconds
@@ -222,6 +225,93 @@ def from_plain(plain: Any) -> Memory | None:
     return memory if 0 <= memory.at < 1e12 and 0 <= memory.up < 1e12 else None
 
 
+def to_row(memory: Memory, most: int) -> list[Any]:
+    """What is remembered of a further namespace, `most` rises at most, as JSON can hold it.
+
+    Short, for there may be thousands: sums over all CPUs, and of rises those that say something.
+    """
+    total = counters.total(memory.counters)[1:] if memory.counters else ()
+    rises = _fold([rise for rise in memory.rises if _tells(rise)], most)
+    return [
+        round(memory.at),
+        memory.up,
+        memory.netns,
+        memory.usage,
+        list(total),
+        [list(rise) for rise in rises],
+    ]
+
+
+def from_row(row: Any, boot: str, module: int) -> Memory | None:
+    """What to_row has written in that boot, with that module; None for anything else."""
+    try:
+        at, up, netns, usage, sums, rises = row
+        memory = Memory(
+            float(at),
+            float(up),
+            boot,
+            int(netns),
+            module,
+            float(usage),
+            counters.Counters((counters.CpuCounters(None, *map(_count, sums)),)),
+            tuple(_rise(*numbers) for numbers in rises),
+        )
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return memory if 0 <= memory.at < 1e12 and 0 <= memory.up < 1e12 else None
+
+
+def _count(value: Any) -> int | None:
+    if value is None or (type(value) is int and 0 <= value < 1 << 63):
+        return value
+    raise ValueError("no sum of counters")
+
+
+def _tells(rise: Rise) -> bool:
+    """Whether a rise changes the sum over any window that it is in."""
+    return bool(
+        rise.full_drops
+        or rise.early_drops
+        or rise.insert_failures
+        or rise.chain_overflows
+        or rise.usage >= NEARLY_FULL
+    )
+
+
+class Further(NamedTuple):
+    """What a run leaves to the next of further namespaces: `memories` by their keys, and `quiet`.
+
+    One file holds them all: thousands of files would crowd out what other services remember.
+    """
+
+    memories: Mapping[str, Memory] = {}
+    quiet: Quiet | None = None
+
+    @classmethod
+    def from_plain(cls, plain: Any) -> Further:
+        """What to_plain has written; nothing of what is not as it was written."""
+        try:
+            boot, module, rows = str(plain["boot"]), int(plain["module"]), plain["rows"]
+            read = {key: from_row(row, boot, module) for key, row in rows.items()}
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            return cls()
+        memories = {key: memory for key, memory in read.items() if memory}
+        return cls(memories, Quiet.from_plain(plain.get("quiet")))
+
+    def to_plain(self, now: Memory) -> dict[str, Any]:
+        """What is remembered as JSON can hold it, by the run of `now`."""
+        risen = sum(bool(memory.rises) for memory in self.memories.values())
+        most = min(MOST_RISES, max(2, MOST_RISES_IN_ALL // max(1, risen)))
+        rows = {}
+        for key, memory in self.memories.items():
+            same = (memory.boot, memory.module) == (now.boot, now.module)
+            # Another boot's or module's counters are as those of another namespace: no inode is 0.
+            kept = memory if same else memory._replace(netns=0, rises=())
+            rows[key] = to_row(kept, most)
+        quiet = list(self.quiet) if self.quiet else None
+        return {"boot": now.boot, "module": now.module, "quiet": quiet, "rows": rows}
+
+
 def _rise(
     begin: Any, end: Any, drops: Any, early: Any, failures: Any, overflows: Any, usage: Any
 ) -> Rise:
@@ -290,13 +380,13 @@ def risen_since(
     return (_sum(inside) if inside else None), kept
 
 
-def _fold(rises: list[Rise]) -> tuple[Rise, ...]:
-    """At most MOST_RISES, the newest half as they are; of the others the shortest are joined.
+def _fold(rises: list[Rise], most: int = MOST_RISES) -> tuple[Rise, ...]:
+    """At most so many, the newest half as they are; of the others the shortest are joined.
 
     A window that begins within a joined stretch counts all of it.
     """
-    while len(rises) > MOST_RISES:
-        old = range(len(rises) - MOST_RISES // 2)
+    while len(rises) > most:
+        old = range(len(rises) - most // 2)
         at = min(old, key=lambda at: rises[at + 1].end - rises[at].begin)
         rises[at : at + 2] = [_sum(rises[at : at + 2])]
     return tuple(rises)
@@ -349,7 +439,7 @@ class Full(Resource):
         self.born: dict[int, float] = {}
         self.hosts: list[str] = []
         self._clock = kmsg.read_clock()
-        self._boot = boot_id()
+        self._boot = history.boot_id()
 
     def probe(self) -> Iterator[Metric]:
         """The figures of the first namespace, what stands in the way, then the others'."""
@@ -362,8 +452,10 @@ class Full(Resource):
             first = self._remembered(first, memory, key)
             self.places.append(first)
         elif self.log:
-            # Without a table there is still a log to remember.
-            self._remember(key, self._now(None)._replace(known=self.log.known))
+            # Without a table there is still a log to remember, and what was counted before.
+            now = self._now(None)
+            now = memory._replace(at=now.at) if memory else now
+            self._remember(key, now._replace(known=self.log.known))
         others = self._with_histories(others)
         others.sort(key=lambda place: place.trouble, reverse=True)
         notable = [place for place in others if _notable(place)]
@@ -553,44 +645,109 @@ class Full(Resource):
         )
 
     def _remembered(self, place: Place, memory: Memory | None, key: str) -> Place:
-        now = self._now(place)
-        risen, rises = risen_since(memory, now, self._start_up(self.window))
+        place, now = self._compared(place, memory, self._now(place))
         known = self.log.known if self.log else memory.known if memory else ()
+        self._remember(key, now._replace(known=known))
+        return place
+
+    def _compared(self, place: Place, memory: Memory | None, now: Memory) -> tuple[Place, Memory]:
+        """The place with its rise since `memory`, and what is to be remembered of it."""
+        risen, rises = risen_since(memory, now, self._start_up(self.window))
         if memory and now.counters is None:
             # The next run may read them again: it goes on from the last one that could.
             now = memory._replace(at=now.at)
-        self._remember(key, now._replace(rises=rises, known=known))
         messages = self.named.get(place.inode, 0)
-        return place._replace(risen=risen, messages=messages)
+        return place._replace(risen=risen, messages=messages), now._replace(rises=rises)
 
     def _with_histories(self, others: list[Place]) -> list[Place]:
         """The further namespaces with what is remembered of them.
 
-        Where nothing was ever counted, of thousands maybe, one list of them all is kept.
+        Of those where nothing was ever counted, of thousands maybe, the inodes alone are kept.
         """
         if not self.options.netns:
             return others
-        key = "+".join((f"full/quiet/{self.options.state_key}", *self.options.netns))
-        quiet = Quiet.from_plain(self.session.store.read(key))
+        self.session.stage(f"remembering this run {self.session.store.folder}".strip())
+        key = places.further_key("full", self.options.netns, self.options.state_key)
+        before = Further.from_plain(self.session.store.read(key, history.MANY))
+        zeros = before.quiet.inodes if before.quiet and before.quiet.boot == self._boot else ()
         found = []
-        silent = []
+        silent: dict[int, None] = {}
+        memories: dict[str, Memory] = {}
         for place in others:
-            own = f"full/{place.key}/{self.options.state_key}"
-            memory = from_plain(self.session.store.read(own)) if place.counters else None
-            if memory is None and place.counters:
-                if not any(counters.total(place.counters)[1:]):
-                    silent.append(place.inode)
-                    found.append(place._replace(messages=self.named.get(place.inode, 0)))
-                    continue
-                memory = quiet.memory(self._now(place)) if quiet else None
-            found.append(self._remembered(place, memory, own))
-        now = Quiet(self._now(None).up, self._boot, tuple(silent[:MOST_QUIET]))
-        self.session.store.update(key, lambda _: list(now))
+            memory = before.memories.get(place.key)
+            now = self._now(place)
+            if place.counters:
+                total = counters.total(place.counters)
+                now = now._replace(counters=counters.Counters((total,)))
+                if memory is None and not any(total[1:]):
+                    silent[place.inode] = None
+                elif memory is None and before.quiet:
+                    memory = before.quiet.memory(now)
+            elif memory is None and place.inode in zeros:
+                silent[place.inode] = None
+            compared, now = self._compared(place, memory, now)
+            found.append(compared)
+            if now.counters and place.inode not in silent:
+                memories[place.key] = now
+        if self.problems:
+            # What could not be looked at is no less silent for it.
+            seen = {place.inode for place in others}
+            unseen = [inode for inode in zeros if inode not in seen]
+            silent.update(dict.fromkeys(unseen[: max(0, MOST_QUIET - len(silent))]))
+        self._remember_further(key, before, memories, list(silent))
         return found
+
+    def _remember_further(
+        self, key: str, before: Further, memories: dict[str, Memory], silent: list[int]
+    ) -> None:
+        """Keep what this run has seen, and for a day what an earlier one has and this has not."""
+        store = self.session.store
+        now = self._now(None)
+        # Who is remembered already stays so: else each would go before its next run.
+        live = sorted(memories, key=lambda name: name not in before.memories)
+        lost = len(live[MOST_FURTHER:]) + len(silent[MOST_QUIET:])
+        if lost:
+            many = (
+                f"{lost} of {len(live) + len(silent)} further namespaces are too many to remember"
+            )
+            store.trouble = store.trouble or many
+        unseen = [name for name in before.memories if name not in memories]
+        unseen.sort(key=lambda name: before.memories[name].at, reverse=True)
+        kept = {name: memories[name] for name in live[:MOST_FURTHER]}
+        for name in unseen[: MOST_FURTHER - len(kept)]:
+            if before.memories[name].at > now.at - history.DAY:
+                kept[name] = before.memories[name]
+        quiet = Quiet(now.up, self._boot, tuple(silent[:MOST_QUIET]))
+        plain = Further(kept, quiet).to_plain(now)
+        store.update(key, lambda _: plain, history.MANY)
 
     def _remember(self, key: str, memory: Memory) -> None:
         self.session.stage(f"remembering this run {self.session.store.folder}".strip())
-        self.session.store.update(key, lambda _: to_plain(memory))
+        plain = to_plain(memory)
+        room = history.LARGEST - history.size(plain)
+        if room < 0:
+            known = plain["known"]
+            plain["known"] = _fitting(known, room + history.size(known))
+            left = len(known) - len(plain["known"])
+            self.session.store.notes.append(
+                f"too many log files to remember all: {left} of {len(known)} are read anew each run"
+            )
+        self.session.store.update(key, lambda _: plain)
+
+
+def _fitting(known: Mapping[str, Any], room: int) -> dict[str, Any]:
+    """Of what is known of log files as much as fits into so many bytes, of most files.
+
+    Of the others nothing is kept, neither what they held nor how far they were read: then the next
+    run reads them anew, and misses nothing.
+    """
+    kept = {}
+    for size, path in sorted((history.size({path: each}), path) for path, each in known.items()):
+        room -= size
+        if room < 0:
+            break
+        kept[path] = known[path]
+    return kept
 
 
 def _further(places: Sequence[Place]) -> Iterator[Metric]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import types
+from zlib import crc32
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack import commandline, full
+from check_conntrack import commandline, full, history
 from check_conntrack.full import Memory, Place, Rise, from_plain, risen_since, to_plain
 from check_conntrack.kernel.counters import Counters, CpuCounters
 from check_conntrack.kernel.limits import Limits
@@ -20,6 +22,14 @@ from check_conntrack.kernel.log.messages import Kind
 from check_conntrack.kernel.source import Frame
 
 BOOT = "b" * 32
+POSITION = Position(1, 2, 3, 4, 5, False, True, 6.0)
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = history.Store.open(str(tmp_path / "state"), {}, None)
+    yield opened
+    opened.close()
 
 
 def counters(**values):
@@ -148,6 +158,210 @@ def test_where_nothing_was_ever_counted_all_that_is_counted_has_risen_since():
     assert risen == Rise(1000, 1060, 3, 0, 0, 0, 0.0)
     assert quiet.memory(now._replace(netns=8)) is None
     assert quiet.memory(now._replace(boot="a" * 32)) is None
+
+
+# --- what is remembered of further namespaces
+
+
+class Router:
+    """Runs of a check with `--netns all` one after the other, each a minute later."""
+
+    def __init__(self, monkeypatch, folder):
+        self.folder = folder
+        self.up = 1000.0
+        self.boot = BOOT
+        self.module = 7
+        self.trouble = ""
+        self.problems = []
+        monkeypatch.setattr(full, "_module", lambda: self.module)
+
+    def run(self, told, first=1):
+        """The full_drops of the namespaces whose counters are `told`, by their names."""
+        self.up += 60
+        store = history.Store.open(str(self.folder), {}, None)
+        assert store.trouble == ""
+        look = object.__new__(full.Full)
+        look.options = types.SimpleNamespace(netns=["all"], state_key="")
+        look.session = types.SimpleNamespace(stage=lambda _: None, store=store)
+        look.window = events.Window(1e9 + self.up - 30, 1e9 + self.up)
+        look.log, look.named, look.problems = None, {}, self.problems
+        look._boot = self.boot
+        look._clock = types.SimpleNamespace(realtime=1e9 + self.up, boottime=self.up)
+        look._start_up = lambda window: self.up - 30
+        found = look._with_histories(
+            [
+                Place(name, f"{name}::", first + crc32(name.encode()), None, counted, named=True)
+                for name, counted in told.items()
+            ]
+        )
+        assert [place.name for place in found] == list(told)
+        self.trouble = store.trouble
+        self.files = os.listdir(store.folder)
+        self.size = sum(os.stat(os.path.join(store.folder, name)).st_size for name in self.files)
+        store.close()
+        return [place.risen.full_drops if place.risen else None for place in found]
+
+
+@pytest.fixture
+def router(monkeypatch, tmp_path):
+    return Router(monkeypatch, tmp_path / "state")
+
+
+def same(names, drop):
+    told = counters(drop=drop) if drop is not None else None
+    return dict.fromkeys(names, told)
+
+
+@pytest.mark.parametrize("count", [500, 520, 3000])
+def test_drops_are_seen_in_each_of_however_many_namespaces(router, count):
+    names = [f"qrouter-{at:036}" for at in range(count)]
+    assert router.run(same(names, 0)) == [None] * count
+    assert router.run(same(names, 1000)) == [1000] * count
+    assert router.run(same(names, 2000)) == [1000] * count
+    assert router.trouble == ""
+    assert len(router.files) == 1
+
+
+def test_a_run_that_cannot_read_a_further_namespace_loses_none_of_its_drops(router):
+    rises = [router.run(same(["red"], drop)) for drop in (5, 15, None, 115)]
+    assert rises == [[None], [10], [None], [100]]
+
+
+def test_nor_does_one_where_nothing_had_been_counted(router):
+    rises = [router.run(same(["red"], drop)) for drop in (0, None, 100)]
+    assert rises == [[None], [None], [100]]
+
+
+def test_a_run_without_any_table_leaves_what_was_counted_of_the_first(monkeypatch, store):
+    before = memory(1000, counters(drop=5), rises=[Rise(900, 1000, 1, 1, 1, 1, 1.0)])
+    store.update("full/net:[1]/", lambda _: to_plain(before))
+    look = object.__new__(full.Full)
+    look.options = full.parser().parse_args(["--netns", "red"])
+    look.session = types.SimpleNamespace(stage=lambda _: None, store=store)
+    look.places, look.problems, look.inactive = [], ["namespace red: no right"], False
+    monkeypatch.setattr(full.Full, "_look", lambda _: (None, []))
+    monkeypatch.setattr(full, "own_inode", lambda: 1)
+    monkeypatch.setattr(full.Full, "_window", lambda *_: events.everything(1e9))
+    monkeypatch.setattr(full.Full, "_now", lambda *_: memory(1060, None))
+    monkeypatch.setattr(full.Full, "_with_histories", lambda _, others: others)
+    monkeypatch.setattr(full.Full, "_metrics", lambda *_: iter(()))
+    known = (("/var/log/kern.log", gather.Known(POSITION, (), 900.0)),)
+
+    def read(self, memory):
+        self.log = gather.Evidence((), (gather.Source("x"),), (), known)
+
+    monkeypatch.setattr(full.Full, "_read_log", read)
+    list(look.probe())
+    assert from_plain(store.read("full/net:[1]/")) == before._replace(at=1e9 + 1060, known=known)
+
+
+@pytest.mark.parametrize("drop", [0, 5])
+def test_a_run_that_can_look_nowhere_forgets_nothing(router, drop):
+    router.run(same(["red"], drop))
+    router.problems = ["no right to enter"]
+    assert router.run({}) == []
+    router.problems = []
+    assert router.run(same(["red"], drop + 100)) == [100]
+
+
+def test_what_was_not_seen_for_a_day_is_forgotten(router):
+    for days, kept in ((0.9, True), (1.1, False)):
+        router.run(same(["red"], 5))
+        router.up += 86400 * days
+        router.run(same(["blue"], 5))
+        assert router.run(same(["red"], 15)) == [10 if kept else None]
+
+
+@pytest.mark.parametrize("anew", ["boot", "module", "inode"])
+def test_what_is_made_anew_under_a_known_name_counts_from_zero(router, anew):
+    router.run(same(["red", "blue"], 500))
+    if anew == "boot":
+        router.boot = "a" * 32
+    elif anew == "module":
+        router.module = 8
+    first = 8 if anew == "inode" else 1
+    assert router.run({"red": counters(drop=503)}, first) == [503]
+    # Also one that the first run afterwards did not see.
+    told = {"red": counters(drop=503), "blue": counters(drop=504)}
+    assert router.run(told, first) == [0, 504]
+
+
+def test_more_namespaces_than_are_remembered_are_said_and_the_known_ones_stay(router, monkeypatch):
+    monkeypatch.setattr(full, "MOST_FURTHER", 3)
+    names = ["e", "d", "c", "b", "a"]
+    router.run(same(names[:3], 5))
+    assert router.trouble == ""
+    router.run(same(names[::-1], 5))
+    assert router.trouble == "2 of 5 further namespaces are too many to remember"
+    assert router.run(same(names, 6)) == [1, 1, 1, None, None]
+    monkeypatch.setattr(full, "MOST_QUIET", 3)
+    router.run(dict.fromkeys("vwxyz", counters()))
+    assert router.trouble == "2 of 5 further namespaces are too many to remember"
+
+
+def test_ten_thousand_namespaces_that_drop_at_every_run_fit_into_their_file(router, monkeypatch):
+    monkeypatch.setattr(full, "MOST_RISES_IN_ALL", 20)
+    monkeypatch.setattr(full, "MOST_FURTHER", 10)
+    names = [f"qrouter-{at:036}" for at in range(10)]
+    sums = dict.fromkeys(CpuCounters._fields[1:], 2**40)
+    for drop in range(30):
+        told = Counters((CpuCounters(0, **{**sums, "drop": 2**41 + drop}),))
+        router.run(dict.fromkeys(names, told), 4026532177)
+    assert router.trouble == ""
+    # A thousandth of what is allowed takes a thousandth of the room.
+    assert router.size < history.MANY / 1000
+
+
+def test_counters_of_many_processors_that_pass_the_top_of_32_bits_have_risen(router):
+    def told(drop):
+        # What else it has counted is too much for a minute: it has not begun anew.
+        cpu = CpuCounters(0, drop=drop, insert_failed=0, invalid=2 * 10**9)
+        return {"red": Counters((cpu, cpu._replace(cpu=1)))}
+
+    router.run(told(2**32 - 3))
+    assert router.run(told(7)) == [20]
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        None,
+        [],
+        {"boot": BOOT, "module": 7, "rows": []},
+        {"boot": BOOT, "module": 7, "rows": {"red": None, "blue": [1], "green": [1] * 6}},
+        {"boot": BOOT, "module": 7, "rows": {"red": [1e9, 1, 1, 0, [10**400], []]}},
+        {"boot": BOOT, "module": 7, "rows": {"red": [1e9, 1, 1, 0, [-1], []]}},
+        {"boot": BOOT, "module": 7, "rows": {"red": [1e9, 1, 1, 0, [1] * 99, []]}},
+        {"boot": BOOT, "module": 7, "rows": {"red": [-1, 1, 1, 0, [1], []]}},
+    ],
+)
+def test_what_was_not_written_so_is_no_memory_of_further_namespaces(plain):
+    assert full.Further.from_plain(plain) == full.Further()
+
+
+# --- what is remembered of many logs
+
+
+def test_of_more_logs_than_can_be_remembered_the_counters_stay_and_some_are_read_anew(store):
+    lost = tuple(event(900.0 + at, at, "/srv/collected/kern.log") for at in range(3))
+    known = tuple(
+        (f"/srv/collected/host-{at:04}/var/log/kern.log", gather.Known(POSITION, lost, 900.0))
+        for at in range(1500)
+    )
+    kept = memory(10, counters(drop=3))._replace(known=known)
+    assert history.size(to_plain(kept)) > history.LARGEST
+    look = object.__new__(full.Full)
+    look.session = types.SimpleNamespace(stage=lambda _: None, store=store)
+    look._remember("key", kept)
+    again = from_plain(store.read("key"))
+    assert store.trouble == "", "no threshold goes blind for it"
+    assert again._replace(known=()) == kept._replace(known=())
+    assert set(again.known) < set(known)
+    assert len(again.known) > 500
+    left = 1500 - len(again.known)
+    assert store.notes == [
+        f"too many log files to remember all: {left} of 1500 are read anew each run"
+    ]
 
 
 JSON = st.recursive(
