@@ -15,7 +15,7 @@ from contextlib import suppress
 from nagiosplugin import Ok, Unknown
 
 from . import __version__, output
-from .history import SHARED, STATE_VARIABLE, RefusedError, Store
+from .history import SHARED, STATE_VARIABLE, Store
 from .kernel import KernelError, rights
 from .kernel.values import NamedTuple
 from .thresholds import Label, ThresholdError, duration
@@ -209,13 +209,10 @@ def drop_rights(options: argparse.Namespace, late: Sequence[str] = ()) -> str | 
 
 
 def open_store(options: argparse.Namespace, home: str | None) -> Store:
-    """The store that the options name; raises UsageError where it is refused."""
+    """The store that the options name."""
     if options.no_state:
         return Store.without("--no-state")
-    try:
-        return Store.open(options.state_dir, os.environ, home)
-    except RefusedError as error:
-        raise UsageError(str(error)) from None
+    return Store.open(options.state_dir, os.environ, home)
 
 
 def run(

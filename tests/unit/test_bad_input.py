@@ -139,25 +139,6 @@ def test_buckets_that_cannot_be_read_hide_no_full_table(check, sysctls):
     assert "load_factor" not in run.data
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770])
-def test_a_state_directory_that_others_may_write_to_is_unknown(check, tmp_path, mode):
-    folder = tmp_path / "open"
-    folder.mkdir()
-    folder.chmod(mode)
-    run = check("--state-dir", str(folder))
-    assert (run.code, run.lines) == (3, [])
-    assert run.text.startswith("others may write to the state directory /")
-
-
-@pytest.mark.parametrize("target", ["real", "nowhere"])
-def test_a_state_directory_that_is_a_link_is_unknown(check, tmp_path, target):
-    (tmp_path / "real").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / target)
-    run = check("--state-dir", str(tmp_path / "link"))
-    assert (run.code, run.lines) == (3, [])
-    assert "link is a link: name the directory itself" in run.text
-
-
 @pytest.mark.parametrize("spec", ["nemo", "none*", "/nowhere/x", "4194999", "/etc/passwd", ""])
 def test_a_namespace_that_is_not_there_is_unknown_by_its_name(check, netns, spec):
     netns()
