@@ -19,6 +19,16 @@ BAD_COMMAND_LINES = [
     (["stray"], "unrecognized arguments: stray"),
     (["--bogus", "a|b\n\x1b[0m"], "unrecognized arguments: --bogus a\\x7cb\\x0a\\x1b[0m"),
     (["-w"], "argument -w/--warning: expected one argument"),
+    (
+        ["-w", "-5:5"],
+        "expected one argument; a range that begins with - is written -w=-5:5 (see --help)",
+    ),
+    (["--critical", "-5:5"], "a range that begins with - is written -c=-5:5 (see --help)"),
+    (
+        ["-w", "/home/nagios:10"],
+        "or @10:20; put ~ in quotes, a shell has replaced it",
+    ),
+    (["-w", "usage=/root:"], "put ~ in quotes, a shell has replaced it"),
     (["-w", "bogus=5"], f"unknown label 'bogus': known are {NAMES}"),
     (["-c", "bogus=5"], f"unknown label 'bogus': known are {NAMES}"),
     (["-w", "x" * 300 + "=5"], f"known are {NAMES}"),
