@@ -298,7 +298,9 @@ def read_conntrack(
         try:
             program.finish()
         except KernelError as error:
-            forbidden = "ermi" in str(error)  # ... denied, Operation not permitted
+            # Its own words for EPERM, or the C library's: permission denied, not permitted.
+            hints = ("must be root", "CAP_NET_ADMIN", "ermi")
+            forbidden = any(hint in str(error) for hint in hints)
             return {OWN: Refusal("conntrack", str(error), "CAP_NET_ADMIN" if forbidden else "")}
     count = counts.get(OWN, 0)
     return {OWN: Table(CONNTRACK_PATH, tally, count, not complete and tally.read < count)}

@@ -903,7 +903,7 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
         contents = Contents(options, begun, wanted, programs, stack)
         made = present.contexts(LABELS, thresholds, options.if_inactive)
         summary = TableSummary(contents)
-        outcome = present.conclude(options, contents, summary, made)
+        outcome = present.conclude(options, begun, contents, summary, made)
         if not options.save or not summary.shown:
             return outcome
         end = began + options.timeout - SPARE_TIME if options.timeout else None

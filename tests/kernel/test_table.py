@@ -208,6 +208,16 @@ def test_an_unprivileged_user_reads_the_table_through_sudo(space, table, sudoers
     assert named.value("entries") == 2000
 
 
+def test_without_rights_conntracks_own_reason_is_told_without_its_name(space, table):
+    result = table("--source", "conntrack", before=inside(space))
+    assert result.code == 3
+    assert "no right to read the table (tried conntrack)" in result.status
+    (tried,) = [line for line in result.lines if line.startswith("Tried conntrack: ")]
+    assert tried.endswith(" (needs CAP_NET_ADMIN)")
+    assert "said nothing" not in tried
+    assert "conntrack-tools" not in tried
+
+
 def test_without_rights_it_says_what_to_grant_for_each_source(space, table, sudoers):
     with machine_limit(LIMIT):
         result = table(before=inside(space))
