@@ -244,6 +244,8 @@ def man_page(check: Check, plugins: str, user: str) -> str:
         paragraph(ranges_head),
         *verbatim(ranges),
         ".PP",
+        paragraph(commandline.QUOTES),
+        ".PP",
         paragraph(commandline.UNITS),
         ".SH PERFDATA",
         "In parentheses the unit and the default thresholds.",

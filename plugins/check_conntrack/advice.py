@@ -19,6 +19,7 @@ INT_MAX = 0x7FFFFFFF
 SPARE = 1.3  # the peak and 30 %
 ENTRY_BYTES = 384  # an entry with accounting and NAT, measured; the slab's own figure is root's
 BUCKET_BYTES = 8  # struct hlist_nulls_head
+PAGE_BUCKETS = 512  # nf_ct_alloc_hashtable() rounds up to whole pages
 _MAX = "net.netfilter.nf_conntrack_max"
 _BUCKETS = "net.netfilter.nf_conntrack_buckets"
 _EXPECT_MAX = "net.netfilter.nf_conntrack_expect_max"
@@ -32,7 +33,8 @@ class Evidence(NamedTuple):
 
     `settable` is False inside a network namespace that may not change the limit. `crowded`: hash
     chains are too long. `expectations`, `zones`: messages said that these were at their limits.
-    `growth` is in entries per second, 0 where the alarm is not about it.
+    `growth` is in entries per second, 0 where the alarm is not about it. `raising` says that a
+    larger limit is advised on as well.
     """
 
     entries: int
@@ -48,6 +50,7 @@ class Evidence(NamedTuple):
     expectations: bool = False
     zones: bool = False
     growth: float = 0.0
+    raising: bool = False
 
 
 class Step(NamedTuple):
@@ -71,8 +74,22 @@ def roomy_limit(peak: int) -> int:
 
 
 def quarter(limit: int, buckets: int | None) -> int:
-    """Buckets for a limit: a quarter of it, never fewer than there are."""
-    return max(limit // 4, buckets or 0)
+    """Buckets for a limit: a quarter of it, as the kernel rounds it, never fewer than there are."""
+    return max(-(-limit // 4 // PAGE_BUCKETS) * PAGE_BUCKETS, buckets or 0)
+
+
+def _raised(evidence: Evidence) -> int:
+    """The limit to advise: a roomy one, or the present one where that suffices or there is none."""
+    wanted = roomy_limit(evidence.peak)
+    if not evidence.limit or evidence.peak * SPARE <= evidence.limit:
+        return evidence.limit
+    return max(wanted, evidence.limit)
+
+
+def _buckets_for(limit: int, evidence: Evidence) -> int:
+    """Buckets for a limit; where chains are too long twice as many as there are, at least."""
+    double = 2 * (evidence.buckets or 0) if evidence.crowded else 0
+    return max(quarter(limit, evidence.buckets), double)
 
 
 def mebibytes(size: float) -> str:
@@ -87,9 +104,9 @@ def raise_limit(evidence: Evidence) -> list[Step]:
     """A maximum that suffices, buckets that fit it, and how both outlive a reboot."""
     if not evidence.limit:
         return []
-    wanted = roomy_limit(evidence.peak)
+    wanted = _raised(evidence)
     seen = f"the peak of {evidence.peak} entries plus 30 %"
-    if wanted <= evidence.limit or evidence.peak * SPARE <= evidence.limit:
+    if wanted == evidence.limit:
         if evidence.growth > 0:
             return [
                 Step(
@@ -105,9 +122,7 @@ def raise_limit(evidence: Evidence) -> list[Step]:
                 "Look for what fills the table, or raise the threshold."
             )
         ]
-    buckets = quarter(wanted, evidence.buckets)
-    if evidence.crowded:
-        buckets = max(buckets, 2 * (evidence.buckets or 0))
+    buckets = _buckets_for(wanted, evidence)
     more = evidence.buckets is None or buckets > evidence.buckets
     text = f"Raise the limit to {wanted}: {seen}, rounded up to a power of two."
     if evidence.entries >= evidence.limit:
@@ -115,7 +130,7 @@ def raise_limit(evidence: Evidence) -> list[Step]:
     steps = [Step(text + _where(evidence), _now(wanted, buckets if more else None, evidence))]
     if not more:
         steps.append(Step(f"The {evidence.buckets} hash buckets are enough for it."))
-    steps.append(_keep(wanted, buckets if more else None, evidence))
+    steps.append(_keep(wanted, buckets, evidence))
     steps.append(_cost(wanted, buckets, evidence))
     if evidence.kube_proxy:
         steps.append(
@@ -131,7 +146,8 @@ def more_buckets(evidence: Evidence) -> list[Step]:
     """More hash buckets, for chains that have grown long."""
     if not evidence.buckets:
         return []
-    wanted = max(quarter(evidence.limit, evidence.buckets), 2 * evidence.buckets)
+    limit = _raised(evidence) if evidence.raising else evidence.limit
+    wanted = _buckets_for(limit, evidence._replace(crowded=True))
     return [
         Step(
             f"{evidence.buckets} hash buckets hold {evidence.entries} entries, each entry twice: "
@@ -169,15 +185,15 @@ def _now(limit: int, buckets: int | None, evidence: Evidence) -> tuple[str, ...]
     return (*first, f"sysctl -w {_MAX}={limit}")
 
 
-def _keep(limit: int, buckets: int | None, evidence: Evidence) -> Step:
-    lines = [] if buckets is None else [f"{_BUCKETS} = {buckets}"]
+def _keep(limit: int, buckets: int, evidence: Evidence) -> Step:
+    # Both, also where the buckets do: the file may be there already, and hold more of them.
+    lines = [f"{_BUCKETS} = {buckets}", f"{_MAX} = {limit}"]
     commands = []
-    if lines and evidence.settable and not evidence.buckets_sysctl:
-        lines = []
+    if evidence.settable and not evidence.buckets_sysctl:
+        lines = lines[1:]
         commands.append(
             f"echo 'options nf_conntrack hashsize={buckets}' > /etc/modprobe.d/conntrack.conf"
         )
-    lines.append(f"{_MAX} = {limit}")
     quoted = " ".join(f"'{line}'" for line in lines)
     return Step(
         "Keep it over a reboot (without the module loaded early, the file comes too soon):",
@@ -277,7 +293,8 @@ RULES = (
 
 def advise(evidence: Evidence, alarms: Collection[str]) -> list[str]:
     """The lines that say what to do about alarms of these labels."""
-    evidence = evidence._replace(crowded=not _CROWDED.isdisjoint(alarms))
+    raising = any(rule.steps is raise_limit and rule.labels.intersection(alarms) for rule in RULES)
+    evidence = evidence._replace(crowded=not _CROWDED.isdisjoint(alarms), raising=raising)
     lines: list[str] = []
     for rule in RULES:
         if rule.labels.intersection(alarms):
@@ -308,12 +325,13 @@ class Largest(NamedTuple):
 class Mixture(NamedTuple):
     """What a table holds, as far as a diagnosis goes by it. Shares are percent of `entries`.
 
-    `usage` is of the whole table, None where no limit is known. `half_open`: TCP in SYN_SENT
-    or SYN_RECV; the shares of `half_open_source` and `half_open_service` are of
-    these. `idle`: established TCP, silent for LONG_IDLE or longer. `pool_ports` are the ports that
-    the fullest source-NAT pool takes, its share is of all it has. `timeouts` are in seconds by the
-    last words of their sysctl's name, (present or None, default). `command` leads into the
-    namespace.
+    `entries` are those that were counted, of a sample not more. `usage` is of the whole table, None
+    where no limit is known. `half_open`: TCP in SYN_SENT or SYN_RECV; the shares of
+    `half_open_source` and `half_open_service` are of these. `idle`: established TCP, silent for
+    LONG_IDLE or longer. `pool_ports` are the ports that the fullest source-NAT pool takes, its
+    share is of all it has. `timeouts` are in seconds by the last words of their sysctl's name,
+    (present or None, default). `command` leads into the namespace. `own` are those of the sources
+    that are addresses of this host.
     """
 
     entries: int
@@ -339,6 +357,7 @@ class Mixture(NamedTuple):
     pool_ports: int = 0
     timeouts: Mapping[str, tuple[int | None, int]] = {}
     command: str = ""
+    own: frozenset[str] = frozenset()
 
     @property
     def pressed(self) -> bool:
@@ -374,7 +393,7 @@ def _shorter(mixture: Mixture, name: str, wanted: int, caution: str = "") -> Ste
     """The timeout that keeps such entries: what it is, and a shorter one."""
     present, default = mixture.timeouts.get(name, (None, 0))
     sysctl = _TIMEOUT + name
-    known = "could not be read" if present is None else f"is {present} s"
+    known = "is not known there" if present is None else f"is {present} s"
     text = f"{sysctl} {known}; the kernel's default is {default} s."
     if present is not None and present <= wanted:
         return Step(f"{text} It is short already.")
@@ -385,37 +404,60 @@ def _saddr(name: str) -> str:
     return f"{'ip6' if ':' in name else 'ip'} saddr {name}"
 
 
+def _drop(mixture: Mixture, table: str, priority: int, rule: str) -> tuple[str, ...]:
+    """Commands that drop what a rule matches, in a table of their own that is easy to delete."""
+    nft = f"{mixture.command}nft"
+    return (
+        f"{nft} add table inet {table}",
+        f"{nft} 'add chain inet {table} in {{type filter hook prerouting priority {priority};}}'",
+        f"{nft} add rule inet {table} in {rule} drop",
+    )
+
+
+NAMED = 20.0  # percent, from which on a source is one to be named and met alone
+
+
+def _asks_in_vain(mixture: Mixture) -> bool:
+    """Whether it is this host itself whose connections nobody answers."""
+    source = mixture.half_open_source
+    return mixture.half_open >= 40 and source.share >= 50 and source.name in mixture.own
+
+
 def _is_flood(mixture: Mixture) -> bool:
-    return mixture.half_open >= 40
+    return mixture.half_open >= 40 and not _asks_in_vain(mixture)
 
 
 def _flood(mixture: Mixture) -> str:
     source, service = mixture.half_open_source, mixture.half_open_service
     what = "SYN flood" if service.share >= 50 else "scan"
     where = f", {_percent(service.share)} to {service.name}" if what == "SYN flood" else ""
+    who = f"{_percent(source.share)} from {source.name}"
     return (
         f"looks like a {what}: {_percent(mixture.half_open)} of entries are SYN_SENT or SYN_RECV "
-        f"without reply, {_percent(source.share)} from {source.name}{where}"
+        f"without reply, {who if source.share >= NAMED else 'from many sources'}{where}"
     )
 
 
 def _against_flood(mixture: Mixture) -> list[Step]:
     source = mixture.half_open_source
     steps = []
-    if source.share >= 20 and source.name:
+    if source.share >= NAMED and source.name not in mixture.own:
         steps.append(
             Step(
                 f"Keep {source.name} out before it is tracked, if it has no business here:",
-                (
-                    "nft add table inet blocked",
-                    "nft 'add chain inet blocked in {type filter hook prerouting priority -350;}'",
-                    f"nft add rule inet blocked in {_saddr(source.name)} drop",
-                ),
+                _drop(mixture, "blocked", -350, _saddr(source.name)),
             )
         )
     else:
         steps.append(
             Step("The sources are many, perhaps forged: a SYN proxy (nft synproxy) tracks none.")
+        )
+    if mixture.destination.share >= 40:
+        steps.append(
+            Step(
+                "Clients whose service is down look the same: see whether "
+                f"{mixture.destination.name} answers."
+            )
         )
     steps.append(Step("A larger table only takes longer to fill: leave the limit as it is."))
     steps.append(_shorter(mixture, "tcp_timeout_syn_sent", 30))
@@ -430,12 +472,15 @@ def _ports(mixture: Mixture) -> str:
     )
 
 
-def _more_ports(_: Mixture) -> list[Step]:
+def _more_ports(mixture: Mixture) -> list[Step]:
     return [
         Step(
             "Give the translation more addresses; each brings as many ports again for every "
             "destination, for example:",
-            ("nft add rule ip nat postrouting oifname EXIT snat to 198.51.100.1-198.51.100.4",),
+            (
+                f"{mixture.command}nft add rule ip nat postrouting "  # noqa: ISC004
+                "oifname EXIT snat to 198.51.100.1-198.51.100.4",
+            ),
         ),
         Step(
             "Let it choose ports at random (snat to ADDRESS random, masquerade random; iptables "
@@ -455,7 +500,7 @@ def _pooling(mixture: Mixture) -> list[Step]:
         _shorter(
             mixture,
             "tcp_timeout_time_wait",
-            30,
+            60,
             "With caution: below a minute, late packets of an old connection may meet a new one.",
         ),
     ]
@@ -466,7 +511,7 @@ def _closing(mixture: Mixture) -> list[Step]:
         Step(
             "The other side has closed and a program here, or behind this host, has not: look "
             "for the one that forgets to.",
-            ("ss -tanp state close-wait",),
+            (f"{mixture.command}ss -tanp state close-wait",),
         ),
         _shorter(
             mixture,
@@ -517,12 +562,20 @@ def _answering(mixture: Mixture) -> list[Step]:
 
 
 def _ask_source(mixture: Mixture) -> list[Step]:
+    source = mixture.source
+    if source.name in mixture.own:
+        return [
+            Step(
+                f"{source.name} is this host itself: look for the program.",
+                (f"ss -tanp src {source.name}",),
+            )
+        ]
     return [
         Step(
-            f"Ask what {mixture.source.name} is doing, and limit it if it must not:",
-            (
-                f"nft add rule inet filter forward {_saddr(mixture.source.name)} "  # noqa: ISC004
-                "ct count over 1000 drop",
+            f"Ask what {source.name} is doing, and let it open no more than so many connections "
+            "if it must not:",
+            _drop(
+                mixture, "limited", -150, f"ct state new {_saddr(source.name)} ct count over 1000"
             ),
         )
     ]
@@ -593,10 +646,11 @@ CAUSES = (
     ),
     Cause(
         "unreplied",
-        lambda m: m.unreplied >= 50 and not _is_flood(m),
+        lambda m: (m.unreplied >= 50 and not _is_flood(m)) or _asks_in_vain(m),
         lambda m: (
             f"traffic dies unreplied: {_percent(m.unreplied)} of entries saw no answer"
             + _most(m.service)
+            + (", asked by this host" if _asks_in_vain(m) else "")
         ),
         _answering,
     ),

@@ -15,7 +15,7 @@ from contextlib import suppress
 from nagiosplugin import Ok, Unknown
 
 from . import __version__, output
-from .history import SHARED, STATE_VARIABLE, RefusedError, Store
+from .history import SHARED, STATE_VARIABLE, Store
 from .kernel import KernelError, rights
 from .kernel.values import NamedTuple
 from .thresholds import Label, ThresholdError, duration
@@ -31,11 +31,16 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT = 8.0  # seconds; check_nrpe gives up at 10
 LAST_MOMENT = 0.5  # seconds to print a verdict in, once somebody wants the check to stop
+THRESHOLDS = (("-w", "--warning", "warning"), ("-c", "--critical", "critical"))
 RANGES = """\
 Ranges are those of the Monitoring Plugins: a value alerts when it lies
   10      below 0 or above 10        10:20   below 10 or above 20
   10:     below 10                   @10:20  from 10 to 20
   ~:10    above 10                   LABEL=~:  never
+"""
+QUOTES = """\
+In a shell a range with ~ or @ wants quotes: -w "~:10", -w "usage=~:". One that
+begins with - wants an equals sign before it: -w=-5:5.
 """
 UNITS = """\
 A bound may carry its label's unit: 80%, and for times s, m, h, d. Naming a
@@ -90,6 +95,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError."""
+        for short, long, _ in THRESHOLDS:
+            # argparse takes a range below zero for an option.
+            if message == f"argument {short}/{long}: expected one argument":
+                message += f"; a range that begins with - is written {short}=-5:5"
         raise UsageError(f"{message} (see --help)")
 
 
@@ -113,14 +122,14 @@ def parser(name: str, purpose: str, labels: Sequence[Label], examples: str) -> P
         prog=name,
         usage="%(prog)s [options]",
         description=purpose,
-        epilog="\n".join([_table(labels), RANGES, UNITS, STATES, examples]),
+        epilog="\n".join([_table(labels), RANGES, QUOTES, UNITS, STATES, examples]),
         formatter_class=_Manual,
         add_help=False,
         allow_abbrev=False,
     )
     main = labels[0].name
     add = made.add_argument
-    for short, long, what in (("-w", "--warning", "warning"), ("-c", "--critical", "critical")):
+    for short, long, what in THRESHOLDS:
         add(
             short,
             long,
@@ -209,13 +218,10 @@ def drop_rights(options: argparse.Namespace, late: Sequence[str] = ()) -> str | 
 
 
 def open_store(options: argparse.Namespace, home: str | None) -> Store:
-    """The store that the options name; raises UsageError where it is refused."""
+    """The store that the options name."""
     if options.no_state:
         return Store.without("--no-state")
-    try:
-        return Store.open(options.state_dir, os.environ, home)
-    except RefusedError as error:
-        raise UsageError(str(error)) from None
+    return Store.open(options.state_dir, os.environ, home)
 
 
 def run(

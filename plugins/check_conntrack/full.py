@@ -1110,8 +1110,9 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
             options, stage, stack, readers=_readers(options), capability=wanted, late=LATE
         )
         full = Full(options, begun)
-        outcome = present.conclude(options, full, FullSummary(full), contexts(thresholds, options))
-        return outcome._replace(notes=_notes(full, outcome))
+        made = contexts(thresholds, options)
+        outcome = present.conclude(options, begun, full, FullSummary(full), made)
+        return outcome._replace(notes=[*outcome.notes, *_notes(full, outcome)])
 
 
 def _notes(full: Full, outcome: commandline.Outcome) -> list[str]:

@@ -1,9 +1,9 @@
 """What earlier runs left behind: small JSON files in a folder of the user's own.
 
 A check's verdict never depends on this folder: what cannot be read is as if it were not there,
-and what cannot be written is said (`trouble`). Only a folder in which somebody else could plant
-something is refused. Every file is opened without following links, locked through the folder, and
-replaced as a whole.
+and what cannot be written is said (`trouble`). A folder in which somebody else could plant
+something is `refused`: nothing in it is read or written. Every file is opened without following
+links, locked through the folder, and replaced as a whole.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SAFE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 
 
-class RefusedError(Exception):
+class _RefusedError(Exception):
     """A state directory that is a link, or that others may write to."""
 
 
@@ -47,12 +47,14 @@ class Store:
     """The folder that keeps what this user's checks remember.
 
     `folder` is its path once it is open. `trouble` says why nothing can be kept, empty where all
-    is well; `notes` say what else was found out of order.
+    is well, and `refused` that it is the folder's fault: somebody else could have had a hand in
+    it. `notes` say what else was found out of order.
     """
 
     def __init__(self) -> None:
         self.folder = ""
         self.trouble = ""
+        self.refused = False
         self.notes: list[str] = []
         self._descriptor = -1
         self._patience = LOCK_WAIT
@@ -70,7 +72,8 @@ class Store:
         """The store that is named, by `explicit` or the environment, else the first default.
 
         Defaults are SHARED where it can be written, then a folder below `home`, or below the
-        user's own home where that is None; none where it is empty. Raises RefusedError.
+        user's own home where that is None; none where it is empty. One that is refused has no
+        other take its place: it is to be mended.
         """
         store = cls()
         named = explicit or environment.get(STATE_VARIABLE)
@@ -79,14 +82,15 @@ class Store:
             return store
         if os.path.lexists(SHARED):
             store._use(SHARED)
-        if store._descriptor < 0 and home == "":
+        if store._descriptor >= 0 or store.refused:
+            return store
+        if home == "":
             return cls.without(f"uid {os.geteuid()} has no home: give --user or --state-dir")
-        if store._descriptor < 0:
-            place = _below_home(environment, home)
-            if not os.path.isabs(place):
-                # A container's uid that no passwd knows: "~" would be a folder of that name, here.
-                return cls.without(f"uid {os.geteuid()} has no home: give --state-dir")
-            store._use(place)
+        place = _below_home(environment, home)
+        if not os.path.isabs(place):
+            # A container's uid that no passwd knows: "~" would be a folder of that name, here.
+            return cls.without(f"uid {os.geteuid()} has no home: give --state-dir")
+        store._use(place)
         return store
 
     def _use(self, path: str) -> None:
@@ -102,6 +106,10 @@ class Store:
             with suppress(FileExistsError):
                 os.mkdir(own, 0o700, dir_fd=base)
             descriptor = _open_folder(own, base, os.path.join(path, own))
+        except _RefusedError as error:
+            self.trouble = str(error)
+            self.refused = True
+            return
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             self.trouble = f"state directory {path}: {reason}"
@@ -109,9 +117,6 @@ class Store:
         finally:
             if base >= 0:
                 os.close(base)
-        if os.fstat(descriptor).st_uid != os.geteuid():
-            os.close(descriptor)
-            raise RefusedError(f"state directory {path}/{own} belongs to somebody else")
         self.folder = os.path.join(path, own)
         self._descriptor = descriptor
 
@@ -275,23 +280,28 @@ def _below_home(environment: Mapping[str, str], home: str | None) -> str:
 
 
 def _open_folder(path: str, base: int | None, shown: str) -> int:
-    """A descriptor of a folder that only its owner may write to; raises OSError, RefusedError.
+    """A descriptor of a folder that only its owner may write to; raises OSError, _RefusedError.
 
-    `path` is relative to the descriptor `base`; `shown` is the whole of it, for people.
+    `path` is relative to the descriptor `base`, in which only one's own will do; `shown` is the
+    whole of it, for people.
     """
     try:
         descriptor = os.open(path, _FOLDER, dir_fd=base)
     except OSError:
         if stat.S_ISLNK(os.stat(path, dir_fd=base, follow_symlinks=False).st_mode):
-            raise RefusedError(
+            raise _RefusedError(
                 f"state directory {shown} is a link: name the directory itself"
             ) from None
         raise
-    if os.fstat(descriptor).st_mode & 0o022:
+    status = os.fstat(descriptor)
+    why = ""
+    if status.st_mode & 0o022:
+        why = f"others may write to the state directory {shown}: name one that only its owner may"
+    elif base is not None and status.st_uid != os.geteuid():
+        why = f"state directory {shown} belongs to somebody else"
+    if why:
         os.close(descriptor)
-        raise RefusedError(
-            f"others may write to the state directory {shown}: name one that only its owner may"
-        )
+        raise _RefusedError(why)
     return descriptor
 
 

@@ -142,11 +142,28 @@ def remembered(session: Session, verbose: int) -> list[str]:
 
 
 def conclude(
-    options: argparse.Namespace, resource: Resource, summary: Summary, made: Sequence[Context]
+    options: argparse.Namespace,
+    session: Session,
+    resource: Resource,
+    summary: Summary,
+    made: Sequence[Context],
 ) -> Outcome:
-    """Run nagiosplugin's check over all this, and take its verdict, words and figures."""
+    """Run nagiosplugin's check over all this, and take its verdict, words and figures.
+
+    A state directory that is refused costs the memory and not the verdict, but an OK must not
+    hide it: somebody else may have laid it there.
+    """
     check = output.OrderedCheck(resource, summary, output.WorstResults(), *made)
     check()
     detailed = options.verbose or check.state is not Ok
     lines = list(check.verbose_str) if detailed else []
-    return Outcome(check.state, check.summary_str, check.perfdata, lines)
+    notes = []
+    store = session.store
+    if store.refused and not any(store.trouble in line for line in lines):
+        refusal = f"Nothing is remembered: {store.trouble}"
+        if check.state is Ok:
+            notes.append(refusal)
+        else:
+            # After what alarms most, where no bound on the output cuts it off.
+            lines.insert(1, refusal)
+    return Outcome(check.state, check.summary_str, check.perfdata, lines, notes)

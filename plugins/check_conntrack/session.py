@@ -89,7 +89,7 @@ def begin(
 
     So many readers are started where this process has the capability; each answers one question.
     `late` are modules that the check imports only where it needs them.
-    Raises KernelError where rights cannot be given up, UsageError for a store that is refused.
+    Raises KernelError where rights cannot be given up.
     """
     ready = []
     as_root = rights.is_root()

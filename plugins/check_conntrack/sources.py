@@ -232,9 +232,10 @@ class _Pieces:
             return b""
         piece = next(self._pieces, b"")
         lines = piece.count(b"\n")
-        if 0 < self._left < lines:
-            piece = b"".join(piece.splitlines(keepends=True)[: self._left])
-            lines, self.cut = self._left, True
+        if 0 < self._left <= lines:
+            *wanted, rest = piece.split(b"\n", self._left)
+            piece = b"\n".join((*wanted, b""))
+            lines, self.cut = self._left, bool(rest)
         self._left -= lines if self._left > 0 else 0
         return piece
 
@@ -260,12 +261,14 @@ def read_proc(
     session.stage("reading /proc/net/nf_conntrack")
     found: dict[str, Table | Refusal] = {}
     for path, group in _by_path(frames):
-        failed: list[int] = []
+        failed: list[Frame] = []
         tally, complete = _count_text(_texts(group, failed), wanted)
         if failed and not tally.read:
-            missing = failed[0] == errno.ENOENT
+            missing = failed[0].errno == errno.ENOENT
+            if missing and not failed[0].inode:
+                continue  # the namespace is gone
             reason = "this kernel has no /proc/net/nf_conntrack" if missing else ""
-            found[path] = _refused("proc", failed[0], reason)
+            found[path] = _refused("proc", failed[0].errno, reason)
             continue
         count = counts.get(path, 0)
         sampled = not complete and tally.read < count
@@ -275,10 +278,10 @@ def read_proc(
     return found
 
 
-def _texts(frames: Iterable[Frame], failed: list[int]) -> Iterator[bytes]:
+def _texts(frames: Iterable[Frame], failed: list[Frame]) -> Iterator[bytes]:
     for frame in frames:
         if frame.errno:
-            failed.append(frame.errno)
+            failed.append(frame)
             return
         if frame.data:
             yield frame.data
@@ -295,7 +298,9 @@ def read_conntrack(
         try:
             program.finish()
         except KernelError as error:
-            forbidden = "ermi" in str(error)  # ... denied, Operation not permitted
+            # Its own words for EPERM, or the C library's: permission denied, not permitted.
+            hints = ("must be root", "CAP_NET_ADMIN", "ermi")
+            forbidden = any(hint in str(error) for hint in hints)
             return {OWN: Refusal("conntrack", str(error), "CAP_NET_ADMIN" if forbidden else "")}
     count = counts.get(OWN, 0)
     return {OWN: Table(CONNTRACK_PATH, tally, count, not complete and tally.read < count)}

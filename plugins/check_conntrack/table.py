@@ -6,6 +6,7 @@ three acts: Contents (acquire), contexts (evaluate), TableSummary (present).
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack, suppress
 
@@ -263,6 +264,18 @@ class Contents(Resource):
             self.problems.append(self._unread())
         return found
 
+    def timeouts(self, place: Place) -> dict[str, int]:
+        """The timeouts in force in a place, as far as anybody tells; none for a file."""
+        from .kernel.timeouts import read_timeouts, timeouts_of
+
+        if place.path == OWN:
+            return read_timeouts()
+        if not place.path or not self.session.may_ask:
+            return {}
+        with suppress(KernelError):
+            return timeouts_of(self.session.ask([b"timeouts", os.fsencode(place.path)]))
+        return {}
+
     def _compared(self, table: sources.Table, spot: places.Spot) -> sources.Table:
         """The table, with a note where it is not the one that was counted."""
         if table.sampled or table.fault or self.wanted.match.narrows():
@@ -343,6 +356,7 @@ def mixture(place: Place, timeouts: Mapping[str, int], command: str = "") -> Mix
     """What a diagnosis goes by, from what was counted; `timeouts` are those in force, if known."""
     from . import advice
     from .kernel import ctnetlink as ct
+    from .kernel import host
     from .kernel.timeouts import DEFAULTS
 
     table, figures = place.table, place.figures
@@ -352,15 +366,21 @@ def mixture(place: Place, timeouts: Mapping[str, int], command: str = "") -> Mix
     whole = figures.entries or 1
     kept = tally.kept or 1
     established = timeouts.get("tcp_timeout_established") or _assumed(tally.longest_established)
+    unacknowledged = max(
+        timeouts.get(name, DEFAULTS[name])
+        for name in ("tcp_timeout_unacknowledged", "tcp_timeout_max_retrans")
+    )
+    idle = tally.established_idle(advice.LONG_IDLE, established, unacknowledged)
+    names = _largest(tally.top_sources(1)), _largest(tally.top_half_open_sources(1))
 
     def most_in(state: int) -> Largest:
         return _largest(tally.top_services(1, state=state))
 
     return advice.Mixture(
-        entries=figures.entries,
+        entries=tally.kept,
         usage=place.limits.usage if place.limits else None,
         half_open=100 * tally.half_open_sources.total / kept,
-        half_open_source=_largest(tally.top_half_open_sources(1)),
+        half_open_source=names[1],
         half_open_service=_largest(tally.top_half_open_services(1)),
         time_wait=100 * figures.tcp_time_wait / whole,
         time_wait_service=most_in(ct.TCP_CONNTRACK_TIME_WAIT),
@@ -368,18 +388,21 @@ def mixture(place: Place, timeouts: Mapping[str, int], command: str = "") -> Mix
         close_wait_service=most_in(ct.TCP_CONNTRACK_CLOSE_WAIT),
         established=100 * figures.tcp_established / whole,
         established_service=most_in(ct.TCP_CONNTRACK_ESTABLISHED),
-        idle=100 * tally.established_idle(advice.LONG_IDLE, established) / kept,
+        idle=100 * idle / kept,
         dns=tally.port_share(53),
         unreplied=100 * figures.unreplied / whole,
         assured=100 * figures.assured / whole,
         translated=100 * figures.nat / whole,
-        source=_largest(tally.top_sources(1)),
+        source=names[0],
         destination=_largest(tally.top_destinations(1)),
         service=_largest(tally.top_services(1)),
         pool=_largest(tally.top_pools(1, table.whole)),
         pool_ports=figures.snat_ports,
         timeouts={name: (timeouts.get(name), default) for name, default in DEFAULTS.items()},
         command=command,
+        own=frozenset(
+            each.name for each in names if place.path == OWN and host.has_address(each.name)
+        ),
     )
 
 
@@ -504,10 +527,8 @@ class TableSummary(Summary):
     def _judged(self, place: Place) -> tuple[Place, Mixture, list[Cause]]:
         if self._found is None or self._found[0] is not place:
             from . import advice
-            from .kernel.timeouts import read_timeouts
 
-            known = read_timeouts() if place.path == OWN else {}
-            mixed = mixture(place, known, _into(place))
+            mixed = mixture(place, self.contents.timeouts(place), _into(place))
             self._found = (place, mixed, advice.diagnose(mixed))
         return self._found
 
@@ -826,7 +847,8 @@ def _readers(options: argparse.Namespace) -> int:
     """How many questions a run may have for the reader."""
     if options.source not in sources.LIVE:
         return 0
-    number = 1 if options.netns else 0
+    # Who is there, and for a diagnosis the timeouts there.
+    number = 2 if options.netns else 0
     if options.source in (sources.AUTO, sources.NETLINK):
         # A filter that lets too much pass makes room for a sample of everything.
         number += 2 if options.address else 1
@@ -881,7 +903,7 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
         contents = Contents(options, begun, wanted, programs, stack)
         made = present.contexts(LABELS, thresholds, options.if_inactive)
         summary = TableSummary(contents)
-        outcome = present.conclude(options, contents, summary, made)
+        outcome = present.conclude(options, begun, contents, summary, made)
         if not options.save or not summary.shown:
             return outcome
         end = began + options.timeout - SPARE_TIME if options.timeout else None
@@ -913,7 +935,8 @@ def _kept(
     now = time.time()
     try:
         if not problem or not place.table:
-            if not problem:
+            # What is not known ends no incident.
+            if not problem and outcome.state is not Unknown:
                 store.update(key, lambda _: snapshot.remember(problem=False, saved=None))
             return outcome
         said = _save(contents, place, end, now, store.read(key))

@@ -134,8 +134,10 @@ def parse_bounds(text: str, label: Label) -> Bounds:
     """
     match = _RANGE.fullmatch(text)
     if not match or (match[2] is None and match[3] is None):
+        # What a shell makes of ~ is the path of a home.
+        quote = "; put ~ in quotes, a shell has replaced it" if text[:1] == "/" else ""
         raise ThresholdError(
-            f"{text!r} is no range for {label.name}: write 10, 10:, ~:10, 10:20 or @10:20"
+            f"{text!r} is no range for {label.name}: write 10, 10:, ~:10, 10:20 or @10:20{quote}"
         )
     start, start_is_share = _bound(match[2], label, 0.0)
     end, end_is_share = _bound(match[3], label, INFINITY)

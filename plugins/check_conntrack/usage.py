@@ -387,11 +387,10 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
     """The verdict. Rights end before the first byte of the kernel's is parsed."""
     thresholds = parse_thresholds(LABELS, options.warning, options.critical)
     with ExitStack() as stack:
-        usage = Usage(
-            options, session.begin(options, stage, stack, readers=1 if options.netns else 0)
-        )
+        begun = session.begin(options, stage, stack, readers=1 if options.netns else 0)
+        usage = Usage(options, begun)
         made = present.contexts(LABELS, thresholds, options.if_inactive)
-        return present.conclude(options, usage, UsageSummary(usage), made)
+        return present.conclude(options, begun, usage, UsageSummary(usage), made)
 
 
 def main() -> int:

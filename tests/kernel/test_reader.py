@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from check_conntrack.kernel import reader as kernel_reader
+from check_conntrack.kernel import timeouts
 from check_conntrack.kernel.source import parse_answer
 from kernel import flows_rig
 
@@ -165,6 +166,19 @@ def test_it_hands_out_the_table_as_text(netns, reader):
     lines = b"".join(frame.data for frame in frames).splitlines()
     assert len(lines) == 700
     assert all(b"udp" in line for line in lines)
+    # A table that is empty is there all the same.
+    (frame,) = ask(reader, "text", f"/run/netns/{netns().name}")
+    assert (frame.errno, frame.file, frame.data) == (0, "text", b"")
+
+
+def test_it_hands_out_the_timeouts_of_a_namespace(netns, reader):
+    namespace = netns()
+    namespace.exec("sysctl", "-q", "-w", "net.netfilter.nf_conntrack_tcp_timeout_established=7777")
+    frames = ask(reader, "timeouts", f"/run/netns/{namespace.name}")
+    known = timeouts.timeouts_of(frames)
+    assert known["tcp_timeout_established"] == 7777
+    assert known.keys() == timeouts.DEFAULTS.keys()
+    assert all("_timeout" in frame.file for frame in frames)
 
 
 def test_it_hands_out_expectations(netns, reader):

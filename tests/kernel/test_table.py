@@ -208,6 +208,16 @@ def test_an_unprivileged_user_reads_the_table_through_sudo(space, table, sudoers
     assert named.value("entries") == 2000
 
 
+def test_without_rights_conntracks_own_reason_is_told_without_its_name(space, table):
+    result = table("--source", "conntrack", before=inside(space))
+    assert result.code == 3
+    assert "no right to read the table (tried conntrack)" in result.status
+    (tried,) = [line for line in result.lines if line.startswith("Tried conntrack: ")]
+    assert tried.endswith(" (needs CAP_NET_ADMIN)")
+    assert "said nothing" not in tried
+    assert "conntrack-tools" not in tried
+
+
 def test_without_rights_it_says_what_to_grant_for_each_source(space, table, sudoers):
     with machine_limit(LIMIT):
         result = table(before=inside(space))
@@ -262,6 +272,142 @@ def test_several_namespaces_are_each_judged(space, table):
             f"{other.name}::{label}" for label in ("usage", "snat_port_usage", "entries")
         ]
         assert (result.value("entries"), result.value(f"{other.name}::entries")) == (300, 19000)
+
+
+@pytest.mark.parametrize("source", SOURCES[1:3])
+def test_an_empty_table_is_no_namespace_that_is_gone(space, table, source):
+    with machine_limit(LIMIT):
+        result = table("--source", source, "--netns", space.name, "-w", "nat=1:", user=())
+    assert (result.code, result.value("entries"), result.value("tcp")) == (1, 0, 0)
+    assert "nat 0 is outside 1:" in result.status
+
+
+# --- causes
+
+
+def dropped(space, network):
+    """Rules that let nothing from a network arrive, and track connections."""
+    rules = (
+        "table inet t { chain o { type filter hook output priority 0; ct state new accept; }; "
+        f"chain i {{ type filter hook input priority 0; ip saddr {network} drop; }}; }}"
+    )
+    space.run("nft", "-f", "-", text=rules)
+
+
+# Connections that stay open, each of which has something to say; and whether they still say it.
+TALK = """
+import socket, sys, time
+source, target, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+server = socket.create_server((target, 443), backlog=512)
+def pair():
+    one = socket.create_connection((target, 443), timeout=0.5, source_address=(source, 0))
+    return one, server.accept()[0]
+def hears(other):
+    other.setblocking(False)
+    try:
+        return other.recv(9) == b"x"
+    except BlockingIOError:
+        return False
+pairs = [pair() for _ in range(number)]
+print("ready", flush=True)
+sys.stdin.readline()
+for one, _ in pairs:
+    one.send(b"x")
+time.sleep(0.5)
+print(sum(hears(other) for _, other in pairs), flush=True)
+try:
+    more = bool(pair())
+except TimeoutError:
+    more = False
+print(more, flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def talk(space, *words):
+    """TALK, once all its connections stand; a line makes it go on."""
+    command = [*inside(space), sys.executable, "-c", TALK, *map(str, words)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with limit_lock(), subprocess.Popen(command, **pipes) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_the_rule_that_is_told_limits_a_source_and_spares_what_is_established(space, table):
+    space.run("ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo")
+    dropped(space, "192.0.2.0/24")
+    with talk(space, "10.7.0.1", "10.8.0.1", 150) as process:
+        with machine_limit(200):
+            result = table("--netns", space.name, "-v", user=())
+        commands = [line[2:] for line in result.lines if " nft " in line]
+        assert len(commands) == 3, result.out
+        assert "One source dominates: 100 % of entries come from 10.7.0.1." in result.lines
+        for command in commands:
+            few = command.replace("over 1000", "over 0")
+            assert subprocess.run(["sh", "-c", few], capture_output=True).stderr == b""
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "150\n"
+        assert process.stdout.readline() == "False\n"
+
+
+def test_a_host_whose_connections_nobody_answers_is_not_told_to_shut_itself_out(space, table):
+    space.run("ip", "address", "add", "10.5.5.5/32", "dev", "lo")
+    space.run("ip", "route", "add", "local", "10.8.0.0/16", "dev", "lo")
+    dropped(space, "10.5.5.5")
+    script = (
+        "import socket\n"
+        "for port in range(2000, 2150):\n"
+        "    one = socket.socket()\n"
+        "    one.setblocking(False)\n"
+        "    one.bind(('10.5.5.5', port))\n"
+        "    one.connect_ex(('10.8.0.1', 7777))\n"
+    )
+    space.run(sys.executable, "-c", script)
+    with machine_limit(LIMIT):
+        here = table("-v", before=inside(space), user=())
+        # From outside nobody knows whose address that is.
+        there = table("-v", "--netns", space.name, user=())
+    said = "Traffic dies unreplied: 100 % of entries saw no answer, most to tcp/7777, asked by"
+    assert f"{said} this host." in here.lines
+    assert "drop" not in here.out
+    assert any("SYN flood" in line for line in there.lines)
+    assert "Clients whose service is down look the same: see whether 10.8.0.1 answers." in (
+        there.lines
+    )
+
+
+def test_what_waits_for_an_acknowledgement_is_no_leak(space, table):
+    space.run("ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo")
+    dropped(space, "192.0.2.0/24")
+    with talk(space, "10.7.0.1", "10.8.0.1", 120) as process:
+        space.run("nft", "insert rule inet t i ip saddr 10.7.0.1 drop")
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "0\n"
+        assert int(re.search(r"6 (\d+) ESTAB", listing(space))[1]) <= 300
+        result = table("-v", before=inside(space), user=())
+    assert result.value("tcp_established") == 120
+    assert "silent" not in result.out
+
+
+def test_timeouts_are_those_of_the_namespace(space, table):
+    name = "net.netfilter.nf_conntrack_tcp_timeout_close_wait"
+    space.run("sysctl", "-q", "-w", f"{name}=777")
+    space.insert(
+        flows_rig.new_entry(
+            bytes((10, 0, 0, 1)), bytes((10, 9, 9, 9)), 6, 2000 + number, 443,
+            state=5, status=flows_rig.BOTH_WAYS,
+        )
+        for number in range(200)
+    )  # fmt: skip
+    with machine_limit(LIMIT):
+        result = table("-v", "--netns", space.name, user=())
+    assert any(f"{name} is 777 s; the kernel's default is 60 s" in line for line in result.lines)
 
 
 # --- what goes wrong

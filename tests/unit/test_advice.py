@@ -71,7 +71,10 @@ def test_a_roomy_limit_by_example(peak, limit):
 
 @given(st.integers(0, 2**32), st.one_of(st.none(), st.integers(0, 2**32)))
 def test_buckets_are_a_quarter_of_the_limit_and_never_fewer_than_there_are(limit, buckets):
-    assert quarter(limit, buckets) == max(limit // 4, buckets or 0)
+    found = quarter(limit, buckets)
+    assert found >= (buckets or 0)
+    # As the kernel rounds it: to whole pages.
+    assert found == buckets or (found % 512 == 0 and limit / 4 <= found < limit / 4 + 512)
 
 
 def test_the_new_maximum_is_written_out_for_now_and_for_the_next_boot():
@@ -127,7 +130,11 @@ def test_buckets_that_equal_the_limit_are_left_alone_and_called_enough():
     evidence = FULL._replace(buckets=10000, limit=10000)
     assert assigned(advise(evidence, {"usage"})) == {"max": 16384}
     assert "The 10000 hash buckets are enough" in text(evidence)
-    assert "nf_conntrack_buckets" not in text(evidence)
+
+
+def test_the_file_for_the_next_boot_keeps_the_buckets_that_an_earlier_one_may_have_set():
+    kept = commands(advise(FULL._replace(buckets=10240), {"usage"}))[-2]
+    assert "'net.netfilter.nf_conntrack_buckets = 10240' " in kept
 
 
 def test_the_limit_suffices_where_the_peak_and_30_percent_fit():
@@ -202,7 +209,7 @@ def test_what_the_table_has_already_need_not_be_available():
 
 def test_long_chains_call_for_more_buckets_alone():
     evidence = Evidence(9000, 10000, 9000, 1024)
-    assert assigned(advise(evidence, {"load_factor"})) == {"buckets": 2500}
+    assert assigned(advise(evidence, {"load_factor"})) == {"buckets": 2560}
     assert assigned(advise(evidence._replace(buckets=4096), {"load_factor"})) == {"buckets": 8192}
     assert advise(evidence._replace(buckets=None), {"load_factor"}) == []
 
@@ -218,6 +225,14 @@ def test_a_table_that_is_too_small_and_whose_chains_are_too_long_gets_twice_the_
     assert "buckets" not in assigned(advise(small, {"usage"}))
     both = assigned(advise(small, {"usage", "load_factor"}))
     assert both["buckets"] == 8192
+
+
+@pytest.mark.parametrize("label", ["load_factor", "chain_overflows"])
+def test_two_alarms_that_call_for_buckets_call_for_one_number(label):
+    lines = commands(advise(Evidence(190000, 200000, 190000, 4096), {"usage", label}))
+    assert [line for line in lines if "nf_conntrack_buckets=" in line] == [
+        "sysctl -w net.netfilter.nf_conntrack_buckets=65536"
+    ]
 
 
 @pytest.mark.parametrize(("entries", "unknown"), [(9999, False), (10000, True), (12000, True)])

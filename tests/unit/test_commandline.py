@@ -11,7 +11,16 @@ import time
 
 import pytest
 
-from check_conntrack import __version__, commandline, history, output, usage
+from check_conntrack import (
+    __version__,
+    commandline,
+    full,
+    history,
+    output,
+    table,
+    thresholds,
+    usage,
+)
 from check_conntrack.kernel import KernelError, rights
 from check_conntrack.kernel.rights import User
 
@@ -42,6 +51,19 @@ def test_help_wins_over_an_option_that_is_wrong(help_page):
 def test_version_is_one_line_and_exits_3(help_page):
     for option in ("-V", "--version"):
         assert help_page(option) == (3, f"check_conntrack_usage {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "module", [usage, full, table], ids=lambda module: module.__name__.rpartition(".")[2]
+)
+def test_what_the_help_says_of_quotes_and_of_a_leading_hyphen_is_so(module):
+    page = " ".join(module.parser().format_help().split())
+    assert 'a range with ~ or @ wants quotes: -w "~:10", -w "usage=~:".' in page
+    assert "-w=-5:5" in page
+    words = shlex.split('-w "~:10" -w "usage=~:" -w=-5:5 -c=-5:5')
+    options = module.parser().parse_args(words)
+    assert (options.warning, options.critical) == (["~:10", "usage=~:", "-5:5"], ["-5:5"])
+    assert thresholds.parse_bounds("-5:5", module.LABELS[0])
 
 
 EXAMPLES = [line for line in usage.EXAMPLES.splitlines() if line.startswith("  ")]

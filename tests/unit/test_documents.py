@@ -182,7 +182,7 @@ def test_the_alarms_of_a_section_say_what_they_mean_and_what_to_do():
 
 def test_the_diagnosis_names_the_bounds_of_the_code():
     text = (TREE / "docs" / "table.md").read_text()
-    assert f"Below {advice.FEWEST} entries" in text
+    assert f"fewer than {advice.FEWEST} entries" in text
     assert f"{advice.PRESSED:.0f} % full" in text
     plain = {cause.name for cause in advice.CAUSES if cause.plain}
     assert set(re.findall(r"\| \[([\w ]+)\]\([^)]*\) \(\*plain\*\)", text)) == plain

@@ -130,8 +130,16 @@ def test_the_margin_is_that_of_a_draw_without_replacement():
 def test_idle_established_connections_are_never_overcounted(timeouts, seconds):
     one = tallied(*(dump.entry(state=3, timeout=left) for left in timeouts))
     found = one.established_idle(seconds, 432000)
-    assert sum(432000 - left >= seconds + 256 for left in timeouts) <= found
+    assert sum(432000 - left >= seconds + 256 and left >= 512 for left in timeouts) <= found
     assert found <= sum(432000 - left >= seconds for left in timeouts)
+
+
+def test_what_waits_for_an_acknowledgement_is_not_idle():
+    # tcp_timeout_unacknowledged and _max_retrans: 300 s are left to who spoke a second ago.
+    one = tallied(*(dump.entry(state=3, timeout=left) for left in (299, 300, 80000)))
+    assert one.established_idle(3600, 432000) == 1
+    longer = tallied(*(dump.entry(state=3, timeout=left) for left in (1199, 80000)))
+    assert longer.established_idle(3600, 432000, 1200) == 1
 
 
 def test_an_empty_table_has_figures():

@@ -106,11 +106,14 @@ def test_columns_give_what_lines_give(line):
                     st.sampled_from(
                         [
                             *("40000", "10.0.0.1", "192.0.2.9", "::1", "[ASSURED]", "443", "src="),
-                            *("ES", "431999"),
+                            *("ES", "431999", "zone=3", "sport=", "=443", " 2 ", " 6 ", "TIME_"),
                         ]
                     ),
                     st.sampled_from(
-                        ["4294967295", "1", "10.0.0.2", "99999", "", "x", "300.1.1.1", " ", "::3"]
+                        [
+                            *("4294967295", "4294967296", "1", "10.0.0.2", "99999", "", "x"),
+                            *("300.1.1.1", " ", "::3", "9" * 5000, "s1rc=", "sr7c=", "|", "="),
+                        ]
                     ),
                 ),
                 max_size=2,
@@ -131,6 +134,29 @@ def test_lines_with_faults_are_counted_alike_by_columns_and_by_lines(described):
     content = "\n".join(lines).encode()
     fast, slow = counted(content), slowly(content)
     assert (fast.bad_lines, everything(fast)) == (slow.bad_lines, everything(slow))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("431999", "9" * 5000),
+        ("431999", "4294967296"),
+        ("zone=3", "zone=99999"),
+        (" src=10", " s7rc=10"),
+        (" src=10", " src7=10"),
+        ("ESTABLISHED", "ESTAB7LISHED"),
+        ("sport=40000", "sport="),
+        ("[ASSURED]", "[ASS7URED]"),
+        ("ESTABLISHED", "ESTABLISHED |"),
+        ("dport=443 packets", "dp7ort= packets"),
+    ],
+)
+def test_a_line_that_looks_like_its_neighbours_and_is_none_is_bad(old, new):
+    lines = [EXTENDED] * 5 + [EXTENDED.replace(old, new, 1)] + [EXTENDED] * 5
+    content = "\n".join(lines).encode()
+    fast, slow = counted(content), slowly(content)
+    assert (fast.read, fast.bad_lines) == (10, 1)
+    assert everything(fast) == everything(slow)
 
 
 @given(st.binary(max_size=2000))

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from check_conntrack import history
-from check_conntrack.history import RefusedError, Store, kept_series, series_of
+from check_conntrack.history import Store, kept_series, series_of
 from check_conntrack.trend import Peak, Sample
 
 PLUGINS = os.path.dirname(os.path.dirname(history.__file__))
@@ -91,12 +91,51 @@ def test_what_it_makes_is_for_its_owner_alone(store, tmp_path):
 # --- which folder is refused
 
 
+def refused(path):
+    """Why the store is refused; what lies below `path` is neither read nor written then."""
+    store = Store.open(str(path), {}, None)
+    assert store.refused
+    assert store.folder == ""
+    assert store.read("key") is None
+    assert [store.update("key", bump) for _ in range(2)] == [1, 1]
+    assert store.notes == []
+    trouble = store.trouble
+    store.close()
+    return trouble
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775, 0o720, 0o702])
 def test_a_folder_that_others_may_write_to_is_refused(tmp_path, mode):
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state").chmod(mode)
-    with pytest.raises(RefusedError, match=r"others may write to .*/state: name one"):
-        Store.open(str(tmp_path / "state"), {}, None)
+    folder = tmp_path / "state"
+    own = folder / str(os.geteuid())
+    own.mkdir(parents=True, mode=0o700)
+    (own / "key.json").write_text("41")
+    folder.chmod(mode)
+    said = f"others may write to the state directory {folder}: name one that only its owner may"
+    assert refused(folder) == said
+    assert everything(folder) == [own.name]
+    assert everything(own) == ["key.json"]
+    assert (own / "key.json").read_text() == "41"
+
+
+def test_a_folder_that_is_refused_is_not_even_given_one_of_ones_own(tmp_path):
+    folder = tmp_path / "state"
+    folder.mkdir()
+    folder.chmod(0o777)
+    refused(folder)
+    assert everything(folder) == []
+
+
+def test_a_shared_folder_that_is_refused_has_no_other_take_its_place(tmp_path, monkeypatch):
+    shared, home = tmp_path / "shared", tmp_path / "home"
+    monkeypatch.setattr(history, "SHARED", str(shared))
+    shared.mkdir()
+    shared.chmod(0o777)
+    for where in (str(home), ""):
+        store = Store.open(None, {}, where)
+        assert store.refused
+        assert "others may write to" in store.trouble
+    assert not home.exists()
 
 
 @pytest.mark.parametrize("spelling", ["link", "link/", "./link/."])
@@ -104,8 +143,9 @@ def test_a_link_is_refused_however_it_is_spelled(tmp_path, spelling, monkeypatch
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RefusedError, match="is a link"):
-        Store.open(spelling, {}, None)
+    assert (
+        refused(spelling) == f"state directory {tmp_path}/link is a link: name the directory itself"
+    )
     assert everything(tmp_path / "real") == []
 
 
@@ -113,23 +153,23 @@ def test_a_link_is_refused_however_it_is_spelled(tmp_path, spelling, monkeypatch
 def test_a_link_to_no_folder_is_refused_too(tmp_path, target):
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / target)
-    with pytest.raises(RefusedError, match="is a link"):
-        Store.open(str(tmp_path / "link"), {}, None)
+    assert "/link is a link" in refused(tmp_path / "link")
+    assert everything(tmp_path) == ["file", "link"]
 
 
 def test_a_link_in_place_of_ones_own_folder_is_refused_by_its_whole_path(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / str(os.geteuid())).symlink_to(tmp_path / "other")
-    with pytest.raises(RefusedError, match=f"{tmp_path}/{os.geteuid()} is a link"):
-        Store.open(str(tmp_path), {}, None)
+    assert f"{tmp_path}/{os.geteuid()} is a link" in refused(tmp_path)
+    assert everything(tmp_path / "other") == []
 
 
 def test_ones_own_folder_open_to_others_is_refused(tmp_path):
     own = tmp_path / str(os.geteuid())
     own.mkdir()
     own.chmod(0o777)
-    with pytest.raises(RefusedError, match=f"others may write to .*{own}"):
-        Store.open(str(tmp_path), {}, None)
+    assert f"others may write to the state directory {own}: " in refused(tmp_path)
+    assert everything(own) == []
 
 
 def test_a_folder_of_ones_name_that_is_somebody_elses_is_refused(tmp_path, need):
@@ -137,8 +177,8 @@ def test_a_folder_of_ones_name_that_is_somebody_elses_is_refused(tmp_path, need)
     own = tmp_path / str(os.geteuid())
     own.mkdir(mode=0o755)
     os.chown(own, 65534, 65534)
-    with pytest.raises(RefusedError, match="belongs to somebody else"):
-        Store.open(str(tmp_path), {}, None)
+    assert refused(tmp_path) == f"state directory {own} belongs to somebody else"
+    assert everything(own) == []
 
 
 # --- trouble that is no reason to refuse

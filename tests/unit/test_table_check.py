@@ -12,6 +12,7 @@ import pytest
 
 from check_conntrack import commandline, session, table
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel import program
 from unit import flows_dump, tables
 
 FEW = flows_dump.entry(state=3, timeout=431000)
@@ -118,6 +119,41 @@ def test_auto_asks_one_source_after_the_other(reader, sysctls, inspect):
     assert [asked[0] for asked in reader.asked] == ["table", "text"]
     assert any("Read /proc/net/nf_conntrack, 1000 entries" in line for line in run.lines)
     assert "Tried netlink: the kernel refused the dump: Operation not supported" in run.lines
+
+
+CALLS_ITSELF = "conntrack v1.4.7 (conntrack-tools): "
+NOT_ROOT = "Operation failed: sorry, you must be root or get CAP_NET_ADMIN capability to do this"
+NOT_PERMITTED = "Operation failed: Operation not permitted"
+NO_MEMORY = "Can't open handler (netlink): no memory"
+COUNTED = CALLS_ITSELF + "7 flow entries have been shown."
+SILENT = "it failed and said nothing"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "right"),
+    [
+        (CALLS_ITSELF + NOT_ROOT, NOT_ROOT, True),
+        (f"conntrack v0.9.15: {NOT_ROOT}", NOT_ROOT, True),
+        (f"{COUNTED}\n{CALLS_ITSELF}{NOT_PERMITTED}", NOT_PERMITTED, True),
+        ("sh: exec: Permission denied", "sh: exec: Permission denied", True),
+        (CALLS_ITSELF + NO_MEMORY, NO_MEMORY, False),
+        (COUNTED, SILENT, False),
+        ("", SILENT, False),
+    ],
+)
+def test_what_conntrack_says_of_its_failure_is_told_and_what_to_grant(
+    inspect, monkeypatch, tmp_path, said, reason, right
+):
+    fake = tmp_path / "conntrack"
+    fake.write_text(f"#!/bin/sh\ncat >&2 <<'EOF'\n{said}\nEOF\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(program, "CONNTRACK_PATHS", (str(fake),))
+    run = inspect("--source", "conntrack")
+    assert run.state == "UNKNOWN"
+    needs = " (needs CAP_NET_ADMIN)" if right else ""
+    assert f"Tried conntrack: {reason}{needs}" in run.lines
+    assert any("AmbientCapabilities" in line for line in run.lines) == right
+    assert ("no right to read the table" in run.text) == right
 
 
 def test_without_rights_each_source_is_told_and_how_to_grant_it(sysctls, inspect):

@@ -7,6 +7,7 @@ import shlex
 import pytest
 
 from check_conntrack import advice
+from check_conntrack.kernel import timeouts
 from unit import flows_dump, tables
 
 
@@ -92,7 +93,7 @@ def test_the_timeout_that_keeps_the_entries_is_told_as_it_is(reader, sysctls, in
         "120 s. With caution: below a minute, late packets of an old connection may meet a new "
         "one." in run.lines
     )
-    assert "  sysctl -w net.netfilter.nf_conntrack_tcp_timeout_time_wait=30" in run.lines
+    assert "  sysctl -w net.netfilter.nf_conntrack_tcp_timeout_time_wait=60" in run.lines
 
 
 def test_a_timeout_that_is_short_already_is_left_alone():
@@ -102,22 +103,79 @@ def test_a_timeout_that_is_short_already_is_left_alone():
     assert "sysctl -w" not in text
 
 
-def test_a_timeout_that_cannot_be_read_is_told_as_such():
+def test_a_timeout_that_nobody_tells_is_told_as_such():
     mixture = advice.Mixture(1000, close_wait=80, timeouts={"tcp_timeout_close_wait": (None, 60)})
     text = "\n".join(advice.remedies(mixture, advice.diagnose(mixture)))
-    assert "nf_conntrack_tcp_timeout_close_wait could not be read" in text
+    assert "nf_conntrack_tcp_timeout_close_wait is not known there" in text
     assert "With caution" in text
 
 
-def test_commands_lead_into_the_namespace_that_was_looked_at():
+@pytest.mark.parametrize("cause", advice.CAUSES, ids=lambda cause: cause.name)
+def test_commands_lead_into_the_namespace_that_was_looked_at(cause):
+    named = advice.Largest("192.0.2.1", 90.0)
     mixture = advice.Mixture(
         1000,
-        time_wait=80,
-        timeouts={"tcp_timeout_time_wait": (120, 120)},
+        half_open_source=named,
+        source=named,
+        timeouts=dict.fromkeys(timeouts.DEFAULTS, (999999, 999999)),
         command="nsenter --net=/run/netns/r1 ",
     )
-    lines = advice.remedies(mixture, advice.diagnose(mixture))
-    assert any(line.startswith("  nsenter --net=/run/netns/r1 sysctl -w ") for line in lines)
+    commands = [command for step in cause.steps(mixture) for command in step.commands]
+    assert commands or cause.room
+    for command in commands:
+        assert command.startswith("nsenter --net=/run/netns/r1 ")
+        assert shlex.split(command)[2] in ("sysctl", "nft", "ss")
+
+
+def test_this_host_whose_connections_nobody_answers_is_no_flood():
+    mixture = advice.Mixture(
+        1000,
+        half_open=100,
+        half_open_source=advice.Largest("10.5.5.5", 100),
+        unreplied=100,
+        service=advice.Largest("tcp/7777", 100),
+        own=frozenset({"10.5.5.5"}),
+    )
+    (cause,) = advice.diagnose(mixture)
+    assert cause.sentence(mixture) == (
+        "traffic dies unreplied: 100 % of entries saw no answer, most to tcp/7777, "
+        "asked by this host"
+    )
+    assert "drop" not in "\n".join(advice.remedies(mixture, [cause]))
+    (cause,) = advice.diagnose(mixture._replace(own=frozenset()))
+    assert cause.name == "flood"
+
+
+def test_a_flood_from_many_sources_names_none_of_them():
+    mixture = advice.Mixture(
+        1000, half_open=80, half_open_source=advice.Largest("10.1.149.10", 0.3)
+    )
+    (cause,) = advice.diagnose(mixture)
+    assert "from many sources" in cause.sentence(mixture)
+    assert "10.1.149.10" not in cause.sentence(mixture) + str(advice.remedies(mixture, [cause]))
+
+
+def test_clients_of_a_service_that_is_down_look_like_a_flood_and_that_is_said():
+    mixture = advice.Mixture(1000, half_open=80, destination=advice.Largest("192.0.2.80", 79.0))
+    told = advice.remedies(mixture, advice.diagnose(mixture))
+    assert any("see whether 192.0.2.80 answers" in line for line in told)
+
+
+def test_this_host_is_not_asked_to_keep_itself_out():
+    source = advice.Largest("10.5.5.5", 80.0)
+    mixture = advice.Mixture(1000, usage=90, source=source, own=frozenset({"10.5.5.5"}))
+    (cause,) = advice.diagnose(mixture)
+    assert advice.remedies(mixture, [cause])[-1] == "  ss -tanp src 10.5.5.5"
+
+
+def test_a_sample_is_diagnosed_by_what_was_read_and_not_by_what_it_stands_for(
+    reader, sysctls, inspect
+):
+    sysctls.holds(17000, 20000)
+    reader.hands_out("text", tables.listing(tables.syn_flood()))
+    run = inspect("--source", "proc", "--max-entries", "99", "-v")
+    assert "estimated from a sample of 99" in run.text
+    assert "No known cause" in run.rest
 
 
 def test_a_handful_of_entries_shows_nothing():

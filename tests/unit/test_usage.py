@@ -385,6 +385,65 @@ def test_a_broken_state_directory_never_changes_the_verdict(
     assert f"{entries} of 10000" in run.text
 
 
+@pytest.fixture(params=["open to others", "sticky", "open to a group", "a link", "a dangling link"])
+def refused(request, tmp_path):
+    """A state directory that is refused, and how the refusal is told."""
+    folder = tmp_path / "refused"
+    if "link" in request.param:
+        if request.param == "a link":
+            (tmp_path / "real").mkdir()
+        folder.symlink_to(tmp_path / "real")
+        return folder, f"state directory {folder} is a link: name the directory itself"
+    folder.mkdir()
+    folder.chmod({"open to others": 0o777, "sticky": 0o1777}.get(request.param, 0o770))
+    why = f"others may write to the state directory {folder}: name one that only its owner may"
+    return folder, why
+
+
+@pytest.mark.parametrize(("entries", "code"), [(1000, 0), (8500, 1), (9500, 2), (10000, 2)])
+def test_a_state_directory_that_is_refused_costs_the_memory_and_not_the_verdict(
+    check, sysctls, refused, entries, code
+):
+    folder, why = refused
+    sysctls.holds(entries, 10000)
+    good = check("--no-state")
+    run = check("--state-dir", str(folder))
+    assert (run.code, run.text, run.data) == (code, good.text, good.data)
+    assert run.lines.index(f"Nothing is remembered: {why}") == (1 if code else 0)
+    assert not folder.exists() or not os.listdir(folder)
+
+
+def test_an_ok_has_one_line_on_a_refused_state_directory_and_no_other(check, refused):
+    folder, why = refused
+    assert check("--state-dir", str(folder)).lines == [f"Nothing is remembered: {why}"]
+    for level in ("-v", "-vvv"):
+        lines = check("--state-dir", str(folder), level).lines
+        assert [why in line for line in lines].count(True) == 1
+
+
+def test_a_threshold_that_needs_a_refused_state_directory_is_a_warning_that_tells_once_why(
+    check, refused
+):
+    folder, why = refused
+    run = check("--state-dir", str(folder), "-w", "time_to_full=4h:")
+    assert run.state == "WARNING"
+    assert "growth unknown: " in run.text
+    assert [line for line in run.lines if why in line] == [
+        f"WARNING: growth cannot be judged: {why}"
+    ]
+
+
+def test_long_output_that_is_cut_off_still_tells_of_a_refused_state_directory(
+    check, entered, sysctls, refused
+):
+    _, why = refused
+    entered({f"namespace-with-a-long-name-{n:060}": (n, 9900, 10000) for n in range(1, 60)})
+    run = check("--netns", "namespace*", "--state-dir", str(refused[0]))
+    assert run.code == 2
+    assert run.lines[-1] == "(more with -v)"
+    assert f"Nothing is remembered: {why}" in run.lines
+
+
 @given(st.one_of(st.binary(max_size=60), st.just(b"[" * 5000), st.just(b'{"boot":null}')))
 def test_whatever_the_state_holds_the_verdict_is_the_same(check, sysctls, tmp_path, content):
     check()

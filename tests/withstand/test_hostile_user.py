@@ -18,7 +18,7 @@ import pytest
 
 from check_conntrack import snapshot
 from check_conntrack.kernel.source import parse_answer
-from kernel.rig import NOBODY, hidden
+from kernel.rig import NOBODY, hidden, limit_lock
 from withstand.conftest import RUNS, answer
 from withstand.test_any_host import limited
 
@@ -94,8 +94,55 @@ def test_a_folder_that_is_swapped_between_check_and_use_is_no_way_out(usage, fol
         stop.set()
         swapper.join()
     assert 0 in swaps
-    assert {result.code for result in results} <= {0, 3}
+    assert {result.code for result in results} == {0}, "the verdict stands"
     assert os.listdir(target) == [], "nothing was ever written through the link"
+
+
+@pytest.mark.parametrize("kind", ["open", "link"])
+@pytest.mark.parametrize("name", ["usage", "full", "table"])
+def test_a_state_directory_that_a_stranger_may_have_a_hand_in_never_costs_the_verdict(
+    checks, folder, netns, name, kind
+):
+    namespace = netns()
+    namespace.fill(30)
+    log = folder / "kern.log"
+    log.write_text("Jan  1 00:00:00 h kernel: nf_conntrack: table full, dropping packet\n")
+    log.chmod(0o644)
+    alarm = ["--log", log, "--since", "all"] if name == "full" else ["-w", "0", "-c", "0"]
+    quiet = [*alarm, "-c", "9"] if name == "full" else ["-w", "99", "-c", "99"]
+    place = folder / "place"
+
+    def judged():
+        command = checks(name, "--state-dir", place)
+        return [answer(namespace.command(*command, *words)) for words in (alarm, quiet)]
+
+    def spoil():
+        if kind == "open":
+            place.chmod(0o777)
+            return f"others may write to the state directory {place}: name one that only its owner"
+        place.rename(folder / "elsewhere")
+        place.symlink_to("elsewhere")
+        os.chown(place, 65534, 65534, follow_symlinks=False)
+        return f"state directory {place} is a link: name the directory itself"
+
+    def kept():
+        return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+    place.mkdir(mode=0o700)
+    shutil.chown(place, 65534, 65534)
+    with limit_lock():
+        good = judged()
+        why = spoil()
+        before = kept()
+        bad = judged()
+    assert [run.state for run in good] == ["CRITICAL", "OK"]
+    assert all("Nothing is remembered" not in run.out for run in good)
+    assert [(run.code, run.text) for run in bad] == [(run.code, run.text) for run in good]
+    for run in bad:
+        (told,) = [line for line in run.lines if "remembered" in line]
+        assert told.startswith(f"Nothing is remembered: {why}")
+    assert before, "something could have been read there"
+    assert kept() == before, "and nothing is written"
 
 
 def test_snapshots_of_others_neither_count_nor_go(folder):

@@ -436,17 +436,23 @@ class Tally:
             for key, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         ]
 
-    def established_idle(self, seconds: int, timeout: int, total: int | None = None) -> int:
+    def established_idle(
+        self, seconds: int, timeout: int, unacknowledged: int = 300, total: int | None = None
+    ) -> int:
         """How many established TCP entries have been silent for `seconds` or longer.
 
-        timeout: nf_conntrack_tcp_timeout_established, from which each entry counts down. Right to
-        2**IDLE_SHIFT seconds, and never too many.
+        timeout: nf_conntrack_tcp_timeout_established, from which each entry counts down. One that
+        waits for an acknowledgement counts down from `unacknowledged` and may have spoken just now
+        (tcp_timeout_unacknowledged and _max_retrans, nf_conntrack_tcp_packet() of
+        nf_conntrack_proto_tcp.c): what has so little left is not counted. Right to 2**IDLE_SHIFT
+        seconds, and never too many.
         """
         latest = timeout - seconds
-        if latest < 0:
-            return 0
+        first = (unacknowledged >> IDLE_SHIFT) + 1
         below = latest + 1 >> IDLE_SHIFT
-        number = sum(n for bucket, n in self.established_timeouts.items() if bucket < below)
+        number = sum(
+            n for bucket, n in self.established_timeouts.items() if first <= bucket < below
+        )
         return round(number * self.scale(total))
 
     def margin(self, total: int) -> float:

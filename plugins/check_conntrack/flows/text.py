@@ -460,7 +460,7 @@ class _Counting:
         except (OSError, UnicodeError):
             return False
         numbers = columns.numbers()
-        if numbers is None:
+        if numbers is None or not columns.zones():
             return False
         ids, ports = numbers
         source_nat = _differing(back_target, source, *ids)
@@ -513,8 +513,9 @@ class _Counting:
         self.tally.pools.feed(map(b"".join, zip(heads, targets, translated)), len(ports))
 
 
+_ZONES = frozenset(("zone", "zone-orig", "zone-reply"))
 # Names whose values `_Counting` takes from columns.
-_USED = frozenset(("src", "dst", "sport", "dport", "srckey", "dstkey", "id", "zone", "zone-reply"))
+_USED = frozenset(("src", "dst", "sport", "dport", "srckey", "dstkey", "id", *_ZONES))
 
 
 class _Columns:
@@ -548,9 +549,13 @@ class _Columns:
                 column = self.at(place)
                 if column.count(column[0]) != self.number:
                     return False
-        if self.places.timeout_at is not None:
-            return all(map(str.isdigit, self.at(self.places.timeout_at)))
-        return True
+        if self.places.timeout_at is None:
+            return True
+        seconds = self.at(self.places.timeout_at)
+        longest = max(map(len, seconds))
+        # As long as a number of 32 bits may be, int() is asked; longer ones would cost it dearly.
+        small = longest < 10 or (longest == 10 and max(map(int, seconds)) < 1 << 32)
+        return all(map(str.isdigit, seconds)) and small
 
     def has(self, name: str) -> bool:
         """Whether the lines say anything under this name."""
@@ -606,6 +611,11 @@ class _Columns:
             if not self._sixteen_bits(column):
                 return None
         return sources, targets
+
+    def zones(self) -> bool:
+        """Whether all zones are such, where lines name any."""
+        named = [key for key in self.places.found if key[0] in _ZONES]
+        return all(self._sixteen_bits(self.values(*key)) for key in named)
 
     def _sixteen_bits(self, column: Collection[str]) -> bool:
         # In bare columns there are digits and dots alone; int takes more than digits.

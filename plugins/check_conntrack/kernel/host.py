@@ -24,3 +24,21 @@ def runs_kube_proxy() -> bool:
     except OSError:
         return False
     return any(read_file(f"/proc/{pid}/comm", 32).data.strip() in _KUBE_PROXY for pid in pids)
+
+
+def has_address(text: str) -> bool:
+    """Whether an address is one of this network namespace's own.
+
+    Asked of the routing table, without a packet: what goes to an own address comes from it.
+    """
+    import socket
+
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        socket.inet_pton(family, text)  # Anything else would be looked up as a name.
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
+            link.connect((text, 9))
+            here: str = link.getsockname()[0]
+    except OSError:
+        return False
+    return here == text

@@ -6,6 +6,7 @@ It asks the kernel by itself, so it needs the right that the reader needs, or fi
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 
 from .source import KernelError
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 # Looked for here, and not along a PATH that somebody else may have set.
 CONNTRACK_PATHS = ("/usr/sbin/conntrack", "/sbin/conntrack", "/usr/bin/conntrack")
 ARGUMENTS = ("-L", "-o", "extended")
-# With the reason for failure last, in the program's own words.
-_NO_WORDS = ("conntrack v",)
+# It calls itself by name and version before whatever it says, a failure too (conntrack.c).
+_NAME = re.compile(r"conntrack v\S+(?: \(conntrack-tools\))?: ")
+_COUNT = "flow entries have been shown."
 
 
 class Conntrack:
@@ -82,8 +84,8 @@ class Conntrack:
         """Wait for its end; raises KernelError with its own words where it failed."""
         stderr = self._process.stderr
         assert stderr  # noqa: S101
-        words = stderr.read(4096).decode("ascii", "replace").split("\n")
+        lines = stderr.read(4096).decode("ascii", "replace").split("\n")
         if self._process.wait() != 0:
-            said = [word.strip() for word in words if word.strip()]
-            reason = next((word for word in said if not word.startswith(_NO_WORDS)), "")
-            raise KernelError(reason.rpartition("): ")[2] or "it failed and said nothing")
+            said = [_NAME.sub("", line.strip(), 1) for line in lines]
+            reason = next((words for words in said if words and not words.endswith(_COUNT)), "")
+            raise KernelError(reason or "it failed and said nothing")

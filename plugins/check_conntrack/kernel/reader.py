@@ -12,6 +12,7 @@ and only then writes what it reads, unparsed, to standard output.
                   / "table" *where *8filter   all entries over ctnetlink; a dump for each filter
               / "expectations" *where     all expectations over ctnetlink
               / "text" *where             /proc/net/nf_conntrack
+              / "timeouts" *where         nf_conntrack_*_timeout*
               / "log"                     /dev/kmsg, a frame for each record
     where     = "processes" / path        every network namespace that a process is in, or one
     path      = "/" 1*4094 byte           a file that names a network namespace; anything else that
@@ -136,7 +137,8 @@ def read_request(descriptor: int) -> list[bytes]:
     elif what == b"table":
         allowed = len(filters) <= MOST_DUMPS
     else:
-        allowed = not filters and what in (b"limits", b"counters", b"expectations", b"text")
+        known = b"limits", b"counters", b"timeouts", b"expectations", b"text"
+        allowed = not filters and what in known
     if not allowed or any(len(where) >= LONGEST_PATH for where in wheres):
         raise RefusedError
     for text in filters:
@@ -325,11 +327,10 @@ def batches(asked: socket) -> Iterator[bytes]:
 
 
 def pieces(descriptor: int, inode: int, path: bytes) -> Iterator[bytes]:
-    """The frames of a file that is open already."""
-    while True:
+    """The frames of a file that is open already; the last, which is empty, is its end."""
+    data = b"?"
+    while data:
         data = os.read(descriptor, 65536)
-        if not data:
-            return
         yield frame(inode, 0, "text", path, data)
 
 
@@ -379,11 +380,14 @@ def widen(pipe: int) -> None:
         fcntl(pipe, F_SETPIPE_SZ, PIPE_SIZE)
 
 
-def small_files(inode: int, path: bytes, counters: bool) -> Iterator[bytes]:
-    """The frames of a namespace's limits, and of its counters."""
+def small_files(what: bytes, inode: int, path: bytes) -> Iterator[bytes]:
+    """The frames of a namespace's limits, of these and its counters, or of its timeouts."""
+    names: Iterable[str] = LIMITS
+    if what == b"timeouts":
+        names = sorted(name for name in os.listdir(SYSCTLS) if "_timeout" in name)
     sources: list[tuple[str, Callable[[], bytes]]]
-    sources = [(name, partial(small, SYSCTLS + name)) for name in LIMITS]
-    if counters:
+    sources = [(name, partial(small, SYSCTLS + name)) for name in names]
+    if what == b"counters":
         sources.append(("stat", partial(small, "/proc/net/stat/nf_conntrack")))
         sources.append(("stats_cpu", stats_cpu))
     for name, read in sources:
@@ -405,8 +409,8 @@ def begin(what: bytes, path: bytes, filters: list[bytes], seen: set[int]) -> Ite
         inode = enter(path, seen)
         if not inode:
             return []
-        if what in (b"limits", b"counters"):
-            return list(small_files(inode, path, what == b"counters"))
+        if what in (b"limits", b"counters", b"timeouts"):
+            return list(small_files(what, inode, path))
         if what == b"text":
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
             return pieces(os.open("/proc/net/nf_conntrack", flags), inode, path)

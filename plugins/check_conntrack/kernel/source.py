@@ -26,7 +26,7 @@ READER_OF_ARCHIVE = "/opt/check-conntrack/reader.py"
 SUDO_PATHS = ("/usr/bin/sudo", "/bin/sudo", "/usr/local/bin/sudo", "/run/wrappers/bin/sudo")
 LARGEST_ANSWER = 64 << 20  # bytes; a hundred thousand namespaces need a quarter of it
 
-_HEAD = re.compile(rb"([0-9]{1,20}) ([0-9]{1,5}) ([a-z_]{1,64}|-) ([0-9]{1,4}) ([0-9]{1,8})\n")
+_HEAD = re.compile(rb"([0-9]{1,20}) ([0-9]{1,5}) ([a-z0-9_]{1,64}|-) ([0-9]{1,4}) ([0-9]{1,8})\n")
 _LONGEST_HEAD = 128
 _SIGPIPE, _SIGALRM = 13, 14  # importing signal takes longer than it is worth
 

@@ -6,8 +6,17 @@ net/netfilter/nf_conntrack_proto_*.c.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+
 from .limits import NEW, number
-from .source import KernelError, read_file
+from .source import KernelError, Reading, read_file
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .source import Frame
 
 # By the last words of the sysctl's name: the default in seconds.
 DEFAULTS = {
@@ -19,6 +28,8 @@ DEFAULTS = {
     "tcp_timeout_last_ack": 30,
     "tcp_timeout_time_wait": 120,
     "tcp_timeout_close": 10,
+    "tcp_timeout_max_retrans": 300,
+    "tcp_timeout_unacknowledged": 300,
     "udp_timeout": 30,
     "udp_timeout_stream": 120,
     "icmp_timeout": 30,
@@ -31,10 +42,22 @@ DEFAULTS = {
 
 def read_timeouts() -> dict[str, int]:
     """The timeouts of this process's own network namespace, as far as they can be read."""
+    return _known(read_file(NEW + name) for name in DEFAULTS)
+
+
+def timeouts_of(frames: Iterable[Frame]) -> dict[str, int]:
+    """The timeouts among what the reader told of a namespace, as far as it could read them."""
+    folder = os.path.dirname(NEW)
+    return _known(
+        Reading(f"{folder}/{frame.file}", frame.data, frame.errno)
+        for frame in frames
+        if frame.file.partition("nf_conntrack_")[2] in DEFAULTS
+    )
+
+
+def _known(readings: Iterable[Reading]) -> dict[str, int]:
     found = {}
-    for name in DEFAULTS:
-        try:
-            found[name] = number(read_file(NEW + name))
-        except KernelError:
-            continue
+    for reading in readings:
+        with suppress(KernelError):
+            found[reading.path[len(NEW) :]] = number(reading)
     return found
