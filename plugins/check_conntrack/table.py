@@ -22,7 +22,7 @@ from .thresholds import Label, parse_thresholds
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
     from .advice import Cause, Largest, Mixture
     from .flows.match import Match
@@ -101,8 +101,8 @@ Examples:
 class Place(NamedTuple):
     """A network namespace, or a file, with its table as far as it could be read.
 
-    `limits` is None for a file, `table` where nothing could be read. `after` is the count when
-    the table had been read.
+    `limits` is None for a file, `table` where nothing could be read. `peak` is the largest count
+    known, `key` what the place's memory goes by.
     """
 
     name: str
@@ -113,6 +113,7 @@ class Place(NamedTuple):
     table: sources.Table | None = None
     figures: Figures | None = None
     peak: int = 0
+    key: str = ""
 
     @property
     def fullness(self) -> tuple[float, int]:
@@ -221,18 +222,18 @@ class Contents(Resource):
             spot for spot in full[:MOST_NAMESPACES] if spot.limits.entries
         ]
         found = self._read({spot.path: spot.limits.entries for spot in read})
-        self.session.stage(f"remembering this run in {self.store.folder}")
-        boot = boot_id()
         seen = []
         for spot in spots:
             table = found.get(spot.path)
             if spot in read and isinstance(table, sources.Table):
-                seen.append(self._place(spot, self._compared(table, spot), boot))
+                seen.append(_place(spot, self._compared(table, spot)))
             elif spot not in read or spot.path in found or spot.path == OWN:
-                seen.append(self._place(spot, None, boot))
+                seen.append(_place(spot, None))
             # Any other is gone since it was looked at.
+        self.session.stage(f"remembering this run in {self.store.folder}")
         first = next((place for place in seen if not place.prefix), None)
-        return first, [place for place in seen if place.prefix]
+        others = [place for place in seen if place.prefix]
+        return self._with_peak(first), self._with_peaks(others, {spot.path for spot in read})
 
     def _read(self, counts: dict[str, int]) -> dict[str, sources.Table | sources.Refusal]:
         """The tables by the paths of their namespaces, from the first source that gives them."""
@@ -332,21 +333,59 @@ class Contents(Resource):
             return f"no right to read the table (tried {tried})"
         return "the table cannot be read: " + "; ".join(map(str, reasons))
 
-    def _place(self, spot: places.Spot, table: sources.Table | None, boot: str) -> Place:
-        """The place with what was read of it, and its peak, to which this run is added."""
-        figures = table.tally.figures(table.whole) if table else None
-        today = trend.Peak(int(time.time() // 86400), spot.limits.entries)
+    def _with_peak(self, first: Place | None) -> Place | None:
+        """The first place with the largest count of 30 days, this run's included."""
+        if first is None:
+            return None
+        kept = self.store.update(f"table/{first.key}/{self.options.state_key}", _change(first))
+        return first._replace(peak=_peak(first, kept))
 
-        def change(kept: object) -> object:
-            _, peaks = series_of(kept, boot, spot.inode)
-            return kept_series(boot, spot.inode, (), trend.with_peak(peaks, today))
+    def _with_peaks(self, others: list[Place], read: Set[str]) -> list[Place]:
+        """The same of further places, whose peaks share a file: of those at the paths in `read`."""
+        changes = {place.key: _change(place) for place in others if place.path in read}
+        if not changes:
+            return others
+        key = places.further_key("table", self.options.netns, self.options.state_key)
+        kept = self.store.update_each(key, changes)
+        return [
+            place._replace(peak=_peak(place, kept[place.key])) if place.key in kept else place
+            for place in others
+        ]
 
-        key = f"table/{spot.key}/{self.options.state_key}"
-        _, peaks = series_of(self.store.update(key, change), boot, spot.inode)
-        peak = max(peak.entries for peak in peaks)
-        return Place(
-            spot.name, spot.prefix, spot.inode, spot.path, spot.limits, table, figures, peak
-        )
+
+def _place(spot: places.Spot, table: sources.Table | None) -> Place:
+    """The place with what was read of it."""
+    figures = table.tally.figures(table.whole) if table else None
+    entries = spot.limits.entries
+    return Place(
+        spot.name,
+        spot.prefix,
+        spot.inode,
+        spot.path,
+        spot.limits,
+        table,
+        figures,
+        entries,
+        spot.key,
+    )
+
+
+def _change(place: Place) -> Callable[[object], object]:
+    """What adds this run to the peaks that are kept of a place."""
+    boot = boot_id()
+    today = trend.Peak(int(time.time() // 86400), place.peak)
+
+    def change(kept: object) -> object:
+        _, peaks = series_of(kept, boot, place.inode)
+        return kept_series(boot, place.inode, (), trend.with_peak(peaks, today))
+
+    return change
+
+
+def _peak(place: Place, kept: object) -> int:
+    """The largest count that is kept of a place."""
+    _, peaks = series_of(kept, boot_id(), place.inode)
+    return max(peak.entries for peak in peaks)
 
 
 # --- present

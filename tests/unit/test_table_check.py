@@ -445,6 +445,22 @@ def test_several_namespaces_add_their_main_labels_after_all_others(reader, sysct
     assert run.data["r2::entries"].value == 9500
 
 
+def test_the_peaks_of_further_namespaces_share_one_file(reader, sysctls, inspect, netns, tmp_path):
+    directory = netns(**{f"r{at}": 100 + at for at in range(1, 6)})
+    for count in (900, 50):
+        reader.answers.clear()
+        for at in range(1, 6):
+            path, inode = str(directory / f"r{at}"), 100 + at
+            for file, value in (("nf_conntrack_count", count), ("nf_conntrack_max", 1000)):
+                reader.hands_out("limits", b"%d\n" % value, path=path, file=file, inode=inode)
+        for at in range(1, 6):
+            path = str(directory / f"r{at}")
+            reader.hands_out("table", *dump(count), flows_dump.done(), path=path, inode=100 + at)
+        run = inspect("--netns", "r*", "-w", "usage=4")
+    assert "the peak of 900 entries" in run.rest
+    assert len(list((tmp_path / "state").glob("*/*"))) == 2, "the first's, and one for all others"
+
+
 def test_a_namespace_that_vanishes_while_the_check_runs_is_skipped(reader, sysctls, inspect, netns):
     directory = netns(r1=101, r2=102)
     for name, inode in (("r1", 101), ("r2", 102)):
