@@ -220,6 +220,50 @@ def test_a_log_without_lines_of_the_kernel_says_so(log):
     assert read(log).kernel_lines
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"<6>1 2026-11-21T20:00:00.000000+00:00 gw kernel - - -  eth0: link up\n",
+        b"Nov 21 20:00:00 gw kernel eth0: link up\n",
+        b"2026-11-21T20:00:00.000000+00:00 gw kernel [    1.000000] eth0: link up\n",
+    ],
+)
+def test_a_central_hosts_log_shows_lines_of_the_kernel(log, line):
+    log.write_bytes(b"Nov 21 20:00:00 gw sshd[1]: nothing\n" * 100 + line)
+    assert read(log).kernel_lines
+    log.write_bytes(line[:-1])
+    assert read(log).kernel_lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Nov 21 20:00:00 gw sshd[1]: the kernel eth0: link up\n",
+        b"Nov 21 20:00:00 app: kernel eth0: link up\n",
+        b"<14>1 2026-11-21T20:00:00Z gw kernel - - - eth0: link up\n",
+        b"<6>1 2026-11-21T20:00:00Z gw app - - - kernel eth0: link up\n",
+        b"2026-11-21 20:00:00 install kernel 6.1\n",
+    ],
+)
+def test_a_log_that_speaks_of_the_kernel_shows_no_line_of_its_own(log, line):
+    log.write_bytes(line * 100)
+    assert not read(log).kernel_lines
+
+
+def test_a_central_hosts_events_are_found_in_a_log_of_every_form(tmp_path, monkeypatch):
+    monkeypatch.setattr(fl, "LARGE", 1000)
+    monkeypatch.setattr(fl, "BLOCK", 5000)
+    path = tmp_path / "gw.log"
+    forms = (
+        "<4>1 2026-11-21T21:{:02}:00Z gw kernel - - -  " + TEXT,
+        "Nov 21 21:{:02}:00 gw kernel " + TEXT,
+        "Nov 21 21:{:02}:00 gw kernel: " + TEXT,
+    )
+    lines = [form.format(minute) for minute in range(60) for form in forms]
+    path.write_bytes(("\n".join(lines) + "\n").encode() + OTHER)
+    assert count(read(path).events) == 180
+
+
 def test_what_is_no_file_is_refused_at_once(tmp_path, log):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to(log)

@@ -43,9 +43,15 @@ _NEEDLES = (b"conntrack", b"s suppressed")
 _CUT = "was not read to its end within the time"
 LARGE = 4 << 20
 """Bytes from which libc's memmem is worth the import of ctypes. It takes half the time."""
-_KERNEL_TAG = b" kernel: "
-# Up to the tag a line of the kernel's has no colon but those of its time (and of an IPv6 host).
-_KERNEL_LINE = re.compile(rb"\S[^\n]{0,300}?(?<!:) kernel: |(?:<[0-7]>)?\[ *[0-9]+\.[0-9]{6}\]")
+# Also of RFC 5424, and of what rsyslog received in it. The first is rarely other programs' word.
+_KERNEL_TAGS = (b" kernel: ", b" kernel ")
+_KERNEL_LINE = re.compile(
+    # Up to the tag a line of the kernel's has no colon but those of its time (and of an IPv6 host).
+    rb"\S[^\n]{0,300}?(?<!:) kernel: |(?:<[0-7]>)?\[ *[0-9]+\.[0-9]{6}\]"
+    rb"|<[0-7]>1 \S{1,64} \S{1,255} kernel "
+    rb"|(?:<[0-7]>)?(?:[A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8}|[0-9]{4}-[0-9]{2}-[0-9]{2}T\S{8,24})"
+    rb" \S{0,254}[^\s:] kernel "
+)
 _ROTATED = re.compile(
     r"(?:\.(?P<number>[0-9]{1,6})|[-.](?P<date>[0-9]{4}-?[0-9]{2}-?[0-9]{2}(?:[-_T]?[0-9]{1,10})?))"
     r"(?:\.(?:gz|xz|lzma|bz2|zst))?"
@@ -513,15 +519,16 @@ def _shows_kernel(buffer: bytes | bytearray, begin: int, stop: int) -> bool:
     """Tell whether a line of the kernel's own is among the first lines worth a look."""
     if _KERNEL_LINE.match(buffer, begin, stop):
         return True
-    at = begin
-    for _ in range(16):
-        at = buffer.find(_KERNEL_TAG, at, stop)
-        if at < 0:
-            return False
-        start = buffer.rfind(b"\n", begin, at) + 1 or begin
-        if _KERNEL_LINE.match(buffer, start, stop):
-            return True
-        at += 1
+    for tag in _KERNEL_TAGS:
+        at = begin
+        for _ in range(16):
+            at = buffer.find(tag, at, stop)
+            if at < 0:
+                break
+            start = buffer.rfind(b"\n", begin, at) + 1 or begin
+            if _KERNEL_LINE.match(buffer, start, stop):
+                return True
+            at += 1
     return False
 
 
