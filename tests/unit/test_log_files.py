@@ -355,6 +355,28 @@ def test_of_a_compressed_log_cut_in_the_middle_what_can_be_read_counts(tmp_path,
     assert count(found.events) > (20_000 * keep if suffix == "gz" else -1)
 
 
+def pack_xz(data, dictionary):
+    """As xz packs with a dictionary of so many bytes, of which `xz -9` has 64 MiB."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": dictionary}]
+    return lzma.compress(data, filters=filters)
+
+
+def test_what_xz_has_packed_as_well_as_it_can_is_read(tmp_path):
+    path = tmp_path / "kern.log.2.xz"
+    path.write_bytes(pack_xz(OTHER + full(1), 64 << 20))
+    found = read(path)
+    assert (count(found.events), found.problems) == (1, ())
+
+
+def test_what_takes_more_memory_than_unpacking_may_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(fl, "XZ_MEMORY", 4 << 20)
+    path = tmp_path / "kern.log.2.xz"
+    path.write_bytes(pack_xz(OTHER + full(1), 8 << 20))
+    [problem] = read(path).problems
+    assert problem.reason == "takes more than 4 MiB of memory to unpack"
+    assert "xz -dc" in problem.remedy
+
+
 def test_a_damaged_archive_is_said_and_what_stands_before_counts(tmp_path):
     whole = bytearray(gzip.compress(b"".join(full(n % 3600) for n in range(50_000)), 1))
     whole[len(whole) // 2 : len(whole) // 2 + 200] = b"\xff" * 200

@@ -33,6 +33,8 @@ FINGERPRINT = 1024
 """Bytes at a file's beginning, and before a position, that a file is known again by."""
 MOST_EVENTS = 20000
 """Events held one by one; beyond it older ones are folded together."""
+XZ_MEMORY = 80 << 20
+"""Bytes that unpacking xz may take: of ``xz -9`` it takes 65 MiB."""
 STANDARD_INPUT = "-"
 ZSTD = ("compression.zstd", "backports.zstd", "pyzstd")
 """Libraries with the manners of bz2; zstandard's decompressobj knows no bound on its output."""
@@ -210,7 +212,9 @@ class _Packed:
             try:
                 out = self._unpacker.decompress(data, len(view))
             except Exception as error:
-                # Each library has an error of its own.
+                # Each library has an error of its own; liblzma's says what is wrong in words alone.
+                if "memory usage limit" in str(error).lower():
+                    raise self._too_large() from None
                 raise self._broken(f"is damaged ({type(error).__name__})") from None
             if out:
                 view[: len(out)] = out
@@ -236,6 +240,13 @@ class _Packed:
             return None
         # At the end of the file there may still be output that did not fit before.
         return data
+
+    def _too_large(self) -> Unreadable:
+        return Unreadable(
+            self._path,
+            f"takes more than {XZ_MEMORY >> 20} MiB of memory to unpack",
+            f"unpack it before and pipe it in: xz -dc {self._path} | ... --log -",
+        )
 
     def _broken(self, how: str) -> Unreadable:
         return Unreadable(
@@ -277,7 +288,7 @@ def _bz2() -> Any:
 def _xz() -> Any:
     import lzma
 
-    return lzma.LZMADecompressor(memlimit=48 << 20)
+    return lzma.LZMADecompressor(memlimit=XZ_MEMORY)
 
 
 def _zstd() -> Any:
