@@ -552,6 +552,47 @@ def test_a_log_rotated_and_not_written_again_yet_loses_nothing(log):
     assert count(fl.reconcile(held, third)) == 4
 
 
+@pytest.mark.parametrize("start", [None, NOW - 900])
+@pytest.mark.parametrize("written", [b"", OTHER, full(30)[:-1]])
+def test_what_was_written_to_an_empty_log_before_it_was_truncated_counts(log, start, written):
+    log.write_bytes(b"")
+    first = read(log, start=start)
+    append(log, full(1), full(2), full(3))
+    copy_and_truncate(log)
+    append(log, written)
+    second = read(log, first.position, start)
+    assert second.files == (f"{log}.1", str(log))
+    held = fl.reconcile(first.events, second)
+    assert count(held) == 3
+    append(log, full(40) if written.endswith(b"\n") else b"\n" + full(40))
+    third = read(log, second.position, start)
+    assert count(fl.reconcile(held, third)) == 4 + bool(written and written != OTHER)
+
+
+@pytest.mark.parametrize("rotate", [rename, compress_at_once, copy_and_truncate])
+def test_a_log_that_stays_empty_after_its_rotation_counts_nothing_twice(log, rotate):
+    first = read(log)
+    rotate(log)
+    log.touch()
+    second = read(log, first.position)
+    held = fl.reconcile(first.events, second)
+    for _ in range(2):
+        second = read(log, second.position, start=NOW - 900)
+        held = fl.reconcile(held, second)
+    assert count(held) == 2
+
+
+def test_an_empty_log_is_not_followed_by_what_was_rotated_long_before(log):
+    rename(log)
+    os.utime(f"{log}.1", (NOW - 3600, NOW - 3600))
+    log.write_bytes(b"")
+    first = read(log)
+    append(log, full(30))
+    second = read(log, first.position)
+    assert (second.followed, second.files) == (True, (str(log),))
+    assert count(second.events) == 1
+
+
 def test_a_rotation_that_left_nothing_behind_reads_the_new_log_whole(log):
     first = read(log)
     log.unlink()

@@ -676,7 +676,10 @@ def _plan(
     """Return (file the position was found in, rotated files to read, oldest first)."""
     if position is not None:
         if descriptor is not None and _stands_at(descriptor, position):
-            return path, []
+            # Of a log that was empty nothing is known again: since, it may have been copied and
+            # truncated. Its copy then was changed after it.
+            copies = [] if position.offset else rotated(path, position.latest)
+            return (None, copies) if copies else (path, [])
         names = rotated(path, 0.0)
         for at in range(len(names) - 1, -1, -1):
             if _is_former(names[at], position, stop, problems):
