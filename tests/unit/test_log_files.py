@@ -691,6 +691,41 @@ def test_rotated_logs_are_told_from_other_files(tmp_path):
     assert fl.rotated(str(tmp_path / "none" / "kern.log"), 0) == []
 
 
+# -- how far a log goes back
+
+HALF_PAST_NINE = NOW - 1800
+
+
+def test_a_log_goes_back_as_far_as_what_was_rotated_out_of_it(log):
+    begun = NOW - 7200
+    assert fl.oldest(str(log), NOW) == begun
+    rename(log)
+    log.write_bytes(full(30))
+    assert fl.oldest(str(log), NOW) == begun
+    Path(f"{log}.1").unlink()
+    assert fl.oldest(str(log), NOW) == HALF_PAST_NINE - 1770
+
+
+@pytest.mark.parametrize("pack", [bytes, *PACKERS.values()])
+def test_a_log_begins_with_the_first_line_that_tells_of_the_oldest_file_that_can_be_read(log, pack):
+    Path(f"{log}.3.gz").write_bytes(b"\x1f\x8bdamaged")
+    os.mkfifo(f"{log}.4")
+    Path(f"{log}.2").write_bytes(pack(b"cut off: x\n" + b"Nov 21 21:30:00 gw app[7]: x\n" + full()))
+    log.write_bytes(full(50))
+    for number, name in enumerate((f"{log}.4", f"{log}.3.gz", f"{log}.2", log)):
+        os.utime(name, (NOW + number, NOW + number))
+    assert fl.oldest(str(log), NOW) == HALF_PAST_NINE
+
+
+def test_a_log_without_a_date_does_not_tell_how_far_it_goes_back(log):
+    log.write_bytes(b"[    1.000000] eth0: link up\n" * 1000)
+    assert fl.oldest(str(log), NOW) is None
+    log.write_bytes(b"")
+    assert fl.oldest(str(log), NOW) is None
+    log.unlink()
+    assert fl.oldest(str(log), NOW) is None
+
+
 # -- names and streams
 
 

@@ -18,7 +18,7 @@ import zlib
 from ..values import NamedTuple
 from .events import Event, Problem, fold, from_plain, merge, to_plain
 from .messages import Kind
-from .syslog import parse_line, parse_repetition
+from .syslog import parse_line, parse_repetition, parse_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -945,6 +945,36 @@ def rotated(path: str, since: float) -> list[str]:
         return []
     found.sort()
     return [os.path.join(folder, entry_name) for _, _, entry_name in found]
+
+
+def oldest(path: str, now: float) -> float | None:
+    """Return when a log with what was rotated out of it begins, in seconds since the epoch.
+
+    By the first lines of the oldest file that tells; None where none does. Raises nothing.
+    """
+    for name in (*rotated(path, 0.0), path):
+        try:
+            begun = _begun(name, now)
+        except (Unreadable, OSError):
+            continue
+        if begun is not None:
+            return begun
+    return None
+
+
+def _begun(name: str, now: float) -> float | None:
+    descriptor = open_log(name)
+    try:
+        reference = min(now, os.fstat(descriptor).st_mtime)
+        packing = _packing(os.pread(descriptor, 16, 0), name)
+        source = _Plain(descriptor, name)
+        buffer = bytearray(LONGEST_LINE)
+        reader = source if packing is None else _Packed(source, name, packing[1])
+        text = bytes(buffer[: reader.readinto(memoryview(buffer))]).decode("utf-8", "replace")
+    finally:
+        os.close(descriptor)
+    times = (parse_time(line, reference) for line in text.split("\n"))
+    return next((told for told in times if told is not None), None)
 
 
 def expand(patterns: Sequence[str]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:

@@ -117,6 +117,15 @@ def parse_line(line: str, reference: float) -> Line | None:
     return Line(message, stamp.time, stamp.slack, monotonic, host)
 
 
+def parse_time(line: str, reference: float) -> float | None:
+    """Return when a line was written by its own stamp, of whatever program it is.
+
+    In seconds since the epoch, None where it does not tell; ``reference`` as for ``parse_line``.
+    """
+    lead = _LEAD.match(line)
+    return None if lead is None else _stamp(lead, reference).time
+
+
 def parse_repetition(line: str, host: str | None, reference: float) -> tuple[int, Stamp] | None:
     """Return (times, when) of syslogd's ``last message repeated N times``, or None.
 
