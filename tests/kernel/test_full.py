@@ -191,6 +191,25 @@ def test_what_a_program_writes_into_the_ring_is_not_the_kernel_s(full):
     assert result.value("table_full") == 0
 
 
+def test_what_was_before_the_boot_that_the_ring_begins_with_is_looked_for_elsewhere(full, logs):
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    (logs / "messages").write_text(line(uptime + 7200, "eth0: link up") + line(uptime + 3600))
+    alone = f"{NO_LOGS}; {NO_JOURNAL}"
+    window = ("--no-state", "--since", f"{uptime + 5400:.0f}s", "-v")
+    told = full(*window, user=(), before=hidden(alone))
+    found = full(*window, user=(), before=hidden(f"{alone}; cp {logs}/messages /var/log/messages"))
+    short = (
+        "Not seen: kernel log: nothing that can be read goes back beyond ",
+        "Not seen: /dev/kmsg",
+    )
+    assert any(text.startswith(short) for text in told.lines)
+    assert told.code != 3
+    assert found.code == 2
+    assert found.value("table_full") > told.value("table_full")
+    assert "/var/log/messages" in found.status
+    assert not any(text.startswith(short[0]) for text in found.lines)
+
+
 # --- the journal
 
 

@@ -129,6 +129,19 @@ def test_the_journal_of_an_earlier_boot_is_read_too(namespace, tmp_path):
     assert {event.boot for event in read.events} == {earlier.replace("-", "")}
 
 
+def test_one_line_tells_whether_a_journal_goes_back_beyond_a_time(tmp_path):
+    rig.need()
+    rig.journal(str(tmp_path))
+
+    def shown(until):
+        arguments = journal.journal_arguments(until=until, newest=1, directory=str(tmp_path))
+        return journal.read_journal(arguments, journal.deadline(20)).entries
+
+    # What was in the ring is filed by when it was received.
+    assert shown(time.time() + 5) == 1
+    assert shown(time.time() - 3600) == 0
+
+
 def test_what_a_program_wrote_to_the_ring_is_not_the_kernels_in_the_journal_either(tmp_path):
     rig.need()
     mark = 400_000_000 + int(uuid.uuid4().hex[:6], 16)

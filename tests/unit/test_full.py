@@ -438,12 +438,15 @@ def test_a_message_is_put_down_to_a_name_that_is_older_than_it(born, time, gone)
 class Sources:
     """Stands in for the sources of this host; `read` says which were asked, in order."""
 
-    def __init__(self, monkeypatch, ring=None, shown=None, probe=None, logs=None):
+    def __init__(self, monkeypatch, ring=None, shown=None, probe=None, logs=None, begun=None):
         self.read = []
+        self.begun = begun or {}
         self.ring, self.shown, self.probe, self.logs = ring, shown, probe, logs or {}
+        monkeypatch.setattr(kmsg, "read_clock", lambda: kmsg.Clock(1000.0, 990.0, 990.0))
         monkeypatch.setattr(gather._Gathering, "_ring", self._ring)
         monkeypatch.setattr(journal, "read_journal", self._journal)
         monkeypatch.setattr(gather.files, "read_log", self._log)
+        monkeypatch.setattr(gather.files, "oldest", lambda path, _: self.begun.get(path))
         monkeypatch.setattr(gather.os.path, "lexists", lambda path: path in self.logs)
 
     def _ring(self, clock):
@@ -466,8 +469,8 @@ def event(time, stamp, source="x"):
     return events.Event(Kind.TABLE_FULL, 1, time, 0.0, stamp, BOOT, source=source)
 
 
-def look(*wanted, start=900.0, ask=None):
-    window = events.Window(start, 1000.0)
+def look(*wanted, start=900.0, ask=None, boot=None):
+    window = events.Window(start, 1000.0, boot)
     return gather.gather(wanted or ("auto",), window, BOOT, {}, lambda: False, ask)
 
 
@@ -475,7 +478,10 @@ WHOLE = kmsg.Ring((event(950.0, 5),), 10, 10, 0, 1.0)
 SHORT = kmsg.Ring((event(950.0, 5),), 10, 10, 77, 940.0)
 DENIED = PermissionError(errno.EPERM, "Operation not permitted")
 QUIET = journal.Journal()
-HEARD = journal.Journal((event(950.0, 5), event(910.0, 2)), 30)
+HEARD = journal.Journal((event(950.0, 5), event(910.0, 2)), 30, 900.5)
+# It begins with this boot, and then what it shows from before the window.
+VOLATILE = HEARD._replace(oldest=910.0)
+EARLIER = journal.Journal((), 1, 300.0)
 
 
 def test_a_ring_that_shows_the_whole_window_is_enough(monkeypatch):
@@ -494,6 +500,96 @@ def test_a_ring_that_has_wrapped_is_told_and_the_journal_fills_in(monkeypatch):
     assert [each.time for each in found.events] == [910.0, 950.0]
     assert [each.name for each in found.sources] == ["kernel log", "journal"]
     assert "no longer reaches back" in found.problems[0].reason
+
+
+BOOTED = 10.0  # by the clock of Sources
+
+
+def test_a_ring_since_boot_does_not_show_what_was_before_and_the_journal_is_read(monkeypatch):
+    sources = Sources(monkeypatch, ring=WHOLE, shown=HEARD, probe=EARLIER)
+    found = look(start=BOOTED - 5)
+    assert sources.read == ["ring", "journal", "probe"]
+    assert found.sources == (gather.Source("kernel log", 0), gather.Source("journal"))
+    # What the ring lacks the journal has: nothing is unseen.
+    assert found.problems == ()
+    sources.read.clear()
+    look(start=BOOTED + 5)
+    assert sources.read == ["ring"]
+
+
+def test_since_boot_the_ring_of_this_boot_is_the_whole_of_it(monkeypatch):
+    sources = Sources(monkeypatch, ring=WHOLE)
+    window = events.since_boot(1000.0, BOOTED, BOOT)
+    found = look(start=window.start, boot=window.boot)
+    assert sources.read == ["ring"]
+    assert found.problems == ()
+
+
+def test_since_boot_a_journal_of_this_boot_alone_is_the_whole_of_it(monkeypatch):
+    sources = Sources(monkeypatch, ring=DENIED, shown=HEARD._replace(oldest=BOOTED + 0.5))
+    window = events.since_boot(1000.0, BOOTED, BOOT)
+    found = look(start=window.start, boot=window.boot)
+    assert sources.read == ["ring", "journal"]
+    assert found.sources == (gather.Source("journal"),)
+
+
+def test_a_journal_that_was_lost_with_the_reboot_is_followed_by_the_files(monkeypatch):
+    path = gather.FILES[1]
+    lost = (event(5.0, None, path), event(950.0, None, path))
+    log = Reading(path, lost, kernel_lines=True, read=10, files=(path,))
+    sources = Sources(
+        monkeypatch, WHOLE, HEARD._replace(oldest=BOOTED), QUIET, {path: log}, {path: 1.0}
+    )
+    found = look(start=2.0)
+    assert sources.read == ["ring", "journal", "probe", path]
+    # Of three sources the copies count once.
+    assert [each.time for each in found.events] == [5.0, 910.0, 950.0]
+    assert found.sources == (
+        gather.Source("kernel log", 0),
+        gather.Source("journal", BOOTED),
+        gather.Source(path),
+    )
+    assert found.problems == ()
+
+
+def test_what_no_source_reaches_is_told_in_one_line(monkeypatch):
+    shown = HEARD._replace(oldest=BOOTED)
+    path = gather.FILES[0]
+    log = Reading(path, kernel_lines=True, read=10, files=(path,))
+    for logs in ({}, {path: log}):
+        Sources(monkeypatch, WHOLE, shown, QUIET, logs, {path: 400.0})
+        found = look(start=-86400.0)
+        [problem] = found.problems
+        assert problem.path == "kernel log"
+        assert "nothing that can be read goes back beyond 1970-01-01 " in problem.reason
+        assert "--log" in problem.remedy
+    assert found.sources[-1] == gather.Source(path, 400.0)
+
+
+def test_a_ring_since_boot_that_is_the_only_source_is_short_and_readable(monkeypatch):
+    missing = journal.Journal(status=journal.MISSING, said="No such file or directory")
+    Sources(monkeypatch, ring=WHOLE, shown=missing)
+    found = look(start=BOOTED - 600)
+    assert found.sources == (gather.Source("kernel log", 0),)
+    assert [each.path for each in found.problems] == ["journal", "kernel log"]
+
+
+def test_a_log_that_begins_within_the_window_is_followed_by_the_next(monkeypatch):
+    first, second, third = gather.FILES
+    logs = {path: Reading(path, kernel_lines=True, read=10, files=(path,)) for path in gather.FILES}
+    begun = {first: 950.0, second: 100.0, third: 100.0}
+    sources = Sources(monkeypatch, DENIED, QUIET, QUIET, logs, begun)
+    found = look()
+    assert sources.read[-2:] == [first, second]
+    assert found.sources == (gather.Source(first, 950.0), gather.Source(second))
+    assert [each.path for each in found.problems] == ["/dev/kmsg", "journal"]
+
+
+def test_a_journal_that_begins_within_the_window_may_only_have_been_quiet_before(monkeypatch):
+    sources = Sources(monkeypatch, ring=DENIED, shown=VOLATILE, probe=EARLIER)
+    found = look()
+    assert sources.read == ["ring", "journal", "probe"]
+    assert found.sources == (gather.Source("journal"),)
 
 
 def test_silence_of_the_journal_is_probed(monkeypatch):

@@ -220,6 +220,50 @@ def test_a_log_without_lines_of_the_kernel_says_so(log):
     assert read(log).kernel_lines
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"<6>1 2026-11-21T20:00:00.000000+00:00 gw kernel - - -  eth0: link up\n",
+        b"Nov 21 20:00:00 gw kernel eth0: link up\n",
+        b"2026-11-21T20:00:00.000000+00:00 gw kernel [    1.000000] eth0: link up\n",
+    ],
+)
+def test_a_central_hosts_log_shows_lines_of_the_kernel(log, line):
+    log.write_bytes(b"Nov 21 20:00:00 gw sshd[1]: nothing\n" * 100 + line)
+    assert read(log).kernel_lines
+    log.write_bytes(line[:-1])
+    assert read(log).kernel_lines
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"Nov 21 20:00:00 gw sshd[1]: the kernel eth0: link up\n",
+        b"Nov 21 20:00:00 app: kernel eth0: link up\n",
+        b"<14>1 2026-11-21T20:00:00Z gw kernel - - - eth0: link up\n",
+        b"<6>1 2026-11-21T20:00:00Z gw app - - - kernel eth0: link up\n",
+        b"2026-11-21 20:00:00 install kernel 6.1\n",
+    ],
+)
+def test_a_log_that_speaks_of_the_kernel_shows_no_line_of_its_own(log, line):
+    log.write_bytes(line * 100)
+    assert not read(log).kernel_lines
+
+
+def test_a_central_hosts_events_are_found_in_a_log_of_every_form(tmp_path, monkeypatch):
+    monkeypatch.setattr(fl, "LARGE", 1000)
+    monkeypatch.setattr(fl, "BLOCK", 5000)
+    path = tmp_path / "gw.log"
+    forms = (
+        "<4>1 2026-11-21T21:{:02}:00Z gw kernel - - -  " + TEXT,
+        "Nov 21 21:{:02}:00 gw kernel " + TEXT,
+        "Nov 21 21:{:02}:00 gw kernel: " + TEXT,
+    )
+    lines = [form.format(minute) for minute in range(60) for form in forms]
+    path.write_bytes(("\n".join(lines) + "\n").encode() + OTHER)
+    assert count(read(path).events) == 180
+
+
 def test_what_is_no_file_is_refused_at_once(tmp_path, log):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to(log)
@@ -309,6 +353,28 @@ def test_of_a_compressed_log_cut_in_the_middle_what_can_be_read_counts(tmp_path,
     assert "ends in the middle" in found.problems[0].reason
     # xz and bzip2 give what they have block by block.
     assert count(found.events) > (20_000 * keep if suffix == "gz" else -1)
+
+
+def pack_xz(data, dictionary):
+    """As xz packs with a dictionary of so many bytes, of which `xz -9` has 64 MiB."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": dictionary}]
+    return lzma.compress(data, filters=filters)
+
+
+def test_what_xz_has_packed_as_well_as_it_can_is_read(tmp_path):
+    path = tmp_path / "kern.log.2.xz"
+    path.write_bytes(pack_xz(OTHER + full(1), 64 << 20))
+    found = read(path)
+    assert (count(found.events), found.problems) == (1, ())
+
+
+def test_what_takes_more_memory_than_unpacking_may_is_not_called_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(fl, "XZ_MEMORY", 4 << 20)
+    path = tmp_path / "kern.log.2.xz"
+    path.write_bytes(pack_xz(OTHER + full(1), 8 << 20))
+    [problem] = read(path).problems
+    assert problem.reason == "takes more than 4 MiB of memory to unpack"
+    assert "xz -dc" in problem.remedy
 
 
 def test_a_damaged_archive_is_said_and_what_stands_before_counts(tmp_path):
@@ -486,6 +552,47 @@ def test_a_log_rotated_and_not_written_again_yet_loses_nothing(log):
     assert count(fl.reconcile(held, third)) == 4
 
 
+@pytest.mark.parametrize("start", [None, NOW - 900])
+@pytest.mark.parametrize("written", [b"", OTHER, full(30)[:-1]])
+def test_what_was_written_to_an_empty_log_before_it_was_truncated_counts(log, start, written):
+    log.write_bytes(b"")
+    first = read(log, start=start)
+    append(log, full(1), full(2), full(3))
+    copy_and_truncate(log)
+    append(log, written)
+    second = read(log, first.position, start)
+    assert second.files == (f"{log}.1", str(log))
+    held = fl.reconcile(first.events, second)
+    assert count(held) == 3
+    append(log, full(40) if written.endswith(b"\n") else b"\n" + full(40))
+    third = read(log, second.position, start)
+    assert count(fl.reconcile(held, third)) == 4 + bool(written and written != OTHER)
+
+
+@pytest.mark.parametrize("rotate", [rename, compress_at_once, copy_and_truncate])
+def test_a_log_that_stays_empty_after_its_rotation_counts_nothing_twice(log, rotate):
+    first = read(log)
+    rotate(log)
+    log.touch()
+    second = read(log, first.position)
+    held = fl.reconcile(first.events, second)
+    for _ in range(2):
+        second = read(log, second.position, start=NOW - 900)
+        held = fl.reconcile(held, second)
+    assert count(held) == 2
+
+
+def test_an_empty_log_is_not_followed_by_what_was_rotated_long_before(log):
+    rename(log)
+    os.utime(f"{log}.1", (NOW - 3600, NOW - 3600))
+    log.write_bytes(b"")
+    first = read(log)
+    append(log, full(30))
+    second = read(log, first.position)
+    assert (second.followed, second.files) == (True, (str(log),))
+    assert count(second.events) == 1
+
+
 def test_a_rotation_that_left_nothing_behind_reads_the_new_log_whole(log):
     first = read(log)
     log.unlink()
@@ -582,6 +689,41 @@ def test_rotated_logs_are_told_from_other_files(tmp_path):
     found = fl.rotated(str(tmp_path / "kern.log"), 0)
     assert [os.path.basename(name) for name in found] == names[::-1]
     assert fl.rotated(str(tmp_path / "none" / "kern.log"), 0) == []
+
+
+# -- how far a log goes back
+
+HALF_PAST_NINE = NOW - 1800
+
+
+def test_a_log_goes_back_as_far_as_what_was_rotated_out_of_it(log):
+    begun = NOW - 7200
+    assert fl.oldest(str(log), NOW) == begun
+    rename(log)
+    log.write_bytes(full(30))
+    assert fl.oldest(str(log), NOW) == begun
+    Path(f"{log}.1").unlink()
+    assert fl.oldest(str(log), NOW) == HALF_PAST_NINE - 1770
+
+
+@pytest.mark.parametrize("pack", [bytes, *PACKERS.values()])
+def test_a_log_begins_with_the_first_line_that_tells_of_the_oldest_file_that_can_be_read(log, pack):
+    Path(f"{log}.3.gz").write_bytes(b"\x1f\x8bdamaged")
+    os.mkfifo(f"{log}.4")
+    Path(f"{log}.2").write_bytes(pack(b"cut off: x\n" + b"Nov 21 21:30:00 gw app[7]: x\n" + full()))
+    log.write_bytes(full(50))
+    for number, name in enumerate((f"{log}.4", f"{log}.3.gz", f"{log}.2", log)):
+        os.utime(name, (NOW + number, NOW + number))
+    assert fl.oldest(str(log), NOW) == HALF_PAST_NINE
+
+
+def test_a_log_without_a_date_does_not_tell_how_far_it_goes_back(log):
+    log.write_bytes(b"[    1.000000] eth0: link up\n" * 1000)
+    assert fl.oldest(str(log), NOW) is None
+    log.write_bytes(b"")
+    assert fl.oldest(str(log), NOW) is None
+    log.unlink()
+    assert fl.oldest(str(log), NOW) is None
 
 
 # -- names and streams

@@ -48,6 +48,9 @@ def test_the_arguments_for_this_boot_and_for_a_probe():
     assert "--boot=0" in jn.journal_arguments(boot=True)
     assert "--lines=1" in jn.journal_arguments(newest=1)
     assert not [word for word in jn.journal_arguments() if word.startswith("--since")]
+    assert {"--until=@900", "--reverse", "--lines=1"} <= set(
+        jn.journal_arguments(until=900.5, newest=1)
+    )
 
 
 def test_an_entry_is_as_old_as_the_kernels_stamp_says_and_not_as_its_reception():

@@ -15,6 +15,7 @@ from check_conntrack.kernel.log.messages import Kind
 
 FULL = b"nf_conntrack: nf_conntrack: table full, dropping packet"
 CLOCK = kmsg.Clock(realtime=1_000_000.0, monotonic=500.0, boottime=500.0)
+BOOT = kmsg.boot_time(CLOCK)
 
 
 def record(sequence, text=FULL, priority=4, microseconds=100_000_000, more=b""):
@@ -67,22 +68,28 @@ def test_only_the_kernels_own_facility_counts():
 def test_a_gap_in_the_sequence_is_records_lost():
     ring = kmsg.digest([record(5), record(6), record(9)], CLOCK)
     assert ring.lost == 2
-    assert not ring.reaches(None)
+    assert not ring.reaches(None, BOOT)
 
 
 def test_the_ring_reaches_back_to_boot_only_with_its_first_record():
-    assert kmsg.digest([record(0)], CLOCK).reaches(None)
-    assert not kmsg.digest([record(1)], CLOCK).reaches(None)
+    assert kmsg.digest([record(0)], CLOCK).reaches(None, BOOT)
+    assert not kmsg.digest([record(1)], CLOCK).reaches(None, BOOT)
+
+
+def test_a_ring_with_its_first_record_does_not_reach_back_beyond_boot():
+    ring = kmsg.digest([record(0)], CLOCK)
+    assert ring.reaches(BOOT, BOOT)
+    assert not ring.reaches(BOOT - 1, BOOT)
 
 
 def test_the_ring_reaches_back_to_its_oldest_record():
     ring = kmsg.digest([record(7, microseconds=100_000_000)], CLOCK)
-    assert ring.reaches(1_000_000.0 - 399)
-    assert not ring.reaches(1_000_000.0 - 401)
+    assert ring.reaches(1_000_000.0 - 399, BOOT)
+    assert not ring.reaches(1_000_000.0 - 401, BOOT)
 
 
 def test_an_empty_ring_reaches_nowhere():
-    assert not kmsg.digest([], CLOCK).reaches(1.0)
+    assert not kmsg.digest([], CLOCK).reaches(1.0, BOOT)
 
 
 def test_an_event_has_the_wall_clock_of_its_stamp():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from check_conntrack.kernel.log.messages import Kind
-from check_conntrack.kernel.log.syslog import parse_line, parse_repetition
+from check_conntrack.kernel.log.syslog import parse_line, parse_repetition, parse_time
 
 TEXT = "nf_conntrack: table full, dropping packet"
 DATA = Path(__file__).parent.parent / "data" / "log"
@@ -53,6 +53,14 @@ def _utc(zone):
         ("2026-11-21T21:59:00,500000+00:00 {}", 59.5, None, None),
         ("<4>1 2026-11-21T21:59:00Z gw kernel - - - [ 1035.620501] {}", 60, 1035620501, "gw"),
         ('<4>1 2026-11-21T21:59:00Z gw kernel - - [a b="c"] {}', 60, None, "gw"),
+        # rsyslog's RSYSLOG_SyslogProtocol23Format, of what came in RFC 3164
+        ("<4>1 2026-11-21T21:59:00Z gw kernel - - -  {}", 60, None, "gw"),
+        ("<4>1 2026-11-21T21:59:00Z gw kernel - - -  [ 1035.620501] {}", 60, 1035620501, "gw"),
+        # and its file formats, of what came in RFC 5424
+        ("Nov 21 21:59:00 gw kernel {}", 60, None, "gw"),
+        ("Nov 21 21:59:00 gw kernel [ 1035.620501] {}", 60, 1035620501, "gw"),
+        ("2026-11-21T21:59:00.500000+00:00 gw kernel {}", 59.5, None, "gw"),
+        ("2026-11-21T21:59:00+00:00 gw kernel  [ 1035.620501] {}", 60, 1035620501, "gw"),
         ("[ 1035.620501] {}", None, 1035620501, None),
         ("[1035620.501203] {}", None, 1035620501203, None),
         ("[ 1035.620501][  T123] {}", None, 1035620501, None),
@@ -82,6 +90,15 @@ def test_each_form_tells_time_stamp_and_host(line, ago, monotonic, host):
         "Nov 21 21:59:00 [ 1035.620501] {}",
         "Nov 21 21:59:00 user.notice kernel: {}",
         "2026-11-21T21:59:00Z gw app: {}",
+        "Nov 21 21:59:00 app: kernel {}",
+        "Nov 21 21:59:00 gw app[12]: kernel {}",
+        "Nov 21 21:59:00 gw app kernel {}",
+        "Nov 21 21:59:00 gw kernel x {}",
+        "Nov 21 21:59:00 kernel {}",
+        "Nov 21 21:59:00 user.notice kernel {}",
+        "[Sat Nov 21 21:59:00 2026] app kernel {}",
+        "<12>Nov 21 21:59:00 gw kernel {}",
+        "gw kernel {}",
         "<12>[ 1035.620501] {}",
         "<12>1 2026-11-21T21:59:00Z gw kernel - - - {}",
         "<4>1 2026-11-21T21:59:00Z gw app - - - {}",
@@ -178,6 +195,13 @@ def test_rfc_3339_agrees_with_the_calendar(year):
         assert parse_line(line, NOV_21).time == calendar.timegm((year, month, 28, 3, 4, 5))
 
 
+def test_a_line_of_any_program_tells_when_it_was_written():
+    assert parse_time("Nov 21 21:59:00 gw app[7]: x", NOV_21) == NOV_21 - 60
+    assert parse_time("<30>1 2026-11-21T21:59:00Z gw app - - - x", NOV_21) == NOV_21 - 60
+    assert parse_time("[ 1035.620501] x", NOV_21) is None
+    assert parse_time("x", NOV_21) is None
+
+
 def test_last_message_repeated_speaks_of_the_same_host():
     line = "Nov 21 21:59:00 gw last message repeated 7 times"
     assert parse_repetition(line, "gw", NOV_21)[0] == 7
@@ -193,6 +217,7 @@ def test_last_message_repeated_speaks_of_the_same_host():
 @given(st.text(), st.floats(allow_nan=False, allow_infinity=False))
 def test_any_line_at_any_time_raises_nothing(line, reference):
     parse_line(line, reference)
+    parse_time(line, reference)
     parse_repetition(line, "gw", reference)
 
 

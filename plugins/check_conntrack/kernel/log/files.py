@@ -18,7 +18,7 @@ import zlib
 from ..values import NamedTuple
 from .events import Event, Problem, fold, from_plain, merge, to_plain
 from .messages import Kind
-from .syslog import parse_line, parse_repetition
+from .syslog import parse_line, parse_repetition, parse_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ FINGERPRINT = 1024
 """Bytes at a file's beginning, and before a position, that a file is known again by."""
 MOST_EVENTS = 20000
 """Events held one by one; beyond it older ones are folded together."""
+XZ_MEMORY = 80 << 20
+"""Bytes that unpacking xz may take: of ``xz -9`` it takes 65 MiB."""
 STANDARD_INPUT = "-"
 ZSTD = ("compression.zstd", "backports.zstd", "pyzstd")
 """Libraries with the manners of bz2; zstandard's decompressobj knows no bound on its output."""
@@ -43,9 +45,15 @@ _NEEDLES = (b"conntrack", b"s suppressed")
 _CUT = "was not read to its end within the time"
 LARGE = 4 << 20
 """Bytes from which libc's memmem is worth the import of ctypes. It takes half the time."""
-_KERNEL_TAG = b" kernel: "
-# Up to the tag a line of the kernel's has no colon but those of its time (and of an IPv6 host).
-_KERNEL_LINE = re.compile(rb"\S[^\n]{0,300}?(?<!:) kernel: |(?:<[0-7]>)?\[ *[0-9]+\.[0-9]{6}\]")
+# Also of RFC 5424, and of what rsyslog received in it. The first is rarely other programs' word.
+_KERNEL_TAGS = (b" kernel: ", b" kernel ")
+_KERNEL_LINE = re.compile(
+    # Up to the tag a line of the kernel's has no colon but those of its time (and of an IPv6 host).
+    rb"\S[^\n]{0,300}?(?<!:) kernel: |(?:<[0-7]>)?\[ *[0-9]+\.[0-9]{6}\]"
+    rb"|<[0-7]>1 \S{1,64} \S{1,255} kernel "
+    rb"|(?:<[0-7]>)?(?:[A-Z][a-z]{2} [ 0-9][0-9] [0-9:]{8}|[0-9]{4}-[0-9]{2}-[0-9]{2}T\S{8,24})"
+    rb" \S{0,254}[^\s:] kernel "
+)
 _ROTATED = re.compile(
     r"(?:\.(?P<number>[0-9]{1,6})|[-.](?P<date>[0-9]{4}-?[0-9]{2}-?[0-9]{2}(?:[-_T]?[0-9]{1,10})?))"
     r"(?:\.(?:gz|xz|lzma|bz2|zst))?"
@@ -204,7 +212,9 @@ class _Packed:
             try:
                 out = self._unpacker.decompress(data, len(view))
             except Exception as error:
-                # Each library has an error of its own.
+                # Each library has an error of its own; liblzma's says what is wrong in words alone.
+                if "memory usage limit" in str(error).lower():
+                    raise self._too_large() from None
                 raise self._broken(f"is damaged ({type(error).__name__})") from None
             if out:
                 view[: len(out)] = out
@@ -230,6 +240,13 @@ class _Packed:
             return None
         # At the end of the file there may still be output that did not fit before.
         return data
+
+    def _too_large(self) -> Unreadable:
+        return Unreadable(
+            self._path,
+            f"takes more than {XZ_MEMORY >> 20} MiB of memory to unpack",
+            f"unpack it before and pipe it in: xz -dc {self._path} | ... --log -",
+        )
 
     def _broken(self, how: str) -> Unreadable:
         return Unreadable(
@@ -271,7 +288,7 @@ def _bz2() -> Any:
 def _xz() -> Any:
     import lzma
 
-    return lzma.LZMADecompressor(memlimit=48 << 20)
+    return lzma.LZMADecompressor(memlimit=XZ_MEMORY)
 
 
 def _zstd() -> Any:
@@ -513,15 +530,16 @@ def _shows_kernel(buffer: bytes | bytearray, begin: int, stop: int) -> bool:
     """Tell whether a line of the kernel's own is among the first lines worth a look."""
     if _KERNEL_LINE.match(buffer, begin, stop):
         return True
-    at = begin
-    for _ in range(16):
-        at = buffer.find(_KERNEL_TAG, at, stop)
-        if at < 0:
-            return False
-        start = buffer.rfind(b"\n", begin, at) + 1 or begin
-        if _KERNEL_LINE.match(buffer, start, stop):
-            return True
-        at += 1
+    for tag in _KERNEL_TAGS:
+        at = begin
+        for _ in range(16):
+            at = buffer.find(tag, at, stop)
+            if at < 0:
+                break
+            start = buffer.rfind(b"\n", begin, at) + 1 or begin
+            if _KERNEL_LINE.match(buffer, start, stop):
+                return True
+            at += 1
     return False
 
 
@@ -658,7 +676,10 @@ def _plan(
     """Return (file the position was found in, rotated files to read, oldest first)."""
     if position is not None:
         if descriptor is not None and _stands_at(descriptor, position):
-            return path, []
+            # Of a log that was empty nothing is known again: since, it may have been copied and
+            # truncated. Its copy then was changed after it.
+            copies = [] if position.offset else rotated(path, position.latest)
+            return (None, copies) if copies else (path, [])
         names = rotated(path, 0.0)
         for at in range(len(names) - 1, -1, -1):
             if _is_former(names[at], position, stop, problems):
@@ -924,6 +945,36 @@ def rotated(path: str, since: float) -> list[str]:
         return []
     found.sort()
     return [os.path.join(folder, entry_name) for _, _, entry_name in found]
+
+
+def oldest(path: str, now: float) -> float | None:
+    """Return when a log with what was rotated out of it begins, in seconds since the epoch.
+
+    By the first lines of the oldest file that tells; None where none does. Raises nothing.
+    """
+    for name in (*rotated(path, 0.0), path):
+        try:
+            begun = _begun(name, now)
+        except (Unreadable, OSError):
+            continue
+        if begun is not None:
+            return begun
+    return None
+
+
+def _begun(name: str, now: float) -> float | None:
+    descriptor = open_log(name)
+    try:
+        reference = min(now, os.fstat(descriptor).st_mtime)
+        packing = _packing(os.pread(descriptor, 16, 0), name)
+        source = _Plain(descriptor, name)
+        buffer = bytearray(LONGEST_LINE)
+        reader = source if packing is None else _Packed(source, name, packing[1])
+        text = bytes(buffer[: reader.readinto(memoryview(buffer))]).decode("utf-8", "replace")
+    finally:
+        os.close(descriptor)
+    times = (parse_time(line, reference) for line in text.split("\n"))
+    return next((told for told in times if told is not None), None)
 
 
 def expand(patterns: Sequence[str]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from ..source import KernelError
 from ..values import NamedTuple
@@ -73,6 +74,15 @@ class _Gathering:
         self.sources: list[Source] = []
         self.problems: list[ev.Problem] = []
         self.known: dict[str, Known] = {}
+        self.short: list[float] = []
+        """Where sources begin that were read and do not show the whole window."""
+
+    def _reaches(self, oldest: float | None) -> bool:
+        """Tell whether a source that begins then shows the whole window."""
+        start = self.window.start
+        if start is not None and self.window.boot is not None:
+            start += 2 * ev.FUTURE  # it begins before boot; what a boot logs first comes after
+        return start is None or (oldest is not None and oldest <= start + CLOCKS)
 
     def ring(self) -> bool:
         """Read the ring buffer; whether it shows the whole window."""
@@ -90,13 +100,16 @@ class _Gathering:
             self.problems.append(ev.Problem(kmsg.PATH, what, "name log files with --log"))
             return False
         self.parts.append(ring.events)
-        whole = ring.reaches(self.window.start)
+        boot = kmsg.boot_time(clock)
+        whole = ring.reaches(None if self.window.boot is not None else self.window.start, boot)
         since_boot = ring.first_sequence == 0 and not ring.lost
         if ring.complete or ring.events:
             self.sources.append(Source(RING, 0 if since_boot else ring.oldest))
         if not ring.complete:
             reason = "was not read to its end within the time"
             self.problems.append(ev.Problem(kmsg.PATH, reason, "raise --timeout"))
+        elif since_boot and not whole:
+            self.short.append(boot)
         elif not whole:
             reason = "no longer reaches back over the window"
             self.problems.append(ev.Problem(kmsg.PATH, reason, "boot with a larger log_buf_len"))
@@ -125,20 +138,28 @@ class _Gathering:
             yield frame.data
 
     def journal(self) -> bool:
-        """Read the journal; whether it can be read."""
+        """Read the journal; whether it shows the whole window."""
         start = self.window.start
         shown = journal.read_journal(journal.journal_arguments(start), self.stop)
-        problem = journal.journal_problem(shown, probed=False)
-        if problem is None and not shown.entries:
-            # Silence, or no right to hear? One line of any time tells.
-            probe = journal.read_journal(journal.journal_arguments(newest=1), self.stop)
-            problem = journal.journal_problem(probe, probed=True)
+        problem = journal.journal_problem(shown, probed=start is None)
+        whole = problem is None and self._reaches(shown.oldest)
+        if problem is None and not whole:
+            # One line from before the window tells: of a volatile journal from a short one, and
+            # of silence from no right to hear.
+            arguments = journal.journal_arguments(until=start, newest=1)
+            probe = journal.read_journal(arguments, self.stop)
+            whole = bool(probe.entries)
+            if not whole and not shown.entries:
+                problem = journal.journal_problem(probe, probed=True)
         self.parts.append(shown.events)
+        oldest = None if whole or problem else shown.oldest
         if problem is None or shown.events:
-            self.sources.append(Source(journal.SOURCE))
+            self.sources.append(Source(journal.SOURCE, oldest))
         if problem is not None:
             self.problems.append(problem)
-        return problem is None
+        if oldest is not None:
+            self.short.append(oldest)
+        return whole
 
     def file(self, path: str) -> bool:
         """Read a log file, or standard input; whether it shows lines of the kernel."""
@@ -181,8 +202,24 @@ class _Gathering:
         if self.journal() and not everything:
             return
         for path in FILES:
-            if os.path.lexists(path) and self.file(path) and not everything:
+            readable = os.path.lexists(path) and self.file(path)
+            if readable and not everything and self._whole(path):
                 return
+        if self.short and not everything:
+            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(min(self.short)))
+            reason = f"nothing that can be read goes back beyond {since}"
+            remedy = "keep the journal with Storage=persistent, or name log files with --log"
+            self.problems.append(ev.Problem(RING, reason, remedy))
+
+    def _whole(self, path: str) -> bool:
+        """Tell whether the log that was read last shows the whole window."""
+        oldest = files.oldest(path, self.window.end)
+        # An empty log has no dates: where it cannot be told, the log is believed.
+        if oldest is None or self._reaches(oldest):
+            return True
+        self.sources[-1] = self.sources[-1]._replace(oldest=oldest)
+        self.short.append(oldest)
+        return False
 
 
 # Events of a log that are remembered; older ones are folded together.

@@ -68,6 +68,7 @@ class Journal(NamedTuple):
 def journal_arguments(
     since: float | None = None,
     *,
+    until: float | None = None,
     boot: bool = False,
     newest: int | None = None,
     directory: str | None = None,
@@ -76,7 +77,8 @@ def journal_arguments(
     """Return the argument list that asks for the kernel's entries as JSON lines, oldest first.
 
     ``since`` in seconds since the epoch: entries are filed by the time they were received, which
-    is never before they happened. ``boot``: this boot alone. ``newest``: so many at most.
+    is never before they happened. ``until``: received by then, newest first. ``boot``: this boot
+    alone. ``newest``: so many at most.
     Without ``boot`` all boots are asked for: it is ``-k`` that would mean the latest alone.
     """
     arguments = [program, "--no-pager", "--output=json", f"--output-fields={_FIELDS}"]
@@ -84,6 +86,9 @@ def journal_arguments(
         arguments.append(f"--directory={directory}")
     if since is not None:
         arguments.append(f"--since=@{max(0, int(since))}")
+    if until is not None:
+        # Without --reverse older ones count the newest from the end of the journal.
+        arguments += [f"--until=@{max(0, int(until))}", "--reverse"]
     if newest is not None:
         arguments.append(f"--lines={newest}")
     arguments.append("--boot=0" if boot else "--boot=all")

@@ -74,12 +74,16 @@ class Ring(NamedTuple):
     complete: bool = True
     """False when the reading was stopped before the end."""
 
-    def reaches(self, start: float | None) -> bool:
-        """Tell whether the ring goes back to ``start`` (None: to boot) without a gap."""
+    def reaches(self, start: float | None, boot: float) -> bool:
+        """Tell whether the ring goes back to ``start`` (None: to boot) without a gap.
+
+        ``boot`` is when the kernel started, in seconds since the epoch: with its first record the
+        ring goes back as far, and no further.
+        """
         if self.lost:
             return False
         if self.first_sequence == 0:
-            return True
+            return start is None or start >= boot
         return start is not None and self.oldest is not None and self.oldest <= start
 
 

@@ -3,7 +3,8 @@
 The forms: RFC 3164 (rsyslog's and syslogd's traditional one, with or without a host, a year, a
 fraction, busybox' facility), RFC 3339 (rsyslog's newer one, ``journalctl -o short-iso``), RFC 5424,
 ``dmesg`` with ``[ 1035.620501]``, with ``-T``, ``--time-format iso``, ``-x`` and ``-r``, and
-OpenWrt's logread. Only the kernel's own lines: behind the tag ``kernel:``, or in dmesg's forms.
+OpenWrt's logread. Only the kernel's own lines: behind the tag ``kernel:`` (``kernel`` where
+rsyslog had the line from another host in RFC 5424, and writes it in its own forms), or in dmesg's.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ _CALLER = re.compile(r"\[ *[TC][0-9]{1,10}\] ?")
 _TAG = re.compile(
     r"(?:(?P<host>\S{1,255}) {1,2})??(?:kern\.[a-z]{1,8} )?kernel(?:\[0\])?: ?",
 )
+# What reached rsyslog as RFC 5424 has a tag without a colon in its traditional forms. A program
+# may say "kernel" behind a colon of its own, where the line names no host.
+_BARE_TAG = re.compile(r"(?P<host>\S{0,254}[^\s:]) kernel ")
 # What stands where a host stands in logread's lines of programs that call themselves kernel.
 _PRIORITY = re.compile(r"(?:user|daemon|auth|authpriv|syslog|local[0-7]|cron|mail)\.[a-z]{1,8}")
 _RFC5424 = re.compile(
@@ -94,11 +98,14 @@ def parse_line(line: str, reference: float) -> Line | None:
     own = bool(lead["bracket"] or lead["facility"] or (lead["fraction"] or "").startswith(","))
     monotonic, rest = _uptime(rest) if not stamped or own else (None, rest)
     tag = _RFC5424.match(rest) if lead["version"] else _TAG.match(rest)
+    if tag is None and stamped and not own and not lead["version"]:
+        tag = _BARE_TAG.match(rest)
     if tag is not None and (stamped or monotonic is not None or lead["version"]):
         host = tag["host"]
         if host and _PRIORITY.fullmatch(host):
             return None
-        rest = rest[tag.end() :]
+        # rsyslog keeps the blank that RFC 3164 has before a message, behind one of its own.
+        rest = rest[tag.end() :].lstrip(" ")
         inner, rest = _uptime(rest)
         monotonic = inner if inner is not None else monotonic
     elif not own and (stamped or monotonic is None):
@@ -108,6 +115,15 @@ def parse_line(line: str, reference: float) -> Line | None:
         return None
     stamp = _stamp(lead, reference)
     return Line(message, stamp.time, stamp.slack, monotonic, host)
+
+
+def parse_time(line: str, reference: float) -> float | None:
+    """Return when a line was written by its own stamp, of whatever program it is.
+
+    In seconds since the epoch, None where it does not tell; ``reference`` as for ``parse_line``.
+    """
+    lead = _LEAD.match(line)
+    return None if lead is None else _stamp(lead, reference).time
 
 
 def parse_repetition(line: str, host: str | None, reference: float) -> tuple[int, Stamp] | None:
