@@ -355,18 +355,38 @@ def test_what_can_be_read_counts_beside_what_cannot(full, logs):
 
 
 def test_a_named_log_that_is_missing_beside_a_quiet_one_is_told_in_one_line(full, logs):
-    (logs / "kern.log").touch()
+    (logs / "kern.log").write_text(line(5, "all is quiet"))
     result = full("--log", logs / "kern.log", "--log", logs / "other.log")
     assert result.code == 0
     assert len(result.lines) == 1
     assert result.lines[0].startswith(f"Not seen: {logs}/other.log: does not exist")
 
 
-def test_an_empty_log_is_clean(full, logs):
-    (logs / "kern.log").touch()
-    result = full("--log", logs / "kern.log")
+def test_a_log_that_was_just_rotated_is_clean_and_one_that_was_always_empty_is_not(full, logs):
+    log = logs / "kern.log"
+    log.write_text(line(86400, "all is quiet"))
+    os.utime(log, (time.time() - 86400,) * 2)
+    log.rename(logs / "kern.log.1")
+    log.touch()
+    result = full("--log", log)
     assert result.code == 0
     assert result.value("table_full") == 0
+    assert full("--log", log, "--since", "all", "--no-state").code == 0
+    (logs / "kern.log.1").unlink()
+    assert full("--log", log).code == 0, "what it was is remembered"
+    unknown = full("--log", log, "--no-state")
+    assert unknown.code == 3
+    assert f"{log}: is empty" in unknown.status
+    assert "table_full" not in unknown.perfdata
+
+
+@pytest.mark.parametrize("since", ["15m", "all"])
+def test_a_pipe_whose_first_command_failed_is_no_clean_log(full, since):
+    for before in ((), ["sh", "-c", 'exec "$@" <&-', "sh"]):
+        result = full("--since", since, "--log", "-", "--no-state", before=before, input="")
+        assert result.code == 3
+        assert "standard input: is empty" in result.status
+        assert "table_full" not in result.perfdata
 
 
 def test_a_date_in_the_future_is_told_and_not_counted(full, logs):
@@ -528,7 +548,7 @@ def test_without_any_source_it_is_unknown_and_says_what_to_grant(full):
 def test_conntrack_that_is_not_active_cannot_have_been_full(full, logs):
     inactive = hidden("mount -t tmpfs none /proc/sys/net")
     log = logs / "kern.log"
-    log.touch()
+    log.write_text(line(5, "all is quiet"))
     quiet = full("--if-inactive", "warning", "--log", log, before=inactive)
     log.write_text(line(10))
     judged = full("--log", log, before=inactive)

@@ -469,6 +469,9 @@ def event(time, stamp, source="x"):
     return events.Event(Kind.TABLE_FULL, 1, time, 0.0, stamp, BOOT, source=source)
 
 
+FULL = "nf_conntrack: table full, dropping packet"
+
+
 def look(*wanted, start=900.0, ask=None, boot=None):
     window = events.Window(start, 1000.0, boot)
     return gather.gather(wanted or ("auto",), window, BOOT, {}, lambda: False, ask)
@@ -669,8 +672,50 @@ def test_a_log_of_which_not_a_byte_could_be_read_is_no_quiet_log(monkeypatch):
     log = Reading(path, files=(path,), complete=False, problems=(problem,))
     Sources(monkeypatch, ring=DENIED, logs={path: log})
     assert look(path).sources == ()
-    Sources(monkeypatch, ring=DENIED, logs={path: Reading(path, files=(path,))})
+
+
+def test_a_log_that_holds_nothing_is_no_quiet_log(monkeypatch):
+    path, next_path = gather.FILES[:2]
+    log = Reading(path, files=(path,), empty=True)
+    other = Reading(next_path, kernel_lines=True, read=10, files=(next_path,))
+    logs = {path: log, next_path: other}
+    Sources(monkeypatch, ring=DENIED, shown=QUIET, probe=QUIET, logs=logs)
+    assert look(path).sources == ()
+    assert [each.reason for each in look(path).problems] == [
+        "is empty, and nothing of the kernel's was rotated out of it"
+    ]
+    assert [each.name for each in look().sources] == [next_path]
+    # One that was just rotated is quiet.
+    Sources(monkeypatch, logs={path: log._replace(kernel_lines=True)})
     assert [each.name for each in look(path).sources] == [path]
+    assert look(path).problems == ()
+
+
+@pytest.mark.parametrize("start", [None, 900.0])
+def test_standard_input_that_holds_nothing_is_a_pipe_that_failed(monkeypatch, start):
+    silent = Reading("standard input", files=("standard input",), empty=True)
+    monkeypatch.setattr(gather.files, "read_stream", lambda *_: silent)
+    found = look("-", start=start)
+    assert found.sources == ()
+    assert found.problems == (
+        events.Problem("standard input", "is empty", "see whether the command that feeds it fails"),
+    )
+
+
+def test_all_of_a_log_is_also_what_was_rotated_out_of_it_each_file_once(tmp_path):
+    log = tmp_path / "kern.log"
+    stamps = (("", 3), (".1", 2), (".2", 1))
+    for suffix, stamp in stamps:
+        text = f"Nov 21 21:00:0{stamp} gw kernel: [ {stamp}.000000] {FULL}\n"
+        tmp_path.joinpath(f"kern.log{suffix}").write_text(text)
+    for wanted in (str(log), f"{log}*"):
+        found = look(wanted, start=None)
+        assert sorted(each.monotonic for each in found.events) == [1000000, 2000000, 3000000]
+        assert found.sources == (gather.Source(str(log)),)
+    # Where the log itself cannot be read, those that are named are.
+    log.unlink()
+    log.mkdir()
+    assert len(look(f"{log}*", start=None).events) == 2
 
 
 def test_what_a_shorter_window_has_left_out_is_read_again(monkeypatch):

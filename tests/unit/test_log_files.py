@@ -691,6 +691,57 @@ def test_rotated_logs_are_told_from_other_files(tmp_path):
     assert fl.rotated(str(tmp_path / "none" / "kern.log"), 0) == []
 
 
+def test_an_empty_log_shows_what_was_rotated_out_of_it_whenever_that_was(log):
+    rename(log)
+    for number in (3, 2):
+        Path(f"{log}.{number}.gz").write_bytes(gzip.compress(b"" if number == 2 else full(3)))
+    old = Path(f"{log}.1")
+    old.write_bytes(b"Nov 1 20:00:00 gw sshd[1]: nothing\n" * 9)
+    for path in (old, Path(f"{log}.2.gz"), Path(f"{log}.3.gz")):
+        os.utime(path, (NOW - 9 * 86400, NOW - 9 * 86400))
+    log.touch()
+    found = read(log, start=NOW - 900)
+    assert found.empty
+    assert found.kernel_lines
+    assert found.files == (str(log),), "they are looked at, and not searched"
+    assert count(found.events) == 0
+    # What was seen once is not looked for again.
+    assert read(log, found.position).kernel_lines
+
+
+def test_an_empty_log_of_which_nothing_was_rotated_shows_nothing(log):
+    log.write_bytes(b"")
+    Path(f"{log}.1").touch()
+    found = read(log, start=NOW - 900)
+    assert found.empty
+    assert not found.kernel_lines
+    assert not read(log, found.position, start=NOW - 900).kernel_lines
+    # Time that ends meanwhile, and a file that is none, are why, and not the log.
+    Path(f"{log}.1").write_bytes(OTHER)
+    os.utime(f"{log}.1", (NOW - 9 * 86400, NOW - 9 * 86400))
+    asked = iter([False])
+    assert read(log, start=NOW - 900, stop=lambda: next(asked, True)).cut
+    Path(f"{log}.1").write_bytes(b"BZh9 is no bzip2")
+    os.utime(f"{log}.1", (NOW - 9 * 86400, NOW - 9 * 86400))
+    assert "damaged" in read(log, start=NOW - 900).problems[0].reason
+
+
+def test_a_log_that_is_emptied_is_still_the_kernel_s(log):
+    first = read(log)
+    log.write_bytes(b"")
+    assert read(log, first.position, start=NOW - 900).kernel_lines
+
+
+def test_other_lines_that_were_read_before_make_no_quiet_log(log):
+    log.write_bytes(b"Nov 21 20:00:00 gw sshd[1]: nothing\n")
+    first = read(log, start=NOW - 900)
+    Path(f"{log}.1").write_bytes(OTHER)
+    second = read(log, first.position, start=NOW - 900)
+    assert not second.read
+    assert not second.empty
+    assert not second.kernel_lines
+
+
 # -- how far a log goes back
 
 HALF_PAST_NINE = NOW - 1800
@@ -759,7 +810,9 @@ def test_standard_input_is_read_plain_and_compressed():
 
 def test_short_and_empty_input_is_read_to_its_end():
     assert piped(b"").complete
+    assert piped(b"").empty
     assert piped(b"abc").read == 3
+    assert not piped(b"abc").empty
 
 
 def test_a_pipe_that_nobody_writes_to_is_not_waited_for_longer_than_allowed():

@@ -116,6 +116,9 @@ class Reading(NamedTuple):
     problems: tuple[Problem, ...] = ()
     cut: bool = False
     """The time ended before the reading did: what was not found may still be there."""
+    empty: bool = False
+    """There was not a byte in it, nor in what else was read. Then ``kernel_lines`` says what
+    earlier runs have seen of the log, or what was rotated out of it shows."""
 
 
 # -- opening -------------------------------------------------------------------------------------
@@ -371,6 +374,7 @@ class _Scan:
         self.held = 0
         self.midline = False
         self.last: Event | None = None
+        self.glance = False  # the first line of the kernel's is all that is wanted
         self._path = path
         self._family = family
         self._reference = reference
@@ -408,6 +412,8 @@ class _Scan:
                     self._find = _fast_find(buffer)
                 self.read += count
                 held = self._block(buffer, held + count)
+                if self.glance and self.kernel_lines:
+                    break
                 if len(self.events) > MOST_EVENTS:
                     self.events = fold(self.events, MOST_EVENTS // 2)
         except Unreadable:
@@ -559,8 +565,9 @@ def read_log(
     once it says True. With ``position``, only what was written since: the rest of the file it was
     taken in, found again under the name that rotation gave it, then the files in between, then
     the log. Without, or when that file is gone: the log, and rotated files changed at or after
-    ``start`` (None: the log alone; it is then all that is read). What could not be read stands in
-    ``problems``; what could be read counts. Raises nothing.
+    ``start`` (None: the log alone; it is then all that is read). A log that is empty is looked for
+    lines of the kernel where it was rotated to. What could not be read stands in ``problems``; what
+    could be read counts. Raises nothing.
     """
     try:
         descriptor = open_log(path)
@@ -639,12 +646,17 @@ def _read_all(
     events = [event for scan in parts.scans for event in scan.events]
     if len(events) > MOST_EVENTS:
         events = fold(events, MOST_EVENTS // 2)
+    read = sum(scan.read for scan in parts.scans)
+    empty = not read and new is not None and not new.offset and parts.complete
     kernel_lines = any(scan.kernel_lines for scan in parts.scans)
-    if followed and position is not None:
+    cut = any(scan.cut for scan in parts.scans)
+    if position is not None and (followed or empty):
         kernel_lines = kernel_lines or position.kernel_lines
+    if empty and not kernel_lines and start is not None:
+        # Just rotated, or never written to? What was rotated out of it tells.
+        kernel_lines, cut = _shown_before(path, now, stop, parts.problems)
     if new is not None:
         new = new._replace(kernel_lines=kernel_lines)
-    cut = any(scan.cut for scan in parts.scans)
     if cut:
         parts.problems.append(Problem(path, _CUT, "raise --timeout"))
     if older and stop():
@@ -658,11 +670,36 @@ def _read_all(
         followed,
         parts.complete,
         kernel_lines,
-        sum(scan.read for scan in parts.scans),
+        read,
         (*older, path) if descriptor is not None else tuple(older),
         tuple(parts.problems),
         cut,
+        empty,
     )
+
+
+def _shown_before(
+    path: str, now: float, stop: Callable[[], bool], problems: list[Problem]
+) -> tuple[bool, bool]:
+    """Tell whether what was rotated out of a log shows lines of the kernel, and if time ended."""
+    refused = []
+    for name in reversed(rotated(path, 0.0)):
+        scan = _Scan(name, path, now)
+        scan.glance = True
+        try:
+            descriptor = open_log(name)
+        except Unreadable as error:
+            refused.append(error.problem)
+            continue
+        try:
+            problem = _search(scan, descriptor, name, 0, stop)
+        finally:
+            os.close(descriptor)
+        if scan.kernel_lines or scan.cut:
+            return scan.kernel_lines, not scan.kernel_lines
+        refused += [problem] if problem else []
+    problems += refused
+    return False, False
 
 
 def _plan(
@@ -723,6 +760,13 @@ def _scan_descriptor(
     scan = _Scan(name, family, min(now, os.fstat(descriptor).st_mtime))
     if resumed is not None:
         scan.midline, scan.last = resumed.midline, resumed.last
+    return scan, _search(scan, descriptor, name, skip, stop)
+
+
+def _search(
+    scan: _Scan, descriptor: int, name: str, skip: int, stop: Callable[[], bool]
+) -> Problem | None:
+    """Search a file after ``skip`` bytes, unpacked where it is packed; return what went wrong."""
     try:
         packing = _packing(os.pread(descriptor, 16, 0), name)
         if packing is None:
@@ -732,11 +776,11 @@ def _scan_descriptor(
             scan.run(_Packed(_Plain(descriptor, name), name, packing[1]).readinto, stop, skip)
     except Unreadable as error:
         scan.complete = False
-        return scan, error.problem
+        return error.problem
     except OSError as error:
         scan.complete = False
-        return scan, _unreadable(name, error).problem
-    return scan, None
+        return _unreadable(name, error).problem
+    return None
 
 
 def read_stream(
@@ -776,6 +820,7 @@ def read_stream(
         (name,),
         problems,
         waiting.cut or scan.cut,
+        scan.complete and not scan.read,
     )
 
 

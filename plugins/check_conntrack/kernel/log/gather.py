@@ -76,6 +76,7 @@ class _Gathering:
         self.known: dict[str, Known] = {}
         self.short: list[float] = []
         """Where sources begin that were read and do not show the whole window."""
+        self.covered: set[str] = set()
 
     def _reaches(self, oldest: float | None) -> bool:
         """Tell whether a source that begins then shows the whole window."""
@@ -162,13 +163,20 @@ class _Gathering:
         return whole
 
     def file(self, path: str) -> bool:
-        """Read a log file, or standard input; whether it shows lines of the kernel."""
+        """Read a log file, or standard input; whether it shows lines of the kernel.
+
+        A log without any is no quiet one: it is another program's, or nobody writes it. One that
+        is empty may have been rotated just now: then what was seen of it before counts.
+        """
         now = self.window.end
         known = None
         if path == files.STANDARD_INPUT:
             reading = files.read_stream(0, now, self.stop)
         elif self.window.start is None:
-            reading = files.read_log(path, now, self.stop)
+            if path in self.covered:
+                return True  # a glob names what was rotated out of a log beside it
+            reading = files.read_log(path, now, self.stop, None, 0.0)
+            self.covered.update(reading.files)
         else:
             known = self.remembered.get(path)
             if known and self.window.start < known.start - CLOCKS:
@@ -183,15 +191,12 @@ class _Gathering:
             start = max(self.window.start, known.start if known else 0.0)
             kept = tuple(ev.fold(inside, MOST_REMEMBERED))
             self.known[path] = Known(reading.position, kept, start)
-        empty = not reading.read and reading.complete
-        readable = bool(reading.files) and (reading.kernel_lines or empty)
         # Of a part, what it shows counts; what it does not show proves nothing.
-        readable = readable and not reading.cut
+        readable = bool(reading.files) and reading.kernel_lines and not reading.cut
         if readable or ev.select(self.parts[-1], self.window).inside:
             self.sources.append(Source(reading.path))
         elif not reading.problems:
-            what = "shows no lines of the kernel"
-            self.problems.append(ev.Problem(reading.path, what, "name the kernel's log"))
+            self.problems.append(_silent(path, reading))
         return readable
 
     def auto(self) -> None:
@@ -220,6 +225,16 @@ class _Gathering:
         self.sources[-1] = self.sources[-1]._replace(oldest=oldest)
         self.short.append(oldest)
         return False
+
+
+def _silent(path: str, reading: files.Reading) -> ev.Problem:
+    """Why a log that was read to its end is no witness."""
+    if not reading.empty:
+        return ev.Problem(reading.path, "shows no lines of the kernel", "name the kernel's log")
+    if path == files.STANDARD_INPUT:
+        return ev.Problem(reading.path, "is empty", "see whether the command that feeds it fails")
+    what = "is empty, and nothing of the kernel's was rotated out of it"
+    return ev.Problem(reading.path, what, "name the kernel's log")
 
 
 # Events of a log that are remembered; older ones are folded together.
