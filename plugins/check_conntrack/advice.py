@@ -227,6 +227,18 @@ def evicted(_: Evidence) -> list[Step]:
     ]
 
 
+def other_drops(_: Evidence) -> list[Step]:
+    """What drops packets where nothing says that the table was full."""
+    return [
+        Step(
+            "Nothing else says that the table was full, so no larger limit is advised: drop also "
+            "rises where a helper (FTP, SIP, ...) gives up on a packet, or the kernel has no "
+            "memory for an entry. Look what rises beside it, and for messages of helpers:",
+            ("conntrack -S", "dmesg | grep nf_ct_"),
+        )
+    ]
+
+
 def clashes(_: Evidence) -> list[Step]:
     """What a rise of insert_failed means."""
     return [
@@ -278,12 +290,14 @@ RULES = (
         frozenset(
             {
                 *("usage", "entries", "growth", "time_to_full"),
-                *("table_full", "full_drops", "early_drops"),
+                *("table_full", "early_drops"),
             }
         ),
         raise_limit,
     ),
     Rule(frozenset({"load_factor"}), more_buckets),
+    # The check that knows of a full table beside the drops calls them table_full.
+    Rule(frozenset({"full_drops"}), other_drops),
     Rule(frozenset({"chain_overflows"}), long_chains),
     Rule(frozenset({"insert_failures"}), clashes),
     Rule(frozenset({"other_loss"}), other_limits),

@@ -811,14 +811,17 @@ class FullDropsContext(LabelContext):
             return result
         prefix = metric.name[: -len(self.label.name)]
         for place in resource.places:
-            if place.prefix == prefix and place.risen and _corroborated(place, place.risen):
+            if place.prefix == prefix and _corroborated(place):
                 return Result(Critical, result.hint, metric)
         return result
 
 
-def _corroborated(place: Place, risen: Rise) -> bool:
+def _corroborated(place: Place) -> bool:
+    """Whether something beside its drops says that the table was full, or nearly."""
+    if place.risen is None:
+        return False
     usage = (place.limits.usage or 0.0) if place.limits else 0.0
-    return bool(risen.early_drops) or max(usage, risen.usage) >= NEARLY_FULL
+    return bool(place.risen.early_drops) or max(usage, place.risen.usage) >= NEARLY_FULL
 
 
 def contexts(thresholds: Thresholds, options: argparse.Namespace) -> list[Context]:
@@ -1004,21 +1007,22 @@ class FullSummary(Summary):
         from . import advice
 
         full = self.full
-        alarming = [
-            place
+        judged = [
+            (place, _too_high(present.results_of(place.prefix, LABELS, results)))
             for place in full.places
-            if place.full or present.alarms(present.results_of(place.prefix, LABELS, results))
         ]
-        labels = {present.label_of(result) for result in self._alarms(results)}
-        if any(place.full for place in full.places):
+        alarming = [place for place, labels in judged if place.full or labels]
+        labels = _too_high(self._alarms(results))
+        if any(_was_full(place, own) for place, own in judged):
             labels.add("table_full")
+        if "table_full" in labels:
+            labels.discard("full_drops")
         place = max(alarming, key=lambda each: (each.full, each.trouble)) if alarming else None
         place = place or next(iter(full.places), None)
         if not labels or place is None or place.limits is None:
             return []
         limits = place.limits
-        was_full = "table_full" in labels or "full_drops" in labels
-        peak = max(limits.entries, limits.limit if was_full else 0)
+        peak = max(limits.entries, limits.limit if "table_full" in labels else 0)
         evidence = present.evidence(limits, peak)._replace(
             expect_max=read_expect_max(),
             expectations=bool(full.tally.expectations),
@@ -1050,6 +1054,25 @@ class FullSummary(Summary):
                     f"Counters of {len(place.counters.cpus)} CPUs ({name}): {told or 'all 0'}"
                 )
         return lines
+
+
+def _too_high(results: Sequence[Result]) -> set[str]:
+    """The labels of figures that are too large: of one that is too small there is nothing to do."""
+    return {
+        present.label_of(result)
+        for result in present.alarms(results)
+        if not present.context_of(result).too_low(result)
+    }
+
+
+def _was_full(place: Place, labels: set[str]) -> bool:
+    """Whether a namespace's own figures say that it was full; `labels` are those too large.
+
+    Drops alone do not: a helper may have given up. Where entries are evicted early, it was.
+    """
+    if place.full:
+        return True
+    return "early_drops" in labels or ("full_drops" in labels and _corroborated(place))
 
 
 # --- the way in

@@ -30,6 +30,12 @@ def text(evidence=FULL, alarms=("usage",)):
     return "\n".join(advise(evidence, alarms))
 
 
+def test_drops_alone_raise_no_limit():
+    lines = advise(FULL, {"full_drops"})
+    assert "Nothing else says that the table was full" in lines[0]
+    assert commands(lines) == ["conntrack -S", "dmesg | grep nf_ct_"]
+
+
 def commands(lines):
     return [line[2:] for line in lines if line.startswith("  ")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 import types
 from zlib import crc32
 
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 
 from check_conntrack import commandline, full, history
 from check_conntrack.full import Memory, Place, Rise, from_plain, risen_since, to_plain
+from check_conntrack.kernel import host, rights
 from check_conntrack.kernel.counters import Counters, CpuCounters
 from check_conntrack.kernel.limits import Limits
 from check_conntrack.kernel.log import events, gather, journal, kmsg
 from check_conntrack.kernel.log.files import Position, Reading
 from check_conntrack.kernel.log.messages import Kind
 from check_conntrack.kernel.source import Frame
+from unit.contract import Run
 
 BOOT = "b" * 32
 POSITION = Position(1, 2, 3, 4, 5, False, True, 6.0)
@@ -409,7 +412,7 @@ def test_what_is_no_memory_is_nothing(value):
 )
 def test_drops_are_the_table_s_doing_beside_evictions_or_a_full_table(usage, risen, critical):
     place = Place("", "", 1, Limits(usage, 100), None, risen=risen)
-    assert full._corroborated(place, risen) is critical
+    assert full._corroborated(place) is critical
 
 
 @pytest.mark.parametrize(
@@ -787,6 +790,89 @@ def test_what_is_known_of_files_is_read_or_passed_over(value):
     for known in gather.known_from_plain(value).values():
         assert isinstance(known, gather.Known)
     assert gather.known_from_plain({"/x": value}) == {} or isinstance(value, list)
+
+
+# --- through the front door
+
+QUIET_LINE = "Nov 21 20:00:00 gw kernel: all is quiet\n"
+
+
+@pytest.fixture
+def door(monkeypatch, tmp_path, capfd, signals, sysctls):
+    """Run check_conntrack_full on one log, in this process, which keeps its rights.
+
+    `log` is the log, `counters` sets what the kernel has counted.
+    """
+    monkeypatch.setattr(commandline, "drop_rights", lambda options, late=(): None)
+    monkeypatch.setattr(rights, "has", lambda _: False)
+    monkeypatch.setattr(rights, "is_root", lambda: False)
+    monkeypatch.setattr(host, "available_memory", lambda: 8 << 30)
+    log = tmp_path / "kern.log"
+    log.write_text(QUIET_LINE)
+
+    def run(*arguments, log=log):
+        capfd.readouterr()
+        words = ["--log", str(log), "--state-dir", str(tmp_path / "state"), *arguments]
+        code = commandline.run(full.TITLE, full.parser(), full.judge, words)
+        return Run(code, *capfd.readouterr(), words)
+
+    def count(**values):
+        monkeypatch.setattr(full.counters, "read_text", lambda: counters(**values))
+
+    count()
+    run.log, run.counters = log, count
+    return run
+
+
+def test_drops_that_nothing_else_explains_ask_for_no_larger_table(door, sysctls):
+    sysctls.holds(0, 1100000, 262144)
+    door()
+    door.counters(drop=100, insert_failed=20, chaintoolong=5)
+    run = door("-w", "chain_overflows=~:")
+    assert run.state == "WARNING"
+    assert "85 packets dropped" in run.text
+    assert "sysctl -w" not in run.rest
+    assert "peak" not in run.rest
+    assert "a helper (FTP, SIP, ...) gives up" in run.rest
+    assert "  conntrack -S" in run.lines
+
+
+@pytest.mark.parametrize(
+    ("entries", "values", "state"),
+    [
+        (0, {"drop": 100, "early_drop": 1}, "CRITICAL"),
+        (9500, {"drop": 100}, "CRITICAL"),
+        (10000, {"drop": 100}, "CRITICAL"),
+        (0, {"early_drop": 7}, "WARNING"),  # of a threshold of the user's
+    ],
+)
+def test_drops_of_a_table_that_was_full_ask_for_more_than_its_limit(
+    door, sysctls, entries, values, state
+):
+    sysctls.holds(entries, 10000, 2048)
+    door()
+    door.counters(**values)
+    run = door("-w", "early_drops=5")
+    assert run.state == state
+    assert "the peak of 10000 entries plus 30 %" in run.rest
+    assert "  sysctl -w net.netfilter.nf_conntrack_max=16384" in run.lines
+    assert "helper" not in run.rest
+
+
+def test_messages_say_that_the_drops_beside_them_are_the_table_s(door):
+    door()
+    door.counters(drop=100)
+    door.log.write_text(f"{time.strftime('%b %d %H:%M:%S')} gw kernel: {FULL}\n")
+    run = door()
+    assert run.state == "CRITICAL"
+    assert "  sysctl -w net.netfilter.nf_conntrack_max=16384" in run.lines
+    assert "helper" not in run.rest
+
+
+def test_a_figure_that_is_too_small_asks_for_nothing(door):
+    run = door("-w", "table_full=1:")
+    assert run.state == "WARNING"
+    assert "sysctl" not in run.rest
 
 
 # --- words
