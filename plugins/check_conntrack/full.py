@@ -872,7 +872,9 @@ class FullSummary(Summary):
                 + (f"and of counters nothing is remembered: {trouble}" if trouble else recorded)
             )
         elif quiet and sources:
-            parts.append(f"not full {self._when()} ({', '.join(sources)})")
+            # Before the sources, whose names may be too long for the line.
+            undated = f", {self._undated()} not counted" if full.untold else ""
+            parts.append(f"not full {self._when()}{undated} ({', '.join(sources)})")
         if not sources and not full.problems and not full.inactive:
             parts.append("neither the kernel log nor the counters can be read")
         parts += [f"counters cannot be judged: {result.hint}" for result in present.blind(results)]
@@ -894,14 +896,17 @@ class FullSummary(Summary):
         if full.session.forbidden:
             lines += session.grant("read what takes a right", as_root=full.session.as_root)
         if full.untold:
-            lines.append(
-                f"Not counted: {len(full.untold)} events whose time cannot be told (--since all)"
-            )
+            sources = _few(list(dict.fromkeys(event.source for event in full.untold)))
+            lines.append(f"Not counted: {self._undated()} in {sources} (--since all counts them)")
         lines += self._namespaces()
         lines += self._advice(results)
         if full.options.verbose:
             lines += self._figures()
         return lines + present.remembered(full.session, full.options.verbose)
+
+    def _undated(self) -> str:
+        count = events.messages(self.full.untold)
+        return f"{count} message{'' if count == 1 else 's'} of unknown time"
 
     def _alarms(self, results: Results) -> list[Result]:
         found = [
@@ -1036,9 +1041,7 @@ class FullSummary(Summary):
         hosts = [host for host in self.full.hosts if events.short(host) != own]
         if not hosts or len(hosts) < len(self.full.hosts):
             return []
-        named = ", ".join(output.clean(host) for host in hosts[:3])
-        more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
-        return [f"The messages are of {named}{more}; limits and advice below are of this host."]
+        return [f"The messages are of {_few(hosts)}; limits and advice below are of this host."]
 
     def _figures(self) -> list[str]:
         lines = [f"Window: {self._when()}"]
@@ -1054,6 +1057,12 @@ class FullSummary(Summary):
                     f"Counters of {len(place.counters.cpus)} CPUs ({name}): {told or 'all 0'}"
                 )
         return lines
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first few names from outside, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(output.clean, names[:3])) + more
 
 
 def _too_high(results: Sequence[Result]) -> set[str]:

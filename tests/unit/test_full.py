@@ -869,6 +869,50 @@ def test_messages_say_that_the_drops_beside_them_are_the_table_s(door):
     assert "helper" not in run.rest
 
 
+UNDATED = f"[  100.123456] {FULL}\n"
+
+
+def test_a_message_of_unknown_time_is_mentioned_in_this_run_and_in_later_ones(door):
+    door.log.write_text(UNDATED + QUIET_LINE + UNDATED.replace("100", "101"))
+    for run in (door(), door(), door("-v")):
+        assert run.state == "OK"
+        assert run.data["table_full"].value == 0
+        assert ", 2 messages of unknown time not counted (" in run.text
+    said = f"Not counted: 2 messages of unknown time in {door.log} (--since all counts them)"
+    assert said in run.lines
+    everything = door("--since", "all", "--no-state")
+    assert everything.data["table_full"].value == 2
+    assert "unknown time" not in everything.out
+
+
+def test_what_has_no_time_is_mentioned_until_the_log_it_stands_in_was_rotated(door):
+    door.log.write_text(UNDATED)
+    assert "1 message of unknown time not counted" in door().text
+    with open(door.log, "a") as file:
+        file.write(QUIET_LINE)
+    assert "1 message of unknown time not counted" in door().text
+    door.log.rename(f"{door.log}.1")
+    door.log.write_text(QUIET_LINE)
+    assert "unknown time" not in door().out
+    # One that is written over, as dmesg's file is at boot, is mentioned by what is in it now.
+    door.log.write_text(QUIET_LINE + UNDATED.replace("100", "205"))
+    assert "1 message of unknown time not counted" in door().text
+
+
+def test_a_message_from_the_future_counts_once_its_time_has_come(tmp_path):
+    log = tmp_path / "kern.log"
+    log.write_text(f"1970-01-01T01:00:00+00:00 gw kernel: {FULL}\n")
+    known = {}
+    counted = []
+    for now in (1000.0, 2000.0, 3600.0, 4000.0, 5000.0):
+        window = events.Window(now - 900, now)
+        found = gather.gather((str(log),), window, BOOT, known, lambda: False, None)
+        known = dict(found.known)
+        told = events.select(found.events, window)
+        counted.append((len(told.inside), len(told.untold)))
+    assert counted == [(0, 1), (0, 1), (1, 0), (1, 0), (0, 0)]
+
+
 def test_a_figure_that_is_too_small_asks_for_nothing(door):
     run = door("-w", "table_full=1:")
     assert run.state == "WARNING"

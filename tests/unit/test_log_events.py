@@ -49,6 +49,11 @@ def test_an_event_of_unknown_time_counts_under_all_alone():
     assert ev.select([unknown], ev.everything(NOW)) == ev.Selection((unknown,), ())
 
 
+def test_a_notice_is_one_message_whatever_it_counts():
+    assert ev.messages([]) == 0
+    assert ev.messages([Event(Kind.TABLE_FULL, 3), Event(Kind.SUPPRESSED, 1871)]) == 4
+
+
 def test_an_event_in_the_future_cannot_be_told():
     ahead = FULL._replace(time=NOW + 3600)
     hardly = FULL._replace(time=NOW + 5)

@@ -175,6 +175,11 @@ def tally(events: Iterable[Event]) -> Tally:
     return Tally(full, suppressed, expectations, zones, latest, tuple(ordered))
 
 
+def messages(events: Iterable[Event]) -> int:
+    """Count the messages that events stand for; a notice of what was suppressed is one."""
+    return sum(map(_units, events))
+
+
 def _when(event: Event) -> float:
     return float("-inf") if event.time is None else event.time
 

@@ -184,12 +184,13 @@ class _Gathering:
             position = known.position if known else None
             reading = files.read_log(path, now, self.stop, position, self.window.start)
         self.problems += reading.problems
-        remembered = files.reconcile(known.events if known else (), reading)
+        earlier = self._earlier(known.events, reading) if known else ()
+        remembered = files.reconcile(earlier, reading)
         self.parts.append((*remembered, *reading.pending))
         if reading.position is not None and self.window.start is not None:
-            inside = ev.select(remembered, self.window).inside
+            selection = ev.select(remembered, self.window)
             start = max(self.window.start, known.start if known else 0.0)
-            kept = tuple(ev.fold(inside, MOST_REMEMBERED))
+            kept = tuple(ev.fold((*selection.inside, *selection.untold), MOST_REMEMBERED))
             self.known[path] = Known(reading.position, kept, start)
         # Of a part, what it shows counts; what it does not show proves nothing.
         readable = bool(reading.files) and reading.kernel_lines and not reading.cut
@@ -198,6 +199,16 @@ class _Gathering:
         elif not reading.problems:
             self.problems.append(_silent(path, reading))
         return readable
+
+    def _earlier(self, known: tuple[ev.Event, ...], reading: files.Reading) -> tuple[ev.Event, ...]:
+        """What earlier runs found, as far as it is still to be counted or mentioned.
+
+        An event whose time cannot be told leaves no window: it is mentioned for as long as the
+        log it was found in is the one that is written, and not for ever.
+        """
+        written_on = reading.followed and len(reading.files) < 2
+        selection = ev.select(known, self.window)
+        return (*selection.inside, *(selection.untold if written_on else ()))
 
     def auto(self) -> None:
         """The sources of this host, until one shows the whole window."""
