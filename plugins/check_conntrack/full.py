@@ -163,7 +163,8 @@ class Place(NamedTuple):
     """A network namespace as this run found it; its labels begin with `prefix`.
 
     `limits` is None where conntrack is not active, `counters` where they cannot be read, `risen`
-    (the sum over the window) where there is no history. `messages` are those that name it.
+    (the sum over the window) where there is no history. `messages` are those that name it. `read`
+    says where count, limit and counters were read, and how.
     """
 
     name: str
@@ -174,6 +175,7 @@ class Place(NamedTuple):
     named: bool = False
     risen: Rise | None = None
     messages: int = 0
+    read: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -418,7 +420,7 @@ class Full(Resource):
     window and the `hosts` it names, `untold` events whose time cannot be told, `places` (the one
     the plain labels speak of first), `problems` (what the user asked for and could not be looked
     at), `unseen` (other sources that could not be read), `missed` (those of them that nothing
-    else stands in for), `inactive`.
+    else stands in for), `read` (what of the log was read, and how), `inactive`.
     """
 
     def __init__(self, options: argparse.Namespace, session: Session) -> None:
@@ -438,6 +440,7 @@ class Full(Resource):
         self.gone: dict[int, int] = {}
         self.born: dict[int, float] = {}
         self.hosts: list[str] = []
+        self.read: tuple[str, ...] = ()
         self._clock = kmsg.read_clock()
         self._boot = history.boot_id()
 
@@ -502,28 +505,31 @@ class Full(Resource):
         self.inactive = bool(sight.inactive)
         first = self._place(sight, sight.first) if sight.first else None
         if sight.blind and not first:
-            first = Place("", "", own_inode(), None, self._own_counters())
+            told, origin = self._own_counters()
+            first = Place("", "", own_inode(), None, told, read=(origin,) if origin else ())
         return first, [self._place(sight, spot) for spot in sight.others]
 
     def _place(self, sight: places.Sight, spot: places.Spot) -> Place:
         """A namespace that was seen, with its counters."""
-        if spot.path == OWN:
-            told = self._own_counters()
-        else:
-            told = self._counters(sight.frames[spot.inode])
-        return Place(spot.name, spot.prefix, spot.inode, spot.limits, told, spot.named)
+        own = spot.path == OWN
+        told, origin = self._own_counters() if own else self._counters(sight.frames[spot.inode])
+        read = [f"{spot.limits.origin}count and max {gather.DIRECTLY if own else gather.BY_READER}"]
+        read += [origin] if origin else []
+        return Place(
+            spot.name, spot.prefix, spot.inode, spot.limits, told, spot.named, read=tuple(read)
+        )
 
-    def _own_counters(self) -> counters.Counters | None:
-        """The counters of the check's own namespace."""
+    def _own_counters(self) -> tuple[counters.Counters | None, str]:
+        """The counters of the check's own namespace, and where they were read."""
         try:
-            return counters.read_text()
+            return counters.read_text(), f"{counters.PATH} {gather.DIRECTLY}"
         except FileNotFoundError:
             return self._own_by_netlink()
         except (OSError, counters.CountersError) as error:
             self._miss(f"counters: {error}")
-            return None
+            return None, ""
 
-    def _own_by_netlink(self) -> counters.Counters | None:
+    def _own_by_netlink(self) -> tuple[counters.Counters | None, str]:
         """The counters where /proc has none (CONFIG_NF_CONNTRACK_PROCFS is off)."""
         try:
             frames = self.session.ask([b"counters", os.fsencode(OWN)])
@@ -532,27 +538,30 @@ class Full(Resource):
                 f"counters: {counters.PATH} is not there, and over ctnetlink it takes "
                 f"CAP_NET_ADMIN: {error}"
             )
-            return None
+            return None, ""
         return self._counters({frame.file: frame for frame in frames})
 
     def _miss(self, what: str) -> None:
         self.unseen.append(what)
         self.missed.append(what)
 
-    def _counters(self, frames: Mapping[str, Frame]) -> counters.Counters | None:
+    def _counters(self, frames: Mapping[str, Frame]) -> tuple[counters.Counters | None, str]:
         """What the reader's frames say: /proc's text where there is one, else netlink."""
         problem = ""
-        for file, parse in (("stat", counters.parse_text), ("stats_cpu", counters.parse_stats_cpu)):
+        for file, parse, origin in (
+            ("stat", counters.parse_text, counters.PATH),
+            ("stats_cpu", counters.parse_stats_cpu, "the counters over ctnetlink"),
+        ):
             frame = frames.get(file)
             if frame is None or frame.errno:
                 problem = problem or (os.strerror(frame.errno) if frame else "not told")
                 continue
             try:
-                return parse(frame.data)
+                return parse(frame.data), f"{origin} {gather.BY_READER}"
             except (counters.CountersError, OSError) as error:
                 problem = str(error)
         self._miss(f"counters: {problem}")
-        return None
+        return None, ""
 
     # when
 
@@ -603,6 +612,7 @@ class Full(Resource):
             if not log.sources or asked or refused:
                 self.missed += told
         self.log = log if log.sources else None
+        self.read = log.read
         selection = events.select(log.events, self.window)
         self.untold = selection.untold
         self.tally = events.tally(selection.inside)
@@ -902,6 +912,8 @@ class FullSummary(Summary):
         lines += self._advice(results)
         if full.options.verbose:
             lines += self._figures()
+        if full.options.verbose > 2:
+            lines += self._read()
         return lines + present.remembered(full.session, full.options.verbose)
 
     def _undated(self) -> str:
@@ -1057,6 +1069,14 @@ class FullSummary(Summary):
                     f"Counters of {len(place.counters.cpus)} CPUs ({name}): {told or 'all 0'}"
                 )
         return lines
+
+    def _read(self) -> list[str]:
+        """What was read from where: the log's sources, then the namespaces."""
+        return [f"Read {what}" for what in self.full.read] + [
+            f"Read {what} in net:[{place.inode}] {place.name}"
+            for place in self.full.places
+            for what in place.read
+        ]
 
 
 def _few(names: Sequence[str]) -> str:

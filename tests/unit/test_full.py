@@ -757,6 +757,21 @@ def test_the_reader_s_records_are_the_ring_s(monkeypatch):
     assert asked == [[b"log"]]
     assert [each.netns for each in found.events if each.netns] == [77]
     assert "within the time" in found.problems[0].reason
+    assert found.read[0] == "/dev/kmsg by the reader: 1 records, 1 of the kernel's"
+
+
+def test_what_was_read_is_told_with_how_it_was_got_at(monkeypatch):
+    path = gather.FILES[0]
+    older = Reading(path, kernel_lines=True, read=10, files=(f"{path}.1", path), followed=True)
+    Sources(monkeypatch, ring=SHORT, shown=HEARD, logs={path: older})
+    assert look(start=None).read == (
+        "/dev/kmsg directly: 10 records, 10 of the kernel's",
+        "journal by journalctl: 30 entries of the kernel's",
+        f"{path}.1, {path}: 10 bytes since an earlier run",
+    )
+    missing = journal.Journal(status=journal.MISSING)
+    Sources(monkeypatch, ring=DENIED, shown=missing)
+    assert look().read == ()
 
 
 def test_a_reader_without_the_right_either_is_told(monkeypatch):
@@ -867,6 +882,33 @@ def test_messages_say_that_the_drops_beside_them_are_the_table_s(door):
     assert run.state == "CRITICAL"
     assert "  sysctl -w net.netfilter.nf_conntrack_max=16384" in run.lines
     assert "helper" not in run.rest
+
+
+def test_vvv_says_what_was_read_from_where(door):
+    inode = full.own_inode()
+    size = door.log.stat().st_size
+    lines = door("-vvv").lines
+    assert [line for line in lines if line.startswith("Read ")] == [
+        f"Read {door.log}: {size} bytes",
+        f"Read /proc/sys/net/netfilter/nf_conntrack_count and max directly in net:[{inode}]",
+        f"Read /proc/net/stat/nf_conntrack directly in net:[{inode}]",
+    ]
+    assert f"Read {door.log}: 0 bytes since an earlier run" in door("-vvv").lines
+    assert "Read " not in door("-vv").out
+
+
+def test_vvv_says_that_the_reader_read(door, monkeypatch):
+    path = "/run/netns/gw"
+    frames = {"stats_cpu": Frame(7, 0, "stats_cpu", path, b"")}
+    spot = full.places.Spot("gw", "gw::", 7, path, Limits(1, 100))
+    sight = full.places.Sight(spot, frames={7: frames})
+    monkeypatch.setattr(full.places, "look", lambda *_: sight)
+    monkeypatch.setattr(full.counters, "parse_stats_cpu", lambda _: counters(drop=1))
+    lines = door("-vvv", "--netns", "gw").lines
+    assert [line for line in lines if line.startswith("Read ")][1:] == [
+        "Read /proc/sys/net/netfilter/nf_conntrack_count and max by the reader in net:[7] gw",
+        "Read the counters over ctnetlink by the reader in net:[7] gw",
+    ]
 
 
 UNDATED = f"[  100.123456] {FULL}\n"

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 AUTO = "auto"
 FILES = ("/var/log/kern.log", "/var/log/messages", "/var/log/syslog")
 RING = "kernel log"
+# How something was read, in words.
+DIRECTLY, BY_READER = "directly", "by the reader"
 _DMESG = "grant CAP_SYSLOG, by --sudo or to the agent's service"
 
 
@@ -48,12 +50,16 @@ class Source(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What the kernel log shows, each event once; `problems` are what could not be read."""
+    """What the kernel log shows, each event once; `problems` are what could not be read.
+
+    `read` says of everything that was read what it is, how it was got at, and how much it was.
+    """
 
     events: tuple[ev.Event, ...] = ()
     sources: tuple[Source, ...] = ()
     problems: tuple[ev.Problem, ...] = ()
     known: tuple[tuple[str, Known], ...] = ()
+    read: tuple[str, ...] = ()
 
 
 class _Gathering:
@@ -77,6 +83,8 @@ class _Gathering:
         self.short: list[float] = []
         """Where sources begin that were read and do not show the whole window."""
         self.covered: set[str] = set()
+        self.read: list[str] = []
+        self.asked = False
 
     def _reaches(self, oldest: float | None) -> bool:
         """Tell whether a source that begins then shows the whole window."""
@@ -96,6 +104,9 @@ class _Gathering:
             remedy = _DMESG if forbidden else "name log files with --log"
             self.problems.append(ev.Problem(kmsg.PATH, reason or "cannot be read", remedy))
             return False
+        how = BY_READER if self.asked else DIRECTLY
+        count = f"{ring.records} records, {ring.kernel_records} of the kernel's"
+        self.read.append(f"{kmsg.PATH} {how}: {count}")
         if not ring.kernel_records:
             what = "shows no lines of the kernel"
             self.problems.append(ev.Problem(kmsg.PATH, what, "name log files with --log"))
@@ -122,6 +133,7 @@ class _Gathering:
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EACCES) or self.ask is None:
                 raise
+            self.asked = True
             return kmsg.digest(self._asked(self.ask([b"log"])), clock, self.boot)
         try:
             return kmsg.digest(kmsg.read_kmsg(descriptor, self.stop, marker), clock, self.boot)
@@ -152,6 +164,9 @@ class _Gathering:
             whole = bool(probe.entries)
             if not whole and not shown.entries:
                 problem = journal.journal_problem(probe, probed=True)
+        if shown.status != journal.MISSING:
+            count = f"{shown.entries} entries of the kernel's"
+            self.read.append(f"{journal.SOURCE} by {journal.PROGRAM}: {count}")
         self.parts.append(shown.events)
         oldest = None if whole or problem else shown.oldest
         if problem is None or shown.events:
@@ -184,6 +199,9 @@ class _Gathering:
             position = known.position if known else None
             reading = files.read_log(path, now, self.stop, position, self.window.start)
         self.problems += reading.problems
+        if reading.files:
+            since = " since an earlier run" if reading.followed else ""
+            self.read.append(f"{', '.join(reading.files)}: {reading.read} bytes{since}")
         earlier = self._earlier(known.events, reading) if known else ()
         remembered = files.reconcile(earlier, reading)
         self.parts.append((*remembered, *reading.pending))
@@ -288,6 +306,7 @@ def gather(
         tuple(gathering.sources),
         tuple(gathering.problems),
         tuple(gathering.known.items()),
+        tuple(gathering.read),
     )
 
 
