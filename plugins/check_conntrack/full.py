@@ -917,7 +917,7 @@ class FullSummary(Summary):
         return lines + present.remembered(full.session, full.options.verbose)
 
     def _undated(self) -> str:
-        count = events.messages(self.full.untold)
+        count = events.count_messages(self.full.untold)
         return f"{count} message{'' if count == 1 else 's'} of unknown time"
 
     def _alarms(self, results: Results) -> list[Result]:

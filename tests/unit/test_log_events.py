@@ -50,8 +50,8 @@ def test_an_event_of_unknown_time_counts_under_all_alone():
 
 
 def test_a_notice_is_one_message_whatever_it_counts():
-    assert ev.messages([]) == 0
-    assert ev.messages([Event(Kind.TABLE_FULL, 3), Event(Kind.SUPPRESSED, 1871)]) == 4
+    assert ev.count_messages([]) == 0
+    assert ev.count_messages([Event(Kind.TABLE_FULL, 3), Event(Kind.SUPPRESSED, 1871)]) == 4
 
 
 def test_an_event_in_the_future_cannot_be_told():

@@ -175,7 +175,7 @@ def tally(events: Iterable[Event]) -> Tally:
     return Tally(full, suppressed, expectations, zones, latest, tuple(ordered))
 
 
-def messages(events: Iterable[Event]) -> int:
+def count_messages(events: Iterable[Event]) -> int:
     """Count the messages that events stand for; a notice of what was suppressed is one."""
     return sum(map(_units, events))
 
