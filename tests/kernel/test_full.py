@@ -476,6 +476,23 @@ def test_drops_of_a_nearly_full_table_are_critical(overflowed, full, logs):
     assert (far.code, near.code, own.code) == (1, 2, 1)
 
 
+def test_what_was_logged_while_the_log_could_not_be_read_is_found_by_the_run_that_can(full, logs):
+    log = logs / "kern.log"
+    log.write_text(f"{stamp(900)} router kernel: all is quiet\n")
+    words = ("--log", log, "--since", "last")
+    assert full(*words).code == 0
+    time.sleep(1.1)
+    with log.open("a") as file:
+        file.write(f"{stamp(0)} router kernel: {TABLE_FULL}\n")
+    log.chmod(0o600)
+    time.sleep(1.1)
+    assert full(*words).code == 3
+    log.chmod(0o644)
+    heard = full(*words)
+    assert (heard.code, heard.value("table_full")) == (2, 1)
+    assert full(*words).code == 0
+
+
 def test_a_table_at_its_limit_is_critical_whatever_the_log_says(netns, full, logs):
     log = logs / "kern.log"
     log.write_text(f"{stamp(5)} router kernel: all is quiet\n")

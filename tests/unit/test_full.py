@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack import commandline, full, history
-from check_conntrack.full import Memory, Place, Rise, from_plain, risen_since, to_plain
+from check_conntrack import commandline, full, history, rises
+from check_conntrack.full import Place
 from check_conntrack.kernel import host, rights
 from check_conntrack.kernel.counters import Counters, CpuCounters
 from check_conntrack.kernel.limits import Limits
@@ -22,6 +22,16 @@ from check_conntrack.kernel.log import events, gather, journal, kmsg
 from check_conntrack.kernel.log.files import Position, Reading
 from check_conntrack.kernel.log.messages import Kind
 from check_conntrack.kernel.source import Frame
+from check_conntrack.rises import (
+    MOST_RISES,
+    Further,
+    Memory,
+    Quiet,
+    Rise,
+    from_plain,
+    risen_since,
+    to_plain,
+)
 from unit.contract import Run
 
 BOOT = "b" * 32
@@ -114,7 +124,7 @@ def test_what_rose_long_ago_is_not_forgotten_within_the_window():
         told = now._replace(rises=rises)
     assert risen is not None
     assert risen.full_drops == 7
-    assert len(rises) == full.MOST_RISES
+    assert len(rises) == MOST_RISES
     # It leaves a window of three quarters of a day.
     assert risen_since(told, memory(86400, counters(drop=7)), 86400 / 4)[0].full_drops == 0
 
@@ -134,7 +144,7 @@ def test_a_run_that_cannot_read_the_counters_leaves_the_earlier_ones(monkeypatch
 def test_what_is_remembered_is_bounded():
     rises = [Rise(at, at + 1, 0, 0, 0, 0, 0.0) for at in range(1000)]
     _, kept = risen_since(memory(1001, counters(), rises=rises), memory(1002, counters()), 0)
-    assert len(kept) == full.MOST_RISES
+    assert len(kept) == MOST_RISES
     assert kept[-1].end == 1002
 
 
@@ -154,8 +164,8 @@ def test_memory_outlives_json():
 
 
 def test_where_nothing_was_ever_counted_all_that_is_counted_has_risen_since():
-    quiet = full.Quiet.from_plain(json.loads(json.dumps(full.Quiet(1000, BOOT, (1, 7)))))
-    assert quiet == full.Quiet(1000, BOOT, (1, 7))
+    quiet = Quiet.from_plain(json.loads(json.dumps(Quiet(1000, BOOT, (1, 7)))))
+    assert quiet == Quiet(1000, BOOT, (1, 7))
     now = memory(1060, counters(drop=3), netns=7)
     risen, _ = risen_since(quiet.memory(now), now, 900)
     assert risen == Rise(1000, 1060, 3, 0, 0, 0, 0.0)
@@ -255,7 +265,8 @@ def test_a_run_without_any_table_leaves_what_was_counted_of_the_first(monkeypatc
 
     monkeypatch.setattr(full.Full, "_read_log", read)
     list(look.probe())
-    assert from_plain(store.read("full/net:[1]/")) == before._replace(at=1e9 + 1060, known=known)
+    told = from_plain(store.read("full/net:[1]/"))
+    assert told == before._replace(at=1e9 + 1060, known=known, heard=1e9 + 1060)
 
 
 @pytest.mark.parametrize("drop", [0, 5])
@@ -303,7 +314,7 @@ def test_more_namespaces_than_are_remembered_are_said_and_the_known_ones_stay(ro
 
 
 def test_ten_thousand_namespaces_that_drop_at_every_run_fit_into_their_file(router, monkeypatch):
-    monkeypatch.setattr(full, "MOST_RISES_IN_ALL", 20)
+    monkeypatch.setattr(rises, "MOST_RISES_IN_ALL", 20)
     monkeypatch.setattr(full, "MOST_FURTHER", 10)
     names = [f"qrouter-{at:036}" for at in range(10)]
     sums = dict.fromkeys(CpuCounters._fields[1:], 2**40)
@@ -339,7 +350,7 @@ def test_counters_of_many_processors_that_pass_the_top_of_32_bits_have_risen(rou
     ],
 )
 def test_what_was_not_written_so_is_no_memory_of_further_namespaces(plain):
-    assert full.Further.from_plain(plain) == full.Further()
+    assert Further.from_plain(plain) == Further()
 
 
 # --- what is remembered of many logs
