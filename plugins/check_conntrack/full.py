@@ -6,6 +6,7 @@ Evidence is the kernel log, the counters, and the table as it stands. In three a
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from contextlib import ExitStack
@@ -31,7 +32,7 @@ from .thresholds import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from nagiosplugin import Context
@@ -161,6 +162,7 @@ class Full(Resource):
         self.born: dict[int, float] = {}
         self.hosts: list[str] = []
         self.read: tuple[str, ...] = ()
+        self._ring: Iterator[Frame] | None = None
         self._clock = kmsg.read_clock()
         self._boot = history.boot_id()
 
@@ -169,11 +171,8 @@ class Full(Resource):
         first, others = self._look()
         key = f"full/{self._key(first)}/{self.options.state_key}"
         memory = from_plain(self.session.store.read(key))
-        # Back to the last run that heard the log; where there is none to hear, to the last one.
-        self.window = self._window(memory.heard if memory else None)
+        self.window = self._window(memory.at if memory else None)
         self._read_log(memory)
-        if not self.log and memory:
-            self.window = self._window(memory.at)
         if first:
             first = self._remembered(first, memory, key)
             self.places.append(first)
@@ -309,22 +308,17 @@ class Full(Resource):
 
     def _read_log(self, memory: Memory | None) -> None:
         self.session.stage("reading the kernel log")
-        timeout = self.options.timeout
         begun = time.monotonic()
+        timeout = self.options.timeout
 
         def stop() -> bool:
             return bool(timeout) and time.monotonic() - begun > LOG_SHARE * timeout
 
-        log = gather.gather(
-            self.options.log or [gather.AUTO],
-            self.window,
-            self._boot,
-            dict(memory.known) if memory else {},
-            stop,
-            self.session.stream if self.session.may_ask else None,
-        )
+        log = self._gather(memory, stop)
+        if memory and memory.heard is not None and log.sources:
+            log = self._with_the_unheard(log, memory, memory.heard, stop)
         asked = any(path != gather.AUTO for path in self.options.log)
-        told = [f"{problem.path}: {problem.reason} ({problem.remedy})" for problem in log.problems]
+        told = [_told(problem) for problem in log.problems]
         if asked and not log.sources:
             self.problems += told
         else:
@@ -333,6 +327,8 @@ class Full(Resource):
             refused = self.options.sudo and self.session.forbidden
             if not log.sources or asked or refused:
                 self.missed += told
+            elif log.gap:
+                self.missed.append(_told(log.gap))
         self.log = log if log.sources else None
         self.read = log.read
         selection = events.select(log.events, self.window)
@@ -341,6 +337,43 @@ class Full(Resource):
         self.hosts = list(dict.fromkeys(event.host for event in selection.inside if event.host))
         if self.tally.namespaces:
             self._by_namespace(selection.inside)
+
+    def _gather(self, memory: Memory | None, stop: Callable[[], bool]) -> gather.Evidence:
+        """What the log shows of the window."""
+        return gather.gather(
+            self.options.log or [gather.AUTO],
+            self.window,
+            self._boot,
+            dict(memory.known) if memory else {},
+            stop,
+            self._ask_ring if self.session.may_ask or self._ring else None,
+        )
+
+    def _with_the_unheard(
+        self, log: gather.Evidence, memory: Memory, heard: float, stop: Callable[[], bool]
+    ) -> gather.Evidence:
+        """The same, and what was logged since the last run that could read the log.
+
+        What this run has read stands, however far back it gets in the time that is left, and no
+        later run tries again.
+        """
+        start = self.window.start
+        if start is None or start <= heard or files.STANDARD_INPUT in self.options.log:
+            return log
+        late = events.select(log.events, self.window)
+        self.window = self._window(heard)
+        longer = self._gather(memory, stop)
+        early = [event for event in longer.events if event.time and event.time < start]
+        if longer.gap or set(longer.problems) - set(log.problems):
+            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(heard))
+            what = f"not all that was logged since {since}, while no run could read it"
+            self.missed.append(f"{gather.RING}: {what}")
+        return log._replace(events=(*early, *late.inside, *late.untold))
+
+    def _ask_ring(self, fields: Sequence[bytes]) -> Iterator[Frame]:
+        """The ring buffer from the reader, which is asked once."""
+        self._ring, mine = itertools.tee(self._ring or self.session.stream(fields))
+        return mine
 
     def _by_namespace(self, inside: Sequence[events.Event]) -> None:
         """How many messages name each namespace: one that is there, or one that was before it."""
@@ -468,6 +501,10 @@ class Full(Resource):
                 f"too many log files to remember all: {left} of {len(known)} are read anew each run"
             )
         self.session.store.update(key, lambda _: plain)
+
+
+def _told(problem: events.Problem) -> str:
+    return f"{problem.path}: {problem.reason} ({problem.remedy})"
 
 
 def _fitting(known: Mapping[str, Any], room: int) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Refusal(NamedTuple):
 
 
 class _UselessFilterError(Exception):
-    """The kernel's filter leaves more entries than are wanted, or the kernel says nothing to it."""
+    """The kernel's filter leaves more entries than are wanted, or its answer has no end."""
 
 
 def _tally(wanted: Wanted) -> Tally:
@@ -162,10 +162,9 @@ def _dumps(
     from .flows.netlink import TableError
 
     tally = _tally(wanted)
-    complete, interrupted, answers = True, False, 0
+    complete, interrupted = True, False
     fault, notes = "", []
     for name, dump in groupby(frames, lambda frame: frame.file):
-        answers += 1
         if name == "-":
             code = next(dump).errno
             return None if code == errno.ENOENT else _refused("netlink", code)
@@ -185,15 +184,16 @@ def _dumps(
             notes.append(f"the kernel lost part of the dump: {os.strerror(error.errno)}")
             continue
         interrupted = interrupted or status.interrupted
-        if not status.done:
-            complete = False
-            if wanted.most and tally.read >= wanted.most:
-                if filtered:
-                    raise _UselessFilterError
-                break
-            notes.append("the dump ended before its end")
-    if filtered and answers < len(matches) and not fault:
-        raise _UselessFilterError
+        if status.done:
+            continue
+        if filtered:
+            raise _UselessFilterError
+        complete = False
+        if wanted.most and tally.read >= wanted.most:
+            break
+        notes.append("the dump ended before its end")
+    if not complete and not tally.read:
+        return _refused("netlink", errno.ENODATA, "the dump ended before it began")
     if interrupted:
         notes.append("the table changed under the dump: entries may be missing or counted twice")
     sampled = not filtered and not complete and tally.read < count

@@ -890,7 +890,7 @@ def _readers(options: argparse.Namespace) -> int:
     number = 2 if options.netns else 0
     if options.source in (sources.AUTO, sources.NETLINK):
         # A filter that lets too much pass makes room for a sample of everything.
-        number += 2 if options.address else 1
+        number += 2 if options.address or options.protocol else 1
     if options.source in (sources.AUTO, sources.PROC):
         number += 1
     return number + (2 if options.save else 0)

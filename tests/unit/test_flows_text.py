@@ -107,12 +107,14 @@ def test_columns_give_what_lines_give(line):
                         [
                             *("40000", "10.0.0.1", "192.0.2.9", "::1", "[ASSURED]", "443", "src="),
                             *("ES", "431999", "zone=3", "sport=", "=443", " 2 ", " 6 ", "TIME_"),
+                            *("0x", "[HW_OFFLOAD]", "0x1f"),
                         ]
                     ),
                     st.sampled_from(
                         [
                             *("4294967295", "4294967296", "1", "10.0.0.2", "99999", "", "x"),
                             *("300.1.1.1", " ", "::3", "9" * 5000, "s1rc=", "sr7c=", "|", "="),
+                            *("[ASS9URED]", "1x", "0x1ffff"),
                         ]
                     ),
                 ),
@@ -156,6 +158,24 @@ def test_a_line_that_looks_like_its_neighbours_and_is_none_is_bad(old, new):
     content = "\n".join(lines).encode()
     fast, slow = counted(content), slowly(content)
     assert (fast.read, fast.bad_lines) == (10, 1)
+    assert everything(fast) == everything(slow)
+
+
+@pytest.mark.parametrize(
+    ("line", "old", "new"),
+    [
+        (OFFLOADED, "[HW_OFFLOAD]", "[HW_9OFFLOAD]"),
+        (STAMPED, "icmpv6", "icm5pv6"),
+        (PROC_GRE, "srckey=0x1f", "srckey=1x1f"),
+        (PROC_GRE, "[ASSURED]", "[ASS9URED]"),
+        (OFFLOADED, "sport=1", "sport=0x1ffff"),
+    ],
+)
+def test_of_lines_with_hexadecimal_numbers_the_bad_one_is_bad_too(line, old, new):
+    lines = [line] * 5 + [line.replace(old, new, 1)] + [line] * 5
+    content = "\n".join(lines).encode()
+    fast, slow = counted(content), slowly(content)
+    assert (fast.read, fast.bad_lines) == (slow.read, slow.bad_lines)
     assert everything(fast) == everything(slow)
 
 

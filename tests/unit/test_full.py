@@ -1014,3 +1014,45 @@ def test_what_nothing_else_stands_in_for_is_said_in_one_line_when_all_is_well(
     well = commandline.Outcome(full.Ok, "")
     assert full._notes(looked, well) == (expected if said else [])
     assert full._notes(looked, well._replace(state=full.Critical)) == []
+
+
+def test_what_no_source_shows_of_the_window_is_said_when_all_is_well(monkeypatch):
+    gap = events.Problem("kernel log", "nothing goes back beyond noon", "keep more")
+    found = gather.Evidence((), (gather.Source("journal"),), (MISSING, gap), gap=gap)
+    monkeypatch.setattr(full.gather, "gather", lambda *_: found)
+    session = types.SimpleNamespace(stage=lambda _: None, may_ask=False, forbidden=False)
+    looked = full.Full(full.parser().parse_args([]), session)
+    looked._read_log(None)
+    assert full._notes(looked, commandline.Outcome(full.Ok, "")) == [
+        "Not seen: kernel log: nothing goes back beyond noon (keep more)"
+    ]
+
+
+def test_how_far_back_a_run_gets_does_not_change_what_it_has_heard(monkeypatch):
+    """The run after others that could not read the log looks at what they have missed, once."""
+    session = types.SimpleNamespace(stage=lambda _: None, may_ask=False, forbidden=False)
+    looked = full.Full(full.parser().parse_args([]), session)
+    now = looked._clock.realtime
+    looked.window = looked._window(now - 60)
+    late, early, earlier = (event(now - ago, ago) for ago in (30.0, 5000.0, 90000.0))
+    windows = []
+    cut = events.Problem("journal", "was not read to its end", "raise --timeout")
+
+    def show(wanted, window, *_):
+        windows.append(window)
+        source = (gather.Source("journal"),)
+        if len(windows) == 1:
+            return gather.Evidence((earlier, late), source)
+        return gather.Evidence((early,), source, (cut,))
+
+    monkeypatch.setattr(full.gather, "gather", show)
+    before = memory(now - 60, counters())._replace(heard=now - 80000)
+    looked._read_log(before)
+    assert [window.start for window in windows] == [now - 900, now - 80000]
+    assert looked.tally.table_full == 2
+    assert looked.missed[0].startswith("kernel log: not all that was logged since ")
+    # Whose last run has heard all has nothing to catch up with.
+    windows.clear()
+    looked.window = looked._window(now - 60)
+    looked._read_log(before._replace(heard=now - 60))
+    assert len(windows) == 1

@@ -431,9 +431,14 @@ def test_dumps_begin_together_and_the_echo_is_not_handed_out(threads, monkeypatc
     )
     assert told == [
         ("dump_a", 0, b"onetwo"),
+        ("dump_a", 0, b""),
         ("dump_b", 0, no_right),
+        ("dump_b", 0, b""),
         ("dump_c", 0, b"a batchanother"),
+        ("dump_c", 0, b""),
         ("dump_d", 0, b"rest"),
+        ("dump_d", 0, b""),
+        ("dump_e", 0, b""),
     ]
 
 

@@ -357,11 +357,31 @@ def test_a_filter_that_lets_too_much_pass_gives_way_to_a_sample(reader, sysctls,
     assert "4000 of 4000 entries match" in run.text
 
 
-def test_a_filter_that_the_kernel_says_nothing_to_gives_way_to_the_whole(reader, sysctls, inspect):
-    reader.hands_out("table", *dump(1000), flows_dump.done(), file="dump_a")
+def test_a_filter_whose_answer_has_no_end_gives_way_to_the_whole(reader, sysctls, inspect):
+    stream = reader.stream
+
+    def answer(fields):
+        reader.answers.clear()
+        if len(fields) > 2:
+            reader.hands_out("table", b"", file="dump_a")
+        else:
+            reader.hands_out("table", *dump(1000), flows_dump.done(), b"")
+        return stream(fields)
+
+    reader.stream = answer
+    reader.hands_out("table", b"")
     run = inspect("--address", "10.0.0.7")
     assert [len(asked) for asked in reader.asked] == [6, 2]
     assert "1 of 1000 entries match" in run.text
+
+
+def test_a_kernel_without_ctnetlink_is_asked_for_the_table_in_proc(reader, sysctls, inspect):
+    reader.hands_out("table", b"", file="dump_a")
+    reader.hands_out("text", tables.listing(tables.web_server()[:1000]), b"")
+    for words in ((), ("--address", "198.18.0.1")):
+        run = inspect(*words, "-vv")
+        assert run.data["tcp"].value > 0
+        assert any(line.startswith("Tried netlink: the dump ended before") for line in run.lines)
 
 
 def test_filters_are_applied_to_files(inspect, file):

@@ -459,7 +459,10 @@ class _Counting:
             _packed(family, _other(back_target, source))
         except (OSError, UnicodeError):
             return False
-        numbers = columns.numbers()
+        try:
+            numbers = columns.numbers()
+        except ValueError:
+            return False
         if numbers is None or not columns.zones():
             return False
         ids, ports = numbers
@@ -535,15 +538,17 @@ class _Columns:
         self.index = list(itertools.accumulate([0, *kept]))
         self.kept = kept
         self.bare = bare
+        self.flags = {place for place, word in enumerate(words[: len(kept)]) if word in _FLAGS}
 
     def regular(self) -> bool:
         """Whether every line has as many words as the first, and the same protocol and state."""
         marks = self.words[self.width - 1 :: self.width]
         if len(self.words) != self.width * self.number - 1 or marks.count(_MARK) != len(marks):
             return False
-        constant = list(range(self.places.protocol_at + 1))
+        # Names of protocols and states, their numbers, and flags are all alike.
+        constant = set(range(self.places.protocol_at + 1)) | self.flags
         if self.places.state_at is not None:
-            constant.append(self.places.state_at)
+            constant.add(self.places.state_at)
         for place in constant:
             if self.kept[place]:
                 column = self.at(place)

@@ -352,7 +352,11 @@ def records(descriptor: int) -> Iterator[bytes]:
 def tables(
     sockets: list[socket], inode: int, path: bytes, *, later: bool = False
 ) -> Iterator[bytes]:
-    """The frames of dumps, one after the other; the file of the n-th is called dump_n."""
+    """The frames of dumps, one after the other; the file of the n-th is called dump_n.
+
+    The last of each holds nothing but the error number, if any: also a dump of which the kernel
+    says nothing has its end.
+    """
     begun = first(sockets) if later else [b""] * len(sockets)
     for number, (asked, data) in enumerate(zip(sockets, begun)):
         name = "dump_" + "abcdefgh"[number]
@@ -368,8 +372,7 @@ def tables(
             code = error.errno or errno.EIO
         if some:
             yield frame(inode, 0, name, path, b"".join(some))
-        if code:
-            yield frame(inode, code, name, path)
+        yield frame(inode, code, name, path)
 
 
 def widen(pipe: int) -> None:

@@ -715,7 +715,8 @@ def _plan(
         if descriptor is not None and _stands_at(descriptor, position):
             # Of a log that was empty nothing is known again: since, it may have been copied and
             # truncated. Its copy then was changed after it.
-            copies = [] if position.offset else rotated(path, position.latest)
+            since = max(position.latest, start or 0.0)
+            copies = [] if position.offset else rotated(path, since)
             return (None, copies) if copies else (path, [])
         names = rotated(path, 0.0)
         for at in range(len(names) - 1, -1, -1):

@@ -53,6 +53,7 @@ class Evidence(NamedTuple):
     """What the kernel log shows, each event once; `problems` are what could not be read.
 
     `read` says of everything that was read what it is, how it was got at, and how much it was.
+    `gap` is the one of the problems that says how much of the window no source shows.
     """
 
     events: tuple[ev.Event, ...] = ()
@@ -60,6 +61,7 @@ class Evidence(NamedTuple):
     problems: tuple[ev.Problem, ...] = ()
     known: tuple[tuple[str, Known], ...] = ()
     read: tuple[str, ...] = ()
+    gap: ev.Problem | None = None
 
 
 class _Gathering:
@@ -84,6 +86,7 @@ class _Gathering:
         """Where sources begin that were read and do not show the whole window."""
         self.covered: set[str] = set()
         self.read: list[str] = []
+        self.gap: ev.Problem | None = None
         self.asked = False
 
     def _reaches(self, oldest: float | None) -> bool:
@@ -125,6 +128,8 @@ class _Gathering:
         elif not whole:
             reason = "no longer reaches back over the window"
             self.problems.append(ev.Problem(kmsg.PATH, reason, "boot with a larger log_buf_len"))
+            if ring.oldest is not None:
+                self.short.append(ring.oldest)
         return whole and ring.complete
 
     def _ring(self, clock: kmsg.Clock) -> kmsg.Ring:
@@ -243,7 +248,8 @@ class _Gathering:
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(min(self.short)))
             reason = f"nothing that can be read goes back beyond {since}"
             remedy = "keep the journal with Storage=persistent, or name log files with --log"
-            self.problems.append(ev.Problem(RING, reason, remedy))
+            self.gap = ev.Problem(RING, reason, remedy)
+            self.problems.append(self.gap)
 
     def _whole(self, path: str) -> bool:
         """Tell whether the log that was read last shows the whole window."""
@@ -307,6 +313,7 @@ def gather(
         tuple(gathering.problems),
         tuple(gathering.known.items()),
         tuple(gathering.read),
+        gathering.gap,
     )
 
 
