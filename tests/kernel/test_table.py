@@ -317,7 +317,7 @@ time.sleep(0.5)
 print(sum(hears(other) for _, other in pairs), flush=True)
 try:
     more = bool(pair())
-except TimeoutError:
+except socket.timeout:
     more = False
 print(more, flush=True)
 sys.stdin.readline()
