@@ -34,9 +34,19 @@ def two_processors(monkeypatch):
     """A second process from the second piece on, and none of them left."""
     monkeypatch.setattr(share, "ALONE", 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    before = children()
+    before, priority = children(), os.getpriority(os.PRIO_PROCESS, 0)
     yield
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, priority)
     assert children() <= before
+
+
+def test_who_counts_gives_way_and_never_takes_more_than_it_had():
+    for own, then in ((0, share.GIVES_WAY), (share.GIVES_WAY + 2, share.GIVES_WAY + 2)):
+        if own >= os.getpriority(os.PRIO_PROCESS, 0):
+            os.setpriority(os.PRIO_PROCESS, 0, own)
+            counted([dump.entry() * 9, dump.entry() * 5 + dump.done()])
+            assert os.getpriority(os.PRIO_PROCESS, 0) == then
 
 
 def taken(monkeypatch):

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 ALONE = 1 << 22  # bytes
 # So much waits for the second process at most: it always finds work, and both end together.
 WAITING = 1 << 18  # bytes
+# The priority (nice value) of both from then on: who hands the table out, and all that the host is
+# there for, comes first.
+GIVES_WAY = 5
 PIPE_SIZE = 1 << 20  # bytes, what /proc/sys/fs/pipe-max-size allows everybody
 F_SETPIPE_SZ = 1031  # linux/fcntl.h
 _SIZE = struct.Struct("=Q")
@@ -94,6 +97,8 @@ class _Second:
         try:
             with suppress(OSError):  # The user has too many: then each waits for the other.
                 fcntl.fcntl(self._pieces, F_SETPIPE_SZ, PIPE_SIZE)
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, 0, max(own, GIVES_WAY))
             signal.pthread_sigmask(signal.SIG_BLOCK, _ANSWERED)
             self._pid = os.fork()
             if not self._pid:
