@@ -400,6 +400,12 @@ class Answers:
             raise one
         return one
 
+    def recv_into(self, room, size, flags):
+        """The next, put where it is wanted."""
+        one = self.recv(len(room))
+        room[: len(one)] = one
+        return len(one)
+
 
 def refusal(code):
     """NLMSG_ERROR with an error number."""
@@ -408,7 +414,7 @@ def refusal(code):
 
 def dumped(*sockets):
     """The frames of dumps that were asked for later: file, error, data."""
-    frames = b"".join(reader.tables(list(sockets), 7, b"/a", later=True))
+    frames = b"".join(map(bytes, reader.tables(list(sockets), 7, b"/a", later=True)))
     return [(frame[2], frame[1], frame[4]) for frame in parsed(frames + b"end\n")]
 
 
@@ -440,6 +446,14 @@ def test_dumps_begin_together_and_the_echo_is_not_handed_out(threads, monkeypatc
         ("dump_d", 0, b""),
         ("dump_e", 0, b""),
     ]
+
+
+def test_batches_are_put_together_in_frames_of_some_hundred_kilobytes():
+    batches = [bytes((number,)) * 32000 for number in range(20)]
+    told = dumped(Answers(refusal(errno.EINVAL), *batches, OSError(errno.ENOBUFS, "")))
+    assert b"".join(data for _, _, data in told) == b"".join(batches)
+    assert [len(data) for _, _, data in told] == [256000, 256000, 128000, 0]
+    assert [code for _, code, _ in told] == [0, 0, 0, errno.ENOBUFS]
 
 
 def test_a_call_of_libc_that_fails_raises_with_its_error():

@@ -55,8 +55,9 @@ LONGEST_REQUEST = 1 << 20  # bytes
 LONGEST_PATH = 4096  # bytes, PATH_MAX
 LONGEST_FILTER = 1024  # bytes of attributes
 MOST_DUMPS = 8
-# Batches of a dump that make a frame: 32 KiB each, at most. A pipe then holds several frames.
-FRAME_BATCHES = 8
+# A batch of a dump is 32 KiB at most; past so many bytes they are a frame. A pipe holds several.
+LARGEST_BATCH = 1 << 16
+FULL_FRAME = 7 << 15
 PIPE_SIZE = 1 << 20  # bytes, what /proc/sys/fs/pipe-max-size allows everybody
 NOBODY = 65534  # the overflow user and group, /proc/sys/kernel/overflowuid
 
@@ -230,7 +231,12 @@ def enter(path: bytes, seen: set[int]) -> int:
 
 def frame(inode: int, code: int, file: str, path: bytes, data: bytes = b"") -> bytes:
     """One piece of the answer."""
-    return f"{inode} {code} {file} {len(path)} {len(data)}\n".encode() + path + data
+    return head(inode, code, file, path, len(data)) + data
+
+
+def head(inode: int, code: int, file: str, path: bytes, size: int) -> bytes:
+    """What stands before the data, so many bytes, of one piece of the answer."""
+    return f"{inode} {code} {file} {len(path)} {size}\n".encode() + path
 
 
 def small(path: str) -> bytes:
@@ -316,7 +322,7 @@ def first(sockets: list[socket]) -> list[bytes]:
 
 
 def batches(asked: socket) -> Iterator[bytes]:
-    """What a dump hands out. The next batch lies ready when one was taken, until there is none."""
+    """What a short dump hands out, batch by batch."""
     from socket import MSG_DONTWAIT
 
     while True:
@@ -351,27 +357,34 @@ def records(descriptor: int) -> Iterator[bytes]:
 
 def tables(
     sockets: list[socket], inode: int, path: bytes, *, later: bool = False
-) -> Iterator[bytes]:
+) -> Iterator[bytes | memoryview]:
     """The frames of dumps, one after the other; the file of the n-th is called dump_n.
 
     The last of each holds nothing but the error number, if any: also a dump of which the kernel
-    says nothing has its end.
+    says nothing has its end. A million entries are 230 MB, whose copies cost time: what is yielded
+    is good until the next is asked for.
     """
+    from socket import MSG_DONTWAIT
+
     begun = first(sockets) if later else [b""] * len(sockets)
+    room = memoryview(bytearray(FULL_FRAME + LARGEST_BATCH))
     for number, (asked, data) in enumerate(zip(sockets, begun)):
         name = "dump_" + "abcdefgh"[number]
-        some = [data] if data else []
-        code = 0
-        try:
-            for batch in batches(asked):
-                some.append(batch)
-                if len(some) >= FRAME_BATCHES:
-                    yield frame(inode, 0, name, path, b"".join(some))
-                    some.clear()
-        except OSError as error:
-            code = error.errno or errno.EIO
-        if some:
-            yield frame(inode, 0, name, path, b"".join(some))
+        room[: len(data)] = data
+        filled, code = len(data), 0
+        ended = False
+        while not ended:
+            try:
+                # The next batch lies ready when one was taken, until there is none.
+                filled += asked.recv_into(room[filled:], 0, MSG_DONTWAIT)
+            except BlockingIOError:
+                ended = True
+            except OSError as error:
+                code, ended = error.errno or errno.EIO, True
+            if filled and (ended or filled > FULL_FRAME):
+                yield head(inode, 0, name, path, filled)
+                yield room[:filled]
+                filled = 0
         yield frame(inode, code, name, path)
 
 
@@ -405,7 +418,9 @@ def stats_cpu() -> bytes:
     return b"".join(batches(dump(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET_STATS_CPU)))
 
 
-def begin(what: bytes, path: bytes, filters: list[bytes], seen: set[int]) -> Iterable[bytes]:
+def begin(
+    what: bytes, path: bytes, filters: list[bytes], seen: set[int]
+) -> Iterable[bytes | memoryview]:
     """The frames of one place. All that takes a right is done when this returns."""
     inode = 0
     try:
@@ -429,7 +444,7 @@ def begin(what: bytes, path: bytes, filters: list[bytes], seen: set[int]) -> Ite
         return [frame(inode, error.errno or errno.EIO, "-", path)]
 
 
-def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes]]:
+def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes | memoryview]]:
     """The frames of the answer. All that takes a right is done when this returns."""
     if what == b"log":
         try:
@@ -438,7 +453,7 @@ def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes]]:
             return [[frame(0, error.errno or errno.EIO, "-", b"")]]
     places, filters = split(arguments)
     seen: set[int] = set()
-    answer: list[Iterable[bytes]] = []
+    answer: list[Iterable[bytes | memoryview]] = []
     for place in places:
         paths = processes() if place == b"processes" else [place]
         answer += [begin(what, path, filters, seen) for path in paths]
@@ -472,7 +487,7 @@ def main() -> int:
     return 0
 
 
-def write(data: bytes) -> None:
+def write(data: bytes | memoryview) -> None:
     """Put all of it on standard output."""
     while data:
         data = data[os.write(1, data) :]
