@@ -146,6 +146,8 @@ def test_lines_with_faults_are_counted_alike_by_columns_and_by_lines(described):
         ("zone=3", "zone=99999"),
         (" src=10", " s7rc=10"),
         (" src=10", " src7=10"),
+        # As many numbers as the others have, at other places.
+        ("431999 ESTABLISHED src=", " ESTABLISHED s7rc="),
         ("ESTABLISHED", "ESTAB7LISHED"),
         ("sport=40000", "sport="),
         ("[ASSURED]", "[ASS7URED]"),
