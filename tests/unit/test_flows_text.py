@@ -87,12 +87,15 @@ def test_a_written_line_reads_back():
 
 
 @pytest.mark.parametrize("line", FORMS)
-def test_columns_give_what_lines_give(line):
+def test_columns_give_what_lines_give_and_need_no_line_alone(line, monkeypatch):
     content = "".join(
         line.replace("=10.0.0.1", f"=10.0.{n}.1").replace("=40000", f"={40000 - n % 7}") + "\n"
         for n in range(50)
     ).encode()
-    fast, slow = counted(content), slowly(content)
+    slow = slowly(content)
+    if line != STAMPED:  # Dates have blanks in them.
+        monkeypatch.setattr(text._Counting, "one", None)
+    fast = counted(content)
     assert (fast.read, fast.bad_lines) == (50, 0)
     assert everything(fast) == everything(slow)
 
@@ -148,6 +151,7 @@ def test_lines_with_faults_are_counted_alike_by_columns_and_by_lines(described):
         (" src=10", " src7=10"),
         # As many numbers as the others have, at other places.
         ("431999 ESTABLISHED src=", " ESTABLISHED s7rc="),
+        ("431999 ESTABLISHED", " ESTAB7LISHED"),
         ("ESTABLISHED", "ESTAB7LISHED"),
         ("sport=40000", "sport="),
         ("[ASSURED]", "[ASS7URED]"),

@@ -434,16 +434,17 @@ class _Counting:
                 if whole.count(state) != number:
                     return False
             # A name with a digit in it leaves that before its "=".
-            whole = whole.translate(_VALUES, _NOT_VALUES)
-            if whole.count(b" \x1f") != found[0].count(b"=") * number:
+            left = _values(whole)
+            if left.count(" \x1f") != found[0].count(b"=") * number:
                 return False
-            kept = [len(word.encode().translate(_VALUES, _NOT_VALUES).split()) for word in words]
+            kept = [len(_values(word.encode()).split()) for word in words]
         else:
+            left = whole.decode("ascii", "replace")
             for name in {key[0] for key in places.found if key[0] in _USED}:
                 wanted = sum(key[0] == name for key in places.found)
                 if whole.count(f" {name}=".encode()) != wanted * number:
                     return False
-        columns = _Columns(whole.decode("ascii", "replace").split(), number, places, kept, plain)
+        columns = _Columns(left.split(), number, places, kept, plain)
         return columns.regular() and self._count(columns, places, number)
 
     def _count(self, columns: _Columns, places: _Places, number: int) -> bool:
@@ -519,6 +520,11 @@ class _Counting:
 _ZONES = frozenset(("zone", "zone-orig", "zone-reply"))
 # Names whose values `_Counting` takes from columns.
 _USED = frozenset(("src", "dst", "sport", "dport", "srckey", "dstkey", "id", *_ZONES))
+
+
+def _values(text: bytes) -> str:
+    """What is left of text where all values are decimal."""
+    return text.translate(_VALUES, _NOT_VALUES).decode("ascii")
 
 
 class _Columns:
