@@ -55,7 +55,8 @@ LONGEST_REQUEST = 1 << 20  # bytes
 LONGEST_PATH = 4096  # bytes, PATH_MAX
 LONGEST_FILTER = 1024  # bytes of attributes
 MOST_DUMPS = 8
-# A batch of a dump is 32 KiB at most; past so many bytes they are a frame. A pipe holds several.
+# A batch of a dump is 32 KiB at most, and has twice the room; past so many bytes they are a frame.
+# A pipe holds several.
 LARGEST_BATCH = 1 << 16
 FULL_FRAME = 7 << 15
 PIPE_SIZE = 1 << 20  # bytes, what /proc/sys/fs/pipe-max-size allows everybody
@@ -264,12 +265,12 @@ def dump(
     size = 20 + len(attributes)
     kind = subsystem << 8 | message
     flags = NLM_F_REQUEST | NLM_F_DUMP
-    room = asked.getsockopt(SOL_SOCKET, SO_RCVBUF)
     if later:
         # While it takes the request the kernel fills a first batch, and for a filter that lets few
         # entries pass it walks the whole table then: with rights, under a lock of all ctnetlink,
         # one dump after the other. netlink_dump() (net/netlink/af_netlink.c) leaves that to the
         # one who reads where the socket has no room. A kernel that does not is only slower.
+        room = asked.getsockopt(SOL_SOCKET, SO_RCVBUF)
         asked.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)
         asked.send(echo())
     asked.send(struct.pack("=IHHIIBBH", size, kind, flags, 1, 0, family, 0, 0) + attributes)
