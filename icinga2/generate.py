@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from check_conntrack import full, table, usage
+from check_conntrack import usage
+from check_conntrack.full import full_check
+from check_conntrack.table import table_check
 
 HERE = Path(__file__).parent
 COMMANDS = HERE / "conntrack-commands.conf"
@@ -80,7 +82,7 @@ CHECKS = (
     ),
     Check(
         "full",
-        full.parser(),
+        full_check.parser(),
         "Connection tracking: drops",
         "Whether the connection-tracking table has been full, and what was lost.",
         300,
@@ -91,7 +93,7 @@ CHECKS = (
     ),
     Check(
         "table",
-        table.parser(),
+        table_check.parser(),
         "Connection tracking: contents",
         "What fills the connection-tracking table, why, and what to do.",
         300,

@@ -8,6 +8,7 @@ import signal
 import sys
 
 OLDEST_PYTHON = (3, 9)
+MODULES = {"usage": "usage", "full": "full.full_check", "table": "table.table_check"}
 
 
 def launch(check):  # type: ignore[no-untyped-def]
@@ -24,7 +25,7 @@ def launch(check):  # type: ignore[no-untyped-def]
                 "the Python library nagiosplugin is missing, install it: apt-get install "
                 "python3-nagiosplugin\nor: " + sys.executable + " -m pip install nagiosplugin"
             )
-        main = __import__("check_conntrack." + check, fromlist=["main"]).main
+        main = __import__("check_conntrack." + MODULES.get(check, check), fromlist=["main"]).main
     except Exception as error:  # whatever it is, a traceback is no verdict
         why = str(error)
         if not isinstance(error, ImportError):

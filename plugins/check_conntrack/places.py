@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from . import output
+from . import render
 from .kernel import KernelError
 from .kernel.limits import OWN, Limits, own_inode, read_limits
-from .kernel.values import NamedTuple
+from .kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def look(
     sight = _enter(session, targets, inode, what, called)
     spots: dict[str, Spot] = {}
     for spot in sight.others:
-        part = output.label_part(spot.name, spots)
+        part = render.label_part(spot.name, spots)
         # One hash holds the entries of all namespaces.
         limits = spot.limits._replace(buckets=own.limits.buckets if own else None)
         prefix = "" if spot.path == targets.first else f"{part}::"
@@ -105,7 +105,7 @@ def look(
     if own and targets.own and targets.first == inode:
         first = own
     elif own and targets.own:
-        others.append(own._replace(name="self", prefix=f"{output.label_part('self', spots)}::"))
+        others.append(own._replace(name="self", prefix=f"{render.label_part('self', spots)}::"))
     return sight._replace(
         first=first,
         others=tuple(spot for spot in others if spot is not first),

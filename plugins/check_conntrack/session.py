@@ -6,8 +6,8 @@ before, or is started through sudo now.
 
 from __future__ import annotations
 
-from . import commandline
-from .kernel import KernelError, rights, source
+from . import runner
+from .kernel import KernelError, privileges, source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import ExitStack
 
-    from .history import Store
+    from check_conntrack.state.state_store import Store
+
     from .kernel.source import Frame, Reader
 
 
@@ -31,7 +32,7 @@ class Session:
     """
 
     def __init__(
-        self, stage: commandline.Stage, stack: ExitStack, ready: list[Reader], *, sudo: bool
+        self, stage: runner.Stage, stack: ExitStack, ready: list[Reader], *, sudo: bool
     ) -> None:
         self.stage = stage
         self.forbidden = False
@@ -78,11 +79,11 @@ class Session:
 
 def begin(
     options: argparse.Namespace,
-    stage: commandline.Stage,
+    stage: runner.Stage,
     stack: ExitStack,
     *,
     readers: int = 0,
-    capability: int = rights.CAP_SYS_ADMIN,
+    capability: int = privileges.CAP_SYS_ADMIN,
     late: Sequence[str] = (),
 ) -> Session:
     """Start what may need rights, give up all rights, open the store.
@@ -92,16 +93,16 @@ def begin(
     Raises KernelError where rights cannot be given up.
     """
     ready = []
-    as_root = rights.is_root()
-    if readers and rights.has(capability):
+    as_root = privileges.is_root()
+    if readers and privileges.has(capability):
         stage("starting the reader")
         command = source.reader_command(sudo=False)
         ready = [stack.enter_context(source.Reader(command)) for _ in range(readers)]
-    home = commandline.drop_rights(options, late)
+    home = runner.drop_rights(options, late)
     session = Session(stage, stack, ready, sudo=options.sudo)
     session.as_root = as_root
     stage("opening the state directory")
-    session.store = commandline.open_store(options, home)
+    session.store = runner.open_store(options, home)
     stack.callback(session.store.close)
     return session
 

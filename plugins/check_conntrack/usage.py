@@ -11,11 +11,13 @@ from contextlib import ExitStack
 
 from nagiosplugin import Metric, Ok, Resource, Result, Results, Summary
 
-from . import commandline, output, places, present, session, trend
-from .history import boot_id, kept_series, series_of
+from check_conntrack.state.state_store import boot_id, kept_series, series_of
+
+from . import nagios, places, render, runner, session
 from .kernel import KernelError
-from .kernel.values import NamedTuple
-from .thresholds import Label, ThresholdError, duration, parse_thresholds
+from .kernel.namedtuple import NamedTuple
+from .ranges import Label, ThresholdError, duration, parse_thresholds
+from .state import trend
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -221,16 +223,16 @@ class UsageSummary(Summary):
         if head:
             parts.append(self._sentence(head, results))
             parts += [
-                present.alarm(result)
-                for result in present.alarms(_of(head, results))
-                if present.label_of(result) not in ("usage", "entries")
+                nagios.alarm(result)
+                for result in nagios.alarms(_of(head, results))
+                if nagios.label_of(result) not in ("usage", "entries")
             ]
         if self.usage.inactive and not head:
             parts.append("conntrack is not active on this host")
         elif self.usage.inactive and results["inactive"].state is not Ok:
             parts.append(f"conntrack is not active {', '.join(self.usage.inactive)}")
         parts += self.usage.problems
-        parts += [f"growth unknown: {result.hint}" for result in present.blind(results)]
+        parts += [f"growth unknown: {result.hint}" for result in nagios.blind(results)]
         if len(self.usage.places) > 1:
             parts.append(f"{len(self.usage.places)} namespaces seen")
         return "; ".join(parts)
@@ -244,15 +246,15 @@ class UsageSummary(Summary):
         usage = self.usage
         head = self._head(results)
         lines: list[str] = []
-        alarms = present.alarms(_of(head, results)) if head else []
+        alarms = nagios.alarms(_of(head, results)) if head else []
         lines += [
-            f"{result.state.text.upper()}: {present.alarm(result)}{_since(head, result)}"
+            f"{result.state.text.upper()}: {nagios.alarm(result)}{_since(head, result)}"
             for result in alarms
             if head
         ]
         lines += [f"UNKNOWN: {problem}" for problem in usage.problems]
         lines += [
-            f"WARNING: growth cannot be judged: {result.hint}" for result in present.blind(results)
+            f"WARNING: growth cannot be judged: {result.hint}" for result in nagios.blind(results)
         ]
         if usage.session.forbidden:
             lines += session.grant("look into other namespaces", as_root=usage.session.as_root)
@@ -261,19 +263,19 @@ class UsageSummary(Summary):
         if head:
             lines += _figures(head)
             if alarms:
-                from . import advice
+                from .advice import advice_rules
 
-                labels = {present.label_of(result) for result in alarms if _too_full(result)}
-                evidence = present.evidence(head.limits, head.peak)
+                labels = {nagios.label_of(result) for result in alarms if _too_full(result)}
+                evidence = nagios.evidence(head.limits, head.peak)
                 if labels & {"growth", "time_to_full"}:
                     evidence = evidence._replace(growth=head.growth or 0.0)
-                lines += advice.advise(evidence, labels)
+                lines += advice_rules.advise(evidence, labels)
         if usage.options.verbose > 2:
             lines += [
                 f"Read {place.limits.origin}count and max in net:[{place.spot.inode}] {place.name}"
                 for place in usage.places
             ]
-        return lines + present.remembered(usage.session, usage.options.verbose)
+        return lines + nagios.remembered(usage.session, usage.options.verbose)
 
     def _head(self, results: Results) -> Place | None:
         """The place that the status line is about: the fullest of those that are worst."""
@@ -281,14 +283,14 @@ class UsageSummary(Summary):
         if not places:
             return None
         judged = [_of(place, results) for place in places]
-        return places[present.decisive(judged, [place.fullness for place in places])]
+        return places[nagios.decisive(judged, [place.fullness for place in places])]
 
     def _sentence(self, place: Place, results: Results) -> str:
         limits = place.limits
         where = f"namespace {place.name} " if place.name else ""
         if not limits.limit:
             return f"{where}{limits.entries} entries in use, no limit"
-        share = present.shown(results[place.prefix + "usage"])
+        share = nagios.shown(results[place.prefix + "usage"])
         if limits.full:
             over = f" ({share})" if limits.entries > limits.limit else ""
             return (
@@ -301,12 +303,12 @@ class UsageSummary(Summary):
 
 
 def _of(place: Place, results: Results) -> list[Result]:
-    return present.results_of(place.prefix, LABELS, results)
+    return nagios.results_of(place.prefix, LABELS, results)
 
 
 def _since(place: Place, result: Result) -> str:
     """For how long usage has been outside its range, as far back as runs are remembered."""
-    context = present.context_of(result)
+    context = nagios.context_of(result)
     if context.label.name != "usage":
         return ""
     held = trend.held_for(
@@ -318,7 +320,7 @@ def _since(place: Place, result: Result) -> str:
 
 def _too_full(result: Result) -> bool:
     """Whether an alarm says that the table is, or will be, too full, or its limit not as meant."""
-    context = present.context_of(result)
+    context = nagios.context_of(result)
     return context.label.name in ("limit", "time_to_full") or not context.too_low(result)
 
 
@@ -345,14 +347,14 @@ def _listing(places: list[Place], results: Results, *, whole: bool) -> list[str]
         left = place.time_to_full
         rows.append(
             (
-                output.clean(place.name) or "(host)",
+                render.clean(place.name) or "(host)",
                 str(place.limits.entries),
-                present.shown(results[place.prefix + "usage"]) if place.limits.limit else "",
+                nagios.shown(results[place.prefix + "usage"]) if place.limits.limit else "",
                 "" if left is None else trend.spell(left) if left else "now",
             )
         )
     more = len(places) - len(shown)
-    return output.table(rows) + ([f"  and {more} more (-vv)"] if more else [])
+    return render.table(rows) + ([f"  and {more} more (-vv)"] if more else [])
 
 
 # --- the way in
@@ -370,9 +372,9 @@ def _window(text: str) -> float:
     return seconds
 
 
-def parser() -> commandline.Parser:
+def parser() -> runner.Parser:
     """The command line of this check."""
-    made = commandline.parser("check_conntrack_usage", PURPOSE, LABELS, EXAMPLES)
+    made = runner.parser("check_conntrack_usage", PURPOSE, LABELS, EXAMPLES)
     made.add_argument_group("options of this check").add_argument(
         "--trend-window",
         type=_window,
@@ -383,16 +385,16 @@ def parser() -> commandline.Parser:
     return made
 
 
-def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.Outcome:
+def judge(options: argparse.Namespace, stage: runner.Stage) -> runner.Outcome:
     """The verdict. Rights end before the first byte of the kernel's is parsed."""
     thresholds = parse_thresholds(LABELS, options.warning, options.critical)
     with ExitStack() as stack:
         begun = session.begin(options, stage, stack, readers=1 if options.netns else 0)
         usage = Usage(options, begun)
-        made = present.contexts(LABELS, thresholds, options.if_inactive)
-        return present.conclude(options, begun, usage, UsageSummary(usage), made)
+        made = nagios.contexts(LABELS, thresholds, options.if_inactive)
+        return nagios.conclude(options, begun, usage, UsageSummary(usage), made)
 
 
 def main() -> int:
     """The executable's way in; returns the exit code."""
-    return commandline.run(TITLE, parser(), judge)
+    return runner.run(TITLE, parser(), judge)

@@ -28,7 +28,7 @@ import tempfile
 import time
 from typing import Callable, NamedTuple
 
-from kernel import flows_rig as rig
+from support import flows_rig as rig
 
 CHECK = os.path.join(os.path.dirname(sys.executable), "check_conntrack_table")
 COUNT_BY_HAND = "conntrack -L 2>/dev/null | awk '{print $1}' | sort | uniq -c"

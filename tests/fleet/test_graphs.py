@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from fleet.graphs_rig import GRAPHS, Graphite, InfluxDB, folder, icinga, templates, until
-from kernel.rig import Netns, machine_limit, run
-from unit import perfdata
+from support import perfdata
+from support.graphs_rig import GRAPHS, Graphite, InfluxDB, folder, icinga, templates, until
+from support.rig import Netns, machine_limit, run
 
 HOST = "gw-1.example.org"
 CHECKS = ("usage", "full", "table")

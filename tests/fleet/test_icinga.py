@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from check_conntrack import full, table, usage
-from fleet import icinga_rig as rig
-from kernel.flows_rig import mixed_entries
-from kernel.rig import limit_lock, machine_limit
-from unit import perfdata
+from check_conntrack import usage
+from check_conntrack.full import full_check
+from check_conntrack.table import table_check
+from support import icinga_rig as rig
+from support import perfdata
+from support.flows_rig import mixed_entries
+from support.rig import limit_lock, machine_limit
 
 LIMIT = 1000
-CHECKS = {"usage": usage, "full": full, "table": table}
+CHECKS = {"usage": usage, "full": full_check, "table": table_check}
 # What needs more than two runs, or a table that grows.
 WHEN_KNOWN = {"growth", "time_to_full"}
 OK, WARNING, CRITICAL, UNKNOWN = range(4)
@@ -329,7 +331,7 @@ def test_the_agent_checks_its_own_table_and_the_master_shows_it_full(cluster, wa
     assert len(contents.output.splitlines()) > 10
     entries = contents.perfdata["entries"]
     assert (entries["value"], entries["max"]) == (950, LIMIT)
-    assert set(contents.perfdata) == {label.name for label in table.LABELS}
+    assert set(contents.perfdata) == {label.name for label in table_check.LABELS}
     assert count.state == CRITICAL, count.output
     assert count.output.startswith("CONNTRACK_USAGE CRITICAL - 950 of 1000 entries in use (95.0%)")
     source = "agent" if way == "agent" else "master"

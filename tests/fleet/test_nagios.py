@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet.nrpe_rig import CHECK_NRPE, PLUGIN_FOLDER, SHIPPED, as_nagios, run_text
-from kernel.rig import Netns, limit_lock
+from support.nrpe_rig import CHECK_NRPE, PLUGIN_FOLDER, SHIPPED, as_nagios, run_text
+from support.rig import Netns, limit_lock
 
 NAGIOS = "/usr/sbin/nagios4"
 DEBIAN = Path("/etc/nagios4/objects")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fuzz import door as front
+from support import door as front
 
 # Tests that take a share of FUZZ_SECONDS.
 shared: list[str] = []

@@ -10,12 +10,12 @@ import io
 import os
 from contextlib import suppress
 
-from check_conntrack.flows import bulk, netlink, tally, text, write
+from check_conntrack.flows import bulk, netlink, tally, text, text_writer
 from check_conntrack.kernel import counters
 from check_conntrack.kernel.log import events, files, journal, kmsg
 from check_conntrack.kernel.log import syslog as syslog_lines
 from check_conntrack.kernel.source import ReaderError, parse_answer
-from unit.flows_dump import everything
+from support.flows_dump import everything
 
 NOW = 1_800_000_000.0
 CLOCK = kmsg.Clock(NOW, 5000.0, 5000.0)
@@ -49,7 +49,7 @@ def dump(data: bytes) -> None:
         assert everything(fast) == everything(slow)
         assert fast.figures() == slow.figures()
     try:
-        written = b"".join(write.listing(batches, netlink.DumpStatus())).decode("ascii")
+        written = b"".join(text_writer.listing(batches, netlink.DumpStatus())).decode("ascii")
     except netlink.TableError:
         assert fault, "the writer refuses what the decoder takes"
     else:

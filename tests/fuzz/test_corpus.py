@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from check_conntrack.flows import bulk
-from fuzz.door import fuzz, mutated
 from fuzz.targets import TARGETS
+from support.door import fuzz, mutated
 
 CORPUS = Path(__file__).parent / "corpus"
 FILES = sorted(path for path in CORPUS.glob("*/*"))

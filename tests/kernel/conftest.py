@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.rig import NOBODY, Netns, Result, run
+from support.rig import NOBODY, Netns, Result, run
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from check_conntrack.kernel import counters as ct
-from kernel import full_rig as rig
+from support import full_rig as rig
 
 
 @pytest.fixture

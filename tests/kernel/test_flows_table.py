@@ -13,7 +13,7 @@ import pytest
 
 from check_conntrack.flows import bulk, match, netlink, tally, text
 from check_conntrack.kernel import ctnetlink as ct
-from kernel import flows_rig as rig
+from support import flows_rig as rig
 
 REASON = rig.why_not("conntrack", "nft")
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from kernel import full_rig
-from kernel.rig import hidden, limit_lock
+from support import full_rig
+from support.rig import hidden, limit_lock
 
 NO_RING = "mount --bind /dev/null /dev/kmsg"
 NO_LOGS = "mount -t tmpfs none /var/log; mount -t tmpfs none /run/log 2>/dev/null || true"
@@ -172,7 +172,7 @@ def test_the_ring_buffer_is_read_through_sudo(overflowed, full, sudoers):
 
 def test_the_ring_buffer_is_read_with_the_capability(overflowed, full):
     _, age = overflowed
-    from kernel.rig import NOBODY
+    from support.rig import NOBODY
 
     ambient = ["--inh-caps", "+syslog", "--ambient-caps", "+syslog"]
     result = full("-vvv", "--since", f"{age:.0f}s", user=[*NOBODY, *ambient])
@@ -515,7 +515,7 @@ def test_chains_too_long_are_told_with_the_buckets_that_would_do(netns, full, lo
         full("--log", log, "--netns", "all", user=())
         import sys
 
-        from kernel.rig import FILL
+        from support.rig import FILL
 
         # Sends that are refused fail in the sender: some of so many must be.
         subprocess.run(

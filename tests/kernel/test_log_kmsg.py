@@ -13,7 +13,7 @@ import pytest
 from check_conntrack.kernel.log import journal, kmsg
 from check_conntrack.kernel.log.events import merge, tally
 from check_conntrack.kernel.log.messages import Kind
-from kernel import full_rig as rig
+from support import full_rig as rig
 
 
 @pytest.fixture

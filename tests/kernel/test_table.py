@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from kernel import flows_rig
-from kernel.rig import NOBODY, limit_lock, machine_limit, run
 from kernel.test_flows_table import figures_by_hand, insert_every_kind, without_seconds
+from support import flows_rig
+from support.rig import NOBODY, limit_lock, machine_limit, run
 
 LIMIT = 20000
 SOURCES = ("auto", "netlink", "proc", "conntrack")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.rig import NOBODY, SYSCTLS, hidden, machine_limit, run
+from support.rig import NOBODY, SYSCTLS, hidden, machine_limit, run
 
 LIMIT = 10000
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.rig import Netns, Result, machine_limit
+from support.rig import Netns, Result, machine_limit
 
 TREE = Path(__file__).resolve().parent.parent.parent
 RELEASES = ("bookworm", "stable")

@@ -12,7 +12,8 @@ import subprocess
 
 import pytest
 
-from check_conntrack.commandline import UsageError
+from check_conntrack.launch import MODULES
+from check_conntrack.runner import UsageError
 
 from .conftest import CHECKS, done
 
@@ -21,7 +22,9 @@ SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "PERFDATA", "STATES", 
 
 
 def module(check):
-    return importlib.import_module(check.replace("check_conntrack_", "check_conntrack."))
+    return importlib.import_module(
+        "check_conntrack." + MODULES[check.replace("check_conntrack_", "")]
+    )
 
 
 def actions(check):

@@ -10,9 +10,19 @@ import types
 import pytest
 from hypothesis import HealthCheck, settings
 
-from check_conntrack import commandline, history, session, table, usage
-from check_conntrack.kernel import host, limits, namespaces, program, rights, source, timeouts
-from unit.contract import Run
+from check_conntrack import runner, session, usage
+from check_conntrack.kernel import (
+    conntrack_cli,
+    host,
+    limits,
+    namespaces,
+    privileges,
+    source,
+    timeouts,
+)
+from check_conntrack.state import state_store
+from check_conntrack.table import table_check
+from support.contract import Run
 
 settings.register_profile(
     "unit",
@@ -80,18 +90,18 @@ def clock(monkeypatch):
 @pytest.fixture
 def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
     """Run check_conntrack_usage in this process, which keeps its rights, and hold it to account."""
-    monkeypatch.setattr(commandline, "drop_rights", lambda options, late=(): None)
-    monkeypatch.setattr(rights, "has", lambda _: False)
-    monkeypatch.setattr(rights, "is_root", lambda: False)
+    monkeypatch.setattr(runner, "drop_rights", lambda options, late=(): None)
+    monkeypatch.setattr(privileges, "has", lambda _: False)
+    monkeypatch.setattr(privileges, "is_root", lambda: False)
     monkeypatch.setattr(host, "runs_kube_proxy", lambda: False)
     monkeypatch.setattr(host, "available_memory", lambda: 8 << 30)
     monkeypatch.setattr(limits, "may_set_limits", lambda: True)
     monkeypatch.setattr(limits, "buckets_sysctl_writable", lambda: True)
-    monkeypatch.setenv(history.STATE_VARIABLE, str(tmp_path / "state"))
+    monkeypatch.setenv(state_store.STATE_VARIABLE, str(tmp_path / "state"))
 
     def run(*arguments):
         capfd.readouterr()
-        code = commandline.run(usage.TITLE, usage.parser(), usage.judge, list(arguments))
+        code = runner.run(usage.TITLE, usage.parser(), usage.judge, list(arguments))
         out, err = capfd.readouterr()
         return Run(code, out, err, arguments)
 
@@ -104,7 +114,7 @@ def help_page(capfd, signals):
 
     def run(*arguments):
         capfd.readouterr()
-        code = commandline.run(usage.TITLE, usage.parser(), usage.judge, list(arguments))
+        code = runner.run(usage.TITLE, usage.parser(), usage.judge, list(arguments))
         return (code, *capfd.readouterr())
 
     return run
@@ -184,13 +194,13 @@ def reader(monkeypatch):
 @pytest.fixture
 def inspect(check, reader, monkeypatch, capfd):
     """Run check_conntrack_table in this process; without answers of `reader`, nothing is read."""
-    monkeypatch.setattr(program, "CONNTRACK_PATHS", ())
+    monkeypatch.setattr(conntrack_cli, "CONNTRACK_PATHS", ())
     monkeypatch.setattr(timeouts, "read_file", lambda path: source.Reading(path, b"120\n"))
 
     def run(*arguments):
         capfd.readouterr()
         words = [str(word) for word in arguments]
-        code = commandline.run(table.TITLE, table.parser(), table.judge, words)
+        code = runner.run(table_check.TITLE, table_check.parser(), table_check.judge, words)
         return Run(code, *capfd.readouterr(), words)
 
     return run

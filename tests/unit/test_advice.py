@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack import advice
-from check_conntrack.advice import Evidence, advise, quarter, roomy_limit
+from check_conntrack.advice import advice_rules
+from check_conntrack.advice.advice_rules import Evidence, advise, quarter, roomy_limit
 
 FULL = Evidence(10000, 10000, 10000, 2048, 8 << 30)
 ALL_LABELS = {"usage", "entries", "limit", "load_factor", "growth", "time_to_full"}
@@ -250,7 +250,7 @@ def test_of_a_table_at_its_limit_or_beyond_it_is_said_that_more_may_be_wanted(en
 def test_a_limit_that_was_changed_calls_for_who_changed_it():
     lines = advise(FULL, {"limit"})
     assert "The limit is 10000" in lines[0]
-    assert commands(lines) == [advice._GREP]
+    assert commands(lines) == [advice_rules._GREP]
 
 
 @pytest.mark.parametrize("label", ["usage", "entries", "growth", "time_to_full"])
@@ -267,4 +267,4 @@ def test_two_alarms_of_one_cause_are_advised_on_once():
     [(0, "1 KiB"), (10240, "10 KiB"), (1 << 20, "1.0 MiB"), (1536 << 20, "1.5 GiB")],
 )
 def test_a_size_is_told_in_the_unit_that_fits(size, words):
-    assert advice.mebibytes(size) == words
+    assert advice_rules.mebibytes(size) == words

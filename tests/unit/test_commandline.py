@@ -11,18 +11,12 @@ import time
 
 import pytest
 
-from check_conntrack import (
-    __version__,
-    commandline,
-    full,
-    history,
-    output,
-    table,
-    thresholds,
-    usage,
-)
-from check_conntrack.kernel import KernelError, rights
-from check_conntrack.kernel.rights import User
+from check_conntrack import __version__, ranges, render, runner, usage
+from check_conntrack.full import full_check
+from check_conntrack.kernel import KernelError, privileges
+from check_conntrack.kernel.privileges import User
+from check_conntrack.state import state_store
+from check_conntrack.table import table_check
 
 
 def test_help_is_the_manual_and_exits_3(help_page):
@@ -54,7 +48,9 @@ def test_version_is_one_line_and_exits_3(help_page):
 
 
 @pytest.mark.parametrize(
-    "module", [usage, full, table], ids=lambda module: module.__name__.rpartition(".")[2]
+    "module",
+    [usage, full_check, table_check],
+    ids=lambda module: module.__name__.rpartition(".")[2],
 )
 def test_what_the_help_says_of_quotes_and_of_a_leading_hyphen_is_so(module):
     page = " ".join(module.parser().format_help().split())
@@ -63,7 +59,7 @@ def test_what_the_help_says_of_quotes_and_of_a_leading_hyphen_is_so(module):
     words = shlex.split('-w "~:10" -w "usage=~:" -w=-5:5 -c=-5:5')
     options = module.parser().parse_args(words)
     assert (options.warning, options.critical) == (["~:10", "usage=~:", "-5:5"], ["-5:5"])
-    assert thresholds.parse_bounds("-5:5", module.LABELS[0])
+    assert ranges.parse_bounds("-5:5", module.LABELS[0])
 
 
 EXAMPLES = [line for line in usage.EXAMPLES.splitlines() if line.startswith("  ")]
@@ -109,7 +105,7 @@ def answer(capfd, signals):
 
     def run(judge, *arguments):
         capfd.readouterr()
-        code = commandline.run("T", usage.parser(), judge, list(arguments))
+        code = runner.run("T", usage.parser(), judge, list(arguments))
         out, err = capfd.readouterr()
         assert err == ""
         return code, out
@@ -138,7 +134,7 @@ def test_a_time_out_comes_also_where_its_signal_was_blocked_or_waits(answer):
         stage("waiting for the kernel")
         for _ in range(100):
             time.sleep(0.05)
-        return commandline.Outcome(output.Ok, "never stopped")
+        return runner.Outcome(render.Ok, "never stopped")
 
     code, out = answer(judge, "-t", "0.05")
     assert (code, out) == (3, "T UNKNOWN - timed out after 0.05s while waiting for the kernel\n")
@@ -149,7 +145,7 @@ def test_how_a_child_ended_is_told_also_where_that_was_ignored(answer):
         child = os.fork()
         if not child:
             os._exit(7)
-        return commandline.Outcome(output.Ok, f"ended with {os.waitpid(child, 0)[1] >> 8}")
+        return runner.Outcome(render.Ok, f"ended with {os.waitpid(child, 0)[1] >> 8}")
 
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
@@ -184,7 +180,7 @@ def test_an_alarm_that_is_lost_comes_again(answer, monkeypatch):
 
 def test_without_a_timeout_no_timer_runs(answer):
     def judge(options, stage):
-        return commandline.Outcome(output.Ok, str(signal.getitimer(signal.ITIMER_REAL)))
+        return runner.Outcome(render.Ok, str(signal.getitimer(signal.ITIMER_REAL)))
 
     signal.setitimer(signal.ITIMER_REAL, 0)  # pytest-timeout's
     assert answer(judge, "-t", "0") == (0, "T OK - (0.0, 0.0)\n")
@@ -217,11 +213,11 @@ def test_a_signal_that_comes_while_the_verdict_is_printed_does_not_make_it_anoth
                 os.kill(os.getpid(), number)
                 return True
 
-            output.write = write
-            made = commandline.run(
+            render.write = write
+            made = runner.run(
                 "T",
                 usage.parser(),
-                lambda options, stage: commandline.Outcome(output.Critical, "full"),
+                lambda options, stage: runner.Outcome(render.Critical, "full"),
                 [],
             )
             os._exit(made)
@@ -237,7 +233,7 @@ def test_an_order_to_stop_that_becomes_another_error_is_still_one(answer):
         try:
             os.kill(os.getpid(), signal.SIGHUP)
             signal.pause()
-        except commandline.StoppedError:
+        except runner.StoppedError:
             raise SystemError("returned a result with an exception set") from None
 
     assert answer(judge) == (3, "T UNKNOWN - stopped by SIGHUP\n")
@@ -275,7 +271,7 @@ def test_a_signal_that_is_lost_where_nothing_can_be_raised_comes_again(answer):
 
 
 def test_notes_are_shown_also_when_all_is_well(answer):
-    outcome = commandline.Outcome(output.Ok, "fine", (), ["detail"], ["Not seen: a log"])
+    outcome = runner.Outcome(render.Ok, "fine", (), ["detail"], ["Not seen: a log"])
     assert answer(lambda options, stage: outcome)[1] == "T OK - fine\nNot seen: a log\n"
     assert answer(lambda options, stage: outcome, "-v")[1].endswith("a log\ndetail\n")
 
@@ -284,8 +280,8 @@ def test_an_answer_that_cannot_be_made_is_unknown(answer, monkeypatch):
     def broken(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(output, "page", broken)
-    code, out = answer(lambda options, stage: commandline.Outcome(output.Ok, "fine"))
+    monkeypatch.setattr(render, "page", broken)
+    code, out = answer(lambda options, stage: runner.Outcome(render.Ok, "fine"))
     assert (code, out) == (3, "T UNKNOWN - no answer could be made: MemoryError: \n")
 
 
@@ -308,14 +304,14 @@ def test_the_way_to_an_unforeseen_error_is_shown_at_the_highest_verbosity_alone(
 
 def test_exit_ok_prints_the_verdict_and_exits_0(answer):
     def judge(options, stage):
-        return commandline.Outcome(output.Critical, "full", ["usage=100%"], ["do this"])
+        return runner.Outcome(render.Critical, "full", ["usage=100%"], ["do this"])
 
     assert answer(judge, "--exit-ok") == (0, "T CRITICAL - full | usage=100%\ndo this\n")
 
 
 def test_long_output_is_for_problems_and_for_verbosity(answer):
     def judge(options, stage):
-        return commandline.Outcome(output.Ok, "fine", (), ["detail"])
+        return runner.Outcome(render.Ok, "fine", (), ["detail"])
 
     assert answer(judge) == (0, "T OK - fine\n")
     assert answer(judge, "-v") == (0, "T OK - fine\ndetail\n")
@@ -323,7 +319,7 @@ def test_long_output_is_for_problems_and_for_verbosity(answer):
 
 def test_without_verbosity_the_output_is_bounded_and_with_it_whole(answer):
     def judge(options, stage):
-        return commandline.Outcome(output.Warn, "much", (), ["x" * 100] * 100)
+        return runner.Outcome(render.Warn, "much", (), ["x" * 100] * 100)
 
     assert len(answer(judge)[1]) <= 4096
     assert len(answer(judge, "-v")[1]) > 10000
@@ -331,10 +327,10 @@ def test_without_verbosity_the_output_is_bounded_and_with_it_whole(answer):
 
 @pytest.mark.parametrize("state", ["Ok", "Critical"])
 def test_a_verdict_that_cannot_be_printed_is_unknown(answer, monkeypatch, state):
-    monkeypatch.setattr(output, "write", lambda text: False)
+    monkeypatch.setattr(render, "write", lambda text: False)
 
     def judge(options, stage):
-        return commandline.Outcome(getattr(output, state), "fine")
+        return runner.Outcome(getattr(render, state), "fine")
 
     assert answer(judge, "--exit-ok")[0] == 3
 
@@ -345,7 +341,7 @@ def test_a_verdict_that_cannot_be_printed_is_unknown(answer, monkeypatch, state)
 @pytest.fixture
 def dropped(monkeypatch):
     made = []
-    monkeypatch.setattr(rights, "drop", lambda user, **how: made.append((user, *how.values())))
+    monkeypatch.setattr(privileges, "drop", lambda user, **how: made.append((user, *how.values())))
     return made
 
 
@@ -358,8 +354,8 @@ def options(**more):
 def test_an_ordinary_user_stays_who_it_is_without_extra_rights(monkeypatch, dropped):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getegid", lambda: 1001)
-    assert commandline.drop_rights(options()) is None
-    assert commandline.drop_rights(options(sudo=True)) is None
+    assert runner.drop_rights(options()) is None
+    assert runner.drop_rights(options(sudo=True)) is None
     assert dropped == [(User(1000, 1001), False), (User(1000, 1001), True)]
 
 
@@ -368,16 +364,16 @@ def test_root_becomes_another_and_takes_the_others_home(monkeypatch, dropped, tm
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setenv("SUDO_UID", "412")
     monkeypatch.setattr(
-        rights,
+        privileges,
         "unprivileged_user",
         lambda *given: asked.append(given) or User(5, 6, (), "/home/five"),
     )
-    assert commandline.drop_rights(options(user="five", state_dir="/a")) == "/home/five"
-    monkeypatch.setenv(history.STATE_VARIABLE, "/b")
-    commandline.drop_rights(options())
-    monkeypatch.delenv(history.STATE_VARIABLE)
-    commandline.drop_rights(options())
-    assert asked == [("five", "412", "/a"), (None, "412", "/b"), (None, "412", history.SHARED)]
+    assert runner.drop_rights(options(user="five", state_dir="/a")) == "/home/five"
+    monkeypatch.setenv(state_store.STATE_VARIABLE, "/b")
+    runner.drop_rights(options())
+    monkeypatch.delenv(state_store.STATE_VARIABLE)
+    runner.drop_rights(options())
+    assert asked == [("five", "412", "/a"), (None, "412", "/b"), (None, "412", state_store.SHARED)]
     assert dropped == [(User(5, 6, (), "/home/five"),)] * 3
 
 
@@ -385,17 +381,17 @@ def test_a_library_that_this_python_lacks_does_not_keep_root_from_becoming_anoth
     monkeypatch, dropped
 ):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(rights, "unprivileged_user", lambda *_: User(5, 6))
+    monkeypatch.setattr(privileges, "unprivileged_user", lambda *_: User(5, 6))
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    commandline.drop_rights(options(), ["no_such_library", "colorsys"])
+    runner.drop_rights(options(), ["no_such_library", "colorsys"])
     assert dropped == [(User(5, 6),)]
     assert "colorsys" in sys.modules
 
 
 def test_one_without_a_home_does_not_get_roots(monkeypatch, dropped):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(rights, "unprivileged_user", lambda *_: User(5, 6))
-    assert commandline.drop_rights(options()) == ""
+    monkeypatch.setattr(privileges, "unprivileged_user", lambda *_: User(5, 6))
+    assert runner.drop_rights(options()) == ""
 
 
 def test_no_descriptor_below_three_is_left_for_a_file(monkeypatch):
@@ -404,7 +400,7 @@ def test_no_descriptor_below_three_is_left_for_a_file(monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
     monkeypatch.setattr(os, "open", lambda path, flags: opened.append(path) or next(numbers))
     monkeypatch.setattr(os, "close", opened.append)
-    commandline._fill_standard_descriptors()
+    runner._fill_standard_descriptors()
     assert opened == [os.devnull] * 3 + [3]
 
 
@@ -412,12 +408,12 @@ def test_standard_descriptors_that_are_there_are_left_alone(monkeypatch):
     monkeypatch.setattr(os, "open", lambda *_: pytest.fail("it opened something"))
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, object())
-    commandline._fill_standard_descriptors()
+    runner._fill_standard_descriptors()
 
 
 def test_a_signal_that_comes_while_another_answer_is_made_is_an_answer_too(answer, monkeypatch):
     monkeypatch.setattr(
-        commandline,
+        runner,
         "_unforeseen",
         lambda *_: os.kill(os.getpid(), signal.SIGTERM) or signal.pause(),
     )

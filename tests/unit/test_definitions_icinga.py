@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from check_conntrack import commandline, full, table, usage
+from check_conntrack import runner, usage
+from check_conntrack.full import full_check
+from check_conntrack.table import table_check
 
 FOLDER = Path(__file__).parent.parent.parent / "icinga2"
 COMMANDS = (FOLDER / "conntrack-commands.conf").read_text()
 SERVICES = (FOLDER / "conntrack-services.conf").read_text()
 BASKET = json.loads((FOLDER / "conntrack-basket.json").read_text())
-PARSERS = {"usage": usage.parser(), "full": full.parser(), "table": table.parser()}
+PARSERS = {"usage": usage.parser(), "full": full_check.parser(), "table": table_check.parser()}
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 EVERY = pytest.mark.parametrize("name", PARSERS)
 
@@ -121,7 +123,7 @@ def test_a_command_runs_the_plugin_and_outlasts_its_time_out(name):
     has = attributes(inside)
     assert has["command"] == f'[ PluginContribDir + "/check_conntrack_{name}" ]'
     assert (FOLDER.parent / "plugins" / f"check_conntrack_{name}").exists()
-    assert seconds(has["timeout"]) > commandline.DEFAULT_TIMEOUT
+    assert seconds(has["timeout"]) > runner.DEFAULT_TIMEOUT
     assert f"after {seconds(has['timeout'])} s" in arguments(name)["--timeout"]["description"]
     defaults = {key[5:]: json.loads(value) for key, value in has.items() if key.startswith("vars.")}
     assert defaults == {f"conntrack_{name}_sudo": True}
@@ -167,7 +169,7 @@ def test_nagios_has_the_same_schedule(name):
 def test_what_was_lost_is_found_within_one_run():
     has = attributes(block(SERVICES, 'template Service "conntrack-full"'))
     assert has["max_check_attempts"] == "1"
-    assert seconds(has["check_interval"]) < full.DEFAULT_WINDOW
+    assert seconds(has["check_interval"]) < full_check.DEFAULT_WINDOW
 
 
 def test_variables_in_the_services_are_ones_that_a_command_knows():

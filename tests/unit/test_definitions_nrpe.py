@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from check_conntrack import commandline, full, table, thresholds, usage
+from check_conntrack import ranges, runner, usage
+from check_conntrack.full import full_check
+from check_conntrack.table import table_check
 
 NRPE = Path(__file__).parent.parent.parent / "nrpe"
-MODULES = {"usage": usage, "full": full, "table": table}
+MODULES = {"usage": usage, "full": full_check, "table": table_check}
 RUNBOOK = "file:///usr/share/doc/monitoring-plugins-conntrack/runbook.md"
 PLUGINS = "/usr/lib/nagios/plugins/"
 
@@ -116,12 +118,12 @@ def test_the_plain_commands_are_what_the_parsers_take():
         module = MODULES[check]
         chosen = module.parser().parse_args(arguments)
         # A label that is not the check's own raises.
-        thresholds.parse_thresholds(module.LABELS, chosen.warning, chosen.critical)
+        ranges.parse_thresholds(module.LABELS, chosen.warning, chosen.critical)
         assert (chosen.netns, chosen.state_key) == (
             (["all"], "netns") if name.endswith("_netns") else ([], "")
         )
         assert chosen.sudo == (name != "check_conntrack_usage")
-        assert chosen.timeout == commandline.DEFAULT_TIMEOUT
+        assert chosen.timeout == runner.DEFAULT_TIMEOUT
         # Nothing in it means anything to a shell, and no argument comes from the network.
         assert re.fullmatch(r"[\w/. -]+", line)
         assert "$" not in line
@@ -187,7 +189,7 @@ def test_the_schedule_is_the_one_that_was_agreed_on():
 
 def test_the_window_of_full_outlasts_its_interval():
     window = shlex.split(commands("conntrack.cfg")["check_conntrack_full"])
-    seconds = thresholds.duration(window[window.index("--since") + 1])
+    seconds = ranges.duration(window[window.index("--since") + 1])
     assert seconds >= 3 * 60 * int(SCHEDULE["conntrack-full"][0])
 
 

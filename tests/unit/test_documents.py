@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from check_conntrack import advice, full, table, thresholds, usage
+from check_conntrack import ranges, usage
+from check_conntrack.advice import advice_rules
+from check_conntrack.full import full_check
+from check_conntrack.table import table_check
 
 TREE = Path(__file__).parents[2]
 DOCUMENTS = [TREE / "README.md", *sorted((TREE / "docs").glob("*.md"))]
-CHECKS = {"usage": usage, "full": full, "table": table}
+CHECKS = {"usage": usage, "full": full_check, "table": table_check}
 RUNBOOK = TREE / "docs" / "runbook.md"
 SUDOERS = re.compile(r"^ +(\S+ ALL=\(root\) NOPASSWD: .*)$", re.MULTILINE)
 # Options of other programs that the documents speak of.
@@ -84,7 +87,7 @@ def test_commands_can_be_pasted(path):
             continue
         check = CHECKS[name]
         options = check.parser().parse_args(words)
-        thresholds.parse_thresholds(check.LABELS, options.warning, options.critical)
+        ranges.parse_thresholds(check.LABELS, options.warning, options.critical)
 
 
 @documents
@@ -142,7 +145,7 @@ def test_every_heading_of_the_runbook_is_a_label_or_something_a_check_says():
     for heading in headings(RUNBOOK, "###"):
         cause = re.fullmatch(r"Cause: (.*)", heading)
         if cause:
-            assert cause[1] in [each.name for each in advice.CAUSES]
+            assert cause[1] in [each.name for each in advice_rules.CAUSES]
             continue
         phrases = re.findall(r"`([^`]+)`", heading)
         assert phrases, heading
@@ -150,16 +153,18 @@ def test_every_heading_of_the_runbook_is_a_label_or_something_a_check_says():
             assert phrase in labels or phrase in said, phrase
 
 
-@pytest.mark.parametrize("cause", [pytest.param(each, id=each.name) for each in advice.CAUSES])
+@pytest.mark.parametrize(
+    "cause", [pytest.param(each, id=each.name) for each in advice_rules.CAUSES]
+)
 def test_every_cause_has_its_section_and_says_what_is_said(cause):
     chapter = sections(RUNBOOK, "###")[f"Cause: {cause.name}"]
-    said = re.split(r"[:,]", cause.sentence(advice.Mixture(1000)))[0]
+    said = re.split(r"[:,]", cause.sentence(advice_rules.Mixture(1000)))[0]
     assert said in " ".join(chapter.split())
     assert f"](runbook.md#{slug('Cause: ' + cause.name)})" in (TREE / "docs/table.md").read_text()
 
 
 def test_every_loss_is_told_in_the_words_of_the_check():
-    for label, words in full.FACTS.items():
+    for label, words in full_check.FACTS.items():
         chapter = " ".join(sections(RUNBOOK, "###")[f"`{label}`"].split())
         for part in words.split("{}"):
             assert part.strip() in chapter, label
@@ -167,7 +172,7 @@ def test_every_loss_is_told_in_the_words_of_the_check():
 
 def test_every_rule_of_the_advice_is_about_something_in_the_runbook():
     told = " ".join(headings(RUNBOOK, "###"))
-    for rule in advice.RULES:
+    for rule in advice_rules.RULES:
         for label in rule.labels:
             assert f"`{label}`" in told
 
@@ -182,13 +187,13 @@ def test_the_alarms_of_a_section_say_what_they_mean_and_what_to_do():
 
 def test_the_diagnosis_names_the_bounds_of_the_code():
     text = (TREE / "docs" / "table.md").read_text()
-    assert f"fewer than {advice.FEWEST} entries" in text
-    assert f"{advice.PRESSED:.0f} % full" in text
-    plain = {cause.name for cause in advice.CAUSES if cause.plain}
+    assert f"fewer than {advice_rules.FEWEST} entries" in text
+    assert f"{advice_rules.PRESSED:.0f} % full" in text
+    plain = {cause.name for cause in advice_rules.CAUSES if cause.plain}
     assert set(re.findall(r"\| \[([\w ]+)\]\([^)]*\) \(\*plain\*\)", text)) == plain
-    room = [cause.name for cause in advice.CAUSES if cause.room]
+    room = [cause.name for cause in advice_rules.CAUSES if cause.room]
     *most, last = [f"`{name}`" for name in room]
     assert f"{', '.join(most)} and {last}" in " ".join(text.split())
     # Weightiest first.
     named = re.findall(r"^\| \[([\w ]+)\]\(runbook", text, re.MULTILINE)
-    assert named == [cause.name for cause in advice.CAUSES]
+    assert named == [cause.name for cause in advice_rules.CAUSES]

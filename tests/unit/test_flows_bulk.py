@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from check_conntrack.flows import bulk, match, netlink, tally
 from check_conntrack.kernel import ctnetlink as ct
-from unit import flows_dump as dump
-from unit.flows_dump import everything
+from support import flows_dump as dump
+from support.flows_dump import everything
 
 
 def slowly(batches: list[bytes], into: tally.Tally) -> netlink.DumpStatus:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack.flows.heavy import HeavyHitters
+from check_conntrack.flows.heavy_hitters import HeavyHitters
 
 
 @given(

@@ -4,7 +4,7 @@ import pytest
 
 from check_conntrack.flows import match, netlink
 from check_conntrack.kernel import ctnetlink as ct
-from unit import flows_dump as dump
+from support import flows_dump as dump
 
 
 def entry(*arguments, **named):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from check_conntrack.flows import netlink
 from check_conntrack.flows.entry import Counters, SctpInfo, SynProxy, TcpInfo, state_name
 from check_conntrack.kernel import ctnetlink as ct
-from unit import flows_dump as dump
+from support import flows_dump as dump
 
 
 def read(*batches: bytes) -> list[netlink.Entry]:

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from check_conntrack.flows import bulk, match, netlink, share, tally, text
+from check_conntrack.flows import bulk, match, netlink, parallel_count, tally, text
 from check_conntrack.kernel import KernelError
-from unit import flows_dump as dump
-from unit.flows_dump import everything
+from support import flows_dump as dump
+from support.flows_dump import everything
 from unit.test_flows_text import FORMS
 
 # The runner of the tests has threads; a check has none.
@@ -32,7 +32,7 @@ def children():
 @pytest.fixture(autouse=True)
 def two_processors(monkeypatch):
     """A second process from the second piece on, and none of them left."""
-    monkeypatch.setattr(share, "ALONE", 0)
+    monkeypatch.setattr(parallel_count, "ALONE", 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     before, priority = children(), os.getpriority(os.PRIO_PROCESS, 0)
     yield
@@ -42,7 +42,10 @@ def two_processors(monkeypatch):
 
 
 def test_who_counts_gives_way_and_never_takes_more_than_it_had():
-    for own, then in ((0, share.GIVES_WAY), (share.GIVES_WAY + 2, share.GIVES_WAY + 2)):
+    for own, then in (
+        (0, parallel_count.GIVES_WAY),
+        (parallel_count.GIVES_WAY + 2, parallel_count.GIVES_WAY + 2),
+    ):
         if own >= os.getpriority(os.PRIO_PROCESS, 0):
             os.setpriority(os.PRIO_PROCESS, 0, own)
             counted([dump.entry() * 9, dump.entry() * 5 + dump.done()])
@@ -52,19 +55,19 @@ def test_who_counts_gives_way_and_never_takes_more_than_it_had():
 def taken(monkeypatch):
     """Which pieces the second process took of those it was offered: the first one always."""
     took = []
-    before = share._Second._takes
+    before = parallel_count._Second._takes
 
     def takes(self, piece):
         took.append(before(self, piece))
         return took[-1]
 
-    monkeypatch.setattr(share._Second, "_takes", takes)
+    monkeypatch.setattr(parallel_count._Second, "_takes", takes)
     return took
 
 
 def counted(batches, wanted=None):
     one = tally.Tally(match=wanted)
-    return one, share.count(iter(batches), bulk.count, one)
+    return one, parallel_count.count(iter(batches), bulk.count, one)
 
 
 @given(dump.dumps(), st.sampled_from([None, "10.0.0.0/16"]))
@@ -115,7 +118,7 @@ def test_damage_that_the_second_process_meets_is_an_error_and_what_came_before_c
     one = tally.Tally()
     pieces = [dump.entry() * 9, dump.entry() * 5 + dump.entry()[:-4]]
     with pytest.raises(netlink.TableError, match="truncated netlink batch"):
-        share.count(pieces, bulk.count, one)
+        parallel_count.count(pieces, bulk.count, one)
     assert took == [True]
     assert one.read == 14
 
@@ -129,7 +132,7 @@ def test_damage_that_the_first_process_meets_leaves_what_the_second_counted():
         raise netlink.TableError("the dump failed", 105)
 
     with pytest.raises(netlink.TableError) as caught:
-        share.count(pieces(), bulk.count, one)
+        parallel_count.count(pieces(), bulk.count, one)
     assert caught.value.errno == 105
     assert one.read == 14
 
@@ -185,7 +188,7 @@ def test_a_second_process_that_fails_is_a_fault(monkeypatch):
 
     here = os.getpid()
     with pytest.raises(KernelError, match="second process that counts ended with status 1"):
-        share.count([b"x"] * 9, failing, tally.Tally())
+        parallel_count.count([b"x"] * 9, failing, tally.Tally())
 
 
 def test_where_there_may_be_no_further_process_one_counts_alone(monkeypatch):
@@ -247,7 +250,7 @@ def test_the_second_process_holds_nothing_of_the_firsts():
 
     here = os.getpid()
     one = tally.Tally()
-    share.count([b"x"] * 2, looking, one)
+    parallel_count.count([b"x"] * 2, looking, one)
     os.close(reading)
     os.close(writing)
     # The two pipes are 0 and 1, and everything else is closed.
@@ -269,7 +272,7 @@ def test_no_descriptor_is_kept_whatever_the_limit_on_their_number(monkeypatch):
     above = fcntl.fcntl(0, fcntl.F_DUPFD, 300)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
     try:
-        share.count([b"x"] * 2, looking, one)
+        parallel_count.count([b"x"] * 2, looking, one)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         os.close(above)

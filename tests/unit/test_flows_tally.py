@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from check_conntrack.flows import netlink, tally
 from check_conntrack.flows.tally import Tally, prefixes
 from check_conntrack.kernel import ctnetlink as ct
-from unit import flows_dump as dump
+from support import flows_dump as dump
 
 BOTH = ct.IPS_SEEN_REPLY | ct.IPS_ASSURED
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from check_conntrack.flows import netlink, tally, text
 from check_conntrack.flows.entry import state_name
 from check_conntrack.kernel import ctnetlink as ct
-from unit import flows_dump as dump
-from unit.flows_dump import everything
+from support import flows_dump as dump
+from support.flows_dump import everything
 
 EXTENDED = (
     "ipv4     2 tcp      6 431999 ESTABLISHED src=10.0.0.1 dst=192.0.2.9 sport=40000 dport=443 "

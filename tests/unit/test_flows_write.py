@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from check_conntrack.flows import netlink, text, write
+from check_conntrack.flows import netlink, text, text_writer
 from check_conntrack.kernel import ctnetlink as ct
-from unit import flows_dump
+from support import flows_dump
 
 
 def written(batches):
     status = netlink.DumpStatus()
-    return b"".join(write.listing(batches, status)).decode(), status
+    return b"".join(text_writer.listing(batches, status)).decode(), status
 
 
 @given(flows_dump.dumps())
@@ -56,7 +56,7 @@ def test_counters_and_flags_stand_where_conntrack_puts_them():
 def test_ordinary_entries_go_the_fast_way(protocol, monkeypatch):
     message = flows_dump.entry(protocol=protocol, state=3 if protocol in (6, 132) else None)
     slow = []
-    monkeypatch.setattr(write, "line_of", lambda entry: slow.append(entry) or "slow")
+    monkeypatch.setattr(text_writer, "line_of", lambda entry: slow.append(entry) or "slow")
     lines = written([message * 5, flows_dump.done()])[0].splitlines()
     assert len(slow) == 1
     assert len(lines) == 5

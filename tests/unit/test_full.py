@@ -13,16 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack import commandline, full, history, rises
-from check_conntrack.full import Place
-from check_conntrack.kernel import host, rights
+from check_conntrack import runner
+from check_conntrack.full import full_check
+from check_conntrack.full.full_check import Place
+from check_conntrack.kernel import host, privileges
 from check_conntrack.kernel.counters import Counters, CpuCounters
 from check_conntrack.kernel.limits import Limits
 from check_conntrack.kernel.log import events, gather, journal, kmsg
 from check_conntrack.kernel.log.files import Position, Reading
 from check_conntrack.kernel.log.messages import Kind
 from check_conntrack.kernel.source import Frame
-from check_conntrack.rises import (
+from check_conntrack.state import counter_history, state_store
+from check_conntrack.state.counter_history import (
     MOST_RISES,
     Further,
     Memory,
@@ -32,7 +34,7 @@ from check_conntrack.rises import (
     risen_since,
     to_plain,
 )
-from unit.contract import Run
+from support.contract import Run
 
 BOOT = "b" * 32
 POSITION = Position(1, 2, 3, 4, 5, False, True, 6.0)
@@ -40,7 +42,7 @@ POSITION = Position(1, 2, 3, 4, 5, False, True, 6.0)
 
 @pytest.fixture
 def store(tmp_path):
-    opened = history.Store.open(str(tmp_path / "state"), {}, None)
+    opened = state_store.Store.open(str(tmp_path / "state"), {}, None)
     yield opened
     opened.close()
 
@@ -132,11 +134,11 @@ def test_what_rose_long_ago_is_not_forgotten_within_the_window():
 def test_a_run_that_cannot_read_the_counters_leaves_the_earlier_ones(monkeypatch):
     before = memory(1000, counters(drop=5), rises=[Rise(900, 1000, 1, 1, 1, 1, 1.0)])
     kept = []
-    look = object.__new__(full.Full)
+    look = object.__new__(full_check.Full)
     look.window, look.log, look.named = events.Window(1e9, 1e9 + 1060), None, {}
-    monkeypatch.setattr(full.Full, "_now", lambda *_: memory(1060, None))
-    monkeypatch.setattr(full.Full, "_start_up", lambda *_: 100)
-    monkeypatch.setattr(full.Full, "_remember", lambda _, key, memory: kept.append(memory))
+    monkeypatch.setattr(full_check.Full, "_now", lambda *_: memory(1060, None))
+    monkeypatch.setattr(full_check.Full, "_start_up", lambda *_: 100)
+    monkeypatch.setattr(full_check.Full, "_remember", lambda _, key, memory: kept.append(memory))
     look._remembered(Place("", "", 1, None, None), before, "key")
     assert kept == [before._replace(at=1e9 + 1060)]
 
@@ -186,14 +188,14 @@ class Router:
         self.module = 7
         self.trouble = ""
         self.problems = []
-        monkeypatch.setattr(full, "_module", lambda: self.module)
+        monkeypatch.setattr(full_check, "_module", lambda: self.module)
 
     def run(self, told, first=1):
         """The full_drops of the namespaces whose counters are `told`, by their names."""
         self.up += 60
-        store = history.Store.open(str(self.folder), {}, None)
+        store = state_store.Store.open(str(self.folder), {}, None)
         assert store.trouble == ""
-        look = object.__new__(full.Full)
+        look = object.__new__(full_check.Full)
         look.options = types.SimpleNamespace(netns=["all"], state_key="")
         look.session = types.SimpleNamespace(stage=lambda _: None, store=store)
         look.window = events.Window(1e9 + self.up - 30, 1e9 + self.up)
@@ -248,22 +250,22 @@ def test_nor_does_one_where_nothing_had_been_counted(router):
 def test_a_run_without_any_table_leaves_what_was_counted_of_the_first(monkeypatch, store):
     before = memory(1000, counters(drop=5), rises=[Rise(900, 1000, 1, 1, 1, 1, 1.0)])
     store.update("full/net:[1]/", lambda _: to_plain(before))
-    look = object.__new__(full.Full)
-    look.options = full.parser().parse_args(["--netns", "red"])
+    look = object.__new__(full_check.Full)
+    look.options = full_check.parser().parse_args(["--netns", "red"])
     look.session = types.SimpleNamespace(stage=lambda _: None, store=store)
     look.places, look.problems, look.inactive = [], ["namespace red: no right"], False
-    monkeypatch.setattr(full.Full, "_look", lambda _: (None, []))
-    monkeypatch.setattr(full, "own_inode", lambda: 1)
-    monkeypatch.setattr(full.Full, "_window", lambda *_: events.everything(1e9))
-    monkeypatch.setattr(full.Full, "_now", lambda *_: memory(1060, None))
-    monkeypatch.setattr(full.Full, "_with_histories", lambda _, others: others)
-    monkeypatch.setattr(full.Full, "_metrics", lambda *_: iter(()))
+    monkeypatch.setattr(full_check.Full, "_look", lambda _: (None, []))
+    monkeypatch.setattr(full_check, "own_inode", lambda: 1)
+    monkeypatch.setattr(full_check.Full, "_window", lambda *_: events.everything(1e9))
+    monkeypatch.setattr(full_check.Full, "_now", lambda *_: memory(1060, None))
+    monkeypatch.setattr(full_check.Full, "_with_histories", lambda _, others: others)
+    monkeypatch.setattr(full_check.Full, "_metrics", lambda *_: iter(()))
     known = (("/var/log/kern.log", gather.Known(POSITION, (), 900.0)),)
 
     def read(self, memory):
         self.log = gather.Evidence((), (gather.Source("x"),), (), known)
 
-    monkeypatch.setattr(full.Full, "_read_log", read)
+    monkeypatch.setattr(full_check.Full, "_read_log", read)
     list(look.probe())
     told = from_plain(store.read("full/net:[1]/"))
     assert told == before._replace(at=1e9 + 1060, known=known, heard=1e9 + 1060)
@@ -301,21 +303,21 @@ def test_what_is_made_anew_under_a_known_name_counts_from_zero(router, anew):
 
 
 def test_more_namespaces_than_are_remembered_are_said_and_the_known_ones_stay(router, monkeypatch):
-    monkeypatch.setattr(full, "MOST_FURTHER", 3)
+    monkeypatch.setattr(full_check, "MOST_FURTHER", 3)
     names = ["e", "d", "c", "b", "a"]
     router.run(same(names[:3], 5))
     assert router.trouble == ""
     router.run(same(names[::-1], 5))
     assert router.trouble == "2 of 5 further namespaces are too many to remember"
     assert router.run(same(names, 6)) == [1, 1, 1, None, None]
-    monkeypatch.setattr(full, "MOST_QUIET", 3)
+    monkeypatch.setattr(full_check, "MOST_QUIET", 3)
     router.run(dict.fromkeys("vwxyz", counters()))
     assert router.trouble == "2 of 5 further namespaces are too many to remember"
 
 
 def test_ten_thousand_namespaces_that_drop_at_every_run_fit_into_their_file(router, monkeypatch):
-    monkeypatch.setattr(rises, "MOST_RISES_IN_ALL", 20)
-    monkeypatch.setattr(full, "MOST_FURTHER", 10)
+    monkeypatch.setattr(counter_history, "MOST_RISES_IN_ALL", 20)
+    monkeypatch.setattr(full_check, "MOST_FURTHER", 10)
     names = [f"qrouter-{at:036}" for at in range(10)]
     sums = dict.fromkeys(CpuCounters._fields[1:], 2**40)
     for drop in range(30):
@@ -323,7 +325,7 @@ def test_ten_thousand_namespaces_that_drop_at_every_run_fit_into_their_file(rout
         router.run(dict.fromkeys(names, told), 4026532177)
     assert router.trouble == ""
     # A thousandth of what is allowed takes a thousandth of the room.
-    assert router.size < history.MANY / 1000
+    assert router.size < state_store.MANY / 1000
 
 
 def test_counters_of_many_processors_that_pass_the_top_of_32_bits_have_risen(router):
@@ -363,8 +365,8 @@ def test_of_more_logs_than_can_be_remembered_the_counters_stay_and_some_are_read
         for at in range(1500)
     )
     kept = memory(10, counters(drop=3))._replace(known=known)
-    assert history.size(to_plain(kept)) > history.LARGEST
-    look = object.__new__(full.Full)
+    assert state_store.size(to_plain(kept)) > state_store.LARGEST
+    look = object.__new__(full_check.Full)
     look.session = types.SimpleNamespace(stage=lambda _: None, store=store)
     look._remember("key", kept)
     again = from_plain(store.read("key"))
@@ -423,7 +425,7 @@ def test_what_is_no_memory_is_nothing(value):
 )
 def test_drops_are_the_table_s_doing_beside_evictions_or_a_full_table(usage, risen, critical):
     place = Place("", "", 1, Limits(usage, 100), None, risen=risen)
-    assert full._corroborated(place) is critical
+    assert full_check._corroborated(place) is critical
 
 
 @pytest.mark.parametrize(
@@ -443,7 +445,7 @@ def test_a_message_is_put_down_to_a_name_that_is_older_than_it(born, time, gone)
     stand = Stand()
     stand.born = born
     about = events.Event(Kind.TABLE_FULL, 1, time, netns=7)
-    assert full.Full.is_gone(stand, about) is gone
+    assert full_check.Full.is_gone(stand, about) is gone
 
 
 # --- which sources are read
@@ -829,9 +831,9 @@ def door(monkeypatch, tmp_path, capfd, signals, sysctls):
 
     `log` is the log, `counters` sets what the kernel has counted.
     """
-    monkeypatch.setattr(commandline, "drop_rights", lambda options, late=(): None)
-    monkeypatch.setattr(rights, "has", lambda _: False)
-    monkeypatch.setattr(rights, "is_root", lambda: False)
+    monkeypatch.setattr(runner, "drop_rights", lambda options, late=(): None)
+    monkeypatch.setattr(privileges, "has", lambda _: False)
+    monkeypatch.setattr(privileges, "is_root", lambda: False)
     monkeypatch.setattr(host, "available_memory", lambda: 8 << 30)
     log = tmp_path / "kern.log"
     log.write_text(QUIET_LINE)
@@ -839,11 +841,11 @@ def door(monkeypatch, tmp_path, capfd, signals, sysctls):
     def run(*arguments, log=log):
         capfd.readouterr()
         words = ["--log", str(log), "--state-dir", str(tmp_path / "state"), *arguments]
-        code = commandline.run(full.TITLE, full.parser(), full.judge, words)
+        code = runner.run(full_check.TITLE, full_check.parser(), full_check.judge, words)
         return Run(code, *capfd.readouterr(), words)
 
     def count(**values):
-        monkeypatch.setattr(full.counters, "read_text", lambda: counters(**values))
+        monkeypatch.setattr(full_check.counters, "read_text", lambda: counters(**values))
 
     count()
     run.log, run.counters = log, count
@@ -896,7 +898,7 @@ def test_messages_say_that_the_drops_beside_them_are_the_table_s(door):
 
 
 def test_vvv_says_what_was_read_from_where(door):
-    inode = full.own_inode()
+    inode = full_check.own_inode()
     size = door.log.stat().st_size
     lines = door("-vvv").lines
     assert [line for line in lines if line.startswith("Read ")] == [
@@ -911,10 +913,10 @@ def test_vvv_says_what_was_read_from_where(door):
 def test_vvv_says_that_the_reader_read(door, monkeypatch):
     path = "/run/netns/gw"
     frames = {"stats_cpu": Frame(7, 0, "stats_cpu", path, b"")}
-    spot = full.places.Spot("gw", "gw::", 7, path, Limits(1, 100))
-    sight = full.places.Sight(spot, frames={7: frames})
-    monkeypatch.setattr(full.places, "look", lambda *_: sight)
-    monkeypatch.setattr(full.counters, "parse_stats_cpu", lambda _: counters(drop=1))
+    spot = full_check.places.Spot("gw", "gw::", 7, path, Limits(1, 100))
+    sight = full_check.places.Sight(spot, frames={7: frames})
+    monkeypatch.setattr(full_check.places, "look", lambda *_: sight)
+    monkeypatch.setattr(full_check.counters, "parse_stats_cpu", lambda _: counters(drop=1))
     lines = door("-vvv", "--netns", "gw").lines
     assert [line for line in lines if line.startswith("Read ")][1:] == [
         "Read /proc/sys/net/netfilter/nf_conntrack_count and max by the reader in net:[7] gw",
@@ -979,7 +981,7 @@ def test_a_figure_that_is_too_small_asks_for_nothing(door):
     ("text", "since"), [("15m", 900.0), ("boot", "boot"), ("last", "last"), ("all", "all")]
 )
 def test_a_window_is_a_duration_or_a_word(text, since):
-    assert full.parser().parse_args(["--since", text]).since == since
+    assert full_check.parser().parse_args(["--since", text]).since == since
 
 
 # --- what was not seen
@@ -1002,28 +1004,28 @@ def test_what_nothing_else_stands_in_for_is_said_in_one_line_when_all_is_well(
 ):
     sources = (gather.Source("journal"),) if seen else ()
     found = gather.Evidence((), sources, (MISSING, MISSING._replace(path="/var/log/nil")))
-    monkeypatch.setattr(full.gather, "gather", lambda *_: found)
-    options = full.parser().parse_args([f"--log={path}" for path in log] + ["--sudo"] * sudo)
+    monkeypatch.setattr(full_check.gather, "gather", lambda *_: found)
+    options = full_check.parser().parse_args([f"--log={path}" for path in log] + ["--sudo"] * sudo)
     session = types.SimpleNamespace(stage=lambda _: None, may_ask=False, forbidden=forbidden)
-    looked = full.Full(options, session)
+    looked = full_check.Full(options, session)
     looked._read_log(None)
     assert len(looked.unseen) == 2
     expected = [
         "Not seen: /var/log/none: does not exist (name a log that exists) (and 1 more with -v)"
     ]
-    well = commandline.Outcome(full.Ok, "")
-    assert full._notes(looked, well) == (expected if said else [])
-    assert full._notes(looked, well._replace(state=full.Critical)) == []
+    well = runner.Outcome(full_check.Ok, "")
+    assert full_check._notes(looked, well) == (expected if said else [])
+    assert full_check._notes(looked, well._replace(state=full_check.Critical)) == []
 
 
 def test_what_no_source_shows_of_the_window_is_said_when_all_is_well(monkeypatch):
     gap = events.Problem("kernel log", "nothing goes back beyond noon", "keep more")
     found = gather.Evidence((), (gather.Source("journal"),), (MISSING, gap), gap=gap)
-    monkeypatch.setattr(full.gather, "gather", lambda *_: found)
+    monkeypatch.setattr(full_check.gather, "gather", lambda *_: found)
     session = types.SimpleNamespace(stage=lambda _: None, may_ask=False, forbidden=False)
-    looked = full.Full(full.parser().parse_args([]), session)
+    looked = full_check.Full(full_check.parser().parse_args([]), session)
     looked._read_log(None)
-    assert full._notes(looked, commandline.Outcome(full.Ok, "")) == [
+    assert full_check._notes(looked, runner.Outcome(full_check.Ok, "")) == [
         "Not seen: kernel log: nothing goes back beyond noon (keep more)"
     ]
 
@@ -1031,7 +1033,7 @@ def test_what_no_source_shows_of_the_window_is_said_when_all_is_well(monkeypatch
 def test_how_far_back_a_run_gets_does_not_change_what_it_has_heard(monkeypatch):
     """The run after others that could not read the log looks at what they have missed, once."""
     session = types.SimpleNamespace(stage=lambda _: None, may_ask=False, forbidden=False)
-    looked = full.Full(full.parser().parse_args([]), session)
+    looked = full_check.Full(full_check.parser().parse_args([]), session)
     now = looked._clock.realtime
     looked.window = looked._window(now - 60)
     late, early, earlier = (event(now - ago, ago) for ago in (30.0, 5000.0, 90000.0))
@@ -1045,7 +1047,7 @@ def test_how_far_back_a_run_gets_does_not_change_what_it_has_heard(monkeypatch):
             return gather.Evidence((earlier, late), source)
         return gather.Evidence((early,), source, (cut,))
 
-    monkeypatch.setattr(full.gather, "gather", show)
+    monkeypatch.setattr(full_check.gather, "gather", show)
     before = memory(now - 60, counters())._replace(heard=now - 80000)
     looked._read_log(before)
     assert [window.start for window in windows] == [now - 900, now - 80000]

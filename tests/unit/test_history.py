@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack import history
-from check_conntrack.history import Store, kept_series, series_of
-from check_conntrack.trend import Peak, Sample
+from check_conntrack.state import state_store
+from check_conntrack.state.state_store import Store, kept_series, series_of
+from check_conntrack.state.trend import Peak, Sample
 
-PLUGINS = os.path.dirname(os.path.dirname(history.__file__))
+PLUGINS = os.path.dirname(os.path.dirname(os.path.dirname(state_store.__file__)))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def everything(folder):
 
 
 def test_the_folder_named_on_the_command_line_comes_before_the_environments(tmp_path):
-    environment = {history.STATE_VARIABLE: str(tmp_path / "b")}
+    environment = {state_store.STATE_VARIABLE: str(tmp_path / "b")}
     own = str(os.geteuid())
     assert Store.open(str(tmp_path / "a"), environment, None).folder == str(tmp_path / "a" / own)
     assert Store.open(None, environment, None).folder == str(tmp_path / "b" / own)
@@ -49,7 +49,7 @@ def test_the_folder_named_on_the_command_line_comes_before_the_environments(tmp_
 
 def test_without_a_name_the_shared_folder_is_used_where_it_can_be_written(tmp_path, monkeypatch):
     shared, home = tmp_path / "shared", tmp_path / "home"
-    monkeypatch.setattr(history, "SHARED", str(shared))
+    monkeypatch.setattr(state_store, "SHARED", str(shared))
     below_home = str(home / ".local/state/check-conntrack" / str(os.geteuid()))
     assert Store.open(None, {}, str(home)).folder == below_home
     assert not shared.exists()
@@ -59,7 +59,7 @@ def test_without_a_name_the_shared_folder_is_used_where_it_can_be_written(tmp_pa
 
 def test_a_shared_folder_that_cannot_be_written_is_passed_over(tmp_path, monkeypatch):
     (tmp_path / "shared").write_text("a file")
-    monkeypatch.setattr(history, "SHARED", str(tmp_path / "shared"))
+    monkeypatch.setattr(state_store, "SHARED", str(tmp_path / "shared"))
     store = Store.open(None, {}, str(tmp_path))
     assert store.folder.startswith(str(tmp_path / ".local"))
     assert store.trouble == ""
@@ -68,7 +68,7 @@ def test_a_shared_folder_that_cannot_be_written_is_passed_over(tmp_path, monkeyp
 def test_the_xdg_place_is_used_for_ones_own_home_and_only_where_it_is_absolute(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(history, "SHARED", str(tmp_path / "none"))
+    monkeypatch.setattr(state_store, "SHARED", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     xdg = {"XDG_STATE_HOME": str(tmp_path / "xdg")}
     own = str(os.geteuid())
@@ -128,7 +128,7 @@ def test_a_folder_that_is_refused_is_not_even_given_one_of_ones_own(tmp_path):
 
 def test_a_shared_folder_that_is_refused_has_no_other_take_its_place(tmp_path, monkeypatch):
     shared, home = tmp_path / "shared", tmp_path / "home"
-    monkeypatch.setattr(history, "SHARED", str(shared))
+    monkeypatch.setattr(state_store, "SHARED", str(shared))
     shared.mkdir()
     shared.chmod(0o777)
     for where in (str(home), ""):
@@ -196,7 +196,7 @@ def test_a_folder_that_cannot_be_made_is_trouble_with_its_path_and_reason(path):
 
 
 def test_one_without_a_home_is_told_what_to_name(monkeypatch, tmp_path):
-    monkeypatch.setattr(history, "SHARED", str(tmp_path / "none"))
+    monkeypatch.setattr(state_store, "SHARED", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     store = Store.open(None, {"XDG_STATE_HOME": str(tmp_path)}, "")
     assert store.trouble == f"uid {os.geteuid()} has no home: give --user or --state-dir"
@@ -207,7 +207,7 @@ def test_a_uid_that_nobody_knows_leaves_nothing_in_the_current_folder(monkeypatc
     def unknown(uid):
         raise KeyError(uid)
 
-    monkeypatch.setattr(history, "SHARED", str(tmp_path / "none"))
+    monkeypatch.setattr(state_store, "SHARED", str(tmp_path / "none"))
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.chdir(tmp_path)
@@ -240,7 +240,7 @@ def test_what_512_processors_leave_behind_is_kept_and_no_file_beyond_a_quarter_m
     large = "x" * 200_000
     store.update("key", lambda _: large)
     assert store.read("key") == large
-    assert history.LARGEST == 262_144
+    assert state_store.LARGEST == 262_144
     assert store.trouble == ""
     store.update("key", lambda _: "x" * 262_144)
     assert store.read("key") == large, "what no run would read is not written"
@@ -251,8 +251,8 @@ def test_what_512_processors_leave_behind_is_kept_and_no_file_beyond_a_quarter_m
 
 def test_a_file_of_thousands_of_namespaces_may_be_larger(store):
     large = "x" * 300_000
-    store.update("key", lambda _: large, history.MANY)
-    assert store.read("key", history.MANY) == large
+    store.update("key", lambda _: large, state_store.MANY)
+    assert store.read("key", state_store.MANY) == large
     assert store.trouble == ""
 
 
@@ -276,7 +276,7 @@ def test_nothing_is_written_where_nothing_changed(store):
 @given(st.sets(st.text(max_size=250).filter(lambda t: "\0" not in t), max_size=8))
 def test_different_keys_have_different_files_below_the_folder(keys):
     keys = [key for key in keys if key.isprintable()]
-    names = [history._file_name(key) for key in keys]
+    names = [state_store._file_name(key) for key in keys]
     assert len(set(names)) == len(keys)
     for name in names:
         assert "/" not in name
@@ -286,8 +286,8 @@ def test_different_keys_have_different_files_below_the_folder(keys):
 
 
 def test_keys_that_differ_only_far_behind_have_different_files():
-    assert history._file_name("x" * 300 + "a") != history._file_name("x" * 300 + "b")
-    assert history._file_name(os.fsdecode(b"\xff")) == "%ff.json"
+    assert state_store._file_name("x" * 300 + "a") != state_store._file_name("x" * 300 + "b")
+    assert state_store._file_name(os.fsdecode(b"\xff")) == "%ff.json"
 
 
 DAMAGED = [b"", b"{", b"\xff\xfe", b"nonsense", b"[" * 100000, b"{}" * (200 << 10), b"\0" * 10]
@@ -409,9 +409,9 @@ def test_a_folder_that_stays_locked_is_read_and_not_written_and_waited_for_once(
     holder = os.open(store.folder, os.O_RDONLY)
     fcntl.flock(holder, fcntl.LOCK_EX)
     clock = Hurried()
-    monkeypatch.setattr(history, "time", clock)
+    monkeypatch.setattr(state_store, "time", clock)
     assert [store.update("key", bump) for _ in range(11)] == [2] * 11
-    assert clock.now < 2 * history.LOCK_WAIT
+    assert clock.now < 2 * state_store.LOCK_WAIT
     assert store.notes == [f"{store.folder} is locked: this run is not remembered"]
     assert store.trouble == ""
     os.close(holder)
@@ -422,7 +422,7 @@ def test_a_file_system_without_locks_is_trouble(store, monkeypatch):
     def no_locks(descriptor, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(history, "flock", no_locks)
+    monkeypatch.setattr(state_store, "flock", no_locks)
     assert store.update("key", bump) == 1
     assert "cannot be locked: No locks available" in store.trouble
 
@@ -434,7 +434,7 @@ def age(store, key, seconds):
 
 
 def test_the_number_of_files_is_bounded_and_the_oldest_unused_go(tmp_path, monkeypatch):
-    monkeypatch.setattr(history, "MOST_FILES", 5)
+    monkeypatch.setattr(state_store, "MOST_FILES", 5)
     for number in range(8):
         store = Store.open(str(tmp_path / "state"), {}, None)
         store.update(f"key{number}", bump)
@@ -445,7 +445,7 @@ def test_the_number_of_files_is_bounded_and_the_oldest_unused_go(tmp_path, monke
 
 
 def test_what_ran_within_a_day_is_not_pushed_out_by_what_is_new(tmp_path, monkeypatch):
-    monkeypatch.setattr(history, "MOST_FILES", 5)
+    monkeypatch.setattr(state_store, "MOST_FILES", 5)
     for turn in range(1, 4):
         for number in range(6):
             store = Store.open(str(tmp_path / "state"), {}, None)
@@ -458,7 +458,7 @@ def test_what_ran_within_a_day_is_not_pushed_out_by_what_is_new(tmp_path, monkey
 
 
 def test_a_full_folder_is_looked_through_once_a_run(store, monkeypatch):
-    monkeypatch.setattr(history, "MOST_FILES", 5)
+    monkeypatch.setattr(state_store, "MOST_FILES", 5)
     looked = []
     real = os.listdir
     monkeypatch.setattr(os, "listdir", lambda folder: looked.append(folder) or real(folder))
@@ -478,7 +478,7 @@ def test_what_does_not_change_is_in_use_all_the_same(store):
 
 
 def test_series_that_share_a_file_are_bounded_and_the_longest_unchanged_go(store, monkeypatch):
-    monkeypatch.setattr(history, "MOST_SERIES", 3)
+    monkeypatch.setattr(state_store, "MOST_SERIES", 3)
     for name in "abcad":
         store.update_each("key", {name: bump})
     assert store.read("key") == {"c": 1, "a": 2, "d": 1}
@@ -491,7 +491,7 @@ def test_as_many_series_as_are_kept_fit_into_a_file(store):
     samples = tuple(Sample(99_999_999.0 + at / 10, 2**32 - 1) for at in range(32))
     peaks = tuple(Peak(20_000 + day, 2**32 - 1) for day in range(30))
     series = kept_series("b" * 36, 2**32 - 1, samples, peaks)
-    names = [f"{at:0>255}" for at in range(history.MOST_SERIES)]
+    names = [f"{at:0>255}" for at in range(state_store.MOST_SERIES)]
     store.update_each("key", dict.fromkeys(names, lambda _: series))
     assert store.trouble == ""
     assert list(store.read("key")) == names
@@ -519,8 +519,8 @@ def test_files_of_services_that_are_gone_for_a_month_go(store):
 WRITERS = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from check_conntrack import history
-history.LOCK_WAIT = 30
+from check_conntrack.state import state_store
+state_store.LOCK_WAIT = 30
 begin, go = os.pipe()
 pids = []
 for number in range(100):
@@ -528,7 +528,7 @@ for number in range(100):
     if not pid:
         os.close(go)
         os.read(begin, 1)
-        store = history.Store.open(sys.argv[2], {}, None)
+        store = state_store.Store.open(sys.argv[2], {}, None)
         store.update("key", lambda kept: [*(kept or []), number])
         os._exit(bool(store.trouble or store.notes))
     pids.append(pid)
@@ -552,7 +552,7 @@ def test_a_writer_killed_at_any_step_leaves_the_old_or_the_new(store, tmp_path, 
     store.update("key", lambda kept: "old")
     pid = os.fork()
     if not pid:
-        module = history if function == "flock" else os
+        module = state_store if function == "flock" else os
         real = getattr(module, function)
 
         def fatal(*arguments, **options):
@@ -568,7 +568,7 @@ def test_a_writer_killed_at_any_step_leaves_the_old_or_the_new(store, tmp_path, 
             return "new"
 
         if function == "flock":
-            history.flock = fatal
+            state_store.flock = fatal
         victim.update("key", change)
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
@@ -665,4 +665,4 @@ def test_pairs_that_were_not_written_so_are_as_nothing(pairs):
 
 def test_the_boot_id_is_that_of_the_kernel():
     with open("/proc/sys/kernel/random/boot_id") as file:
-        assert history.boot_id() == file.read().strip()
+        assert state_store.boot_id() == file.read().strip()

@@ -14,7 +14,7 @@ import nagiosplugin
 import pytest
 
 from check_conntrack import launch
-from unit.contract import Run
+from support.contract import Run
 
 PACKAGE = os.path.dirname(launch.__file__)
 PLUGINS = os.path.dirname(PACKAGE)
@@ -202,25 +202,27 @@ def test_a_run_imports_nothing_that_it_does_not_need():
     if os.geteuid() == 0:
         # Out of reach, maybe, for whom root becomes.
         ours -= {
-            "check_conntrack." + name for name in ("advice", "kernel.host", "kernel.namespaces")
+            "check_conntrack." + name
+            for name in ("advice", "advice.advice_rules", "kernel.host", "kernel.namespaces")
         }
     assert ours == {
         "check_conntrack.launch",
         "check_conntrack.usage",
         "check_conntrack.places",
-        "check_conntrack.present",
+        "check_conntrack.nagios",
         "check_conntrack.session",
-        "check_conntrack.commandline",
-        "check_conntrack.output",
-        "check_conntrack.thresholds",
-        "check_conntrack.trend",
-        "check_conntrack.history",
+        "check_conntrack.runner",
+        "check_conntrack.render",
+        "check_conntrack.ranges",
+        "check_conntrack.state",
+        "check_conntrack.state.trend",
+        "check_conntrack.state.state_store",
         "check_conntrack.kernel",
-        "check_conntrack.kernel.values",
+        "check_conntrack.kernel.namedtuple",
         "check_conntrack.kernel.source",
         "check_conntrack.kernel.limits",
-        "check_conntrack.kernel.rights",
-        "check_conntrack.kernel.whole",
+        "check_conntrack.kernel.privileges",
+        "check_conntrack.kernel.atomic_write",
     }
 
 
@@ -228,11 +230,11 @@ def test_a_run_imports_nothing_that_it_does_not_need():
 
 DRIVER = """
 import sys
-from check_conntrack import commandline, usage
-from check_conntrack.kernel import rights, source
+from check_conntrack import runner, usage
+from check_conntrack.kernel import privileges, source
 source.SUDO_PATHS = (sys.argv.pop(1),)
-commandline.drop_rights = lambda options, late=(): None
-rights.has = lambda _: False
+runner.drop_rights = lambda options, late=(): None
+privileges.has = lambda _: False
 sys.exit(usage.main())
 """
 HANGING = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from check_conntrack.kernel.log import journal as jn
 from check_conntrack.kernel.log.messages import Kind
-from processes import gone
+from support.processes import gone
 
 TEXT = "nf_conntrack: nf_conntrack: table full in netns 4026532177, dropping packet"
 BOOT = "4be5d5d14ce0437c8f439ae750895973"

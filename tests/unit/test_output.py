@@ -18,7 +18,7 @@ from nagiosplugin import (
     Warn,
 )
 
-from check_conntrack import output
+from check_conntrack import render
 
 LINES = st.lists(st.text(max_size=300), max_size=60)
 
@@ -27,14 +27,14 @@ def test_the_worst_state_is_critical_then_unknown_then_warning_then_ok():
     order = [Critical, Unknown, Warn, Ok]
     for number in range(1, 5):
         for states in itertools.permutations(order, number):
-            assert output.worst(states) is min(states, key=order.index)
+            assert render.worst(states) is min(states, key=order.index)
 
 
 def test_results_take_the_worst_state_and_raise_where_there_are_none():
-    results = output.WorstResults(Result(Unknown), Result(Critical), Result(Ok))
+    results = render.WorstResults(Result(Unknown), Result(Critical), Result(Ok))
     assert results.most_significant_state is Critical
     with pytest.raises(ValueError, match="empty"):
-        _ = output.WorstResults().most_significant_state
+        _ = render.WorstResults().most_significant_state
 
 
 class Everything(Context):
@@ -48,7 +48,7 @@ def test_perfdata_stays_in_the_order_in_which_it_was_measured():
             for name in ("usage", "entries", "a::usage", "b-2::usage", "B::usage", "an_other"):
                 yield Metric(name, 1, context="all")
 
-    check = output.OrderedCheck(Several(), output.WorstResults(), Everything("all"))
+    check = render.OrderedCheck(Several(), render.WorstResults(), Everything("all"))
     check()
     assert check.perfdata == [
         "usage=1",
@@ -62,9 +62,9 @@ def test_perfdata_stays_in_the_order_in_which_it_was_measured():
 
 @given(st.text())
 def test_cleaned_text_is_printable_ascii_without_a_bar(text):
-    shown = output.clean(text)
+    shown = render.clean(text)
     assert all(" " <= character <= "~" and character != "|" for character in shown)
-    assert output.clean(shown) == shown
+    assert render.clean(shown) == shown
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_cleaned_text_is_printable_ascii_without_a_bar(text):
     ],
 )
 def test_whatever_cannot_be_printed_is_shown_escaped(text, shown):
-    assert output.clean(text) == shown
+    assert render.clean(text) == shown
 
 
 @given(st.lists(st.text(max_size=80), max_size=20))
 def test_names_become_parts_of_labels_that_differ_and_need_no_escape(names):
     taken = {}
     for name in names:
-        part = output.label_part(name, taken)
+        part = render.label_part(name, taken)
         assert part not in taken
         assert part.isascii()
         assert not set(part) & set("'=|\"; \t\n:")
@@ -95,52 +95,52 @@ def test_names_become_parts_of_labels_that_differ_and_need_no_escape(names):
 
 
 def test_an_ordinary_name_is_its_own_label_part():
-    assert output.label_part("qrouter-3f0c_a.b@c", {}) == "qrouter-3f0c_a.b@c"
-    assert output.label_part("a b'=c", {}) == "a_b__c"
-    assert output.label_part("a", {"a": 0, "a_2": 0}) == "a_3"
+    assert render.label_part("qrouter-3f0c_a.b@c", {}) == "qrouter-3f0c_a.b@c"
+    assert render.label_part("a b'=c", {}) == "a_b__c"
+    assert render.label_part("a", {"a": 0, "a_2": 0}) == "a_3"
 
 
 @given(st.text(max_size=400), st.sampled_from([Ok, Warn, Critical, Unknown]))
 def test_a_status_line_has_at_most_160_characters(text, state):
-    line = output.status_line("CONNTRACK_USAGE", state, text)
+    line = render.status_line("CONNTRACK_USAGE", state, text)
     assert len(line) <= 160
     assert line.startswith(f"CONNTRACK_USAGE {state.text.upper()} - ")
-    assert line.endswith(("...", output.clean(text)))
+    assert line.endswith(("...", render.clean(text)))
 
 
 def test_a_status_line_of_exactly_160_characters_is_left_whole():
     room = 160 - len("T OK - ")
-    assert output.status_line("T", Ok, "x" * room) == "T OK - " + "x" * room
-    assert output.status_line("T", Ok, "x" * (room + 1)) == "T OK - " + "x" * (room - 3) + "..."
+    assert render.status_line("T", Ok, "x" * room) == "T OK - " + "x" * room
+    assert render.status_line("T", Ok, "x" * (room + 1)) == "T OK - " + "x" * (room - 3) + "..."
 
 
 @given(LINES)
 def test_a_bounded_page_stays_below_4_kib_and_says_what_is_missing(lines):
-    text = output.page("STATUS", ["usage=1", "entries=2"], lines, bounded=True)
+    text = render.page("STATUS", ["usage=1", "entries=2"], lines, bounded=True)
     assert len(text.encode("ascii")) <= 4096
     first, *shown = text[:-1].split("\n")
     assert first == "STATUS | usage=1 entries=2"
-    whole = [output.clean(line).rstrip() for line in lines]
+    whole = [render.clean(line).rstrip() for line in lines]
     if shown != whole:
         assert shown.pop() == "(more with -v)"
         assert shown == whole[: len(shown)]
-        assert len(output.page("S", [], lines, bounded=False)) > 3700
+        assert len(render.page("S", [], lines, bounded=False)) > 3700
 
 
 @given(LINES)
 def test_an_unbounded_page_holds_every_line(lines):
-    text = output.page("STATUS", [], lines, bounded=False)
-    assert text == "\n".join(["STATUS", *(output.clean(line).rstrip() for line in lines)]) + "\n"
+    text = render.page("STATUS", [], lines, bounded=False)
+    assert text == "\n".join(["STATUS", *(render.clean(line).rstrip() for line in lines)]) + "\n"
 
 
 def test_what_matters_comes_first_in_a_page_that_is_cut():
-    text = output.page("S", [], ["first", "x" * 5000, "third"], bounded=True)
+    text = render.page("S", [], ["first", "x" * 5000, "third"], bounded=True)
     assert text == "S\nfirst\n(more with -v)\n"
 
 
 def test_a_table_has_its_names_to_the_left_and_its_figures_to_the_right():
     rows = [("name", "entries", ""), ("a", "5", ""), ("longer one", "1234567890", "x")]
-    assert output.table(rows) == [
+    assert render.table(rows) == [
         "  name           entries",
         "  a                    5",
         "  longer one  1234567890  x",
@@ -148,7 +148,7 @@ def test_a_table_has_its_names_to_the_left_and_its_figures_to_the_right():
 
 
 def test_writing_puts_every_byte_on_standard_output(capfd):
-    assert output.write("status\nline\n" * 3000)
+    assert render.write("status\nline\n" * 3000)
     assert capfd.readouterr() == ("status\nline\n" * 3000, "")
 
 
@@ -161,7 +161,7 @@ def test_writing_goes_on_where_a_pipe_took_less_than_all(monkeypatch):
         return len(taken[-1])
 
     monkeypatch.setattr(os, "write", few)
-    assert output.write("abcdefgh")
+    assert render.write("abcdefgh")
     assert b"".join(taken) == b"abcdefgh"
 
 
@@ -170,4 +170,4 @@ def test_writing_to_what_is_closed_or_full_is_told_not_raised(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    assert not output.write("abc")
+    assert not render.write("abc")

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack.kernel import KernelError, reader, rights
-from check_conntrack.kernel.rights import NOBODY, User, named_user, unprivileged_user
+from check_conntrack.kernel import KernelError, privileges, reader
+from check_conntrack.kernel.privileges import NOBODY, User, named_user, unprivileged_user
 from check_conntrack.kernel.source import Reading
 
-PLUGINS = os.path.dirname(os.path.dirname(os.path.dirname(rights.__file__)))
+PLUGINS = os.path.dirname(os.path.dirname(os.path.dirname(privileges.__file__)))
 PEOPLE = {
     "root": (0, 0, "/root"),
     "icinga": (412, 413, "/var/lib/icinga"),
@@ -37,21 +37,21 @@ def people(monkeypatch):
 
 
 def status(monkeypatch, data):
-    monkeypatch.setattr(rights, "read_file", lambda path, most=4096: Reading(path, data))
+    monkeypatch.setattr(privileges, "read_file", lambda path, most=4096: Reading(path, data))
 
 
 def test_the_right_to_enter_namespaces_is_one_bit_of_the_effective_capabilities(monkeypatch):
     status(monkeypatch, b"CapPrm:\t000001ffffffffff\nCapEff:\t0000000000200000\nCapBnd:\t0\n")
-    assert rights.capabilities() == 1 << 21
-    assert rights.has(rights.CAP_SYS_ADMIN)
+    assert privileges.capabilities() == 1 << 21
+    assert privileges.has(privileges.CAP_SYS_ADMIN)
     status(monkeypatch, b"CapPrm:\t000001ffffffffff\nCapEff:\t000001ffffdfffff\n")
-    assert not rights.has(rights.CAP_SYS_ADMIN)
+    assert not privileges.has(privileges.CAP_SYS_ADMIN)
 
 
 def test_a_kernel_that_does_not_tell_grants_nothing(monkeypatch):
     status(monkeypatch, b"")
-    assert rights.capabilities() == 0
-    assert not rights.has(rights.CAP_SYS_ADMIN)
+    assert privileges.capabilities() == 0
+    assert not privileges.has(privileges.CAP_SYS_ADMIN)
 
 
 def test_a_user_is_named_by_name_or_number_and_leaves_roots_group_behind():
@@ -128,8 +128,8 @@ def calls(monkeypatch):
 
 def test_root_leaves_its_groups_before_its_user(monkeypatch, calls):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(rights, "capabilities", lambda: 0)
-    rights.drop(User(5, 6, (7,)))
+    monkeypatch.setattr(privileges, "capabilities", lambda: 0)
+    privileges.drop(User(5, 6, (7,)))
     assert calls == [("setgroups", (7,)), ("setresgid", 6, 6, 6), ("setresuid", 5, 5, 5)]
 
 
@@ -141,8 +141,8 @@ def test_a_root_that_cannot_become_another_gives_up_its_capabilities(monkeypatch
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     for name in ("setgroups", "setresgid", "setresuid"):
         monkeypatch.setattr(os, name, refused)
-    monkeypatch.setattr(rights, "capabilities", lambda: 1)
-    rights.drop(User(5, 6))
+    monkeypatch.setattr(privileges, "capabilities", lambda: 1)
+    privileges.drop(User(5, 6))
     assert calls == [("capset",), ("prctl",)]
 
 
@@ -150,9 +150,9 @@ def test_a_root_that_may_not_set_groups_still_leaves_its_user(monkeypatch, calls
     # A user namespace with setgroups "deny" (user_namespaces(7)).
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "setgroups", refused)
-    monkeypatch.setattr(rights, "capabilities", lambda: 0)
+    monkeypatch.setattr(privileges, "capabilities", lambda: 0)
     left = [("setresgid", 6, 6, 6), ("setresuid", 5, 5, 5)]
-    rights.drop(User(5, 6))
+    privileges.drop(User(5, 6))
     assert calls == left
     reader.drop_rights(5, 6)
     assert calls == [*left, *left, ("capset",), ("prctl",)]
@@ -160,22 +160,22 @@ def test_a_root_that_may_not_set_groups_still_leaves_its_user(monkeypatch, calls
 
 def test_an_ordinary_user_with_capabilities_gives_them_up(monkeypatch, calls):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(rights, "capabilities", lambda: 1 << 12)
-    rights.drop(User(1000, 1000))
+    monkeypatch.setattr(privileges, "capabilities", lambda: 1 << 12)
+    privileges.drop(User(1000, 1000))
     assert calls == [("capset",), ("prctl",)]
 
 
 def test_sudo_is_not_barred_where_it_is_asked_for(monkeypatch, calls):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(rights, "capabilities", lambda: 1 << 12)
-    rights.drop(User(1000, 1000), sudo=True)
+    monkeypatch.setattr(privileges, "capabilities", lambda: 1 << 12)
+    privileges.drop(User(1000, 1000), sudo=True)
     assert calls == [("capset",)]
 
 
 def test_an_ordinary_user_without_any_has_nothing_to_give_up(monkeypatch, calls):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(rights, "capabilities", lambda: 0)
-    rights.drop(User(1000, 1000))
+    monkeypatch.setattr(privileges, "capabilities", lambda: 0)
+    privileges.drop(User(1000, 1000))
     assert calls == []
 
 
@@ -184,18 +184,21 @@ def test_rights_that_cannot_be_given_up_are_an_error(monkeypatch):
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(rights, "capabilities", lambda: 1)
+    monkeypatch.setattr(privileges, "capabilities", lambda: 1)
     monkeypatch.setattr(reader, "call", refused)
     with pytest.raises(KernelError, match="rights cannot be given up: Operation not permitted"):
-        rights.drop(User(1000, 1000))
+        privileges.drop(User(1000, 1000))
 
 
 DROPPED = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from check_conntrack.kernel import reader, rights
-reader.drop_rights(5, 6, (7,)) if sys.argv[2] == "reader" else rights.drop(rights.User(5, 6, (7,)))
-print(os.getresuid(), os.getresgid(), os.getgroups(), rights.capabilities())
+from check_conntrack.kernel import privileges, reader
+drop = (
+    reader.drop_rights if sys.argv[2] == "reader" else lambda *who: privileges.drop(privileges.User(*who))
+)
+drop(5, 6, (7,))
+print(os.getresuid(), os.getresgid(), os.getgroups(), privileges.capabilities())
 try:
     os.setuid(0)
 except OSError:

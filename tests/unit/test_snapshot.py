@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from check_conntrack import snapshot, sources
-from check_conntrack.snapshot import BEGIN, LATER, Kept
-from unit import flows_dump, tables
+from check_conntrack.table import snapshots, table_sources
+from check_conntrack.table.snapshots import BEGIN, LATER, Kept
+from support import flows_dump, tables
 
 NOW = float(int(time.time()))
 
@@ -30,7 +30,7 @@ def names(found):
 
 @pytest.fixture
 def folder(tmp_path):
-    made = snapshot.Folder(str(tmp_path))
+    made = snapshots.Folder(str(tmp_path))
     yield made
     made.close()
 
@@ -50,19 +50,19 @@ def save(folder, part=BEGIN, now=NOW, pieces=(b"one\n",), place="", expired=neve
 
 def test_what_came_later_goes_before_the_beginnings_of_incidents():
     found = kept(BEGIN, LATER, LATER, BEGIN, LATER, LATER)
-    assert names(snapshot.superfluous(found, 5)) == ["1"]
-    assert names(snapshot.superfluous(found, 3)) == ["1", "2", "4"]
-    assert names(snapshot.superfluous(found, 2)) == ["1", "2", "4", "0"]
+    assert names(snapshots.superfluous(found, 5)) == ["1"]
+    assert names(snapshots.superfluous(found, 3)) == ["1", "2", "4"]
+    assert names(snapshots.superfluous(found, 2)) == ["1", "2", "4", "0"]
     # The beginning of the incident that lasts outlives all that came later.
-    assert names(snapshot.superfluous(found, 1)) == ["1", "2", "4", "0", "5"]
+    assert names(snapshots.superfluous(found, 1)) == ["1", "2", "4", "0", "5"]
 
 
 def test_of_beginnings_alone_the_oldest_go():
-    assert names(snapshot.superfluous(kept(BEGIN, BEGIN, BEGIN), 2)) == ["0"]
+    assert names(snapshots.superfluous(kept(BEGIN, BEGIN, BEGIN), 2)) == ["0"]
 
 
 def test_where_there_is_room_nothing_goes():
-    assert snapshot.superfluous(kept(BEGIN, LATER), 2) == []
+    assert snapshots.superfluous(kept(BEGIN, LATER), 2) == []
 
 
 # --- when one is due
@@ -88,7 +88,7 @@ def test_where_there_is_room_nothing_goes():
 )
 def test_a_snapshot_is_due_when_a_problem_begins_and_every_15_minutes(memory, ages, part):
     found = [Kept("x", "", NOW - age, BEGIN) for age in ages]
-    assert snapshot.due(memory, found, NOW) == part
+    assert snapshots.due(memory, found, NOW) == part
 
 
 # --- what is written
@@ -117,13 +117,13 @@ def test_nothing_is_left_half_written(folder, tmp_path, error):
         yield b"one\n"
         raise error
 
-    with pytest.raises((RuntimeError, KeyboardInterrupt, snapshot.SnapshotError)):
+    with pytest.raises((RuntimeError, KeyboardInterrupt, snapshots.SnapshotError)):
         save(folder, pieces=pieces())
     assert os.listdir(tmp_path) == []
 
 
 def test_it_ends_when_there_is_no_time_left(folder, tmp_path):
-    with pytest.raises(snapshot.SnapshotError, match="no time was left after 0 entries"):
+    with pytest.raises(snapshots.SnapshotError, match="no time was left after 0 entries"):
         save(folder, expired=lambda: True)
     assert os.listdir(tmp_path) == []
 
@@ -144,8 +144,8 @@ def test_what_a_killed_run_left_goes_and_what_is_others_stays(folder, tmp_path):
 def test_a_link_is_no_folder(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    with pytest.raises(snapshot.SnapshotError, match="is a link"):
-        snapshot.Folder(str(tmp_path / "link"))
+    with pytest.raises(snapshots.SnapshotError, match="is a link"):
+        snapshots.Folder(str(tmp_path / "link"))
 
 
 def test_a_link_that_lies_in_the_way_is_not_followed(folder, tmp_path):
@@ -153,7 +153,7 @@ def test_a_link_that_lies_in_the_way_is_not_followed(folder, tmp_path):
     victim.write_text("mine")
     fresh = f".conntrack-{stamp()}-begin.txt.gz.{os.getpid()}.new"
     (tmp_path / fresh).symlink_to(victim)
-    with pytest.raises(snapshot.SnapshotError):
+    with pytest.raises(snapshots.SnapshotError):
         save(folder)
     assert victim.read_text() == "mine"
 
@@ -259,7 +259,7 @@ def test_a_folder_out_of_order_costs_the_snapshot_and_a_line(problem, tmp_path, 
 
 
 def test_a_snapshot_that_fails_is_tried_again_as_the_first(problem, reader, monkeypatch):
-    monkeypatch.setattr(snapshot.Folder, "_fill", lambda *_: 1 / 0)
+    monkeypatch.setattr(snapshots.Folder, "_fill", lambda *_: 1 / 0)
     run = problem()
     assert (run.state, len(os.listdir(problem.directory))) == ("CRITICAL", 0)
     assert any(line.startswith("no snapshot: division by zero") for line in run.lines)
@@ -295,7 +295,7 @@ src=10.0.0.2 dst=10.0.0.1 srckey=0x2 dstkey=0x1 mark=0 use=2
 def test_many_entries_are_taken_from_proc_and_written_as_conntrack_does(
     reader, sysctls, inspect, tmp_path, monkeypatch, size
 ):
-    monkeypatch.setattr(sources, "FEW_TO_WRITE", 50)
+    monkeypatch.setattr(table_sources, "FEW_TO_WRITE", 50)
     sysctls.holds(95, 100)
     reader.hands_out("table", flows_dump.entry(state=3) * 95, flows_dump.done())
     reader.hands_out("text", *(PROC[at : at + size] for at in range(0, len(PROC), size)))
@@ -307,7 +307,7 @@ def test_many_entries_are_taken_from_proc_and_written_as_conntrack_does(
 def test_many_entries_are_taken_from_a_dump_where_proc_has_none(
     reader, sysctls, inspect, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(sources, "FEW_TO_WRITE", 50)
+    monkeypatch.setattr(table_sources, "FEW_TO_WRITE", 50)
     sysctls.holds(95, 100)
     reader.hands_out("table", flows_dump.entry(state=3) * 95, flows_dump.done())
     reader.hands_out("text", 2, file="-")

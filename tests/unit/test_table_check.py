@@ -10,10 +10,11 @@ import re
 
 import pytest
 
-from check_conntrack import commandline, session, table
+from check_conntrack import runner, session
+from check_conntrack.kernel import conntrack_cli
 from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel import program
-from unit import flows_dump, tables
+from check_conntrack.table import table_check
+from support import flows_dump, tables
 
 FEW = flows_dump.entry(state=3, timeout=431000)
 
@@ -51,11 +52,11 @@ def test_a_healthy_table_is_one_line(reader, sysctls, inspect):
 def test_every_label_stands_in_the_order_of_the_manual(reader, sysctls, inspect):
     reader.hands_out("table", *dump(1000), flows_dump.done())
     run = inspect()
-    assert list(run.data) == [label.name for label in table.LABELS]
+    assert list(run.data) == [label.name for label in table_check.LABELS]
     reader.answers.clear()
     reader.hands_out("text", tables.listing(tables.web_server()[:1000]))
     assert list(inspect("--source", "proc").data) == [
-        label.name for label in table.LABELS if label.name != "expected"
+        label.name for label in table_check.LABELS if label.name != "expected"
     ]
 
 
@@ -147,7 +148,7 @@ def test_what_conntrack_says_of_its_failure_is_told_and_what_to_grant(
     fake = tmp_path / "conntrack"
     fake.write_text(f"#!/bin/sh\ncat >&2 <<'EOF'\n{said}\nEOF\nexit 1\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(program, "CONNTRACK_PATHS", (str(fake),))
+    monkeypatch.setattr(conntrack_cli, "CONNTRACK_PATHS", (str(fake),))
     run = inspect("--source", "conntrack")
     assert run.state == "UNKNOWN"
     needs = " (needs CAP_NET_ADMIN)" if right else ""
@@ -436,13 +437,13 @@ def test_a_bad_command_line_is_one_line_and_unknown(inspect, words, why):
 
 
 def test_the_examples_of_the_manual_are_understood(capfd, signals):
-    code = commandline.run(table.TITLE, table.parser(), table.judge, ["--help"])
+    code = runner.run(table_check.TITLE, table_check.parser(), table_check.judge, ["--help"])
     page = capfd.readouterr().out
     assert code == 3
     examples = [line.split() for line in page.splitlines() if line.startswith("  check_conntrack_")]
     assert len(examples) == 5
     for words in examples:
-        table.parser().parse_args(words[1:])
+        table_check.parser().parse_args(words[1:])
 
 
 # --- namespaces

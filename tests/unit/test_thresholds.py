@@ -8,8 +8,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from nagiosplugin import Critical, Metric, Ok, Range, Resource, Warn
 
-from check_conntrack import thresholds
-from check_conntrack.thresholds import (
+from check_conntrack import ranges
+from check_conntrack.ranges import (
     Label,
     LabelContext,
     Limits,
@@ -17,7 +17,7 @@ from check_conntrack.thresholds import (
     parse_bounds,
     parse_thresholds,
 )
-from unit import perfdata
+from support import perfdata
 
 USAGE = Label("usage", "", "%", 1, warning="80", critical="90")
 ENTRIES = Label("entries", "", share_of="limit")
@@ -31,10 +31,10 @@ INFINITY = float("inf")
 
 def numbers(low=0, high=200, decimals=1):
     scale = 10**decimals
-    return st.integers(low * scale, high * scale).map(lambda n: thresholds.plain(n / scale))
+    return st.integers(low * scale, high * scale).map(lambda n: ranges.plain(n / scale))
 
 
-def ranges(number):
+def well_formed_ranges(number):
     """Well-formed ranges, not reversed."""
     pair = st.tuples(number, number).map(lambda two: sorted(two, key=float))
     return st.tuples(
@@ -92,7 +92,7 @@ def test_a_range_alerts_as_the_draft_says(text, alerting, quiet):
         assert state(text, text, value, SIGNED)[0] is Ok
 
 
-@given(ranges(numbers(-50, 50)), st.integers(-100, 100))
+@given(well_formed_ranges(numbers(-50, 50)), st.integers(-100, 100))
 def test_a_range_means_what_nagiosplugin_means_by_it(text, value):
     assert (state(text, "", value, SIGNED)[0] is Ok) == Range(text).match(value)
 
@@ -309,8 +309,8 @@ def test_a_default_warning_stays_where_it_can_fire_or_is_equal(critical):
 CANDIDATES = [n / 4 for n in range(-60, 61)]
 
 
-SIGNED_RANGES = ranges(numbers(-10, 10, 0))
-RANGES = ranges(numbers(0, 10, 0))
+SIGNED_RANGES = well_formed_ranges(numbers(-10, 10, 0))
+RANGES = well_formed_ranges(numbers(0, 10, 0))
 
 
 @given(
@@ -343,8 +343,8 @@ def test_refused_is_exactly_a_warning_that_no_value_reaches(case):
 @given(
     st.integers(1, 2**32 - 1),
     st.floats(0, 1.2),
-    ranges(numbers(0, 120, 3)),
-    ranges(numbers(0, 120, 3)),
+    well_formed_ranges(numbers(0, 120, 3)),
+    well_formed_ranges(numbers(0, 120, 3)),
 )
 @example(10**9, 0.9 - 1e-9, "80", "90")
 @example(2**32 - 1, 1 - 2**-32, "80", "90")
@@ -360,8 +360,8 @@ def test_a_printed_usage_gets_the_verdict_of_the_usage(limit, share, warning, cr
 @given(
     st.integers(-(2**32), 2**32),
     st.integers(300, 10**6),
-    ranges(numbers(-100, 100, 9)),
-    ranges(numbers(-100, 100, 9)),
+    well_formed_ranges(numbers(-100, 100, 9)),
+    well_formed_ranges(numbers(-100, 100, 9)),
 )
 @example(10000, 300, "33.333333333", "33.333333333")
 @example(-1, 1000, "0:", "~:")
@@ -398,14 +398,14 @@ def test_zero_has_no_sign():
 
 @given(st.floats(-1e15, 1e15))
 def test_a_plain_number_has_no_exponent_and_no_needless_zeros(value):
-    text = thresholds.plain(value)
+    text = ranges.plain(value)
     assert re.fullmatch(perfdata.NUMBER, text)
     assert abs(float(text) - value) <= 1e-9 + abs(value) * 1e-15
     assert not re.search(r"\.\d*0$", text)
     assert text != "-0"
 
 
-@given(ranges(numbers(0, 10**6, 0)), st.integers(0, 10**6))
+@given(well_formed_ranges(numbers(0, 10**6, 0)), st.integers(0, 10**6))
 def test_a_printed_range_is_the_one_that_was_given(text, value):
     _, item = state(text, text, value, PLAIN)
     assert item.alerts(item.warn) == item.alerts(item.crit) == (not Range(text).match(value))
@@ -444,7 +444,7 @@ def test_outside_tells_whether_a_value_would_have_had_that_state():
     ],
 )
 def test_a_duration_is_a_number_and_a_unit(text, seconds):
-    assert thresholds.duration(text) == seconds
+    assert ranges.duration(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -452,7 +452,7 @@ def test_a_duration_is_a_number_and_a_unit(text, seconds):
 )
 def test_nothing_else_is_a_duration(text):
     with pytest.raises(ThresholdError, match="is no duration"):
-        thresholds.duration(text)
+        ranges.duration(text)
 
 
 def test_every_unit_of_a_label_is_named_in_its_error():

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack import trend
-from check_conntrack.trend import Peak, Sample
+from check_conntrack.state import trend
+from check_conntrack.state.trend import Peak, Sample
 
 BURSTS = st.integers(-(10**6), 10**6)
 

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack import history, usage
-from check_conntrack.kernel import host, limits, reader, rights, source
+from check_conntrack import usage
+from check_conntrack.kernel import host, limits, privileges, reader, source
+from check_conntrack.state import state_store
 
 OWN = os.stat("/proc/self/ns/net").st_ino
 
@@ -354,7 +355,7 @@ def test_a_broken_state_directory_never_changes_the_verdict(
     check()
     folder = tmp_path / "state" / str(os.geteuid())
     [file] = folder.iterdir()
-    monkeypatch.setattr(history, "LOCK_WAIT", 0.01)
+    monkeypatch.setattr(state_store, "LOCK_WAIT", 0.01)
     real = os.open
 
     def failing(number):
@@ -371,11 +372,11 @@ def test_a_broken_state_directory_never_changes_the_verdict(
     if trouble == "damaged":
         file.write_bytes(b'{"boot": 1, "samples": [[')
     elif trouble == "a file":
-        monkeypatch.setenv(history.STATE_VARIABLE, str(file))
+        monkeypatch.setenv(state_store.STATE_VARIABLE, str(file))
     elif trouble == "not allowed":
-        monkeypatch.setenv(history.STATE_VARIABLE, "/proc/1/nothing")
+        monkeypatch.setenv(state_store.STATE_VARIABLE, "/proc/1/nothing")
     elif trouble in ("locked", "no lock"):
-        monkeypatch.setattr(history, "flock", lock)
+        monkeypatch.setattr(state_store, "flock", lock)
     else:
         monkeypatch.setattr(
             os, "open", failing(errno.EROFS if trouble == "read-only" else errno.ENOSPC)
@@ -459,7 +460,7 @@ def test_whatever_the_state_holds_the_verdict_is_the_same(check, sysctls, tmp_pa
 @pytest.fixture
 def entered(fp, monkeypatch, netns):
     """Run with the right to enter namespaces: name or path → (inode, entries, limit)."""
-    monkeypatch.setattr(rights, "has", lambda _: True)
+    monkeypatch.setattr(privileges, "has", lambda _: True)
 
     def make(places, tail=b"end\n", extra=b"", **how):
         directory = netns({name: place[0] for name, place in places.items() if place})
@@ -484,7 +485,7 @@ def entered(fp, monkeypatch, netns):
 
 
 def test_no_reader_is_started_where_no_namespace_is_asked_for(check, fp, monkeypatch):
-    monkeypatch.setattr(rights, "has", lambda _: pytest.fail("it asked"))
+    monkeypatch.setattr(privileges, "has", lambda _: pytest.fail("it asked"))
     assert check().code == 0
     assert not fp.calls
 
@@ -582,7 +583,7 @@ def test_one_that_may_not_be_entered_does_not_hide_a_full_one(check, entered):
 
 def test_root_is_not_told_to_become_root(check, entered, monkeypatch):
     entered({"dark": (72, None)})
-    monkeypatch.setattr(rights, "is_root", lambda: True)
+    monkeypatch.setattr(privileges, "is_root", lambda: True)
     run = check("--netns", "all")
     assert "sudo" not in run.rest
     assert "takes more than root has here" in run.rest
@@ -689,7 +690,7 @@ def test_a_reader_that_fails_does_not_hide_a_full_host(check, entered, sysctls, 
 
 def test_a_reader_that_is_missing_is_unknown(check, netns, monkeypatch, tmp_path):
     netns(blue=71)
-    monkeypatch.setattr(rights, "has", lambda _: True)
+    monkeypatch.setattr(privileges, "has", lambda _: True)
     monkeypatch.setattr(source, "reader_command", lambda sudo: [str(tmp_path / "none")])
     run = check("--netns", "blue")
     assert run.code == 3
@@ -701,7 +702,7 @@ def through_sudo(entered, monkeypatch, tmp_path):
     """Run without rights of its own, with a sudo that is made up."""
     program = tmp_path / "sudo"
     program.touch(mode=0o755)
-    monkeypatch.setattr(rights, "has", lambda _: False)
+    monkeypatch.setattr(privileges, "has", lambda _: False)
     monkeypatch.setattr(source, "SUDO_PATHS", (str(program),))
 
     def make(places, **how):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack.kernel import values
+from check_conntrack.kernel import namedtuple
 
 
 class Theirs(typing.NamedTuple):
@@ -25,7 +25,7 @@ class Theirs(typing.NamedTuple):
         return (self.first, self.second)
 
 
-class Ours(values.NamedTuple):
+class Ours(namedtuple.NamedTuple):
     first: object
     second: object
     third: object = 7

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kernel.conftest import front_door, full, netns, state, sudoers, table, usage  # noqa: F401
-from unit.contract import Run
+from support.contract import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

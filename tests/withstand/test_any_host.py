@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from kernel.rig import NOBODY, hidden
+from support.rig import NOBODY, hidden
 from withstand.conftest import answer, python_of
 
 CHECKS = ("usage", "full", "table")

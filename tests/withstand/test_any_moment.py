@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from unit.contract import Run
+from support.contract import Run
 from withstand.conftest import RUNS, answer, orphans_after
 
 WORDS = {

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from check_conntrack import snapshot
 from check_conntrack.kernel.source import parse_answer
-from kernel.rig import NOBODY, hidden, limit_lock
+from check_conntrack.table import snapshots
+from support.rig import NOBODY, hidden, limit_lock
 from withstand.conftest import RUNS, answer
 from withstand.test_any_host import limited
 
@@ -155,10 +155,10 @@ def test_snapshots_of_others_neither_count_nor_go(folder):
     os.symlink("/etc/passwd", folder / "conntrack-20260101T000010Z-begin.txt.gz")
     os.mkfifo(folder / "conntrack-20260101T000011Z-later.txt.gz")
     before = sorted(os.listdir(folder))
-    opened = snapshot.Folder(str(folder))
+    opened = snapshots.Folder(str(folder))
     try:
         assert opened.kept("") == []
-        opened.save("", snapshot.BEGIN, time.time(), [b"line\n"], lambda: False)
+        opened.save("", snapshots.BEGIN, time.time(), [b"line\n"], lambda: False)
         opened.prune("", 1)
     finally:
         opened.close()

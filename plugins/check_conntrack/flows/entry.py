@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 
 from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.values import NamedTuple
+from check_conntrack.kernel.namedtuple import NamedTuple
 
 IPPROTO_ICMP = 1
 IPPROTO_TCP = 6

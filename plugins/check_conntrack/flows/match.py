@@ -17,7 +17,7 @@ from check_conntrack.flows.entry import (
     packed_address,
 )
 from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.values import NamedTuple
+from check_conntrack.kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

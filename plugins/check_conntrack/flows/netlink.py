@@ -30,7 +30,7 @@ from check_conntrack.flows.entry import (
     TcpInfo,
 )
 from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.values import NamedTuple
+from check_conntrack.kernel.namedtuple import NamedTuple
 
 # What one recv gives.
 Batch = bytes

@@ -23,10 +23,10 @@ from check_conntrack.flows.entry import (
     address_text,
     state_name,
 )
-from check_conntrack.flows.heavy import HeavyHitters
+from check_conntrack.flows.heavy_hitters import HeavyHitters
 from check_conntrack.flows.match import Match, prefix_mask
 from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.values import NamedTuple
+from check_conntrack.kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

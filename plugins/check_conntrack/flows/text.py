@@ -31,7 +31,7 @@ import itertools
 import operator
 import socket
 
-from check_conntrack.flows import share
+from check_conntrack.flows import parallel_count
 from check_conntrack.flows import tally as t
 from check_conntrack.flows.columns import address_keys, integer, slices
 from check_conntrack.flows.entry import (
@@ -52,7 +52,7 @@ from check_conntrack.flows.entry import (
 )
 from check_conntrack.flows.netlink import DumpStatus
 from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.values import NamedTuple
+from check_conntrack.kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def count(file: BinaryIO, tally: t.Tally) -> None:
     KernelError as share.count does.
     """
     tally.expected_known = False
-    share.count(blocks(file, _noter(tally)), count_blocks, tally)
+    parallel_count.count(blocks(file, _noter(tally)), count_blocks, tally)
 
 
 def count_blocks(some: Iterable[bytes], tally: t.Tally) -> DumpStatus:

@@ -10,7 +10,7 @@ import enum
 import os
 import struct
 
-from .values import NamedTuple
+from .namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 
-from .values import NamedTuple
+from .namedtuple import NamedTuple
 
 # <linux/netlink.h>
 NETLINK_NETFILTER = 12

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
+from .namedtuple import NamedTuple
 from .source import KernelError, Reading, read_file
-from .values import NamedTuple
 
 # The network namespace that a process is in (namespaces(7)).
 OWN = "/proc/self/ns/net"

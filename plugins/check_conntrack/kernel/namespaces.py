@@ -12,8 +12,8 @@ import os
 import re
 
 from .limits import NEW, Limits, parse_limits
+from .namedtuple import NamedTuple
 from .source import Frame, KernelError, Reading, read_whole
-from .values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

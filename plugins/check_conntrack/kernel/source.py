@@ -11,7 +11,7 @@ import re
 import stat
 from contextlib import suppress
 
-from .values import NamedTuple
+from .namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from itertools import islice
 
-from ..values import NamedTuple
+from ..namedtuple import NamedTuple
 from .messages import Kind
 
 TYPE_CHECKING = False

@@ -15,7 +15,7 @@ import re
 import stat
 import zlib
 
-from ..values import NamedTuple
+from ..namedtuple import NamedTuple
 from .events import Event, Problem, fold, from_plain, merge, to_plain
 from .messages import Kind
 from .syslog import parse_line, parse_repetition, parse_time

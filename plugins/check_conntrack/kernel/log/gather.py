@@ -10,8 +10,8 @@ import errno
 import os
 import time
 
+from ..namedtuple import NamedTuple
 from ..source import KernelError
-from ..values import NamedTuple
 from . import events as ev
 from . import files, journal, kmsg
 

@@ -9,7 +9,7 @@ import os
 import re
 import time
 
-from ..values import NamedTuple
+from ..namedtuple import NamedTuple
 from .events import Event, Problem
 from .messages import parse_message
 

@@ -10,7 +10,7 @@ import os
 import re
 import time
 
-from ..values import NamedTuple
+from ..namedtuple import NamedTuple
 from .events import Event
 from .messages import parse_message
 

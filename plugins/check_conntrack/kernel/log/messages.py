@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import re
 
-from ..values import NamedTuple
+from ..namedtuple import NamedTuple
 
 
 class Kind(enum.Enum):

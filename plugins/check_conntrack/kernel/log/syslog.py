@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import time
 
-from ..values import NamedTuple
+from ..namedtuple import NamedTuple
 from .messages import Message, parse_message
 
 DAY = 86400.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from unit import perfdata
+from support import perfdata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

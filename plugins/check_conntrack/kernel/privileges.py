@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from .namedtuple import NamedTuple
 from .source import KernelError, read_file
-from .values import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ history.py.
 
 from __future__ import annotations
 
-from .kernel import counters
-from .kernel.log import gather
-from .kernel.values import NamedTuple
+from ..kernel import counters
+from ..kernel.log import gather
+from ..kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.rig import FILL, Netns, Result
+from support.rig import FILL, Netns, Result
 
 ROOT = Path(__file__).parent.parent.parent
 SHIPPED = ROOT / "nrpe"

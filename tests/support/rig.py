@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from check_conntrack.kernel import ctnetlink as ct
-from kernel import flows_rig
+from support import flows_rig
 
 SYSCTLS = Path("/proc/sys/net/netfilter")
 NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")

@@ -20,7 +20,7 @@ from nagiosplugin import (
     Warn,
 )
 
-from .kernel.values import NamedTuple
+from .kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

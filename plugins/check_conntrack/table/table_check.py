@@ -12,24 +12,26 @@ from contextlib import ExitStack, suppress
 
 from nagiosplugin import Metric, Ok, Resource, Result, Results, Summary, Unknown
 
-from . import commandline, output, places, present, session, sources, trend
-from .history import boot_id, kept_series, series_of
-from .kernel import KernelError, rights
-from .kernel.limits import OWN, read_limits
-from .kernel.values import NamedTuple
-from .thresholds import Label, parse_thresholds
+from .. import nagios, places, render, runner, session
+from ..kernel import KernelError, privileges
+from ..kernel.limits import OWN, read_limits
+from ..kernel.namedtuple import NamedTuple
+from ..ranges import Label, parse_thresholds
+from ..state import trend
+from ..state.state_store import boot_id, kept_series, series_of
+from ..table import table_sources
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
-    from .advice import Cause, Largest, Mixture
-    from .flows.match import Match
-    from .flows.tally import Figures, Top
-    from .kernel.limits import Limits
-    from .kernel.program import Conntrack
-    from .session import Session
+    from ..advice.advice_rules import Cause, Largest, Mixture
+    from ..flows.match import Match
+    from ..flows.tally import Figures, Top
+    from ..kernel.conntrack_cli import Conntrack
+    from ..kernel.limits import Limits
+    from ..session import Session
 
 TITLE = "CONNTRACK_TABLE"
 PURPOSE = """\
@@ -110,7 +112,7 @@ class Place(NamedTuple):
     inode: int
     path: str
     limits: Limits | None
-    table: sources.Table | None = None
+    table: table_sources.Table | None = None
     figures: Figures | None = None
     peak: int = 0
     key: str = ""
@@ -160,7 +162,7 @@ class Contents(Resource):
         self,
         options: argparse.Namespace,
         session: Session,
-        wanted: sources.Wanted,
+        wanted: table_sources.Wanted,
         programs: list[Conntrack],
         stack: ExitStack,
     ) -> None:
@@ -172,14 +174,14 @@ class Contents(Resource):
         self.stack = stack
         self.places: list[Place] = []
         self.problems: list[str] = []
-        self.refusals: list[sources.Refusal] = []
+        self.refusals: list[table_sources.Refusal] = []
         self.inactive = False
         self.whole: int | None = None
 
     @property
     def from_file(self) -> bool:
         """Whether the table is in a file, of a host that need not be this one."""
-        return self.options.source not in sources.LIVE
+        return self.options.source not in table_sources.LIVE
 
     def probe(self) -> Iterator[Metric]:
         """The first place's metrics, what stands in the way, then the other namespaces'."""
@@ -204,7 +206,7 @@ class Contents(Resource):
             yield from place.metrics(quiet=True)
 
     def _listing(self) -> Place:
-        table = sources.read_listing(self.options.source, self.wanted, self.session.stage)
+        table = table_sources.read_listing(self.options.source, self.wanted, self.session.stage)
         if table.fault:
             self.problems.append(table.fault)
         return Place("", "", 0, "", None, table, table.tally.figures())
@@ -225,7 +227,7 @@ class Contents(Resource):
         seen = []
         for spot in spots:
             table = found.get(spot.path)
-            if spot in read and isinstance(table, sources.Table):
+            if spot in read and isinstance(table, table_sources.Table):
                 seen.append(_place(spot, self._compared(table, spot)))
             elif spot not in read or spot.path in found or spot.path == OWN:
                 seen.append(_place(spot, None))
@@ -235,9 +237,11 @@ class Contents(Resource):
         others = [place for place in seen if place.prefix]
         return self._with_peak(first), self._with_peaks(others, {spot.path for spot in read})
 
-    def _read(self, counts: dict[str, int]) -> dict[str, sources.Table | sources.Refusal]:
+    def _read(
+        self, counts: dict[str, int]
+    ) -> dict[str, table_sources.Table | table_sources.Refusal]:
         """The tables by the paths of their namespaces, from the first source that gives them."""
-        found: dict[str, sources.Table | sources.Refusal] = {}
+        found: dict[str, table_sources.Table | table_sources.Refusal] = {}
         left = dict(counts)
         for source in self._sources():
             if not left:
@@ -245,7 +249,7 @@ class Contents(Resource):
             got = self._try(source, left)
             for path in list(left):
                 table = got.get(path)
-                if isinstance(table, sources.Table):
+                if isinstance(table, table_sources.Table):
                     if not table.fault or path not in found:
                         found[path] = table
                     if not table.fault:
@@ -258,16 +262,16 @@ class Contents(Resource):
         self.problems += dict.fromkeys(
             table.fault
             for table in found.values()
-            if isinstance(table, sources.Table)
+            if isinstance(table, table_sources.Table)
             if table.fault
         )
-        if any(isinstance(table, sources.Refusal) for table in found.values()):
+        if any(isinstance(table, table_sources.Refusal) for table in found.values()):
             self.problems.append(self._unread())
         return found
 
     def timeouts(self, place: Place) -> dict[str, int]:
         """The timeouts in force in a place, as far as anybody tells; none for a file."""
-        from .kernel.timeouts import read_timeouts, timeouts_of
+        from ..kernel.timeouts import read_timeouts, timeouts_of
 
         if place.path == OWN:
             return read_timeouts()
@@ -277,7 +281,7 @@ class Contents(Resource):
             return timeouts_of(self.session.ask([b"timeouts", os.fsencode(place.path)]))
         return {}
 
-    def _compared(self, table: sources.Table, spot: places.Spot) -> sources.Table:
+    def _compared(self, table: table_sources.Table, spot: places.Spot) -> table_sources.Table:
         """The table, with a note where it is not the one that was counted."""
         if table.sampled or table.fault or self.wanted.match.narrows():
             return table
@@ -286,41 +290,43 @@ class Contents(Resource):
             with suppress(KernelError):
                 limits = read_limits()
                 after = limits.entries if limits else 0
-        note = sources.apart(table, before, after)
+        note = table_sources.apart(table, before, after)
         return table._replace(notes=(*table.notes, note)) if note else table
 
     def _sources(self) -> tuple[str, ...]:
-        if self.options.source == sources.AUTO:
-            return (sources.NETLINK, sources.PROC, sources.CONNTRACK)
+        if self.options.source == table_sources.AUTO:
+            return (table_sources.NETLINK, table_sources.PROC, table_sources.CONNTRACK)
         return (self.options.source,)
 
     def _try(
         self, source: str, counts: dict[str, int]
-    ) -> dict[str, sources.Table | sources.Refusal]:
+    ) -> dict[str, table_sources.Table | table_sources.Refusal]:
         try:
-            if source == sources.NETLINK:
-                return sources.read_netlink(self.session, self.wanted, counts)
-            if source == sources.PROC:
-                return sources.read_proc(self.session, self.wanted, counts)
+            if source == table_sources.NETLINK:
+                return table_sources.read_netlink(self.session, self.wanted, counts)
+            if source == table_sources.PROC:
+                return table_sources.read_proc(self.session, self.wanted, counts)
             own = {path: count for path, count in counts.items() if path == OWN}
-            elsewhere = sources.Refusal(source, "it looks into no other namespace")
-            got: dict[str, sources.Table | sources.Refusal]
+            elsewhere = table_sources.Refusal(source, "it looks into no other namespace")
+            got: dict[str, table_sources.Table | table_sources.Refusal]
             got = dict.fromkeys(counts.keys() - own.keys(), elsewhere)
             if own:
                 program = self.program()
-                got.update(sources.read_conntrack(program, self.session.stage, self.wanted, own))
+                got.update(
+                    table_sources.read_conntrack(program, self.session.stage, self.wanted, own)
+                )
             return got
         except session.ForbiddenError:
-            right = "CAP_NET_ADMIN" if source == sources.NETLINK else "root"
-            refusal = sources.Refusal(source, "no right, and no --sudo", right)
+            right = "CAP_NET_ADMIN" if source == table_sources.NETLINK else "root"
+            refusal = table_sources.Refusal(source, "no right, and no --sudo", right)
         except KernelError as error:
-            refusal = sources.Refusal(source, str(error))
+            refusal = table_sources.Refusal(source, str(error))
         return dict.fromkeys(counts, refusal)
 
     def program(self) -> Conntrack:
         """conntrack(8), started before rights ended, or now. Raises KernelError."""
         if not self.programs:
-            from .kernel.program import Conntrack
+            from ..kernel.conntrack_cli import Conntrack
 
             self.programs.append(self.stack.enter_context(Conntrack()))
         return self.programs.pop()
@@ -353,7 +359,7 @@ class Contents(Resource):
         ]
 
 
-def _place(spot: places.Spot, table: sources.Table | None) -> Place:
+def _place(spot: places.Spot, table: table_sources.Table | None) -> Place:
     """The place with what was read of it."""
     figures = table.tally.figures(table.whole) if table else None
     entries = spot.limits.entries
@@ -393,10 +399,10 @@ def _peak(place: Place, kept: object) -> int:
 
 def mixture(place: Place, timeouts: Mapping[str, int], command: str = "") -> Mixture:
     """What a diagnosis goes by, from what was counted; `timeouts` are those in force, if known."""
-    from . import advice
-    from .kernel import ctnetlink as ct
-    from .kernel import host
-    from .kernel.timeouts import DEFAULTS
+    from ..advice import advice_rules
+    from ..kernel import ctnetlink as ct
+    from ..kernel import host
+    from ..kernel.timeouts import DEFAULTS
 
     table, figures = place.table, place.figures
     assert table  # noqa: S101 - nobody asks about a table that was not read
@@ -409,13 +415,13 @@ def mixture(place: Place, timeouts: Mapping[str, int], command: str = "") -> Mix
         timeouts.get(name, DEFAULTS[name])
         for name in ("tcp_timeout_unacknowledged", "tcp_timeout_max_retrans")
     )
-    idle = tally.established_idle(advice.LONG_IDLE, established, unacknowledged)
+    idle = tally.established_idle(advice_rules.LONG_IDLE, established, unacknowledged)
     names = _largest(tally.top_sources(1)), _largest(tally.top_half_open_sources(1))
 
     def most_in(state: int) -> Largest:
         return _largest(tally.top_services(1, state=state))
 
-    return advice.Mixture(
+    return advice_rules.Mixture(
         entries=tally.kept,
         usage=place.limits.usage if place.limits else None,
         half_open=100 * tally.half_open_sources.total / kept,
@@ -446,7 +452,7 @@ def mixture(place: Place, timeouts: Mapping[str, int], command: str = "") -> Mix
 
 
 def _largest(tops: Sequence[Top]) -> Largest:
-    from .advice import Largest
+    from ..advice.advice_rules import Largest
 
     return Largest(tops[0].name, tops[0].share) if tops else Largest()
 
@@ -481,7 +487,7 @@ class TableSummary(Summary):
         parts = []
         head = self.shown = self.head(results)
         if head:
-            alarms = present.alarms(_of(head, results))
+            alarms = nagios.alarms(_of(head, results))
             narrowed = head.table and contents.wanted.match.narrows()
             if head.limits or not narrowed:
                 parts.append(_sentence(head, results))
@@ -489,9 +495,9 @@ class TableSummary(Summary):
                 parts.append(_matching(head, contents.wanted.match))
             parts += contents.problems
             parts += [
-                present.alarm(result)
+                nagios.alarm(result)
                 for result in alarms
-                if present.label_of(result) not in ("usage", "entries")
+                if nagios.label_of(result) not in ("usage", "entries")
             ]
             rest = _doubts(head)
             if alarms or contents.from_file:
@@ -515,8 +521,8 @@ class TableSummary(Summary):
         contents = self.contents
         verbose = contents.options.verbose
         head = self.head(results)
-        alarms = present.alarms(_of(head, results)) if head else []
-        lines = [f"{result.state.text.upper()}: {present.alarm(result)}" for result in alarms]
+        alarms = nagios.alarms(_of(head, results)) if head else []
+        lines = [f"{result.state.text.upper()}: {nagios.alarm(result)}" for result in alarms]
         lines += [f"UNKNOWN: {problem}" for problem in contents.problems]
         if contents.refusals and (contents.problems or verbose > 1):
             lines += [f"Tried {refusal}" for refusal in dict.fromkeys(contents.refusals)]
@@ -540,7 +546,7 @@ class TableSummary(Summary):
             ]
         if contents.from_file:
             return lines
-        return lines + present.remembered(contents.session, verbose)
+        return lines + nagios.remembered(contents.session, verbose)
 
     def head(self, results: Results) -> Place | None:
         """The place that the status line is about: the fullest of those that are worst."""
@@ -548,7 +554,7 @@ class TableSummary(Summary):
         if not found:
             return None
         judged = [_of(place, results) for place in found]
-        return found[present.decisive(judged, [place.fullness for place in found])]
+        return found[nagios.decisive(judged, [place.fullness for place in found])]
 
     def causes(self, place: Place) -> list[Cause]:
         """What fills a place's table, by its figures; none where they do not tell."""
@@ -565,32 +571,32 @@ class TableSummary(Summary):
 
     def _judged(self, place: Place) -> tuple[Place, Mixture, list[Cause]]:
         if self._found is None or self._found[0] is not place:
-            from . import advice
+            from ..advice import advice_rules
 
             mixed = mixture(place, self.contents.timeouts(place), _into(place))
-            self._found = (place, mixed, advice.diagnose(mixed))
+            self._found = (place, mixed, advice_rules.diagnose(mixed))
         return self._found
 
     def _diagnosis(self, place: Place, alarms: Sequence[Result]) -> list[str]:
         """Causes, remedies, and room where more room is a remedy."""
-        from . import advice
+        from ..advice import advice_rules
 
         mixed, causes = self._mixture(place), self.causes(place)
         lines = [_capital(cause.sentence(mixed)) + "." for cause in causes]
         if self._one_sided:
             lines.append("No diagnosis: it takes flows of every protocol, state and port.")
         elif not causes:
-            lines.append(_capital(advice.NO_CAUSE) + ".")
-        lines += advice.remedies(mixed, causes)
-        labels = {present.label_of(result) for result in alarms}
+            lines.append(_capital(advice_rules.NO_CAUSE) + ".")
+        lines += advice_rules.remedies(mixed, causes)
+        labels = {nagios.label_of(result) for result in alarms}
         if place.limits and all(cause.room for cause in causes):
-            lines += advice.advise(present.evidence(place.limits, place.peak), labels)
+            lines += advice_rules.advise(nagios.evidence(place.limits, place.peak), labels)
         return lines
 
 
 def _fitted(sentence: str, others: Sequence[str]) -> str:
     """A sentence as long as the status line has room for beside others; it stands below too."""
-    room = output.STATUS_WIDTH - len(f"{TITLE} CRITICAL - ") - sum(len(part) + 2 for part in others)
+    room = render.STATUS_WIDTH - len(f"{TITLE} CRITICAL - ") - sum(len(part) + 2 for part in others)
     shortest = 24  # what it is fits in there; below that, the line itself is cut
     return sentence if len(sentence) <= room else sentence[: max(room - 3, shortest)] + "..."
 
@@ -600,7 +606,7 @@ def _capital(sentence: str) -> str:
 
 
 def _of(place: Place, results: Results) -> list[Result]:
-    return present.results_of(place.prefix, LABELS, results)
+    return nagios.results_of(place.prefix, LABELS, results)
 
 
 def _into(place: Place) -> str:
@@ -619,7 +625,7 @@ def _sentence(place: Place, results: Results) -> str:
         return f"{figures.entries if figures else 0} entries"
     if not limits.limit:
         return f"{where}{limits.entries} entries, no limit"
-    share = present.shown(results[place.prefix + "usage"])
+    share = nagios.shown(results[place.prefix + "usage"])
     if limits.full:
         over = f" ({share})" if limits.entries > limits.limit else ""
         return (
@@ -703,7 +709,7 @@ def _lists(place: Place, top: int, *, whole: bool) -> list[str]:
 
 
 def _columns(head: tuple[str, str, str], rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    return output.table([head, *rows]) if rows else []
+    return render.table([head, *rows]) if rows else []
 
 
 def _listing(found: Sequence[Place], results: Results) -> list[str]:
@@ -712,13 +718,13 @@ def _listing(found: Sequence[Place], results: Results) -> list[str]:
         name = place.prefix + "usage"
         rows.append(
             (
-                output.clean(place.name) or "(host)",
+                render.clean(place.name) or "(host)",
                 str(place.fullness[1]),
-                present.shown(results[name]) if name in results else "",
+                nagios.shown(results[name]) if name in results else "",
             )
         )
     more = len(found) - len(rows) + 1
-    return output.table(rows) + ([f"  and {more} more"] if more else [])
+    return render.table(rows) + ([f"  and {more} more"] if more else [])
 
 
 def _grants(contents: Contents) -> list[str]:
@@ -727,7 +733,7 @@ def _grants(contents: Contents) -> list[str]:
     lines = session.grant("read the table over netlink or from /proc", as_root=as_root)
     if as_root:
         return lines
-    if contents.options.source in (sources.AUTO, sources.CONNTRACK):
+    if contents.options.source in (table_sources.AUTO, table_sources.CONNTRACK):
         lines.append(
             "conntrack -L asks by itself: it takes CAP_NET_ADMIN of the agent's service "
             "(AmbientCapabilities=), and every plugin of that agent then may change the firewall."
@@ -768,36 +774,36 @@ def _between(least: int, most: int) -> Callable[[str], int]:
 
 
 def _network(text: str) -> object:
-    from .flows.match import network
+    from ..flows.match import network
 
     return network(text)
 
 
 def _protocol(text: str) -> object:
-    from .flows.match import protocol_number
+    from ..flows.match import protocol_number
 
     return protocol_number(text)
 
 
 def _state(text: str) -> object:
-    from .flows.match import state_numbers
+    from ..flows.match import state_numbers
 
     return state_numbers(text)
 
 
 def _prefixes(text: str) -> object:
-    from .flows.tally import prefixes
+    from ..flows.tally import prefixes
 
     return prefixes(text)
 
 
-def parser() -> commandline.Parser:
+def parser() -> runner.Parser:
     """The command line of this check."""
-    made = commandline.parser("check_conntrack_table", PURPOSE, LABELS, EXAMPLES)
+    made = runner.parser("check_conntrack_table", PURPOSE, LABELS, EXAMPLES)
     add = made.add_argument_group("options of this check").add_argument
     add(
         "--source",
-        default=sources.AUTO,
+        default=table_sources.AUTO,
         metavar="SOURCE",
         help="auto (default: ctnetlink, then /proc, then conntrack -L), netlink, proc, conntrack, "
         "or a file of what these print, gzip too; - is standard input",
@@ -874,24 +880,24 @@ def parser() -> commandline.Parser:
     return made
 
 
-def _wanted(options: argparse.Namespace) -> sources.Wanted:
-    from .flows import match, tally
+def _wanted(options: argparse.Namespace) -> table_sources.Wanted:
+    from ..flows import match, tally
 
     wanted = match.parse(options.address, options.protocol, options.state, options.port)
-    most = options.max_entries if options.source in sources.LIVE else 0
-    return sources.Wanted(wanted, tally.prefixes(options.prefix), most)
+    most = options.max_entries if options.source in table_sources.LIVE else 0
+    return table_sources.Wanted(wanted, tally.prefixes(options.prefix), most)
 
 
 def _readers(options: argparse.Namespace) -> int:
     """How many questions a run may have for the reader."""
-    if options.source not in sources.LIVE:
+    if options.source not in table_sources.LIVE:
         return 0
     # Who is there, and for a diagnosis the timeouts there.
     number = 2 if options.netns else 0
-    if options.source in (sources.AUTO, sources.NETLINK):
+    if options.source in (table_sources.AUTO, table_sources.NETLINK):
         # A filter that lets too much pass makes room for a sample of everything.
         number += 2 if options.address or options.protocol else 1
-    if options.source in (sources.AUTO, sources.PROC):
+    if options.source in (table_sources.AUTO, table_sources.PROC):
         number += 1
     return number + (2 if options.save else 0)
 
@@ -899,36 +905,40 @@ def _readers(options: argparse.Namespace) -> int:
 def _late(options: argparse.Namespace) -> list[str]:
     """The modules that are imported where they are needed, after rights have ended."""
     late = ["shlex"] if options.netns else []
-    if options.source not in sources.LIVE:
+    if options.source not in table_sources.LIVE:
         late.append("gzip")
     suite = [
         "flows.bulk",
-        "flows.share",
+        "flows.parallel_count",
         "flows.text",
-        "kernel.listing",
-        "kernel.program",
+        "kernel.table_file",
+        "kernel.conntrack_cli",
         "kernel.timeouts",
     ]
     if options.save:
-        suite += ["snapshot", "flows.write"]
+        suite += ["table.snapshots", "flows.text_writer"]
     return late + ["check_conntrack." + name for name in suite]
 
 
-def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.Outcome:
+def judge(options: argparse.Namespace, stage: runner.Stage) -> runner.Outcome:
     """The verdict. Rights end before the first byte of the kernel's is parsed."""
     thresholds = parse_thresholds(LABELS, options.warning, options.critical)
-    if options.netns and options.source not in (sources.AUTO, sources.NETLINK, sources.PROC):
-        raise commandline.UsageError(f"--netns does not go with --source {options.source}")
-    if options.save and options.source not in sources.LIVE:
-        raise commandline.UsageError("--save keeps a live table, not a file")
+    if options.netns and options.source not in (
+        table_sources.AUTO,
+        table_sources.NETLINK,
+        table_sources.PROC,
+    ):
+        raise runner.UsageError(f"--netns does not go with --source {options.source}")
+    if options.save and options.source not in table_sources.LIVE:
+        raise runner.UsageError("--save keeps a live table, not a file")
     began = time.monotonic()
     wanted = _wanted(options)
     with ExitStack() as stack:
         programs = []
         if (
-            options.source in (sources.AUTO, sources.CONNTRACK)
+            options.source in (table_sources.AUTO, table_sources.CONNTRACK)
             and not options.netns
-            and rights.has(rights.CAP_NET_ADMIN)
+            and privileges.has(privileges.CAP_NET_ADMIN)
         ):
             programs = _with_rights(stack, 2 if options.save else 1)
         begun = session.begin(
@@ -936,13 +946,13 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
             stage,
             stack,
             readers=_readers(options),
-            capability=rights.CAP_SYS_ADMIN if options.netns else rights.CAP_NET_ADMIN,
+            capability=privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN,
             late=_late(options),
         )
         contents = Contents(options, begun, wanted, programs, stack)
-        made = present.contexts(LABELS, thresholds, options.if_inactive)
+        made = nagios.contexts(LABELS, thresholds, options.if_inactive)
         summary = TableSummary(contents)
-        outcome = present.conclude(options, begun, contents, summary, made)
+        outcome = nagios.conclude(options, begun, contents, summary, made)
         if not options.save or not summary.shown:
             return outcome
         end = began + options.timeout - SPARE_TIME if options.timeout else None
@@ -951,7 +961,7 @@ def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.
 
 def _with_rights(stack: ExitStack, number: int) -> list[Conntrack]:
     """conntrack(8) behind its gate, started while there are rights; none where it is not."""
-    from .kernel.program import Conntrack
+    from ..kernel.conntrack_cli import Conntrack
 
     try:
         return [stack.enter_context(Conntrack()) for _ in range(number)]
@@ -960,10 +970,10 @@ def _with_rights(stack: ExitStack, number: int) -> list[Conntrack]:
 
 
 def _kept(
-    outcome: commandline.Outcome, contents: Contents, place: Place, end: float | None
-) -> commandline.Outcome:
+    outcome: runner.Outcome, contents: Contents, place: Place, end: float | None
+) -> runner.Outcome:
     """The verdict, with a line about the snapshot it calls for; nothing here can change it."""
-    from . import snapshot
+    from . import snapshots
 
     options, store = contents.options, contents.store
     least = {"always": 0, "warning": 1, "critical": 2}[options.save_when]
@@ -976,13 +986,13 @@ def _kept(
         if not problem or not place.table:
             # What is not known ends no incident.
             if not problem and outcome.state is not Unknown:
-                store.update(key, lambda _: snapshot.remember(problem=False, saved=None))
+                store.update(key, lambda _: snapshots.remember(problem=False, saved=None))
             return outcome
         said = _save(contents, place, end, now, store.read(key))
         if said:
-            store.update(key, lambda _: snapshot.remember(problem=True, saved=now))
+            store.update(key, lambda _: snapshots.remember(problem=True, saved=now))
             return outcome._replace(lines=[*outcome.lines, said])
-    except (Exception, commandline.StoppedError) as error:
+    except (Exception, runner.StoppedError) as error:
         failed = f"no snapshot: {error}"
         if outcome.state is Ok:
             return outcome._replace(text=f"{outcome.text}; {failed}")
@@ -992,21 +1002,21 @@ def _kept(
 
 def _save(contents: Contents, place: Place, end: float | None, now: float, memory: object) -> str:
     """Make a snapshot if one is due; the sentence about it, empty where none is."""
-    from . import snapshot
+    from . import snapshots
 
     assert place.table  # noqa: S101
     options = contents.options
     contents.session.stage(f"keeping the table in {options.save}")
-    folder = snapshot.Folder(options.save)
+    folder = snapshots.Folder(options.save)
     try:
-        part = snapshot.due(memory, folder.kept(place.name), now)
+        part = snapshots.due(memory, folder.kept(place.name), now)
         # The first of an incident stays; where there is room for one, that is all.
-        if not part or (part == snapshot.LATER and options.keep == 1):
+        if not part or (part == snapshots.LATER and options.keep == 1):
             return ""
         program = contents.programs.pop() if contents.programs else None
-        if place.table.origin == sources.CONNTRACK_PATH and program is None:
+        if place.table.origin == table_sources.CONNTRACK_PATH and program is None:
             program = contents.program()
-        pieces = sources.whole_text(contents.session, program, place.table, place.path)
+        pieces = table_sources.whole_text(contents.session, program, place.table, place.path)
 
         def expired() -> bool:
             return end is not None and time.monotonic() > end
@@ -1020,4 +1030,4 @@ def _save(contents: Contents, place: Place, end: float | None, now: float, memor
 
 def main() -> int:
     """The executable's way in; returns the exit code."""
-    return commandline.run(TITLE, parser(), judge)
+    return runner.run(TITLE, parser(), judge)

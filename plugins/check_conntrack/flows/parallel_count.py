@@ -19,7 +19,7 @@ import termios
 from contextlib import suppress
 
 from check_conntrack.flows.netlink import DumpStatus, TableError
-from check_conntrack.kernel import whole
+from check_conntrack.kernel import atomic_write
 from check_conntrack.kernel.source import KernelError
 
 TYPE_CHECKING = False
@@ -115,8 +115,8 @@ class _Second:
         if int.from_bytes(waiting, sys.byteorder) > WAITING:
             return False
         try:
-            whole.write(self._pieces, _SIZE.pack(len(piece)))
-            whole.write(self._pieces, piece)
+            atomic_write.write(self._pieces, _SIZE.pack(len(piece)))
+            atomic_write.write(self._pieces, piece)
         except BrokenPipeError:
             # It has found a fault, which join() tells of: nothing that follows counts.
             return True
@@ -169,7 +169,7 @@ def _second(pieces: int, answer: int, counting: Counting, tally: Tally) -> NoRet
         data = _answer(counting, tally.like())
         # Whoever hands out pieces must not wait for one that will take none.
         os.close(0)
-        whole.write(1, data)
+        atomic_write.write(1, data)
         code = 0
     finally:
         os._exit(code)

@@ -17,16 +17,26 @@ from typing import TYPE_CHECKING
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from check_conntrack import commandline, full, session, table, usage
-from check_conntrack.kernel import counters, host, limits, program, rights, source, timeouts
+from check_conntrack import runner, session, usage
+from check_conntrack.full import full_check
+from check_conntrack.kernel import (
+    conntrack_cli,
+    counters,
+    host,
+    limits,
+    privileges,
+    source,
+    timeouts,
+)
 from check_conntrack.kernel.log import gather, journal, kmsg
-from unit.contract import Run
+from check_conntrack.table import table_check
+from support.contract import Run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-MODULES = {"usage": usage, "full": full, "table": table}
+MODULES = {"usage": usage, "full": full_check, "table": table_check}
 # 0: what CI runs, the same each time. Else new examples for so long, all tests together.
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
 EXAMPLES = 40
@@ -110,9 +120,9 @@ class Door:
         self.status = 0
         self.reset()
         patch = monkeypatch.setattr
-        patch(commandline, "drop_rights", lambda options, late=(): None)
-        patch(rights, "has", lambda _: False)
-        patch(rights, "is_root", lambda: False)
+        patch(runner, "drop_rights", lambda options, late=(): None)
+        patch(privileges, "has", lambda _: False)
+        patch(privileges, "is_root", lambda: False)
         patch(host, "runs_kube_proxy", lambda: False)
         patch(limits, "read_file", self._sysctl)
         patch(timeouts, "read_file", self._sysctl)
@@ -120,7 +130,7 @@ class Door:
         patch(kmsg, "open_kmsg", self._forbidden)
         patch(gather, "FILES", ())
         patch(journal, "journal_arguments", lambda *_, **__: self._program("journal"))
-        patch(program, "CONNTRACK_PATHS", (str(folder / "conntrack"),))
+        patch(conntrack_cli, "CONNTRACK_PATHS", (str(folder / "conntrack"),))
         patch(session.Session, "may_ask", property(lambda _: self.answer is not None))
         patch(source, "reader_command", lambda *, sudo: self._program("answer"))
         patch(session.Session, "_reader", lambda asked: self._reader(asked))  # noqa: PLW0108
@@ -170,7 +180,7 @@ class Door:
         check = MODULES[name]
         arguments = [*words, "--state-dir", str(self.state)]
         with _kept_signals(), _caught() as (out, err):
-            code = commandline.run(check.TITLE, check.parser(), check.judge, arguments)
+            code = runner.run(check.TITLE, check.parser(), check.judge, arguments)
             answer = code, _read(out), _read(err)
         if answer[1].startswith(("usage: check_", "check_")):
             assert (code, answer[2]) == (3, "")

@@ -16,9 +16,9 @@ import zlib
 from contextlib import suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
-from .kernel import whole
-from .kernel.source import read_file
-from .trend import Peak, Sample
+from ..kernel import atomic_write
+from ..kernel.source import read_file
+from ..state.trend import Peak, Sample
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -229,8 +229,11 @@ class Store:
             # One that was left by a run that was killed: we hold the lock, nobody writes to it.
             with suppress(FileNotFoundError):
                 os.unlink(fresh, dir_fd=self._descriptor)
-            whole.replace(
-                self._descriptor, name, fresh, lambda descriptor: whole.write(descriptor, data)
+            atomic_write.replace(
+                self._descriptor,
+                name,
+                fresh,
+                lambda descriptor: atomic_write.write(descriptor, data),
             )
         except OSError as error:
             self.trouble = f"{self.folder} cannot be written to: {error.strerror}"

@@ -10,9 +10,9 @@ import os
 
 from nagiosplugin import Ok, Unknown, Warn
 
-from . import output
-from .commandline import Outcome
-from .thresholds import LabelContext, StateContext
+from . import render
+from .ranges import LabelContext, StateContext
+from .runner import Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from nagiosplugin import Context, Resource, Result, Results, Summary
 
-    from .advice import Evidence
+    from .advice.advice_rules import Evidence
     from .kernel.limits import Limits
+    from .ranges import Label, Thresholds
     from .session import Session
-    from .thresholds import Label, Thresholds
 
 
 def contexts(labels: Sequence[Label], thresholds: Thresholds, if_inactive: str) -> list[Context]:
@@ -45,7 +45,7 @@ def contexts(labels: Sequence[Label], thresholds: Thresholds, if_inactive: str) 
         *(LabelContext(label, thresholds.of[label.name], quiet=True) for label in labels),
         StateContext("problem", Unknown),
         StateContext("history", Warn if blind else Ok),
-        StateContext("inactive", output.STATES[if_inactive]),
+        StateContext("inactive", render.STATES[if_inactive]),
     ]
 
 
@@ -60,8 +60,8 @@ def decisive(judged: Sequence[Iterable[Result]], fullness: Sequence[tuple[float,
 
     `judged` are the results of each. Where all is OK it is the first.
     """
-    states = [output.worst(result.state for result in results) for results in judged]
-    worst = output.worst(states)
+    states = [render.worst(result.state for result in results) for results in judged]
+    worst = render.worst(states)
     if worst is Ok:
         return 0
     return max((at for at, state in enumerate(states) if state is worst), key=fullness.__getitem__)
@@ -70,7 +70,7 @@ def decisive(judged: Sequence[Iterable[Result]], fullness: Sequence[tuple[float,
 def alarms(results: Iterable[Result]) -> list[Result]:
     """Those that are not OK, the worst first."""
     found = [result for result in results if result.state is not Ok]
-    return sorted(found, key=lambda result: output.SEVERITY.index(result.state), reverse=True)
+    return sorted(found, key=lambda result: render.SEVERITY.index(result.state), reverse=True)
 
 
 def blind(results: Results) -> list[Result]:
@@ -98,7 +98,7 @@ def shown(result: Result) -> str:
 
 def alarm(result: Result) -> str:
     """What lies outside which range, or inside one where that is what alerts."""
-    from .trend import spell
+    from check_conntrack.state.trend import spell
 
     timed = context_of(result).label.unit == "s"
     value = spell(result.metric.value) if timed else shown(result)
@@ -109,7 +109,7 @@ def alarm(result: Result) -> str:
 
 def evidence(limits: Limits, peak: int) -> Evidence:
     """What advice goes by: limits, the largest count seen, and what the host says of itself."""
-    from .advice import Evidence
+    from .advice.advice_rules import Evidence
     from .kernel import host
     from .kernel.limits import buckets_sysctl_writable, may_set_limits
 
@@ -135,9 +135,9 @@ def remembered(session: Session, verbose: int) -> list[str]:
         trouble = f"{lost} is remembered: {store.trouble}"
         lines.append(trouble if store.trouble else f"Remembered in {store.folder}")
     if verbose > 2:
-        from .kernel import rights
+        from .kernel import privileges
 
-        lines.append(f"Judged as uid {os.geteuid()}, capabilities {rights.capabilities():x}")
+        lines.append(f"Judged as uid {os.geteuid()}, capabilities {privileges.capabilities():x}")
     return lines
 
 
@@ -153,7 +153,7 @@ def conclude(
     A state directory that is refused costs the memory and not the verdict, but an OK must not
     hide it: somebody else may have laid it there.
     """
-    check = output.OrderedCheck(resource, summary, output.WorstResults(), *made)
+    check = render.OrderedCheck(resource, summary, render.WorstResults(), *made)
     check()
     detailed = options.verbose or check.state is not Ok
     lines = list(check.verbose_str) if detailed else []

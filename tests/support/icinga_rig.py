@@ -19,7 +19,7 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kernel.flows_rig import Namespace
+from support.flows_rig import Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -7,7 +7,7 @@ stays None, and a rule that needs it gives nothing. To add a rule, write the fun
 
 from __future__ import annotations
 
-from .kernel.values import NamedTuple
+from ..kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

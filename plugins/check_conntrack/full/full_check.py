@@ -13,20 +13,23 @@ from contextlib import ExitStack
 
 from nagiosplugin import Critical, Metric, Ok, Resource, Result, Results, Summary, Warn
 
-from . import commandline, history, output, places, present, session, trend
-from .kernel import KernelError, counters, rights
-from .kernel.limits import OWN, Limits, own_inode, read_expect_max
-from .kernel.log import events, files, gather, kmsg
-from .kernel.log.messages import Kind
-from .kernel.values import NamedTuple
-from .rises import NEARLY_FULL, Further, Memory, Quiet, Rise, from_plain, risen_since, to_plain
-from .thresholds import (
-    Label,
-    LabelContext,
-    StateContext,
-    ThresholdError,
-    duration,
-    parse_thresholds,
+from .. import nagios, places, render, runner, session
+from ..kernel import KernelError, counters, privileges
+from ..kernel.limits import OWN, Limits, own_inode, read_expect_max
+from ..kernel.log import events, files, gather, kmsg
+from ..kernel.log.messages import Kind
+from ..kernel.namedtuple import NamedTuple
+from ..ranges import Label, LabelContext, StateContext, ThresholdError, duration, parse_thresholds
+from ..state import state_store, trend
+from ..state.counter_history import (
+    NEARLY_FULL,
+    Further,
+    Memory,
+    Quiet,
+    Rise,
+    from_plain,
+    risen_since,
+    to_plain,
 )
 
 TYPE_CHECKING = False
@@ -37,9 +40,9 @@ if TYPE_CHECKING:
 
     from nagiosplugin import Context
 
-    from .kernel.source import Frame
-    from .session import Session
-    from .thresholds import Thresholds
+    from ..kernel.source import Frame
+    from ..ranges import Thresholds
+    from ..session import Session
 
 TITLE = "CONNTRACK_FULL"
 PURPOSE = """\
@@ -164,7 +167,7 @@ class Full(Resource):
         self.read: tuple[str, ...] = ()
         self._ring: Iterator[Frame] | None = None
         self._clock = kmsg.read_clock()
-        self._boot = history.boot_id()
+        self._boot = state_store.boot_id()
 
     def probe(self) -> Iterator[Metric]:
         """The figures of the first namespace, what stands in the way, then the others'."""
@@ -219,7 +222,7 @@ class Full(Resource):
     def _look(self) -> tuple[Place | None, list[Place]]:
         """The namespace the plain labels speak of, and the others that were asked for."""
         self.session.stage("reading /proc/sys/net/netfilter")
-        from .kernel import namespaces
+        from ..kernel import namespaces
 
         self.called = namespaces.names()
         sight = places.look(self.session, self.options.netns, b"counters", self.called)
@@ -377,7 +380,7 @@ class Full(Resource):
 
     def _by_namespace(self, inside: Sequence[events.Event]) -> None:
         """How many messages name each namespace: one that is there, or one that was before it."""
-        from .kernel import namespaces
+        from ..kernel import namespaces
 
         self.born = namespaces.births(self.called)
         for event in inside:
@@ -436,7 +439,7 @@ class Full(Resource):
             return others
         self.session.stage(f"remembering this run {self.session.store.folder}".strip())
         key = places.further_key("full", self.options.netns, self.options.state_key)
-        before = Further.from_plain(self.session.store.read(key, history.MANY))
+        before = Further.from_plain(self.session.store.read(key, state_store.MANY))
         zeros = before.quiet.inodes if before.quiet and before.quiet.boot == self._boot else ()
         found = []
         silent: dict[int, None] = {}
@@ -483,19 +486,19 @@ class Full(Resource):
         unseen.sort(key=lambda name: before.memories[name].at, reverse=True)
         kept = {name: memories[name] for name in live[:MOST_FURTHER]}
         for name in unseen[: MOST_FURTHER - len(kept)]:
-            if before.memories[name].at > now.at - history.DAY:
+            if before.memories[name].at > now.at - state_store.DAY:
                 kept[name] = before.memories[name]
         quiet = Quiet(now.up, self._boot, tuple(silent[:MOST_QUIET]))
         plain = Further(kept, quiet).to_plain(now)
-        store.update(key, lambda _: plain, history.MANY)
+        store.update(key, lambda _: plain, state_store.MANY)
 
     def _remember(self, key: str, memory: Memory) -> None:
         self.session.stage(f"remembering this run {self.session.store.folder}".strip())
         plain = to_plain(memory)
-        room = history.LARGEST - history.size(plain)
+        room = state_store.LARGEST - state_store.size(plain)
         if room < 0:
             known = plain["known"]
-            plain["known"] = _fitting(known, room + history.size(known))
+            plain["known"] = _fitting(known, room + state_store.size(known))
             left = len(known) - len(plain["known"])
             self.session.store.notes.append(
                 f"too many log files to remember all: {left} of {len(known)} are read anew each run"
@@ -514,7 +517,9 @@ def _fitting(known: Mapping[str, Any], room: int) -> dict[str, Any]:
     run reads them anew, and misses nothing.
     """
     kept = {}
-    for size, path in sorted((history.size({path: each}), path) for path, each in known.items()):
+    for size, path in sorted(
+        (state_store.size({path: each}), path) for path, each in known.items()
+    ):
         room -= size
         if room < 0:
             break
@@ -599,7 +604,7 @@ def _corroborated(place: Place) -> bool:
 def contexts(thresholds: Thresholds, options: argparse.Namespace) -> list[Context]:
     """All the contexts that this check's metrics name."""
     label = next(label for label in LABELS if label.name == "full_drops")
-    made = present.contexts(LABELS, thresholds, options.if_inactive)
+    made = nagios.contexts(LABELS, thresholds, options.if_inactive)
     for quiet in (False, True):
         drops = FullDropsContext(label, thresholds.of[label.name], quiet=quiet)
         drops.default = label.name not in thresholds.given
@@ -629,7 +634,7 @@ class FullSummary(Summary):
         parts += [
             self._fact(result)
             for result in self._alarms(results)
-            if present.label_of(result) != "table_full" or not full.tally.table_full
+            if nagios.label_of(result) != "table_full" or not full.tally.table_full
         ]
         sources = self._sources()
         quiet = not parts
@@ -649,20 +654,19 @@ class FullSummary(Summary):
             parts.append(f"not full {self._when()}{undated} ({', '.join(sources)})")
         if not sources and not full.problems and not full.inactive:
             parts.append("neither the kernel log nor the counters can be read")
-        parts += [f"counters cannot be judged: {result.hint}" for result in present.blind(results)]
+        parts += [f"counters cannot be judged: {result.hint}" for result in nagios.blind(results)]
         return "; ".join(parts)
 
     def verbose(self, results: Results) -> list[str]:
         """What alarms, what was not seen, what it means, what to do, and the figures."""
         full = self.full
         lines = [
-            f"{result.state.text.upper()}: {present.alarm(result)}"
+            f"{result.state.text.upper()}: {nagios.alarm(result)}"
             for result in self._alarms(results)
         ]
         lines += [f"UNKNOWN: {problem}" for problem in full.problems]
         lines += [
-            f"WARNING: counters cannot be judged: {result.hint}"
-            for result in present.blind(results)
+            f"WARNING: counters cannot be judged: {result.hint}" for result in nagios.blind(results)
         ]
         lines += [f"Not seen: {unseen}" for unseen in dict.fromkeys(full.unseen)]
         if full.session.forbidden:
@@ -676,7 +680,7 @@ class FullSummary(Summary):
             lines += self._figures()
         if full.options.verbose > 2:
             lines += self._read()
-        return lines + present.remembered(full.session, full.options.verbose)
+        return lines + nagios.remembered(full.session, full.options.verbose)
 
     def _undated(self) -> str:
         count = events.count_messages(self.full.untold)
@@ -686,18 +690,18 @@ class FullSummary(Summary):
         found = [
             result
             for place in self.full.places
-            for result in present.results_of(place.prefix, LABELS, results)
+            for result in nagios.results_of(place.prefix, LABELS, results)
         ]
         if not any(place.prefix == "" for place in self.full.places):
-            found += present.results_of("", LABELS, results)
-        return present.alarms(found)
+            found += nagios.results_of("", LABELS, results)
+        return nagios.alarms(found)
 
     def _fact(self, result: Result) -> str:
         """What an alarm says, in words where a figure is too large."""
-        label = present.label_of(result)
+        label = nagios.label_of(result)
         bounds = result.hint or ""
-        if bounds[:1] == "@" or present.context_of(result).too_low(result):
-            return present.alarm(result)
+        if bounds[:1] == "@" or nagios.context_of(result).too_low(result):
+            return nagios.alarm(result)
         when = "" if self.full.tally.table_full else f" {self._when()}"
         place = result.metric.name[: -len(label)]
         where = f" in namespace {place[:-2]}" if place else ""
@@ -705,9 +709,9 @@ class FullSummary(Summary):
         if label == "other_loss":
             kinds = (("expectation table full", tally.expectations), ("zone limit", tally.zones))
             said = ", ".join(f'{times} "{kind}"' for kind, times in kinds if times)
-            return f"{said} messages{when}" if said else present.alarm(result)
+            return f"{said} messages{when}" if said else nagios.alarm(result)
         if label not in FACTS:
-            return present.alarm(result)
+            return nagios.alarm(result)
         return FACTS[label].format(result.metric.value, where + when)
 
     def _when(self) -> str:
@@ -774,20 +778,20 @@ class FullSummary(Summary):
         rows = [("namespace", "messages", "drops", "entries")]
         for gone, counts in ((False, full.named), (True, full.gone)):
             for inode, count in sorted(counts.items(), key=lambda item: -item[1]):
-                name = output.clean(self._called(inode, gone=gone)) + (" (gone)" if gone else "")
+                name = render.clean(self._called(inode, gone=gone)) + (" (gone)" if gone else "")
                 there = (place for place in full.places if place.inode == inode)
                 place = None if gone else next(there, None)
                 drops = _figure(place, "full_drops") if place else None
                 entries = str(place.limits.entries) if place and place.limits else ""
                 rows.append((name, str(count), "" if drops is None else str(drops), entries))
-        return output.table(rows[: MOST_NAMESPACES + 1]) if len(rows) > 1 else []
+        return render.table(rows[: MOST_NAMESPACES + 1]) if len(rows) > 1 else []
 
     def _advice(self, results: Results) -> list[str]:
-        from . import advice
+        from ..advice import advice_rules
 
         full = self.full
         judged = [
-            (place, _too_high(present.results_of(place.prefix, LABELS, results)))
+            (place, _too_high(nagios.results_of(place.prefix, LABELS, results)))
             for place in full.places
         ]
         alarming = [place for place, labels in judged if place.full or labels]
@@ -802,12 +806,12 @@ class FullSummary(Summary):
             return []
         limits = place.limits
         peak = max(limits.entries, limits.limit if "table_full" in labels else 0)
-        evidence = present.evidence(limits, peak)._replace(
+        evidence = nagios.evidence(limits, peak)._replace(
             expect_max=read_expect_max(),
             expectations=bool(full.tally.expectations),
             zones=bool(full.tally.zones),
         )
-        return self._elsewhere() + advice.advise(evidence, labels)
+        return self._elsewhere() + advice_rules.advise(evidence, labels)
 
     def _elsewhere(self) -> list[str]:
         """That the messages are of other hosts than the one whose figures the advice goes by."""
@@ -826,7 +830,7 @@ class FullSummary(Summary):
                 told = ", ".join(
                     f"{name} {value}" for name, value in zip(counters.COUNTERS, total[1:]) if value
                 )
-                name = output.clean(place.name) or "host"
+                name = render.clean(place.name) or "host"
                 lines.append(
                     f"Counters of {len(place.counters.cpus)} CPUs ({name}): {told or 'all 0'}"
                 )
@@ -844,15 +848,15 @@ class FullSummary(Summary):
 def _few(names: Sequence[str]) -> str:
     """The first few names from outside, and how many more there are."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(output.clean, names[:3])) + more
+    return ", ".join(map(render.clean, names[:3])) + more
 
 
 def _too_high(results: Sequence[Result]) -> set[str]:
     """The labels of figures that are too large: of one that is too small there is nothing to do."""
     return {
-        present.label_of(result)
-        for result in present.alarms(results)
-        if not present.context_of(result).too_low(result)
+        nagios.label_of(result)
+        for result in nagios.alarms(results)
+        if not nagios.context_of(result).too_low(result)
     }
 
 
@@ -884,9 +888,9 @@ def _since(text: str) -> float | str:
     return seconds
 
 
-def parser() -> commandline.Parser:
+def parser() -> runner.Parser:
     """The command line of this check."""
-    made = commandline.parser("check_conntrack_full", PURPOSE, LABELS, EXAMPLES)
+    made = runner.parser("check_conntrack_full", PURPOSE, LABELS, EXAMPLES)
     own = made.add_argument_group("options of this check")
     own.add_argument(
         "--since",
@@ -913,23 +917,23 @@ def _readers(options: argparse.Namespace) -> int:
     return int(log) + int(bool(options.netns) or not os.path.exists(counters.PATH))
 
 
-def judge(options: argparse.Namespace, stage: commandline.Stage) -> commandline.Outcome:
+def judge(options: argparse.Namespace, stage: runner.Stage) -> runner.Outcome:
     """The verdict. Rights end before the first byte of the kernel's is parsed."""
     thresholds = parse_thresholds(LABELS, options.warning, options.critical)
     with ExitStack() as stack:
-        wanted = rights.CAP_SYSLOG
+        wanted = privileges.CAP_SYSLOG
         if options.netns or not os.path.exists(counters.PATH):
-            wanted = rights.CAP_SYS_ADMIN if options.netns else rights.CAP_NET_ADMIN
+            wanted = privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN
         begun = session.begin(
             options, stage, stack, readers=_readers(options), capability=wanted, late=LATE
         )
         full = Full(options, begun)
         made = contexts(thresholds, options)
-        outcome = present.conclude(options, begun, full, FullSummary(full), made)
+        outcome = nagios.conclude(options, begun, full, FullSummary(full), made)
         return outcome._replace(notes=[*outcome.notes, *_notes(full, outcome)])
 
 
-def _notes(full: Full, outcome: commandline.Outcome) -> list[str]:
+def _notes(full: Full, outcome: runner.Outcome) -> list[str]:
     """One line on what a verdict of OK has not seen; with -v the long output says it all."""
     missed = list(dict.fromkeys(full.missed))
     if not missed or outcome.state is not Ok or full.options.verbose:
@@ -940,4 +944,4 @@ def _notes(full: Full, outcome: commandline.Outcome) -> list[str]:
 
 def main() -> int:
     """The executable's way in; returns the exit code."""
-    return commandline.run(TITLE, parser(), judge)
+    return runner.run(TITLE, parser(), judge)

@@ -14,11 +14,12 @@ from contextlib import suppress
 
 from nagiosplugin import Ok, Unknown
 
-from . import __version__, output
-from .history import SHARED, STATE_VARIABLE, Store
-from .kernel import KernelError, rights
-from .kernel.values import NamedTuple
-from .thresholds import Label, ThresholdError, duration
+from check_conntrack.state.state_store import SHARED, STATE_VARIABLE, Store
+
+from . import __version__, render
+from .kernel import KernelError, privileges
+from .kernel.namedtuple import NamedTuple
+from .ranges import Label, ThresholdError, duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def parser(name: str, purpose: str, labels: Sequence[Label], examples: str) -> P
     add("--exit-ok", action="store_true", help="evaluate and print as ever, exit 0")
     add(
         "--if-inactive",
-        choices=list(output.STATES),
+        choices=list(render.STATES),
         default="ok",
         metavar="STATE",
         help="state when conntrack is not loaded: ok (default), warning, critical, unknown",
@@ -201,19 +202,19 @@ def drop_rights(options: argparse.Namespace, late: Sequence[str] = ()) -> str | 
     cannot be given up.
     """
     if os.geteuid() != 0:
-        rights.drop(rights.User(os.geteuid(), os.getegid()), sudo=options.sudo)
+        privileges.drop(privileges.User(os.geteuid(), os.getegid()), sudo=options.sudo)
         return None
     # What is imported only where it is needed must be in reach: whom root becomes may not be
     # allowed to read the folder that the suite, or Python itself, was installed in.
-    from . import advice  # noqa: F401
+    from .advice import advice_rules  # noqa: F401
     from .kernel import host, namespaces  # noqa: F401
 
     for name in late:
         with suppress(ImportError):  # not every Python has every library; who needs it will say so
             __import__(name)
     directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED
-    user = rights.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)
-    rights.drop(user)
+    user = privileges.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)
+    privileges.drop(user)
     return user.home
 
 
@@ -238,14 +239,14 @@ def run(
         code, text = _answer(title, made, judge, arguments)
     except StoppedError as why:  # it came while another answer was being made
         code = int(Unknown)
-        text = output.page(output.status_line(title, Unknown, str(why)), (), (), bounded=True)
+        text = render.page(render.status_line(title, Unknown, str(why)), (), (), bounded=True)
     except Exception as error:  # the answer itself could not be made
         code = int(Unknown)
         what = f"no answer could be made: {type(error).__name__}: {error}"
-        text = output.status_line(title, Unknown, what) + "\n"
+        text = render.status_line(title, Unknown, what) + "\n"
     finally:
         sys.unraisablehook = hook
-    return code if output.write(text) else int(Unknown)
+    return code if render.write(text) else int(Unknown)
 
 
 def _answer(
@@ -285,8 +286,8 @@ def _answer(
         signal.signal(signal.SIGALRM, _leave)
         _listen(_hasten)
     verbose = 0 if options is None else options.verbose
-    text = output.page(
-        output.status_line(title, outcome.state, outcome.text),
+    text = render.page(
+        render.status_line(title, outcome.state, outcome.text),
         outcome.perfdata,
         [*outcome.notes, *(outcome.lines if verbose or outcome.state is not Ok else ())],
         bounded=not verbose,

@@ -12,7 +12,7 @@ import uuid
 
 import pytest
 
-from kernel.rig import limit_lock
+from support.rig import limit_lock
 
 SYSCTL = "/proc/sys/net/netfilter/"
 JOURNALD = "/lib/systemd/systemd-journald"

@@ -5,7 +5,7 @@ Pure functions over samples that history.py keeps.
 
 from __future__ import annotations
 
-from .kernel.values import NamedTuple
+from ..kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

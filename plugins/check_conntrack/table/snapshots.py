@@ -14,8 +14,8 @@ import time
 import zlib
 from contextlib import suppress
 
-from .kernel import whole
-from .kernel.values import NamedTuple
+from ..kernel import atomic_write
+from ..kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Folder:
         fresh = f".{name}.{os.getpid()}.new"
         try:
             self._sweep(now)
-            whole.replace(
+            atomic_write.replace(
                 self._descriptor,
                 name,
                 fresh,
@@ -119,8 +119,8 @@ class Folder:
             if expired():
                 raise SnapshotError(f"{self.path}: no time was left after {lines} entries")
             lines += piece.count(b"\n")
-            whole.write(descriptor, packer.compress(piece))
-        whole.write(descriptor, packer.flush())
+            atomic_write.write(descriptor, packer.compress(piece))
+        atomic_write.write(descriptor, packer.flush())
 
     def _sweep(self, now: float) -> None:
         """Remove what runs that were killed have left behind."""

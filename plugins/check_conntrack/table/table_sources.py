@@ -12,20 +12,20 @@ import re
 from contextlib import suppress
 from itertools import groupby
 
-from .kernel import KernelError
-from .kernel.limits import OWN
-from .kernel.values import NamedTuple
+from ..kernel import KernelError
+from ..kernel.limits import OWN
+from ..kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO, Callable
 
-    from .flows.match import Match
-    from .flows.tally import Prefixes, Tally
-    from .kernel.program import Conntrack
-    from .kernel.source import Frame
-    from .session import Session
+    from ..flows.match import Match
+    from ..flows.tally import Prefixes, Tally
+    from ..kernel.conntrack_cli import Conntrack
+    from ..kernel.source import Frame
+    from ..session import Session
 
 AUTO, NETLINK, PROC, CONNTRACK = "auto", "netlink", "proc", "conntrack"
 PROC_PATH, CONNTRACK_PATH = "/proc/net/nf_conntrack", "conntrack -L"
@@ -83,7 +83,7 @@ class _UselessFilterError(Exception):
 
 
 def _tally(wanted: Wanted) -> Tally:
-    from .flows.tally import Tally
+    from ..flows.tally import Tally
 
     return Tally(wanted.prefixes, wanted.match)
 
@@ -103,7 +103,7 @@ def read_netlink(
     `counts` say how many entries each held a moment ago. A path whose namespace is gone is left
     out. Raises KernelError where the reader cannot be asked.
     """
-    from .flows import match
+    from ..flows import match
 
     filters: list[tuple[str, Match]] = []
     exact = False
@@ -123,7 +123,7 @@ def read_netlink(
 
 def _argument(wanted: object) -> str:
     """A filter in the grammar of the reader's request."""
-    from .kernel.ctnetlink import NFGENMSG, NLMSGHDR, KernelFilter, dump_request
+    from ..kernel.ctnetlink import NFGENMSG, NLMSGHDR, KernelFilter, dump_request
 
     assert isinstance(wanted, KernelFilter)  # noqa: S101
     attributes = dump_request(0, wanted)[NLMSGHDR.size + NFGENMSG.size :]
@@ -158,8 +158,8 @@ def _dumps(
     filtered: bool,
 ) -> Table | Refusal | None:
     """The table that the dumps of one namespace make together; None where it is gone."""
-    from .flows import bulk, share
-    from .flows.netlink import TableError
+    from ..flows import bulk, parallel_count
+    from ..flows.netlink import TableError
 
     tally = _tally(wanted)
     complete, interrupted = True, False
@@ -173,7 +173,7 @@ def _dumps(
             if wanted.most or filtered:
                 status = bulk.count(_batches(dump), tally, wanted.most)
             else:
-                status = share.count(_batches(dump), bulk.count, tally)
+                status = parallel_count.count(_batches(dump), bulk.count, tally)
         except TableError as error:
             if error.errno not in _LOST:
                 if not tally.read:
@@ -201,7 +201,7 @@ def _dumps(
 
 
 def _batches(frames: Iterable[Frame]) -> Iterator[bytes]:
-    from .flows.netlink import TableError
+    from ..flows.netlink import TableError
 
     for frame in frames:
         if frame.errno:
@@ -242,7 +242,7 @@ class _Pieces:
 
 def _count_text(pieces: Iterator[bytes], wanted: Wanted) -> tuple[Tally, bool]:
     """What the pieces hold, and whether that is all."""
-    from .flows import text
+    from ..flows import text
 
     tally = _tally(wanted)
     file = _Pieces(pieces, wanted.most)
@@ -314,8 +314,8 @@ def read_listing(path: str, wanted: Wanted, stage: Callable[[str], None]) -> Tab
 
     One that breaks off gives what came before, and a fault.
     """
-    from .flows import text
-    from .kernel.listing import STANDARD_INPUT, open_listing, unreadable
+    from ..flows import text
+    from ..kernel.table_file import STANDARD_INPUT, open_listing, unreadable
 
     name = "standard input" if path == STANDARD_INPUT else path
     stage(f"reading {name}")
@@ -405,7 +405,7 @@ def _rewritten(frames: Iterable[Frame]) -> Iterator[bytes]:
 
 
 def _short_address(match: re.Match[bytes]) -> bytes:
-    from .flows.entry import address_text, packed_address
+    from ..flows.entry import address_text, packed_address
 
     try:
         return address_text(packed_address(match[0].decode("ascii"))).encode("ascii")
@@ -415,7 +415,7 @@ def _short_address(match: re.Match[bytes]) -> bytes:
 
 def _named(line: bytes) -> bytes:
     """A line of a protocol that this kernel has no name for, and conntrack(8) may have."""
-    from .flows.text import line_of, parse
+    from ..flows.text import line_of, parse
 
     if b" unknown " in line:
         # What cannot be read is kept as it is: somebody may find out why.
@@ -425,13 +425,13 @@ def _named(line: bytes) -> bytes:
 
 
 def _written(session: Session, path: str) -> Iterator[bytes]:
-    from .flows import write
-    from .flows.netlink import DumpStatus, TableError
+    from ..flows import text_writer
+    from ..flows.netlink import DumpStatus, TableError
 
     status = DumpStatus()
     try:
         frames = session.stream([b"table", os.fsencode(path)])
-        yield from write.listing(_batches(frames), status)
+        yield from text_writer.listing(_batches(frames), status)
     except TableError as error:
         raise KernelError(str(error)) from None
     if not status.done:

@@ -16,7 +16,7 @@ from nagiosplugin import (
     Warn,
 )
 
-from .kernel import whole
+from .kernel import atomic_write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def write(text: str) -> bool:
     """Put text on standard output; False where that is closed, full or gone."""
     data = text.encode("ascii", "backslashreplace")
     try:
-        whole.write(1, data)
+        atomic_write.write(1, data)
     except OSError:
         return False
     return True

@@ -1,0 +1,1 @@
+"""Turn evidence into a diagnosis, a capacity recommendation and commands to paste."""

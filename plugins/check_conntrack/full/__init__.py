@@ -1,0 +1,1 @@
+"""check_conntrack_full: tell whether the table has been full, when, and what was lost."""

@@ -1,0 +1,1 @@
+"""State kept between runs: the store, the count history, the counter history."""
