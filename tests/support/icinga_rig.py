@@ -244,6 +244,8 @@ class Node:
                     # Whatever becomes of the tests.
                     *("setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.netns.name),
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+                    # Growth needs 20 minutes of uptime, and the machine may have just booted.
+                    *("--time", "--boottime", "86400"),
                     *("sh", "-c", SETTLE, "sh", str(self.top), *names, "--"),
                     *(*USER, "env", "-i", path),
                     *("sh", "-c", NRPE_TOO, f"{self.top}/etc/nrpe.cfg", *self.command("daemon")),
