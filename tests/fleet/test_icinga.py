@@ -358,7 +358,9 @@ def test_without_the_line_for_sudo_the_agent_says_what_to_grant(cluster):
         file.write_text(kept)
         file.chmod(0o440)
     assert done.state == UNKNOWN
-    assert "no right to read the table (tried netlink, proc, conntrack)" in done.output
+    assert (
+        "cannot read the table: permission denied (tried netlink, proc, conntrack)" in done.output
+    )
     assert "sudo: " in done.output
     assert f'nagios ALL=(root) NOPASSWD: {rig.READER} ""' in done.output
 

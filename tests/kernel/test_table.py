@@ -211,7 +211,7 @@ def test_an_unprivileged_user_reads_the_table_through_sudo(space, table, sudoers
 def test_without_rights_conntracks_own_reason_is_told_without_its_name(space, table):
     result = table("--source", "conntrack", before=inside(space))
     assert result.code == 3
-    assert "no right to read the table (tried conntrack)" in result.status
+    assert "cannot read the table: permission denied (tried conntrack)" in result.status
     (tried,) = [line for line in result.lines if line.startswith("Tried conntrack: ")]
     assert tried.endswith(" (needs CAP_NET_ADMIN)")
     assert "said nothing" not in tried
@@ -222,7 +222,9 @@ def test_without_rights_it_says_what_to_grant_for_each_source(space, table, sudo
     with machine_limit(LIMIT):
         result = table(before=inside(space))
     assert result.code == 3
-    assert "no right to read the table (tried netlink, proc, conntrack)" in result.status
+    assert (
+        "cannot read the table: permission denied (tried netlink, proc, conntrack)" in result.status
+    )
     assert f"  {sudoers}" in result.lines
     assert [line.split(":")[0] for line in result.lines if line.startswith("Tried")] == [
         "Tried netlink",
@@ -557,7 +559,7 @@ def test_a_snapshot_is_what_conntrack_prints(space, table, kept, source):
         result = table(*words, before=inside(space), user=())
         truth = listing(space)
     (path,) = kept.iterdir()
-    assert f"Kept the table in {path}" in result.lines
+    assert f"Saved the table in {path}" in result.lines
     assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (65534, 0o600)
     lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     assert sorted(map(without_seconds, lines)) == sorted(map(without_seconds, truth.splitlines()))

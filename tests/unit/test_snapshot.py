@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from check_conntrack.table import snapshots, table_sources
+from check_conntrack.table import snapshots, table_text
 from check_conntrack.table.snapshots import BEGIN, LATER, Kept
 from support import flows_dump, tables
 
@@ -190,7 +190,7 @@ def parts(problem):
 
 
 def test_a_problem_is_kept_when_it_begins_and_every_15_minutes(problem):
-    assert "Kept the table in" in problem().rest
+    assert "Saved the table in" in problem().rest
     assert parts(problem) == ["begin"]
     problem(at=300)
     assert parts(problem) == ["begin"]
@@ -295,7 +295,7 @@ src=10.0.0.2 dst=10.0.0.1 srckey=0x2 dstkey=0x1 mark=0 use=2
 def test_many_entries_are_taken_from_proc_and_written_as_conntrack_does(
     reader, sysctls, inspect, tmp_path, monkeypatch, size
 ):
-    monkeypatch.setattr(table_sources, "FEW_TO_WRITE", 50)
+    monkeypatch.setattr(table_text, "FEW_TO_WRITE", 50)
     sysctls.holds(95, 100)
     reader.hands_out("table", flows_dump.entry(state=3) * 95, flows_dump.done())
     reader.hands_out("text", *(PROC[at : at + size] for at in range(0, len(PROC), size)))
@@ -307,7 +307,7 @@ def test_many_entries_are_taken_from_proc_and_written_as_conntrack_does(
 def test_many_entries_are_taken_from_a_dump_where_proc_has_none(
     reader, sysctls, inspect, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(table_sources, "FEW_TO_WRITE", 50)
+    monkeypatch.setattr(table_text, "FEW_TO_WRITE", 50)
     sysctls.holds(95, 100)
     reader.hands_out("table", flows_dump.entry(state=3) * 95, flows_dump.done())
     reader.hands_out("text", 2, file="-")

@@ -154,7 +154,7 @@ def test_what_conntrack_says_of_its_failure_is_told_and_what_to_grant(
     needs = " (needs CAP_NET_ADMIN)" if right else ""
     assert f"Tried conntrack: {reason}{needs}" in run.lines
     assert any("AmbientCapabilities" in line for line in run.lines) == right
-    assert ("no right to read the table" in run.text) == right
+    assert ("permission denied" in run.text) == right
 
 
 def test_without_rights_each_source_is_told_and_how_to_grant_it(sysctls, inspect):
@@ -162,10 +162,11 @@ def test_without_rights_each_source_is_told_and_how_to_grant_it(sysctls, inspect
     run = inspect()
     assert run.state == "UNKNOWN"
     assert run.text == (
-        "300 of 10000 entries (3.0%); no right to read the table (tried netlink, proc, conntrack)"
+        "300 of 10000 entries (3.0%); cannot read the table: permission denied "
+        "(tried netlink, proc, conntrack)"
     )
-    assert "Tried netlink: no right, and no --sudo (needs CAP_NET_ADMIN)" in run.lines
-    assert "Tried proc: no right, and no --sudo (needs root)" in run.lines
+    assert "Tried netlink: permission denied, and no --sudo (needs CAP_NET_ADMIN)" in run.lines
+    assert "Tried proc: permission denied, and no --sudo (needs root)" in run.lines
     assert "Tried conntrack: conntrack(8) is not installed" in run.lines
     assert any(re.match(r"  \S+ ALL=\(root\) NOPASSWD: .*reader.py", line) for line in run.lines)
     assert run.data["usage"].value == 3
@@ -180,7 +181,7 @@ def test_what_the_kernel_forbids_is_a_missing_right(reader, sysctls, inspect):
     reader.hands_out("table", flows_dump.error(errno.EPERM))
     run = inspect("--source", "netlink")
     assert run.state == "UNKNOWN"
-    assert run.text.endswith("no right to read the table (tried netlink)")
+    assert run.text.endswith("cannot read the table: permission denied (tried netlink)")
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n"])
@@ -416,7 +417,7 @@ def test_as_many_lines_as_are_asked_for(inspect, file):
         (["--protocol", "tpc"], "not a protocol"),
         (["--state", "OPENISH"], "not a state"),
         (["--port", "65536"], "not between 0 and 65535"),
-        (["--port", "1_000"], "is no number"),
+        (["--port", "1_000"], "is not a number"),
         (["--top", "0"], "not between 1 and"),
         (["--prefix", "24"], "not V4/V6"),
         (["--prefix", "24/129"], "at most 32/128"),

@@ -1,15 +1,13 @@
-"""Where a table comes from: ctnetlink, /proc, conntrack(8), or a file; and how much of it is read.
+"""The sources of a table: ctnetlink, /proc, conntrack(8), or a file.
 
-Every source ends in a Table, or in a sentence that says why there is none. Nothing is kept of
-what is read but its tally.
+Each returns a TableReading, or a SourceError that says why there is none. Only the tally of what
+was read is kept.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
-from contextlib import suppress
 from itertools import groupby
 
 from ..kernel import KernelError
@@ -32,60 +30,58 @@ PROC_PATH, CONNTRACK_PATH = "/proc/net/nf_conntrack", "conntrack -L"
 LIVE = (AUTO, NETLINK, PROC, CONNTRACK)
 # A count and a dump that lie farther apart than this were not of the same table.
 FEWEST_APART, APART = 100, 0.1
-# So many entries are written from a dump in about a second.
-FEW_TO_WRITE = 40000
 # What the kernel says where the dump lost its place, and what came before it is sound.
 _LOST = (errno.ENOBUFS, errno.EINTR, errno.EAGAIN)
 
 
-class Wanted(NamedTuple):
-    """What to count: which entries, grouped how, and of how many at most (0 for all)."""
+class ReadRequest(NamedTuple):
+    """The entries to count, how to group addresses, and how many to read at most (0 for all)."""
 
     match: Match
     prefixes: Prefixes
     most: int = 0
 
 
-class Table(NamedTuple):
-    """A table that was read. `known` is the exact number of entries, None where nobody says.
+class TableReading(NamedTuple):
+    """A table that was read.
 
-    `sampled` says that the tally holds a part of them. `notes` are for people; `fault` says why
-    the figures are not to be trusted, empty where they are.
+    kernel_count: the exact number of entries, None where it is not known. sampled: the tally
+    holds a part of them. notes: for people. fault: why the figures cannot be trusted, else empty.
     """
 
     origin: str
     tally: Tally
-    known: int | None = None
+    kernel_count: int | None = None
     sampled: bool = False
     notes: tuple[str, ...] = ()
     fault: str = ""
 
     @property
-    def whole(self) -> int | None:
-        """What the tally is scaled to; None where it holds everything."""
-        return max(self.known or 0, self.tally.read) if self.sampled else None
+    def total(self) -> int | None:
+        """Return the number of entries the tally is scaled to; None where it holds everything."""
+        return max(self.kernel_count or 0, self.tally.read) if self.sampled else None
 
 
-class Refusal(NamedTuple):
-    """Why a source gave no table. `right` says that it takes a right that is missing."""
+class SourceError(NamedTuple):
+    """Why a source gave no table. privilege: the one that is missing, empty where none is."""
 
     source: str
     reason: str
-    right: str = ""
+    privilege: str = ""
 
     def __str__(self) -> str:
-        needs = f" (needs {self.right})" if self.right else ""
+        needs = f" (needs {self.privilege})" if self.privilege else ""
         return f"{self.source}: {self.reason}{needs}"
 
 
 class _UselessFilterError(Exception):
-    """The kernel's filter leaves more entries than are wanted, or its answer has no end."""
+    """The kernel's filter leaves more entries than may be read, or its answer has no end."""
 
 
-def _tally(wanted: Wanted) -> Tally:
+def _tally(request: ReadRequest) -> Tally:
     from ..flows.tally import Tally
 
-    return Tally(wanted.prefixes, wanted.match)
+    return Tally(request.prefixes, request.match)
 
 
 def _by_path(frames: Iterable[Frame]) -> Iterator[tuple[str, Iterator[Frame]]]:
@@ -96,8 +92,8 @@ def _by_path(frames: Iterable[Frame]) -> Iterator[tuple[str, Iterator[Frame]]]:
 
 
 def read_netlink(
-    session: Session, wanted: Wanted, counts: Mapping[str, int]
-) -> dict[str, Table | Refusal]:
+    session: Session, request: ReadRequest, counts: Mapping[str, int]
+) -> dict[str, TableReading | SourceError]:
     """The tables of the namespaces at the paths of `counts`, over ctnetlink.
 
     `counts` say how many entries each held a moment ago. A path whose namespace is gone is left
@@ -107,77 +103,77 @@ def read_netlink(
 
     filters: list[tuple[str, Match]] = []
     exact = False
-    if wanted.match.narrows():
-        found = match.kernel_filters(wanted.match)
+    if request.match.narrows():
+        found = match.kernel_filters(request.match)
         exact = any(each.only for _, each in found)
-        few = not wanted.most or sum(counts.values()) <= wanted.most
-        # A sample of the whole table tells how many there are of what is wanted; the first so
-        # many that a filter lets pass do not.
+        few = not request.most or sum(counts.values()) <= request.most
+        # A sample of the whole table says how many entries match; the first N that a filter lets
+        # pass do not.
         if exact or few:
             filters = [(_argument(kernel), each) for kernel, each in found]
     try:
-        return dict(_netlink(session, wanted, counts, filters))
+        return dict(_netlink(session, request, counts, filters))
     except _UselessFilterError:
-        return dict(_netlink(session, wanted, counts, []))
+        return dict(_netlink(session, request, counts, []))
 
 
-def _argument(wanted: object) -> str:
-    """A filter in the grammar of the reader's request."""
+def _argument(kernel_filter: object) -> str:
+    """Return a filter in the grammar of the reader's request."""
     from ..kernel.ctnetlink import NFGENMSG, NLMSGHDR, KernelFilter, dump_request
 
-    assert isinstance(wanted, KernelFilter)  # noqa: S101
-    attributes = dump_request(0, wanted)[NLMSGHDR.size + NFGENMSG.size :]
-    return f"{int(wanted.family)}:{attributes.hex()}"
+    assert isinstance(kernel_filter, KernelFilter)  # noqa: S101
+    attributes = dump_request(0, kernel_filter)[NLMSGHDR.size + NFGENMSG.size :]
+    return f"{int(kernel_filter.family)}:{attributes.hex()}"
 
 
 def _netlink(
     session: Session,
-    wanted: Wanted,
+    request: ReadRequest,
     counts: Mapping[str, int],
     filters: Sequence[tuple[str, Match]],
-) -> Iterator[tuple[str, Table | Refusal]]:
+) -> Iterator[tuple[str, TableReading | SourceError]]:
     paths = [os.fsencode(path) for path in counts]
     fields = [b"table", *paths, *(text.encode() for text, _ in filters)]
-    matches = [each for _, each in filters] or [wanted.match]
+    matches = [each for _, each in filters] or [request.match]
     frames = session.stream(fields)
     session.stage("reading the table over ctnetlink")
     for path, group in _by_path(frames):
-        done = _dumps(group, wanted, matches, counts.get(path, 0), filtered=bool(filters))
-        if done is not None:
-            yield path, done
+        table = _dumps(group, request, matches, counts.get(path, 0), filtered=bool(filters))
+        if table is not None:
+            yield path, table
         if len(counts) == 1:
-            return  # what the reader has not sent yet is not wanted
+            return  # the rest of the answer is not needed
 
 
 def _dumps(
     frames: Iterable[Frame],
-    wanted: Wanted,
+    request: ReadRequest,
     matches: Sequence[Match],
     count: int,
     *,
     filtered: bool,
-) -> Table | Refusal | None:
+) -> TableReading | SourceError | None:
     """The table that the dumps of one namespace make together; None where it is gone."""
     from ..flows import bulk, parallel_count
     from ..flows.netlink import TableError
 
-    tally = _tally(wanted)
+    tally = _tally(request)
     complete, interrupted = True, False
     fault, notes = "", []
     for name, dump in groupby(frames, lambda frame: frame.file):
         if name == "-":
             code = next(dump).errno
-            return None if code == errno.ENOENT else _refused("netlink", code)
+            return None if code == errno.ENOENT else _source_error("netlink", code)
         tally.match = tally.match and matches[ord(name[-1]) - ord("a")]
         try:
-            if wanted.most or filtered:
-                status = bulk.count(_batches(dump), tally, wanted.most)
+            if request.most or filtered:
+                status = bulk.count(batches(dump), tally, request.most)
             else:
-                status = parallel_count.count(_batches(dump), bulk.count, tally)
+                status = parallel_count.count(batches(dump), bulk.count, tally)
         except TableError as error:
             if error.errno not in _LOST:
                 if not tally.read:
-                    return _refused("netlink", error.errno, str(error))
+                    return _source_error("netlink", error.errno, str(error))
                 fault = str(error)
                 break
             complete = False
@@ -189,18 +185,19 @@ def _dumps(
         if filtered:
             raise _UselessFilterError
         complete = False
-        if wanted.most and tally.read >= wanted.most:
+        if request.most and tally.read >= request.most:
             break
         notes.append("the dump ended before its end")
     if not complete and not tally.read:
-        return _refused("netlink", errno.ENODATA, "the dump ended before it began")
+        return _source_error("netlink", errno.ENODATA, "the dump ended before it began")
     if interrupted:
         notes.append("the table changed under the dump: entries may be missing or counted twice")
     sampled = not filtered and not complete and tally.read < count
-    return Table("ctnetlink", tally, count, sampled, tuple(notes), fault)
+    return TableReading("ctnetlink", tally, count, sampled, tuple(notes), fault)
 
 
-def _batches(frames: Iterable[Frame]) -> Iterator[bytes]:
+def batches(frames: Iterable[Frame]) -> Iterator[bytes]:
+    """Yield the data of frames. Raises TableError where a frame says that the dump failed."""
     from ..flows.netlink import TableError
 
     for frame in frames:
@@ -209,10 +206,10 @@ def _batches(frames: Iterable[Frame]) -> Iterator[bytes]:
         yield frame.data
 
 
-def _refused(source: str, code: int, reason: str = "") -> Refusal:
+def _source_error(source: str, code: int, reason: str = "") -> SourceError:
     forbidden = code in (errno.EPERM, errno.EACCES)
-    right = ("CAP_NET_ADMIN" if source == "netlink" else "root") if forbidden else ""
-    return Refusal(source, reason or os.strerror(code), right)
+    privilege = ("CAP_NET_ADMIN" if source == "netlink" else "root") if forbidden else ""
+    return SourceError(source, reason or os.strerror(code), privilege)
 
 
 # --- text
@@ -233,46 +230,46 @@ class _Pieces:
         piece = next(self._pieces, b"")
         lines = piece.count(b"\n")
         if 0 < self._left <= lines:
-            *wanted, rest = piece.split(b"\n", self._left)
-            piece = b"\n".join((*wanted, b""))
+            *lines_wanted, rest = piece.split(b"\n", self._left)
+            piece = b"\n".join((*lines_wanted, b""))
             lines, self.cut = self._left, bool(rest)
         self._left -= lines if self._left > 0 else 0
         return piece
 
 
-def _count_text(pieces: Iterator[bytes], wanted: Wanted) -> tuple[Tally, bool]:
+def _count_text(pieces: Iterator[bytes], request: ReadRequest) -> tuple[Tally, bool]:
     """What the pieces hold, and whether that is all."""
     from ..flows import text
 
-    tally = _tally(wanted)
-    file = _Pieces(pieces, wanted.most)
+    tally = _tally(request)
+    file = _Pieces(pieces, request.most)
     text.count(file, tally)  # type: ignore[arg-type]
     return tally, not file.cut
 
 
 def read_proc(
-    session: Session, wanted: Wanted, counts: Mapping[str, int]
-) -> dict[str, Table | Refusal]:
+    session: Session, request: ReadRequest, counts: Mapping[str, int]
+) -> dict[str, TableReading | SourceError]:
     """The tables of the namespaces at the paths of `counts`, from /proc/net/nf_conntrack.
 
     Raises KernelError where the reader cannot be asked.
     """
     frames = session.stream([b"text", *map(os.fsencode, counts)])
     session.stage("reading /proc/net/nf_conntrack")
-    found: dict[str, Table | Refusal] = {}
+    found: dict[str, TableReading | SourceError] = {}
     for path, group in _by_path(frames):
         failed: list[Frame] = []
-        tally, complete = _count_text(_texts(group, failed), wanted)
+        tally, complete = _count_text(_texts(group, failed), request)
         if failed and not tally.read:
             missing = failed[0].errno == errno.ENOENT
             if missing and not failed[0].inode:
                 continue  # the namespace is gone
             reason = "this kernel has no /proc/net/nf_conntrack" if missing else ""
-            found[path] = _refused("proc", failed[0].errno, reason)
+            found[path] = _source_error("proc", failed[0].errno, reason)
             continue
         count = counts.get(path, 0)
         sampled = not complete and tally.read < count
-        found[path] = Table(PROC_PATH, tally, count, sampled)
+        found[path] = TableReading(PROC_PATH, tally, count, sampled)
         if len(counts) == 1:
             break
     return found
@@ -288,12 +285,15 @@ def _texts(frames: Iterable[Frame], failed: list[Frame]) -> Iterator[bytes]:
 
 
 def read_conntrack(
-    program: Conntrack, stage: Callable[[str], None], wanted: Wanted, counts: Mapping[str, int]
-) -> dict[str, Table | Refusal]:
+    program: Conntrack,
+    stage: Callable[[str], None],
+    request: ReadRequest,
+    counts: Mapping[str, int],
+) -> dict[str, TableReading | SourceError]:
     """The table of the own namespace, as conntrack(8) lists it."""
     stage("reading what conntrack -L prints")
     listing = program.listing()
-    tally, complete = _count_text(iter(lambda: listing.read(1 << 18), b""), wanted)
+    tally, complete = _count_text(iter(lambda: listing.read(1 << 18), b""), request)
     if complete:
         try:
             program.finish()
@@ -301,15 +301,15 @@ def read_conntrack(
             # Its own words for EPERM, or the C library's: permission denied, not permitted.
             hints = ("must be root", "CAP_NET_ADMIN", "ermi")
             forbidden = any(hint in str(error) for hint in hints)
-            return {OWN: Refusal("conntrack", str(error), "CAP_NET_ADMIN" if forbidden else "")}
+            return {OWN: SourceError("conntrack", str(error), "CAP_NET_ADMIN" if forbidden else "")}
     count = counts.get(OWN, 0)
-    return {OWN: Table(CONNTRACK_PATH, tally, count, not complete and tally.read < count)}
+    return {OWN: TableReading(CONNTRACK_PATH, tally, count, not complete and tally.read < count)}
 
 
 # --- files
 
 
-def read_listing(path: str, wanted: Wanted, stage: Callable[[str], None]) -> Table:
+def read_file(path: str, request: ReadRequest, stage: Callable[[str], None]) -> TableReading:
     """The table in a file, whole. Raises KernelError for what is no table.
 
     One that breaks off gives what came before, and a fault.
@@ -319,7 +319,7 @@ def read_listing(path: str, wanted: Wanted, stage: Callable[[str], None]) -> Tab
 
     name = "standard input" if path == STANDARD_INPUT else path
     stage(f"reading {name}")
-    tally = _tally(wanted)
+    tally = _tally(request)
     fault = ""
     with open_listing(path) as file:
         careful = _Careful(file)
@@ -332,7 +332,7 @@ def read_listing(path: str, wanted: Wanted, stage: Callable[[str], None]) -> Tab
         if not tally.bad_lines:
             raise KernelError(f"{name} is empty: no entry stands in it")
         raise KernelError(f"{name} is no connection-tracking table: {tally.first_bad_line[:60]!r}")
-    return Table(name, tally, None, False, (), fault)
+    return TableReading(name, tally, None, False, (), fault)
 
 
 class _Careful:
@@ -355,90 +355,10 @@ class _Careful:
             return b""
 
 
-# --- the whole, as text
+# --- a dump and the kernel's count
 
 
-def whole_text(
-    session: Session, program: Conntrack | None, table: Table, path: str
-) -> Iterator[bytes]:
-    """All lines of a live table in the form of `conntrack -L -o extended`, many at a time.
-
-    They come from where the table came from; many of them from /proc where that is there, which
-    is several times as fast, and has no word for helpers. Raises KernelError where it is not whole.
-    """
-    if table.origin == CONNTRACK_PATH:
-        if program is None:
-            raise KernelError("conntrack -L was not started")
-        listing = program.listing()
-        yield from iter(lambda: listing.read(1 << 16), b"")
-        program.finish()
-        return
-    if table.origin == PROC_PATH or (table.known or 0) > FEW_TO_WRITE:
-        lines = _rewritten(session.stream([b"text", os.fsencode(path)]))
-        try:
-            yield next(lines, b"")
-        except KernelError:
-            if table.origin == PROC_PATH:
-                raise
-        else:
-            yield from lines
-            return
-    yield from _written(session, path)
-
-
-def _rewritten(frames: Iterable[Frame]) -> Iterator[bytes]:
-    """Lines of /proc as conntrack(8) writes them: other addresses, no needless words."""
-    long_address = re.compile(rb"(?<==)[0-9a-f:]{39}(?= )")
-    timeouts = re.compile(rb" timeout=[0-9]+, stream_timeout=[0-9]+(?= )")
-    rest = b""
-    for frame in frames:
-        if frame.errno:
-            raise KernelError(f"{PROC_PATH}: {os.strerror(frame.errno)}")
-        whole, newline, rest = (rest + frame.data).rpartition(b"\n")
-        text = long_address.sub(_short_address, whole + newline)
-        if b" timeout=" in text:
-            text = timeouts.sub(b"", text)
-        if b" unknown " in text:
-            text = b"\n".join(map(_named, text.split(b"\n")))
-        yield text.replace(b" zone=0 ", b" ")
-    yield rest
-
-
-def _short_address(match: re.Match[bytes]) -> bytes:
-    from ..flows.entry import address_text, packed_address
-
-    try:
-        return address_text(packed_address(match[0].decode("ascii"))).encode("ascii")
-    except ValueError:
-        return match[0]
-
-
-def _named(line: bytes) -> bytes:
-    """A line of a protocol that this kernel has no name for, and conntrack(8) may have."""
-    from ..flows.text import line_of, parse
-
-    if b" unknown " in line:
-        # What cannot be read is kept as it is: somebody may find out why.
-        with suppress(ValueError):
-            return line_of(parse(line.decode("ascii", "replace"))).encode("ascii")
-    return line
-
-
-def _written(session: Session, path: str) -> Iterator[bytes]:
-    from ..flows import text_writer
-    from ..flows.netlink import DumpStatus, TableError
-
-    status = DumpStatus()
-    try:
-        frames = session.stream([b"table", os.fsencode(path)])
-        yield from text_writer.listing(_batches(frames), status)
-    except TableError as error:
-        raise KernelError(str(error)) from None
-    if not status.done:
-        raise KernelError("the dump ended before its end")
-
-
-def apart(table: Table, before: int, after: int) -> str:
+def mismatch(table: TableReading, before: int, after: int) -> str:
     """A sentence where a table that was read whole is not the one that was counted."""
     read = table.tally.read
     low, high = min(before, after), max(before, after)

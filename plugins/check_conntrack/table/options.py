@@ -1,0 +1,266 @@
+"""The command line of check_conntrack_table: its labels, its options, and what they ask for."""
+
+from __future__ import annotations
+
+from .. import runner
+from ..ranges import Label
+from .sources import AUTO, CONNTRACK, LIVE, NETLINK, PROC, ReadRequest
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+PURPOSE = """\
+What fills the kernel's connection-tracking table, why, and what to do about it.
+Reading the table needs CAP_NET_ADMIN, or the reader through --sudo."""
+LABELS = (
+    Label("usage", "entries of the limit, whatever is kept", "%", 1, warning="80", critical="90"),
+    Label("protected_usage", "entries exempt from early eviction, of the limit", "%", 1),
+    Label(
+        "snat_port_usage",
+        "the fullest source-NAT port pool, of 64512 ports",
+        "%",
+        1,
+        warning="80",
+        critical="90",
+    ),
+    Label("entries", "entries kept; a bound in % is of the limit", share_of="limit"),
+    *(
+        Label(name, meaning, share_of="entries")
+        for name, meaning in (
+            ("assured", "traffic both ways: not evicted early while open"),
+            ("unreplied", "no reply was seen"),
+            ("protected", "exempt from early eviction: assured and not closing"),
+            ("offloaded", "in a flow table"),
+            ("nat", "translated, source or destination"),
+            ("expected", "created by a helper expectation (netlink source only)"),
+            ("ipv4", "of this family"),
+            ("ipv6", "of this family"),
+            ("tcp", "of this protocol, as the next six"),
+            ("udp", ""),
+            ("icmp", ""),
+            ("icmpv6", ""),
+            ("sctp", ""),
+            ("gre", ""),
+            ("other", "of any other protocol"),
+            ("tcp_syn_sent", "TCP in this state, as the next eight"),
+            ("tcp_syn_recv", ""),
+            ("tcp_established", ""),
+            ("tcp_fin_wait", ""),
+            ("tcp_close_wait", ""),
+            ("tcp_last_ack", ""),
+            ("tcp_time_wait", ""),
+            ("tcp_close", ""),
+            ("tcp_other", "TCP in any other state"),
+        )
+    ),
+    Label("top_source_share", "share of the largest source", "%", 1),
+    Label("top_destination_share", "share of the largest destination", "%", 1),
+    Label("top_service_share", "share of the largest protocol and port", "%", 1),
+)
+# So many further namespaces have perfdata, the fullest first, with these labels.
+MOST_NAMESPACES = 10
+NAMESPACE_LABELS = ("usage", "entries", "snat_port_usage")
+DEFAULT_ENTRIES = 100000
+MOST_LINES = 1000  # of a top list
+EXAMPLES = """\
+Examples:
+  check_conntrack_table --sudo
+  check_conntrack_table --sudo -w tcp_syn_recv=5% -c tcp_syn_recv=20% -w snat_port_usage=60
+  check_conntrack_table --sudo --address 192.0.2.7 --top 5 -v
+  check_conntrack_table --source /tmp/collected.gz --prefix 24/64 -v
+  check_conntrack_table --sudo --netns all --save /var/lib/check-conntrack/snapshots
+"""
+
+
+def _valid(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """Return an argparse type that keeps the text of an argument if `parse` accepts it."""
+
+    def check(text: str) -> str:
+        import argparse
+
+        try:
+            parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
+
+    return check
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    """Return an argparse type for a number in this range."""
+
+    def number(text: str) -> int:
+        import argparse
+
+        if not (text.isascii() and text.isdigit() and len(text) <= 15):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
+        return int(text)
+
+    return number
+
+
+def _network(text: str) -> object:
+    from ..flows.match import network
+
+    return network(text)
+
+
+def _protocol(text: str) -> object:
+    from ..flows.match import protocol_number
+
+    return protocol_number(text)
+
+
+def _state(text: str) -> object:
+    from ..flows.match import state_numbers
+
+    return state_numbers(text)
+
+
+def _prefixes(text: str) -> object:
+    from ..flows.tally import prefixes
+
+    return prefixes(text)
+
+
+def parser() -> runner.Parser:
+    """Return the command line parser of this check."""
+    table_parser = runner.parser("check_conntrack_table", PURPOSE, LABELS, EXAMPLES)
+    add = table_parser.add_argument_group("options of this check").add_argument
+    add(
+        "--source",
+        default=AUTO,
+        metavar="SOURCE",
+        help="auto (default: ctnetlink, then /proc, then conntrack -L), netlink, proc, conntrack, "
+        "or a file of what these print, gzip too; - is standard input",
+    )
+    add(
+        "--address",
+        action="append",
+        default=[],
+        type=_valid(_network),
+        metavar="CIDR",
+        help="keep flows with this address, original or translated; repeatable, as all filters",
+    )
+    for option, kind, help_ in (
+        ("--protocol", _protocol, "keep flows of this protocol: a name, or a number"),
+        ("--state", _state, "keep flows in this state, as in SYN_SENT"),
+    ):
+        add(
+            option,
+            action="append",
+            default=[],
+            type=_valid(kind),
+            metavar=option[2:].upper(),
+            help=help_,
+        )
+    add(
+        "--port",
+        action="append",
+        default=[],
+        type=_between(0, 65535),
+        metavar="PORT",
+        help="keep flows with this port, on either side",
+    )
+    add(
+        "--top",
+        type=_between(1, MOST_LINES),
+        default=10,
+        metavar="N",
+        help="lines of each top list (default: 10)",
+    )
+    add(
+        "--prefix",
+        type=_valid(_prefixes),
+        default="32/128",
+        metavar="V4/V6",
+        help="count addresses by their networks, as in 24/64",
+    )
+    add(
+        "--max-entries",
+        type=_between(0, 10**9),
+        default=DEFAULT_ENTRIES,
+        metavar="N",
+        help="past N entries of a live table estimate from so many, 0 for never (default: 100000)",
+    )
+    add(
+        "--save",
+        metavar="DIR",
+        help="keep the whole table there, as gzip text, when a problem begins and every 15 minutes",
+    )
+    add(
+        "--save-when",
+        choices=("always", "warning", "critical"),
+        default="warning",
+        metavar="STATE",
+        help="from which state on a problem is worth a snapshot: always, warning (default), "
+        "critical",
+    )
+    add(
+        "--keep",
+        type=_between(1, 10000),
+        default=10,
+        metavar="N",
+        help="snapshots to keep, the first of an incident longest (default: 10)",
+    )
+    return table_parser
+
+
+def validate(options: argparse.Namespace) -> None:
+    """Raise UsageError for options that exclude each other."""
+    if options.netns and options.source not in (AUTO, NETLINK, PROC):
+        raise runner.UsageError(f"--netns does not go with --source {options.source}")
+    if options.save and options.source not in LIVE:
+        raise runner.UsageError("--save keeps a live table, not a file")
+
+
+def read_request(options: argparse.Namespace) -> ReadRequest:
+    """Return what to count, as the options ask for it."""
+    from ..flows import match, tally
+
+    entries = match.parse(options.address, options.protocol, options.state, options.port)
+    most = options.max_entries if options.source in LIVE else 0
+    return ReadRequest(entries, tally.prefixes(options.prefix), most)
+
+
+def readers_needed(options: argparse.Namespace) -> int:
+    """Return how many questions a run may have for the reader."""
+    if options.source not in LIVE:
+        return 0
+    # The namespaces there are, and for a diagnosis the timeouts of one of them.
+    number = 2 if options.netns else 0
+    if options.source in (AUTO, NETLINK):
+        # A filter that lets too much pass is followed by a sample of everything.
+        number += 2 if options.address or options.protocol else 1
+    if options.source in (AUTO, PROC):
+        number += 1
+    return number + (2 if options.save else 0)
+
+
+def late_modules(options: argparse.Namespace) -> list[str]:
+    """Return the modules that are imported on demand, after privileges were dropped."""
+    late = ["shlex"] if options.netns else []
+    if options.source not in LIVE:
+        late.append("gzip")
+    suite = [
+        "flows.bulk",
+        "flows.parallel_count",
+        "flows.text",
+        "kernel.table_file",
+        "kernel.conntrack_cli",
+        "kernel.timeouts",
+        "table.profile",
+    ]
+    if options.save:
+        suite += ["table.snapshots", "table.table_text", "flows.text_writer"]
+    return late + ["check_conntrack." + name for name in suite]
+
+
+def may_use_conntrack(options: argparse.Namespace) -> bool:
+    """Return whether conntrack(8) is one of the sources that the options allow."""
+    return options.source in (AUTO, CONNTRACK) and not options.netns

@@ -1,0 +1,83 @@
+"""From a tally to the TableProfile that a diagnosis goes by."""
+
+from __future__ import annotations
+
+from ..advice.advice_rules import LONG_IDLE, Largest, Mixture
+from ..kernel import ctnetlink as ct
+from ..kernel import host
+from ..kernel.limits import OWN
+from ..kernel.timeouts import DEFAULTS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ..flows.tally import Top
+    from .resource import NamespaceReport
+
+# What people set the timeout of established connections to, in seconds.
+_USUAL = (600, 1800, 3600, 7200, 10800, 21600, 43200, 54000, 86400, 172800, 259200, 432000)
+
+
+def table_profile(
+    report: NamespaceReport, timeouts: Mapping[str, int], command: str = ""
+) -> Mixture:
+    """Return what a table holds, as far as a diagnosis goes by it.
+
+    timeouts: those in force, in seconds, as far as they are known. command: leads into the
+    namespace.
+    """
+    table, figures = report.table, report.figures
+    assert table  # noqa: S101 - nobody asks about a table that was not read
+    assert figures  # noqa: S101
+    tally = table.tally
+    entries = figures.entries or 1
+    kept = tally.kept or 1
+    established = timeouts.get("tcp_timeout_established") or _assumed(tally.longest_established)
+    unacknowledged = max(
+        timeouts.get(name, DEFAULTS[name])
+        for name in ("tcp_timeout_unacknowledged", "tcp_timeout_max_retrans")
+    )
+    idle = tally.established_idle(LONG_IDLE, established, unacknowledged)
+    names = _largest(tally.top_sources(1)), _largest(tally.top_half_open_sources(1))
+
+    def most_in(state: int) -> Largest:
+        return _largest(tally.top_services(1, state=state))
+
+    return Mixture(
+        entries=tally.kept,
+        usage=report.limits.usage if report.limits else None,
+        half_open=100 * tally.half_open_sources.total / kept,
+        half_open_source=names[1],
+        half_open_service=_largest(tally.top_half_open_services(1)),
+        time_wait=100 * figures.tcp_time_wait / entries,
+        time_wait_service=most_in(ct.TCP_CONNTRACK_TIME_WAIT),
+        close_wait=100 * figures.tcp_close_wait / entries,
+        close_wait_service=most_in(ct.TCP_CONNTRACK_CLOSE_WAIT),
+        established=100 * figures.tcp_established / entries,
+        established_service=most_in(ct.TCP_CONNTRACK_ESTABLISHED),
+        idle=100 * idle / kept,
+        dns=tally.port_share(53),
+        unreplied=100 * figures.unreplied / entries,
+        assured=100 * figures.assured / entries,
+        translated=100 * figures.nat / entries,
+        source=names[0],
+        destination=_largest(tally.top_destinations(1)),
+        service=_largest(tally.top_services(1)),
+        pool=_largest(tally.top_pools(1, table.total)),
+        pool_ports=figures.snat_ports,
+        timeouts={name: (timeouts.get(name), default) for name, default in DEFAULTS.items()},
+        command=command,
+        own=frozenset(
+            each.name for each in names if report.path == OWN and host.has_address(each.name)
+        ),
+    )
+
+
+def _largest(tops: Sequence[Top]) -> Largest:
+    return Largest(tops[0].name, tops[0].share) if tops else Largest()
+
+
+def _assumed(longest: int) -> int:
+    """Return the timeout that was in force where a table was collected."""
+    return next((usual for usual in _USUAL if usual >= longest), longest)

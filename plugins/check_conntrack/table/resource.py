@@ -1,0 +1,362 @@
+"""Acquire the tables: from the first source that gives them, for each network namespace.
+
+`TableReader.read` does all reading and returns a TableReport; TableResource only hands its figures
+to nagiosplugin. Peaks of earlier runs are read here, and written by `remember_peaks` after the
+verdict.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+
+from nagiosplugin import Metric, Resource
+
+from .. import places, session
+from ..kernel import KernelError
+from ..kernel.limits import OWN, read_limits
+from ..kernel.namedtuple import NamedTuple
+from ..state import trend
+from ..state.state_store import boot_id, kept_series, series_of
+from . import sources
+from .options import LABELS, MOST_NAMESPACES, NAMESPACE_LABELS
+from .sources import SourceError, TableReading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import ExitStack
+
+    from ..flows.tally import Figures
+    from ..kernel.conntrack_cli import Conntrack
+    from ..kernel.limits import Limits
+    from ..session import Session
+    from .sources import ReadRequest
+
+
+class NamespaceReport(NamedTuple):
+    """The figures of one network namespace, or of a file.
+
+    name: empty for the namespace the check runs in. prefix: what its labels begin with.
+    path: leads into it, empty for a file. limits: None for a file. table: None where it was not
+    read. peak: the largest count known, in entries. key: what its history is kept under.
+    was_read: whether its table was asked for.
+    """
+
+    name: str
+    prefix: str
+    inode: int
+    path: str
+    limits: Limits | None
+    table: TableReading | None = None
+    figures: Figures | None = None
+    peak: int = 0
+    key: str = ""
+    was_read: bool = True
+
+    @property
+    def fullness(self) -> tuple[float, int]:
+        """Return what orders reports, the fullest highest."""
+        if not self.limits:
+            return (0.0, 0)
+        return (self.limits.usage or 0.0, self.limits.entries)
+
+    def metrics(self, *, hidden: bool) -> Iterator[Metric]:
+        """Yield the figures in the order of LABELS; only the main ones of further namespaces."""
+        values = dict(zip(self.figures._fields, self.figures)) if self.figures else {}
+        most: dict[str, int | None] = {}
+        limits = self.limits
+        if limits:
+            values["usage"] = limits.usage
+            values.setdefault("entries", limits.entries)
+            most["entries"] = limits.limit or None
+            if self.figures and limits.limit:
+                values["protected_usage"] = 100 * self.figures.protected / limits.limit
+        for label in LABELS:
+            value = values.get(label.name)
+            if value is not None and (not self.prefix or label.name in NAMESPACE_LABELS):
+                yield Metric(
+                    self.prefix + label.name,
+                    value,
+                    min=label.minimum,
+                    max=100 if label.unit == "%" else most.get(label.name),
+                    context=("quiet " if hidden else "") + label.name,
+                )
+
+
+class TableReport(NamedTuple):
+    """All that a run has read.
+
+    namespaces: the one that plain labels speak of first, then the others, the fullest first.
+    problems: sentences on what could not be read. errors: of each source that gave no table.
+    inactive: conntrack is not active on this host. from_file: the table may come from another host.
+    """
+
+    namespaces: tuple[NamespaceReport, ...] = ()
+    problems: tuple[str, ...] = ()
+    errors: tuple[SourceError, ...] = ()
+    inactive: bool = False
+    from_file: bool = False
+
+
+class TableResource(Resource):
+    """The figures of a TableReport, as nagiosplugin takes them.
+
+    whole: the entries that a bound in percent of the entries is a share of.
+    """
+
+    def __init__(self, report: TableReport) -> None:
+        self.report = report
+        first = next((one for one in report.namespaces if not one.prefix), None)
+        self.whole = first.figures.entries if first and first.figures else None
+
+    def probe(self) -> Iterator[Metric]:
+        """Yield the first namespace's metrics, then problems, then the other namespaces'."""
+        report = self.report
+        others = [one for one in report.namespaces if one.prefix]
+        graphed = [one for one in others[:MOST_NAMESPACES] if one.fullness[1]]
+        for one in report.namespaces:
+            if not one.prefix:
+                yield from one.metrics(hidden=False)
+        for problem in report.problems:
+            yield Metric("problem", problem, context="problem")
+        if report.inactive:
+            yield Metric("inactive", "conntrack is not active", context="inactive")
+        for one in others:
+            yield from one.metrics(hidden=one not in graphed)
+
+
+class TableReader:
+    """One run's way to tables.
+
+    programs: conntrack(8) processes that were started while there were privileges.
+    """
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        session: Session,
+        request: ReadRequest,
+        programs: list[Conntrack],
+        stack: ExitStack,
+    ) -> None:
+        self.options = options
+        self.session = session
+        self.request = request
+        self._programs = programs
+        self._stack = stack
+        self._problems: list[str] = []
+        self._errors: list[SourceError] = []
+
+    def read(self) -> TableReport:
+        """Read everything that was asked for. Raises KernelError where nothing can be read."""
+        if self.options.source not in sources.LIVE:
+            return self._read_file()
+        self.session.stage("reading /proc/sys/net/netfilter")
+        scan = places.look(self.session, self.options.netns)
+        self._problems += scan.problems
+        first = [scan.first] if scan.first else []
+        # The first is always read, of the others the largest: each takes its time.
+        largest = sorted(scan.others, key=lambda one: one.limits.entries, reverse=True)
+        wanted = first + [one for one in largest[:MOST_NAMESPACES] if one.limits.entries]
+        tables = self._read_tables({one.path: one.limits.entries for one in wanted})
+        reports = []
+        for one in [*first, *scan.others]:
+            table = tables.get(one.path)
+            was_read = one in wanted
+            if was_read and isinstance(table, TableReading):
+                reports.append(_report(one, self._compared(table, one), was_read=True))
+            elif not was_read or one.path in tables or one.path == OWN:
+                reports.append(_report(one, None, was_read=was_read))
+            # Any other namespace has gone since the scan.
+        others = [one for one in reports if one.prefix]
+        others.sort(key=lambda one: one.fullness, reverse=True)
+        plain = [one for one in reports if not one.prefix]
+        return TableReport(
+            tuple(self._with_peaks(plain, others)),
+            tuple(self._problems),
+            tuple(dict.fromkeys(self._errors)),
+            inactive=bool(scan.inactive),
+        )
+
+    def _read_file(self) -> TableReport:
+        table = sources.read_file(self.options.source, self.request, self.session.stage)
+        report = NamespaceReport("", "", 0, "", None, table, table.tally.figures())
+        problems = (table.fault,) if table.fault else ()
+        return TableReport((report,), problems, from_file=True)
+
+    def _read_tables(self, counts: dict[str, int]) -> dict[str, TableReading | SourceError]:
+        """Return tables by the paths of their namespaces, from the first source that has them."""
+        found: dict[str, TableReading | SourceError] = {}
+        left = dict(counts)
+        for source in self._sources():
+            if not left:
+                break
+            answers = self._ask(source, left)
+            for path in list(left):
+                table = answers.get(path)
+                if isinstance(table, TableReading):
+                    if not table.fault or path not in found:
+                        found[path] = table
+                    if not table.fault:
+                        del left[path]
+                elif table is None:  # the namespace is gone
+                    del left[path]
+                else:
+                    self._errors.append(table)
+                    found.setdefault(path, table)
+        tables = [table for table in found.values() if isinstance(table, TableReading)]
+        self._problems += dict.fromkeys(table.fault for table in tables if table.fault)
+        if len(tables) < len(found):
+            self._problems.append(self._unreadable())
+        return found
+
+    def _sources(self) -> tuple[str, ...]:
+        if self.options.source == sources.AUTO:
+            return (sources.NETLINK, sources.PROC, sources.CONNTRACK)
+        return (self.options.source,)
+
+    def _ask(self, source: str, counts: dict[str, int]) -> dict[str, TableReading | SourceError]:
+        """Return what a source gives for each path; a namespace that is gone is left out."""
+        try:
+            if source == sources.NETLINK:
+                return sources.read_netlink(self.session, self.request, counts)
+            if source == sources.PROC:
+                return sources.read_proc(self.session, self.request, counts)
+            return self._ask_conntrack(counts)
+        except session.ForbiddenError:
+            privilege = "CAP_NET_ADMIN" if source == sources.NETLINK else "root"
+            error = SourceError(source, "permission denied, and no --sudo", privilege)
+        except KernelError as failure:
+            error = SourceError(source, str(failure))
+        return dict.fromkeys(counts, error)
+
+    def _ask_conntrack(self, counts: dict[str, int]) -> dict[str, TableReading | SourceError]:
+        own = {path: count for path, count in counts.items() if path == OWN}
+        elsewhere = SourceError(sources.CONNTRACK, "cannot read other namespaces")
+        answers: dict[str, TableReading | SourceError]
+        answers = dict.fromkeys(counts.keys() - own.keys(), elsewhere)
+        if own:
+            program = self.take_conntrack()
+            answers.update(sources.read_conntrack(program, self.session.stage, self.request, own))
+        return answers
+
+    def take_conntrack(self) -> Conntrack:
+        """Return a running conntrack(8), one with privileges if there is. Raises KernelError."""
+        if not self._programs:
+            from ..kernel.conntrack_cli import Conntrack
+
+            self._programs.append(self._stack.enter_context(Conntrack()))
+        return self._programs.pop()
+
+    @property
+    def has_conntrack(self) -> bool:
+        """Return whether a conntrack(8) is left that was started while there were privileges."""
+        return bool(self._programs)
+
+    def _unreadable(self) -> str:
+        """Return why there is no table, for the status line."""
+        errors = dict.fromkeys(self._errors)
+        if any(error.privilege for error in errors):
+            tried = ", ".join(dict.fromkeys(error.source for error in errors))
+            return f"cannot read the table: permission denied (tried {tried})"
+        return "cannot read the table: " + "; ".join(map(str, errors))
+
+    def _compared(self, table: TableReading, place: places.Spot) -> TableReading:
+        """Return the table, with a note where it is not the one that was counted."""
+        if table.sampled or table.fault or self.request.match.narrows():
+            return table
+        before = after = place.limits.entries
+        if place.path == OWN:
+            with suppress(KernelError):
+                limits = read_limits()
+                after = limits.entries if limits else 0
+        note = sources.mismatch(table, before, after)
+        return table._replace(notes=(*table.notes, note)) if note else table
+
+    def timeouts(self, report: NamespaceReport) -> dict[str, int]:
+        """Return the timeouts in force in a namespace in seconds, those that can be read.
+
+        None are known for a file.
+        """
+        from ..kernel.timeouts import read_timeouts, timeouts_of
+
+        if report.path == OWN:
+            return read_timeouts()
+        if not report.path or not self.session.may_ask:
+            return {}
+        with suppress(KernelError):
+            return timeouts_of(self.session.ask([b"timeouts", os.fsencode(report.path)]))
+        return {}
+
+    # --- peaks of earlier runs
+
+    def _with_peaks(
+        self, plain: list[NamespaceReport], others: list[NamespaceReport]
+    ) -> list[NamespaceReport]:
+        """Return the reports with the largest count of 30 days, this run's included."""
+        store = self.session.store
+        self.session.stage(f"reading the state in {store.folder}")
+        plain = [_with_peak(one, store.read(self._plain_key(one))) for one in plain]
+        if others:
+            kept = store.read(self._others_key())
+            kept = kept if isinstance(kept, dict) else {}
+            others = [_with_peak(one, kept.get(one.key)) for one in others]
+        return plain + others
+
+    def _plain_key(self, report: NamespaceReport) -> str:
+        return f"table/{report.key}/{self.options.state_key}"
+
+    def _others_key(self) -> str:
+        return places.further_key("table", self.options.netns, self.options.state_key)
+
+    def remember_peaks(self, report: TableReport) -> None:
+        """Keep this run's counts for later runs; further namespaces share one file."""
+        if report.from_file:
+            return
+        store = self.session.store
+        self.session.stage(f"writing the state in {store.folder}")
+        for one in report.namespaces:
+            if not one.prefix:
+                store.update(self._plain_key(one), _change(one))
+        changes = {
+            one.key: _change(one) for one in report.namespaces if one.prefix and one.was_read
+        }
+        if changes:
+            store.update_each(self._others_key(), changes)
+
+
+def _report(place: places.Spot, table: TableReading | None, *, was_read: bool) -> NamespaceReport:
+    """Return the report on a namespace, from what was read of it."""
+    return NamespaceReport(
+        place.name,
+        place.prefix,
+        place.inode,
+        place.path,
+        place.limits,
+        table,
+        table.tally.figures(table.total) if table else None,
+        place.limits.entries,
+        place.key,
+        was_read,
+    )
+
+
+def _with_peak(report: NamespaceReport, kept: object) -> NamespaceReport:
+    _, peaks = series_of(_change(report)(kept), boot_id(), report.inode)
+    return report._replace(peak=max(peak.entries for peak in peaks))
+
+
+def _change(report: NamespaceReport) -> Callable[[object], Mapping[str, object]]:
+    """Return the function that adds this run to the peaks kept of a namespace."""
+    boot = boot_id()
+    entries = report.limits.entries if report.limits else 0
+    today = trend.Peak(int(time.time() // 86400), entries)
+
+    def change(kept: object) -> Mapping[str, object]:
+        _, peaks = series_of(kept, boot, report.inode)
+        return kept_series(boot, report.inode, (), trend.with_peak(peaks, today))
+
+    return change
