@@ -13,12 +13,13 @@ PACKAGING := debhelper dh-python dpkg-dev python3-nagiosplugin rpm
 PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help run test programs load graphs deb rpm dist pyz packaging test-packages lint bench fuzz clean
+.PHONY: help run test incidents programs load graphs deb rpm dist pyz packaging test-packages lint bench fuzz clean
 
 help:
 	@echo 'make run    install into $(VENV) and run every check against this host'
 	@echo 'make test   install the test tools, and the programs the tests talk to; run all tests;'
 	@echo '            with COVERAGE=yes also the branch coverage of the library'
+	@echo 'make incidents  stage every incident with real traffic; print what the checks say about it'
 	@echo 'make load   2,000 requests to an NRPE agent, 50 at a time'
 	@echo 'make graphs pictures of the templates for graphs, in build/graphs'
 	@echo 'make lint   ruff, mypy, import-linter, bandit, pip-audit'
@@ -58,6 +59,11 @@ ifdef COVERAGE
 endif
 	$(BIN)/python -m pytest tests/fleet
 	$(BIN)/python -m pytest tests/fuzz tests/withstand
+	$(BIN)/python -m pytest -m ci tests/incidents
+
+# Each incident staged with real traffic; prints what the checks say about it. Needs root.
+incidents: $(VENV)/.tested programs
+	$(BIN)/python -m pytest --timeout 300 tests/incidents
 
 # As root on Debian, what is missing is installed; elsewhere the tests that need it say so. The
 # tests start daemons of their own: those of the packages are kept from starting.

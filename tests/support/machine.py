@@ -1,0 +1,53 @@
+"""The conntrack settings that belong to the whole machine: its limit and its hash size."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from support import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SYSCTLS = Path("/proc/sys/net/netfilter")
+# Everybody who tests conntrack on one machine takes this lock before changing its limit.
+LOCK = os.environ.get(
+    "CHECK_CONNTRACK_TEST_LOCK", str(Path(tempfile.gettempdir()) / "nf_conntrack_max.lock")
+)
+_held = [0]
+
+
+@contextlib.contextmanager
+def limit_lock() -> Iterator[None]:
+    """Keep every other test on this machine from changing its limit meanwhile; nests."""
+    with open(LOCK, "a") as lock:
+        if not _held[0]:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        _held[0] += 1
+        try:
+            yield
+        finally:
+            _held[0] -= 1
+
+
+def sysctl(name: str) -> int:
+    """Return the value of a sysctl of conntrack, as in `nf_conntrack_max`."""
+    return int((SYSCTLS / name).read_text())
+
+
+@contextlib.contextmanager
+def machine_wide(**values: int) -> Iterator[None]:
+    """Set sysctls of conntrack that belong to the whole machine, and restore them."""
+    with limit_lock(), contextlib.ExitStack() as stack:
+        for name, value in values.items():
+            path = SYSCTLS / name
+            before = path.read_text().strip()
+            stack.enter_context(guard.undone_if_killed(guard.write_command(str(path), before)))
+            stack.callback(path.write_text, before)
+            path.write_text(str(value))
+        yield

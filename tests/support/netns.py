@@ -1,0 +1,133 @@
+"""Network namespaces to test in, and the programs run in them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import subprocess
+import time
+import uuid
+from typing import TYPE_CHECKING, Callable
+
+from support import guard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLONE_NEWNET = 0x40000000
+NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _setns(descriptor: int) -> None:
+    if _libc.setns(descriptor, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
+    """Wait until the condition holds; return whether it does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+class Namespace:
+    """A network namespace, made on entering the context and removed on leaving it.
+
+    `name` is its name under /run/netns.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name or f"cct-{uuid.uuid4().hex[:8]}"
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Namespace:
+        self._stack.enter_context(guard.undone_if_killed(guard.remove_command(self.name)))
+        subprocess.run(["ip", "netns", "add", self.name], check=True)
+        self._stack.callback(self.remove)
+        try:
+            self.run("ip", "link", "set", "lo", "up")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def remove(self) -> None:
+        """Remove it and end the processes in it."""
+        subprocess.run(guard.remove_command(self.name), check=False, capture_output=True)
+
+    @property
+    def inode(self) -> int:
+        """The number by which the kernel calls it."""
+        return os.stat(f"/run/netns/{self.name}").st_ino
+
+    def command(self, *words: object) -> list[str]:
+        """Return the command line that runs a command in this namespace."""
+        return ["ip", "netns", "exec", self.name, *map(str, words)]
+
+    def run(self, *words: object, text: str | None = None) -> str:
+        """Run a command inside; return its output, raise RuntimeError where it fails."""
+        done = subprocess.run(self.command(*words), input=text, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(map(str, words))}: {done.stderr.strip()}")
+        return done.stdout
+
+    def shell(self, script: str) -> str:
+        """Run lines of shell inside, up to the first that fails."""
+        return self.run("sh", "-ec", script)
+
+    def nft(self, rules: str) -> None:
+        """Load a ruleset."""
+        self.run("nft", "-f", "-", text=rules)
+
+    def ip(self, lines: str) -> None:
+        """Run lines of ip(8), as in `link set lo up`."""
+        self.run("ip", "-batch", "-", text=lines)
+
+    def sysctl(self, **values: object) -> None:
+        """Set sysctls of this namespace: names below net, with `__` for each dot."""
+        with self.inside():
+            for name, value in values.items():
+                with open("/proc/sys/net/" + name.replace("__", "/"), "w") as file:
+                    file.write(str(value))
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Enter it with this thread; sockets made here stay here."""
+        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        there = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
+        try:
+            _setns(there)
+            try:
+                yield
+            finally:
+                _setns(before)
+        finally:
+            os.close(there)
+            os.close(before)
+
+    def track(self) -> None:
+        """Have the connections of this namespace tracked, its own and forwarded ones."""
+        self.nft(
+            "table inet tracked {\n"
+            "  chain forward { type filter hook forward priority 0; ct state new counter; }\n"
+            "  chain output { type filter hook output priority 0; ct state new counter; }\n"
+            "  chain input { type filter hook input priority 0; ct state new counter; }\n"
+            "}\n"
+        )
+
+    def count(self) -> int:
+        """Return how many entries the kernel counts here."""
+        with self.inside(), open("/proc/sys/net/netfilter/nf_conntrack_count") as file:
+            return int(file.read())
+
+    def entries(self, *filters: object) -> list[str]:
+        """Return the entries that conntrack(8) lists, as lines."""
+        return self.run("conntrack", "-L", "-o", "extended", *filters).splitlines()
