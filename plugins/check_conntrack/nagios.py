@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from nagiosplugin import Context, Resource, Result, Results, Summary
 
-    from .advice.advice_rules import Evidence
+    from .advice.capacity import CapacityEvidence
     from .kernel.limits import Limits
     from .ranges import Label, Thresholds
     from .session import Session
@@ -107,13 +107,13 @@ def alarm(result: Result) -> str:
     return f"{result.metric.name} {value} is {where}"
 
 
-def evidence(limits: Limits, peak: int) -> Evidence:
+def evidence(limits: Limits, peak: int) -> CapacityEvidence:
     """What advice goes by: limits, the largest count seen, and what the host says of itself."""
-    from .advice.advice_rules import Evidence
+    from .advice.capacity import CapacityEvidence
     from .kernel import host
     from .kernel.limits import buckets_sysctl_writable, may_set_limits
 
-    return Evidence(
+    return CapacityEvidence(
         limits.entries,
         limits.limit,
         max(peak, limits.entries),

@@ -206,7 +206,7 @@ def drop_rights(options: argparse.Namespace, late: Sequence[str] = ()) -> str | 
         return None
     # What is imported only where it is needed must be in reach: whom root becomes may not be
     # allowed to read the folder that the suite, or Python itself, was installed in.
-    from .advice import advice_rules  # noqa: F401
+    from .advice import capacity  # noqa: F401
     from .kernel import host, namespaces  # noqa: F401
 
     for name in late:

@@ -263,13 +263,13 @@ class UsageSummary(Summary):
         if head:
             lines += _figures(head)
             if alarms:
-                from .advice import advice_rules
+                from .advice import capacity
 
                 labels = {nagios.label_of(result) for result in alarms if _too_full(result)}
                 evidence = nagios.evidence(head.limits, head.peak)
                 if labels & {"growth", "time_to_full"}:
                     evidence = evidence._replace(growth=head.growth or 0.0)
-                lines += advice_rules.advise(evidence, labels)
+                lines += capacity.advise(evidence, labels)
         if usage.options.verbose > 2:
             lines += [
                 f"Read {place.limits.origin}count and max in net:[{place.spot.inode}] {place.name}"

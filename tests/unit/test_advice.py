@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack.advice import advice_rules
-from check_conntrack.advice.advice_rules import Evidence, advise, quarter, roomy_limit
+from check_conntrack.advice import capacity
+from check_conntrack.advice.capacity import CapacityEvidence, advise, quarter, roomy_limit
 
-FULL = Evidence(10000, 10000, 10000, 2048, 8 << 30)
+FULL = CapacityEvidence(10000, 10000, 10000, 2048, 8 << 30)
 ALL_LABELS = {"usage", "entries", "limit", "load_factor", "growth", "time_to_full"}
 EVIDENCE = st.builds(
-    lambda entries, limit, more, *rest: Evidence(entries, limit, entries + more, *rest),
+    lambda entries, limit, more, *rest: CapacityEvidence(entries, limit, entries + more, *rest),
     st.integers(0, 2**32 - 1),
     st.one_of(st.just(0), st.integers(1, 2**32 - 1)),
     st.integers(0, 2**30),
@@ -144,7 +144,7 @@ def test_the_file_for_the_next_boot_keeps_the_buckets_that_an_earlier_one_may_ha
 
 
 def test_the_limit_suffices_where_the_peak_and_30_percent_fit():
-    evidence = Evidence(8500, 10000, 7600)
+    evidence = CapacityEvidence(8500, 10000, 7600)
     for fits in (evidence, evidence._replace(peak=7692)):
         assert "The limit suffices" in text(fits)
         assert commands(advise(fits, {"usage"})) == []
@@ -152,11 +152,11 @@ def test_the_limit_suffices_where_the_peak_and_30_percent_fit():
 
 
 def test_what_grows_is_looked_for_where_a_larger_limit_would_only_put_off_the_end():
-    lines = advise(Evidence(5000, 10000, 5000, growth=3.5), {"time_to_full"})
+    lines = advise(CapacityEvidence(5000, 10000, 5000, growth=3.5), {"time_to_full"})
     assert "grows by 3.50 entries/s" in lines[0]
     assert commands(lines) == ["check_conntrack_table -v"]
     # Where it is too small for what was seen already, that comes first.
-    lines = advise(Evidence(9000, 10000, 9000, growth=3.5), {"time_to_full"})
+    lines = advise(CapacityEvidence(9000, 10000, 9000, growth=3.5), {"time_to_full"})
     assert assigned(lines)["max"] == 16384
 
 
@@ -214,14 +214,14 @@ def test_what_the_table_has_already_need_not_be_available():
 
 
 def test_long_chains_call_for_more_buckets_alone():
-    evidence = Evidence(9000, 10000, 9000, 1024)
+    evidence = CapacityEvidence(9000, 10000, 9000, 1024)
     assert assigned(advise(evidence, {"load_factor"})) == {"buckets": 2560}
     assert assigned(advise(evidence._replace(buckets=4096), {"load_factor"})) == {"buckets": 8192}
     assert advise(evidence._replace(buckets=None), {"load_factor"}) == []
 
 
 def test_what_more_buckets_cost_is_told():
-    lines = advise(Evidence(9000, 10000, 9000, 1 << 20), {"load_factor"})
+    lines = advise(CapacityEvidence(9000, 10000, 9000, 1 << 20), {"load_factor"})
     assert "2097152 buckets (16.0 MiB)" in "\n".join(lines)
 
 
@@ -235,7 +235,7 @@ def test_a_table_that_is_too_small_and_whose_chains_are_too_long_gets_twice_the_
 
 @pytest.mark.parametrize("label", ["load_factor", "chain_overflows"])
 def test_two_alarms_that_call_for_buckets_call_for_one_number(label):
-    lines = commands(advise(Evidence(190000, 200000, 190000, 4096), {"usage", label}))
+    lines = commands(advise(CapacityEvidence(190000, 200000, 190000, 4096), {"usage", label}))
     assert [line for line in lines if "nf_conntrack_buckets=" in line] == [
         "sysctl -w net.netfilter.nf_conntrack_buckets=65536"
     ]
@@ -243,14 +243,14 @@ def test_two_alarms_that_call_for_buckets_call_for_one_number(label):
 
 @pytest.mark.parametrize(("entries", "unknown"), [(9999, False), (10000, True), (12000, True)])
 def test_of_a_table_at_its_limit_or_beyond_it_is_said_that_more_may_be_wanted(entries, unknown):
-    told = text(Evidence(entries, 10000, entries, 2048))
+    told = text(CapacityEvidence(entries, 10000, entries, 2048))
     assert ("turns away is not counted" in told) == unknown
 
 
 def test_a_limit_that_was_changed_calls_for_who_changed_it():
     lines = advise(FULL, {"limit"})
     assert "The limit is 10000" in lines[0]
-    assert commands(lines) == [advice_rules._GREP]
+    assert commands(lines) == [capacity._GREP]
 
 
 @pytest.mark.parametrize("label", ["usage", "entries", "growth", "time_to_full"])
@@ -267,4 +267,4 @@ def test_two_alarms_of_one_cause_are_advised_on_once():
     [(0, "1 KiB"), (10240, "10 KiB"), (1 << 20, "1.0 MiB"), (1536 << 20, "1.5 GiB")],
 )
 def test_a_size_is_told_in_the_unit_that_fits(size, words):
-    assert advice_rules.mebibytes(size) == words
+    assert capacity.mebibytes(size) == words

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from check_conntrack import ranges, usage
-from check_conntrack.advice import advice_rules
+from check_conntrack.advice import capacity, diagnosis
 from check_conntrack.full import full_check
 from check_conntrack.table import table_check
 
@@ -145,7 +145,7 @@ def test_every_heading_of_the_runbook_is_a_label_or_something_a_check_says():
     for heading in headings(RUNBOOK, "###"):
         cause = re.fullmatch(r"Cause: (.*)", heading)
         if cause:
-            assert cause[1] in [each.name for each in advice_rules.CAUSES]
+            assert cause[1] in [each.name for each in diagnosis.CAUSES]
             continue
         phrases = re.findall(r"`([^`]+)`", heading)
         assert phrases, heading
@@ -153,12 +153,10 @@ def test_every_heading_of_the_runbook_is_a_label_or_something_a_check_says():
             assert phrase in labels or phrase in said, phrase
 
 
-@pytest.mark.parametrize(
-    "cause", [pytest.param(each, id=each.name) for each in advice_rules.CAUSES]
-)
+@pytest.mark.parametrize("cause", [pytest.param(each, id=each.name) for each in diagnosis.CAUSES])
 def test_every_cause_has_its_section_and_says_what_is_said(cause):
     chapter = sections(RUNBOOK, "###")[f"Cause: {cause.name}"]
-    said = re.split(r"[:,]", cause.sentence(advice_rules.Mixture(1000)))[0]
+    said = re.split(r"[:,]", cause.sentence(diagnosis.TableProfile(1000)))[0]
     assert said in " ".join(chapter.split())
     assert f"](runbook.md#{slug('Cause: ' + cause.name)})" in (TREE / "docs/table.md").read_text()
 
@@ -172,7 +170,7 @@ def test_every_loss_is_told_in_the_words_of_the_check():
 
 def test_every_rule_of_the_advice_is_about_something_in_the_runbook():
     told = " ".join(headings(RUNBOOK, "###"))
-    for rule in advice_rules.RULES:
+    for rule in capacity.RULES:
         for label in rule.labels:
             assert f"`{label}`" in told
 
@@ -187,13 +185,13 @@ def test_the_alarms_of_a_section_say_what_they_mean_and_what_to_do():
 
 def test_the_diagnosis_names_the_bounds_of_the_code():
     text = (TREE / "docs" / "table.md").read_text()
-    assert f"fewer than {advice_rules.FEWEST} entries" in text
-    assert f"{advice_rules.PRESSED:.0f} % full" in text
-    plain = {cause.name for cause in advice_rules.CAUSES if cause.plain}
+    assert f"fewer than {diagnosis.FEWEST} entries" in text
+    assert f"{diagnosis.PRESSED:.0f} % full" in text
+    plain = {cause.name for cause in diagnosis.CAUSES if cause.plain}
     assert set(re.findall(r"\| \[([\w ]+)\]\([^)]*\) \(\*plain\*\)", text)) == plain
-    room = [cause.name for cause in advice_rules.CAUSES if cause.room]
+    room = [cause.name for cause in diagnosis.CAUSES if cause.room]
     *most, last = [f"`{name}`" for name in room]
     assert f"{', '.join(most)} and {last}" in " ".join(text.split())
     # Weightiest first.
     named = re.findall(r"^\| \[([\w ]+)\]\(runbook", text, re.MULTILINE)
-    assert named == [cause.name for cause in advice_rules.CAUSES]
+    assert named == [cause.name for cause in diagnosis.CAUSES]

@@ -203,7 +203,7 @@ def test_a_run_imports_nothing_that_it_does_not_need():
         # Out of reach, maybe, for whom root becomes.
         ours -= {
             "check_conntrack." + name
-            for name in ("advice", "advice.advice_rules", "kernel.host", "kernel.namespaces")
+            for name in ("advice", "advice.capacity", "kernel.host", "kernel.namespaces")
         }
     assert ours == {
         "check_conntrack.launch",

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from check_conntrack.advice import advice_rules
+from check_conntrack.advice import diagnosis, remedies
 from check_conntrack.kernel import timeouts
 from support import flows_dump, tables
 
@@ -97,34 +97,34 @@ def test_the_timeout_that_keeps_the_entries_is_told_as_it_is(reader, sysctls, in
 
 
 def test_a_timeout_that_is_short_already_is_left_alone():
-    mixture = advice_rules.Mixture(
+    profile = diagnosis.TableProfile(
         1000, time_wait=80, timeouts={"tcp_timeout_time_wait": (30, 120)}
     )
-    text = "\n".join(advice_rules.remedies(mixture, advice_rules.diagnose(mixture)))
+    text = "\n".join(remedies.advice_lines(profile, diagnosis.diagnose(profile)))
     assert "is 30 s; the kernel's default is 120 s. It is short already." in text
     assert "sysctl -w" not in text
 
 
 def test_a_timeout_that_nobody_tells_is_told_as_such():
-    mixture = advice_rules.Mixture(
+    profile = diagnosis.TableProfile(
         1000, close_wait=80, timeouts={"tcp_timeout_close_wait": (None, 60)}
     )
-    text = "\n".join(advice_rules.remedies(mixture, advice_rules.diagnose(mixture)))
+    text = "\n".join(remedies.advice_lines(profile, diagnosis.diagnose(profile)))
     assert "nf_conntrack_tcp_timeout_close_wait is not known there" in text
     assert "With caution" in text
 
 
-@pytest.mark.parametrize("cause", advice_rules.CAUSES, ids=lambda cause: cause.name)
+@pytest.mark.parametrize("cause", diagnosis.CAUSES, ids=lambda cause: cause.name)
 def test_commands_lead_into_the_namespace_that_was_looked_at(cause):
-    named = advice_rules.Largest("192.0.2.1", 90.0)
-    mixture = advice_rules.Mixture(
+    named = diagnosis.TopItem("192.0.2.1", 90.0)
+    profile = diagnosis.TableProfile(
         1000,
         half_open_source=named,
         source=named,
         timeouts=dict.fromkeys(timeouts.DEFAULTS, (999999, 999999)),
         command="nsenter --net=/run/netns/r1 ",
     )
-    commands = [command for step in cause.steps(mixture) for command in step.commands]
+    commands = [command for step in cause.steps(profile) for command in step.commands]
     assert commands or cause.room
     for command in commands:
         assert command.startswith("nsenter --net=/run/netns/r1 ")
@@ -132,48 +132,48 @@ def test_commands_lead_into_the_namespace_that_was_looked_at(cause):
 
 
 def test_this_host_whose_connections_nobody_answers_is_no_flood():
-    mixture = advice_rules.Mixture(
+    profile = diagnosis.TableProfile(
         1000,
         half_open=100,
-        half_open_source=advice_rules.Largest("10.5.5.5", 100),
+        half_open_source=diagnosis.TopItem("10.5.5.5", 100),
         unreplied=100,
-        service=advice_rules.Largest("tcp/7777", 100),
+        service=diagnosis.TopItem("tcp/7777", 100),
         own=frozenset({"10.5.5.5"}),
     )
-    (cause,) = advice_rules.diagnose(mixture)
-    assert cause.sentence(mixture) == (
+    (cause,) = diagnosis.diagnose(profile)
+    assert cause.sentence(profile) == (
         "traffic dies unreplied: 100 % of entries saw no answer, most to tcp/7777, "
         "asked by this host"
     )
-    assert "drop" not in "\n".join(advice_rules.remedies(mixture, [cause]))
-    (cause,) = advice_rules.diagnose(mixture._replace(own=frozenset()))
+    assert "drop" not in "\n".join(remedies.advice_lines(profile, [cause]))
+    (cause,) = diagnosis.diagnose(profile._replace(own=frozenset()))
     assert cause.name == "flood"
 
 
 def test_a_flood_from_many_sources_names_none_of_them():
-    mixture = advice_rules.Mixture(
-        1000, half_open=80, half_open_source=advice_rules.Largest("10.1.149.10", 0.3)
+    profile = diagnosis.TableProfile(
+        1000, half_open=80, half_open_source=diagnosis.TopItem("10.1.149.10", 0.3)
     )
-    (cause,) = advice_rules.diagnose(mixture)
-    assert "from many sources" in cause.sentence(mixture)
-    assert "10.1.149.10" not in cause.sentence(mixture) + str(
-        advice_rules.remedies(mixture, [cause])
+    (cause,) = diagnosis.diagnose(profile)
+    assert "from many sources" in cause.sentence(profile)
+    assert "10.1.149.10" not in cause.sentence(profile) + str(
+        remedies.advice_lines(profile, [cause])
     )
 
 
 def test_clients_of_a_service_that_is_down_look_like_a_flood_and_that_is_said():
-    mixture = advice_rules.Mixture(
-        1000, half_open=80, destination=advice_rules.Largest("192.0.2.80", 79.0)
+    profile = diagnosis.TableProfile(
+        1000, half_open=80, destination=diagnosis.TopItem("192.0.2.80", 79.0)
     )
-    told = advice_rules.remedies(mixture, advice_rules.diagnose(mixture))
+    told = remedies.advice_lines(profile, diagnosis.diagnose(profile))
     assert any("see whether 192.0.2.80 answers" in line for line in told)
 
 
 def test_this_host_is_not_asked_to_keep_itself_out():
-    source = advice_rules.Largest("10.5.5.5", 80.0)
-    mixture = advice_rules.Mixture(1000, usage=90, source=source, own=frozenset({"10.5.5.5"}))
-    (cause,) = advice_rules.diagnose(mixture)
-    assert advice_rules.remedies(mixture, [cause])[-1] == "  ss -tanp src 10.5.5.5"
+    source = diagnosis.TopItem("10.5.5.5", 80.0)
+    profile = diagnosis.TableProfile(1000, usage=90, source=source, own=frozenset({"10.5.5.5"}))
+    (cause,) = diagnosis.diagnose(profile)
+    assert remedies.advice_lines(profile, [cause])[-1] == "  ss -tanp src 10.5.5.5"
 
 
 def test_a_sample_is_diagnosed_by_what_was_read_and_not_by_what_it_stands_for(
@@ -187,7 +187,7 @@ def test_a_sample_is_diagnosed_by_what_was_read_and_not_by_what_it_stands_for(
 
 
 def test_a_handful_of_entries_shows_nothing():
-    assert advice_rules.diagnose(advice_rules.Mixture(advice_rules.FEWEST - 1, half_open=100)) == []
+    assert diagnosis.diagnose(diagnosis.TableProfile(diagnosis.FEWEST - 1, half_open=100)) == []
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_handful_of_entries_shows_nothing():
     [(10.0, 59.9, False), (10.0, 60.0, True), (90.0, 44.9, False), (90.0, 45.0, True)],
 )
 def test_of_a_full_table_less_time_wait_is_a_cause_than_of_an_idle_one(usage, share, told):
-    causes = advice_rules.diagnose(advice_rules.Mixture(1000, usage=usage, time_wait=share))
+    causes = diagnosis.diagnose(diagnosis.TableProfile(1000, usage=usage, time_wait=share))
     assert any(cause.name == "time_wait" for cause in causes) == told
 
 
@@ -215,17 +215,20 @@ def test_flows_that_were_chosen_by_state_are_not_diagnosed(file, inspect):
     assert "No diagnosis" in run.rest
 
 
-@pytest.mark.parametrize("cause", advice_rules.CAUSES, ids=lambda cause: cause.name)
+@pytest.mark.parametrize("cause", diagnosis.CAUSES, ids=lambda cause: cause.name)
 def test_every_cause_speaks_ascii_in_sentences_that_fit_the_status_line(cause):
-    named = advice_rules.Largest("2001:db8::1234", 99.6)
-    mixture = advice_rules.Mixture(
-        10**6, 99.0, 99.6, named, named, 99.6, named, 99.6, named, 99.6, named, 99.6,
-        99.6, 99.6, 99.6, 99.6, named, named, named, named, 64511,
-    )  # fmt: skip
-    sentence = cause.sentence(mixture)
-    assert sentence.isascii()
+    named = diagnosis.TopItem("2001:db8::1234", 99.6)
+    empty = diagnosis.TableProfile(0)
+    defaults = dict(zip(empty._fields, empty))
+    shares = {name: 99.6 for name, value in defaults.items() if isinstance(value, float)}
+    items = {
+        name: named for name, value in defaults.items() if isinstance(value, diagnosis.TopItem)
+    }
+    profile = diagnosis.TableProfile(10**6, usage=99.0, pool_ports=64511, **shares, **items)
+    sentence = cause.sentence(profile)
+    assert sentence.isascii(), sentence
     assert "100 %" not in sentence  # never rounded up to a whole that it is not
-    assert all(step.text.isascii() for step in cause.steps(mixture))
+    assert all(step.text.isascii() for step in cause.steps(profile))
 
 
 def test_a_pool_without_ports_left_is_the_first_thing_to_tell(inspect, reader, sysctls):

@@ -787,7 +787,7 @@ class FullSummary(Summary):
         return render.table(rows[: MOST_NAMESPACES + 1]) if len(rows) > 1 else []
 
     def _advice(self, results: Results) -> list[str]:
-        from ..advice import advice_rules
+        from ..advice import capacity
 
         full = self.full
         judged = [
@@ -811,7 +811,7 @@ class FullSummary(Summary):
             expectations=bool(full.tally.expectations),
             zones=bool(full.tally.zones),
         )
-        return self._elsewhere() + advice_rules.advise(evidence, labels)
+        return self._elsewhere() + capacity.advise(evidence, labels)
 
     def _elsewhere(self) -> list[str]:
         """That the messages are of other hosts than the one whose figures the advice goes by."""

@@ -254,6 +254,7 @@ def late_modules(options: argparse.Namespace) -> list[str]:
         "kernel.table_file",
         "kernel.conntrack_cli",
         "kernel.timeouts",
+        "advice.diagnosis",
         "table.profile",
     ]
     if options.save:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..advice.advice_rules import LONG_IDLE, Largest, Mixture
+from ..advice.diagnosis import LONG_IDLE, TableProfile, TopItem
 from ..kernel import ctnetlink as ct
 from ..kernel import host
 from ..kernel.limits import OWN
@@ -21,7 +21,7 @@ _USUAL = (600, 1800, 3600, 7200, 10800, 21600, 43200, 54000, 86400, 172800, 2592
 
 def table_profile(
     report: NamespaceReport, timeouts: Mapping[str, int], command: str = ""
-) -> Mixture:
+) -> TableProfile:
     """Return what a table holds, as far as a diagnosis goes by it.
 
     timeouts: those in force, in seconds, as far as they are known. command: leads into the
@@ -39,17 +39,17 @@ def table_profile(
         for name in ("tcp_timeout_unacknowledged", "tcp_timeout_max_retrans")
     )
     idle = tally.established_idle(LONG_IDLE, established, unacknowledged)
-    names = _largest(tally.top_sources(1)), _largest(tally.top_half_open_sources(1))
+    names = _top_item(tally.top_sources(1)), _top_item(tally.top_half_open_sources(1))
 
-    def most_in(state: int) -> Largest:
-        return _largest(tally.top_services(1, state=state))
+    def most_in(state: int) -> TopItem:
+        return _top_item(tally.top_services(1, state=state))
 
-    return Mixture(
+    return TableProfile(
         entries=tally.kept,
         usage=report.limits.usage if report.limits else None,
         half_open=100 * tally.half_open_sources.total / kept,
         half_open_source=names[1],
-        half_open_service=_largest(tally.top_half_open_services(1)),
+        half_open_service=_top_item(tally.top_half_open_services(1)),
         time_wait=100 * figures.tcp_time_wait / entries,
         time_wait_service=most_in(ct.TCP_CONNTRACK_TIME_WAIT),
         close_wait=100 * figures.tcp_close_wait / entries,
@@ -62,9 +62,9 @@ def table_profile(
         assured=100 * figures.assured / entries,
         translated=100 * figures.nat / entries,
         source=names[0],
-        destination=_largest(tally.top_destinations(1)),
-        service=_largest(tally.top_services(1)),
-        pool=_largest(tally.top_pools(1, table.total)),
+        destination=_top_item(tally.top_destinations(1)),
+        service=_top_item(tally.top_services(1)),
+        pool=_top_item(tally.top_pools(1, table.total)),
         pool_ports=figures.snat_ports,
         timeouts={name: (timeouts.get(name), default) for name, default in DEFAULTS.items()},
         command=command,
@@ -74,8 +74,8 @@ def table_profile(
     )
 
 
-def _largest(tops: Sequence[Top]) -> Largest:
-    return Largest(tops[0].name, tops[0].share) if tops else Largest()
+def _top_item(tops: Sequence[Top]) -> TopItem:
+    return TopItem(tops[0].name, tops[0].share) if tops else TopItem()
 
 
 def _assumed(longest: int) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from nagiosplugin import Result, Results
 
-    from ..advice.advice_rules import Cause, Mixture
+    from ..advice.diagnosis import Cause, TableProfile
     from ..flows.match import Match
     from .resource import NamespaceReport, TableReader, TableReport
 
@@ -38,7 +38,7 @@ class TableSummary(Summary):
         self.reader = reader
         self.options = options
         self.shown: NamespaceReport | None = None
-        self._judged: tuple[NamespaceReport, Mixture, list[Cause]] | None = None
+        self._judged: tuple[NamespaceReport, TableProfile, list[Cause]] | None = None
 
     def ok(self, results: Results) -> str:
         """Return the figures of the first namespace."""
@@ -130,32 +130,32 @@ class TableSummary(Summary):
         match = self.reader.request.match
         return bool(match.protocols or match.states or match.ports)
 
-    def _profile(self, report: NamespaceReport) -> Mixture:
+    def _profile(self, report: NamespaceReport) -> TableProfile:
         return self._judge(report)[1]
 
-    def _judge(self, report: NamespaceReport) -> tuple[NamespaceReport, Mixture, list[Cause]]:
+    def _judge(self, report: NamespaceReport) -> tuple[NamespaceReport, TableProfile, list[Cause]]:
         if self._judged is None or self._judged[0] is not report:
-            from ..advice import advice_rules
+            from ..advice import diagnosis
             from .profile import table_profile
 
             profile = table_profile(report, self.reader.timeouts(report), _into(report))
-            self._judged = (report, profile, advice_rules.diagnose(profile))
+            self._judged = (report, profile, diagnosis.diagnose(profile))
         return self._judged
 
     def _diagnosis(self, report: NamespaceReport, alarms: Sequence[Result]) -> list[str]:
         """Return causes, remedies, and a larger limit where that is a remedy."""
-        from ..advice import advice_rules
+        from ..advice import capacity, diagnosis, remedies
 
         profile, causes = self._profile(report), self.causes(report)
         lines = [_capital(cause.sentence(profile)) + "." for cause in causes]
         if self._one_sided:
             lines.append("No diagnosis: it needs flows of every protocol, state and port.")
         elif not causes:
-            lines.append(_capital(advice_rules.NO_CAUSE) + ".")
-        lines += advice_rules.remedies(profile, causes)
+            lines.append(_capital(diagnosis.NO_CAUSE) + ".")
+        lines += remedies.advice_lines(profile, causes)
         labels = {nagios.label_of(result) for result in alarms}
         if report.limits and all(cause.room for cause in causes):
-            lines += advice_rules.advise(nagios.evidence(report.limits, report.peak), labels)
+            lines += capacity.advise(nagios.evidence(report.limits, report.peak), labels)
         return lines
 
     def _grants(self) -> list[str]:
