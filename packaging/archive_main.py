@@ -16,7 +16,7 @@ def install_reader():
     import os
     import stat
 
-    from check_conntrack.kernel.source import READER_OF_ARCHIVE, archived_reader
+    from check_conntrack.kernel.reader_command import READER_OF_ARCHIVE, archived_reader
 
     folder = os.path.dirname(READER_OF_ARCHIVE)
     fresh = READER_OF_ARCHIVE + ".new"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from .kernel.namespaces import Targets
-    from .kernel.source import Frame
+    from .kernel.reader_client import Frame
     from .session import Session
 
 

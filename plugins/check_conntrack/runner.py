@@ -207,7 +207,7 @@ def drop_rights(options: argparse.Namespace, late: Sequence[str] = ()) -> str | 
     # What is imported only where it is needed must be in reach: whom root becomes may not be
     # allowed to read the folder that the suite, or Python itself, was installed in.
     from .advice import capacity  # noqa: F401
-    from .kernel import host, namespaces  # noqa: F401
+    from .kernel import host, namespaces, reader_client, reader_command  # noqa: F401
 
     for name in late:
         with suppress(ImportError):  # not every Python has every library; who needs it will say so

@@ -7,7 +7,7 @@ before, or is started through sudo now.
 from __future__ import annotations
 
 from . import runner
-from .kernel import KernelError, privileges, source
+from .kernel import KernelError, privileges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from check_conntrack.state.state_store import Store
 
-    from .kernel.source import Frame, Reader
+    from .kernel.reader_client import Frame, Reader
 
 
 class ForbiddenError(KernelError):
@@ -73,7 +73,9 @@ class Session:
             raise ForbiddenError("no right, and no --sudo")
         # sudo may refuse; whoever hears the answer knows better.
         self.forbidden = True
-        reader = source.Reader(source.reader_command(sudo=True))
+        from .kernel import reader_client, reader_command
+
+        reader = reader_client.Reader(reader_command.reader_command(sudo=True))
         return self._stack.enter_context(reader)
 
 
@@ -95,9 +97,11 @@ def begin(
     ready = []
     as_root = privileges.is_root()
     if readers and privileges.has(capability):
+        from .kernel import reader_client, reader_command
+
         stage("starting the reader")
-        command = source.reader_command(sudo=False)
-        ready = [stack.enter_context(source.Reader(command)) for _ in range(readers)]
+        command = reader_command.reader_command(sudo=False)
+        ready = [stack.enter_context(reader_client.Reader(command)) for _ in range(readers)]
     home = runner.drop_rights(options, late)
     session = Session(stage, stack, ready, sudo=options.sudo)
     session.as_root = as_root
@@ -111,13 +115,15 @@ def grant(purpose: str, *, as_root: bool = False) -> list[str]:
     """How to let this user ask the reader, for the one who administers the host."""
     if as_root:
         return [f"To {purpose} takes more than root has here: look at its container or service."]
+    from .kernel import reader_command
+
     lines = [
         f"To {purpose}, let this user start the reader as root: --sudo, and with",
         "visudo -f /etc/sudoers.d/check-conntrack the line",
-        f"  {source.sudoers_line()}",
+        f"  {reader_command.sudoers_line()}",
     ]
-    step = source.reader_to_install()
-    weak = "" if step else source.replaceable()
+    step = reader_command.install_command()
+    weak = "" if step else reader_command.replaceable_part()
     if step:
         lines += ["but first install the reader, as root:", f"  {step}"]
     if weak:

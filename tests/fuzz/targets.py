@@ -14,7 +14,7 @@ from check_conntrack.flows import bulk, netlink, tally, text, text_writer
 from check_conntrack.kernel import counters
 from check_conntrack.kernel.log import events, files, journal, kmsg
 from check_conntrack.kernel.log import syslog as syslog_lines
-from check_conntrack.kernel.source import ReaderError, parse_answer
+from check_conntrack.kernel.reader_client import ReaderError, parse_answer
 from support.flows_dump import everything
 
 NOW = 1_800_000_000.0

@@ -16,7 +16,7 @@ import pytest
 
 from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.kernel import timeouts
-from check_conntrack.kernel.source import parse_answer
+from check_conntrack.kernel.reader_client import parse_answer
 from support import flows_rig
 
 # So much is asked for that the answer does not fit into a pipe: the reader stands in write(2)

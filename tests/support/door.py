@@ -25,6 +25,8 @@ from check_conntrack.kernel import (
     host,
     limits,
     privileges,
+    reader_client,
+    reader_command,
     source,
     timeouts,
 )
@@ -132,7 +134,7 @@ class Door:
         patch(journal, "journal_arguments", lambda *_, **__: self._program("journal"))
         patch(conntrack_cli, "CONNTRACK_PATHS", (str(folder / "conntrack"),))
         patch(session.Session, "may_ask", property(lambda _: self.answer is not None))
-        patch(source, "reader_command", lambda *, sudo: self._program("answer"))
+        patch(reader_command, "reader_command", lambda *, sudo: self._program("answer"))
         patch(session.Session, "_reader", lambda asked: self._reader(asked))  # noqa: PLW0108
 
     def reset(self) -> None:
@@ -149,11 +151,11 @@ class Door:
         script.write_text(f"#!/bin/sh\ncat {self.folder}/listing\nexit {self.status}\n")
         script.chmod(0o755)
 
-    def _sysctl(self, path: str, most: int = 4096) -> source.Reading:
+    def _sysctl(self, path: str, most: int = 4096) -> source.FileReading:
         value = self.sysctls.get(path.rpartition("nf_conntrack_")[2], errno.ENOENT)
         if isinstance(value, int):
-            return source.Reading(path, errno=value)
-        return source.Reading(path, value[:most])
+            return source.FileReading(path, errno=value)
+        return source.FileReading(path, value[:most])
 
     def _counters(self) -> counters.Counters:
         if isinstance(self.counters, int):
@@ -169,11 +171,13 @@ class Door:
         taking = "cat >/dev/null; " if what == "answer" else ""
         return ["/bin/sh", "-c", f"{taking}cat {file}; exit {self.status}"]
 
-    def _reader(self, asked: session.Session) -> source.Reader:
+    def _reader(self, asked: session.Session) -> reader_client.Reader:
         if self.answer is None:
             asked.forbidden = True
             raise session.ForbiddenError("no right, and no --sudo")
-        return asked._stack.enter_context(source.Reader(source.reader_command(sudo=True)))
+        return asked._stack.enter_context(
+            reader_client.Reader(reader_command.reader_command(sudo=True))
+        )
 
     def run(self, name: str, *words: str) -> Run | None:
         """What a check answers, held to the contract; None for the page that was asked for."""

@@ -17,6 +17,7 @@ from check_conntrack.kernel import (
     limits,
     namespaces,
     privileges,
+    reader_client,
     source,
     timeouts,
 )
@@ -60,8 +61,8 @@ class Sysctls(dict):
     def read(self, path, most=4096):
         value = self.get(path, errno.ENOENT)
         if isinstance(value, int):
-            return source.Reading(path, errno=value)
-        return source.Reading(path, value[:most])
+            return source.FileReading(path, errno=value)
+        return source.FileReading(path, value[:most])
 
 
 @pytest.fixture
@@ -167,9 +168,9 @@ class Reader:
         """A piece is bytes, or an error number."""
         file = file or {"table": "dump_a", "text": "text"}[what]
         self.answers.setdefault(what, []).extend(
-            source.Frame(inode, piece, file, path, b"")
+            reader_client.Frame(inode, piece, file, path, b"")
             if isinstance(piece, int)
-            else source.Frame(inode, 0, file, path, piece)
+            else reader_client.Frame(inode, 0, file, path, piece)
             for piece in pieces
         )
 
@@ -195,7 +196,7 @@ def reader(monkeypatch):
 def inspect(check, reader, monkeypatch, capfd):
     """Run check_conntrack_table in this process; without answers of `reader`, nothing is read."""
     monkeypatch.setattr(conntrack_cli, "CONNTRACK_PATHS", ())
-    monkeypatch.setattr(timeouts, "read_file", lambda path: source.Reading(path, b"120\n"))
+    monkeypatch.setattr(timeouts, "read_file", lambda path: source.FileReading(path, b"120\n"))
 
     def run(*arguments):
         capfd.readouterr()

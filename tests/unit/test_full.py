@@ -22,7 +22,7 @@ from check_conntrack.kernel.limits import Limits
 from check_conntrack.kernel.log import events, gather, journal, kmsg
 from check_conntrack.kernel.log.files import Position, Reading
 from check_conntrack.kernel.log.messages import Kind
-from check_conntrack.kernel.source import Frame
+from check_conntrack.kernel.reader_client import Frame
 from check_conntrack.state import counter_history, state_store
 from check_conntrack.state.counter_history import (
     MOST_RISES,

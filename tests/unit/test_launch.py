@@ -203,7 +203,14 @@ def test_a_run_imports_nothing_that_it_does_not_need():
         # Out of reach, maybe, for whom root becomes.
         ours -= {
             "check_conntrack." + name
-            for name in ("advice", "advice.capacity", "kernel.host", "kernel.namespaces")
+            for name in (
+                "advice",
+                "advice.capacity",
+                "kernel.host",
+                "kernel.namespaces",
+                "kernel.reader_client",
+                "kernel.reader_command",
+            )
         }
     assert ours == {
         "check_conntrack.launch",
@@ -231,8 +238,8 @@ def test_a_run_imports_nothing_that_it_does_not_need():
 DRIVER = """
 import sys
 from check_conntrack import runner, usage
-from check_conntrack.kernel import privileges, source
-source.SUDO_PATHS = (sys.argv.pop(1),)
+from check_conntrack.kernel import privileges, reader_command
+reader_command.SUDO_PATHS = (sys.argv.pop(1),)
 runner.drop_rights = lambda options, late=(): None
 privileges.has = lambda _: False
 sys.exit(usage.main())
@@ -270,7 +277,7 @@ def test_a_reader_that_talks_rubbish_without_end_is_unknown_and_leaves_no_proces
     arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "30"]
     run = ended(through(tmp_path, "exec yes"), arguments, env=environment)
     assert run.code in (2, 3)
-    assert "the reader's answer is rubbish" in run.text
+    assert "malformed answer from the reader" in run.text
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

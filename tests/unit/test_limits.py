@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from check_conntrack.kernel import KernelError, host, limits
 from check_conntrack.kernel.limits import NEW, OLD, Limits, number, parse_limits, read_limits
-from check_conntrack.kernel.source import Reading
+from check_conntrack.kernel.source import FileReading
 
 
 def holding(data, path="/proc/x"):
-    return Reading(path, data)
+    return FileReading(path, data)
 
 
 def failing(code, path="/proc/x"):
-    return Reading(path, errno=code)
+    return FileReading(path, errno=code)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -154,7 +154,7 @@ def test_whether_the_sysctls_can_be_set_is_told_by_their_mode(monkeypatch, tmp_p
 
 
 def memory(monkeypatch, data):
-    monkeypatch.setattr(host, "read_file", lambda path, most=4096: Reading(path, data))
+    monkeypatch.setattr(host, "read_file", lambda path, most=4096: FileReading(path, data))
     return host.available_memory()
 
 
@@ -168,7 +168,7 @@ def test_kube_proxy_is_known_by_the_name_of_its_process(monkeypatch):
     processes = {"/proc/1/comm": b"systemd\n", "/proc/20/comm": b"kube-proxy-like\n"}
     monkeypatch.setattr(os, "listdir", lambda path: ["1", "20", "self", "meminfo"])
     monkeypatch.setattr(
-        host, "read_file", lambda path, most=4096: Reading(path, processes.get(path, b""))
+        host, "read_file", lambda path, most=4096: FileReading(path, processes.get(path, b""))
     )
     assert not host.runs_kube_proxy()
     for name in (b"kube-proxy\n", b"k3s-server\n"):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from check_conntrack.kernel import namespaces
 from check_conntrack.kernel.limits import NEW
 from check_conntrack.kernel.namespaces import Target, Targets, find, look
-from check_conntrack.kernel.source import Frame, Reading
+from check_conntrack.kernel.reader_client import Frame
+from check_conntrack.kernel.source import FileReading
 
 OWN = 4026531840
 MOUNTINFO = b"""\
@@ -42,7 +43,7 @@ def refused(path, code=errno.EPERM):
 @pytest.fixture
 def mountinfo(monkeypatch):
     def fake(data):
-        monkeypatch.setattr(namespaces, "read_whole", lambda path: Reading(path, data))
+        monkeypatch.setattr(namespaces, "read_long_file", lambda path: FileReading(path, data))
         return namespaces.mounts()
 
     return fake
@@ -66,7 +67,7 @@ def test_mounts_that_hold_a_network_namespace_are_found_with_their_inode(mountin
 @example(b"- nsfs")
 def test_any_bytes_of_mountinfo_are_read_without_an_error(data):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(namespaces, "read_whole", lambda path: Reading(path, data))
+        patch.setattr(namespaces, "read_long_file", lambda path: FileReading(path, data))
         found = namespaces.mounts()
     assert all(
         b"net:[%d]" % inode in re.sub(rb"\[0+(?=\d)", b"[", data) for inode in found.values()

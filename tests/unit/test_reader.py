@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from check_conntrack.kernel import reader, source
+from check_conntrack.kernel import reader, reader_client, reader_command
 
 PATHS = st.binary(min_size=1, max_size=60).map(lambda name: b"/" + name.replace(b"\0", b"0"))
 REQUEST = re.compile(
@@ -58,7 +58,7 @@ def whole_attributes(data):
 
 
 def parsed(answer):
-    return list(source.parse_answer(io.BytesIO(answer)))
+    return list(reader_client.parse_answer(io.BytesIO(answer)))
 
 
 def read_request(data):
@@ -156,7 +156,7 @@ def test_the_counterpart_understands_every_frame(frames):
 
 def run(request, **options):
     """The reader as a program of its own; what it may, this test may."""
-    command = [sys.executable, "-I", "-S", "-B", source.READER]
+    command = [sys.executable, "-I", "-S", "-B", reader_command.READER]
     return subprocess.run(
         command, input=request, capture_output=True, timeout=30, check=False, **options
     )
@@ -216,7 +216,7 @@ def test_the_callers_environment_and_folder_have_no_say(tmp_path):
 
 
 def test_it_imports_nothing_of_the_suite_and_its_first_line_isolates_it():
-    with open(source.READER) as file:
+    with open(reader_command.READER) as file:
         text = file.read()
     assert text.startswith("#!/usr/bin/python3 -ISB\n")
     imported = set(re.findall(r"^ *(?:from|import) (\S+)", text, re.MULTILINE))

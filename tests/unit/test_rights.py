@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from check_conntrack.kernel import KernelError, privileges, reader
 from check_conntrack.kernel.privileges import NOBODY, User, named_user, unprivileged_user
-from check_conntrack.kernel.source import Reading
+from check_conntrack.kernel.source import FileReading
 
 PLUGINS = os.path.dirname(os.path.dirname(os.path.dirname(privileges.__file__)))
 PEOPLE = {
@@ -37,7 +37,7 @@ def people(monkeypatch):
 
 
 def status(monkeypatch, data):
-    monkeypatch.setattr(privileges, "read_file", lambda path, most=4096: Reading(path, data))
+    monkeypatch.setattr(privileges, "read_file", lambda path, most=4096: FileReading(path, data))
 
 
 def test_the_right_to_enter_namespaces_is_one_bit_of_the_effective_capabilities(monkeypatch):
@@ -194,9 +194,9 @@ DROPPED = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from check_conntrack.kernel import privileges, reader
-drop = (
-    reader.drop_rights if sys.argv[2] == "reader" else lambda *who: privileges.drop(privileges.User(*who))
-)
+drop = lambda *who: privileges.drop(privileges.User(*who))
+if sys.argv[2] == "reader":
+    drop = reader.drop_rights
 drop(5, 6, (7,))
 print(os.getresuid(), os.getresgid(), os.getgroups(), privileges.capabilities())
 try:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from check_conntrack import usage
-from check_conntrack.kernel import host, limits, privileges, reader, source
+from check_conntrack.kernel import host, limits, privileges, reader, reader_client, reader_command
 from check_conntrack.state import state_store
 
 OWN = os.stat("/proc/self/ns/net").st_ino
@@ -474,7 +474,7 @@ def entered(fp, monkeypatch, netns):
                 data = value if isinstance(value, bytes) else b"%d\n" % value
                 frames.append(reader.frame(place[0], 0, file, path, data))
         fp.register(
-            how.pop("command", source.reader_command(sudo=False)),
+            how.pop("command", reader_command.reader_command(sudo=False)),
             stdout=b"".join(frames) + tail,
             occurrences=how.pop("times", 9),
             **how,
@@ -638,9 +638,11 @@ def test_an_inactive_namespace_takes_the_state_for_it(check, entered, monkeypatc
         for name in reader.LIMITS
     ]
     monkeypatch.setattr(
-        source.Reader,
+        reader_client.Reader,
         "ask",
-        lambda self, fields: list(source.parse_answer(io.BytesIO(b"".join(frames) + b"end\n"))),
+        lambda self, fields: list(
+            reader_client.parse_answer(io.BytesIO(b"".join(frames) + b"end\n"))
+        ),
     )
     monkeypatch.setattr(os.path, "exists", lambda path: True)
     (directory / "blue").symlink_to("/proc/self/ns/net")
@@ -664,9 +666,9 @@ BAD_ANSWERS = {
     "dies": ({"tail": b"", "returncode": 1, "stderr": b"boom\n"}, "ended with status 1: boom"),
     "is refused": ({"returncode": 2}, "ended with status 2"),
     "is killed": ({"returncode": -9}, "was ended by signal 9"),
-    "says nothing": ({"tail": b""}, "is cut short"),
-    "talks rubbish": ({"tail": b"\x1b[31m|rubbish\n"}, "is rubbish"),
-    "is cut short": ({"tail": b"1 0 a 99 99\n/x"}, "is cut short"),
+    "says nothing": ({"tail": b""}, "incomplete answer"),
+    "talks rubbish": ({"tail": b"\x1b[31m|rubbish\n"}, "malformed answer"),
+    "incomplete answer": ({"tail": b"1 0 a 99 99\n/x"}, "incomplete answer"),
 }
 
 
@@ -691,7 +693,7 @@ def test_a_reader_that_fails_does_not_hide_a_full_host(check, entered, sysctls, 
 def test_a_reader_that_is_missing_is_unknown(check, netns, monkeypatch, tmp_path):
     netns(blue=71)
     monkeypatch.setattr(privileges, "has", lambda _: True)
-    monkeypatch.setattr(source, "reader_command", lambda sudo: [str(tmp_path / "none")])
+    monkeypatch.setattr(reader_command, "reader_command", lambda sudo: [str(tmp_path / "none")])
     run = check("--netns", "blue")
     assert run.code == 3
     assert "cannot be started: No such file or directory" in run.text
@@ -703,10 +705,10 @@ def through_sudo(entered, monkeypatch, tmp_path):
     program = tmp_path / "sudo"
     program.touch(mode=0o755)
     monkeypatch.setattr(privileges, "has", lambda _: False)
-    monkeypatch.setattr(source, "SUDO_PATHS", (str(program),))
+    monkeypatch.setattr(reader_command, "SUDO_PATHS", (str(program),))
 
     def make(places, **how):
-        return entered(places, command=[str(program), "-n", *source.sudo_grant()], **how)
+        return entered(places, command=[str(program), "-n", *reader_command.sudo_grant()], **how)
 
     return make
 
@@ -724,7 +726,7 @@ def test_a_sudo_that_refuses_is_unknown_with_the_line_that_grants_it(check, thro
     run = check("--netns", "all", "--sudo")
     assert run.state == "UNKNOWN"
     assert "the reader ended with status 1: sudo: a password is required" in run.text
-    assert "  " + source.sudoers_line() in run.lines
+    assert "  " + reader_command.sudoers_line() in run.lines
 
 
 def test_a_sudo_that_did_what_it_could_is_not_asked_for_again(check, through_sudo):
@@ -736,10 +738,10 @@ def test_a_sudo_that_did_what_it_could_is_not_asked_for_again(check, through_sud
 
 def test_sudo_that_is_not_installed_is_unknown(check, netns, monkeypatch):
     netns(blue=71)
-    monkeypatch.setattr(source, "SUDO_PATHS", ())
+    monkeypatch.setattr(reader_command, "SUDO_PATHS", ())
     run = check("--netns", "blue", "--sudo")
     assert run.code == 3
-    assert "sudo is not installed on this host" in run.text
+    assert "sudo: not installed on this host" in run.text
 
 
 def test_each_namespace_has_a_history_of_its_own(check, clock, entered):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from check_conntrack.kernel.source import parse_answer
+from check_conntrack.kernel.reader_client import parse_answer
 from check_conntrack.table import snapshots
 from support.rig import NOBODY, hidden, limit_lock
 from withstand.conftest import RUNS, answer

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from nagiosplugin import Context
 
-    from ..kernel.source import Frame
+    from ..kernel.reader_client import Frame
     from ..ranges import Thresholds
     from ..session import Session
 

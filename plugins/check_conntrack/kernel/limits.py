@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from .namedtuple import NamedTuple
-from .source import KernelError, Reading, read_file
+from .source import FileReading, KernelError, read_file
 
 # The network namespace that a process is in (namespaces(7)).
 OWN = "/proc/self/ns/net"
@@ -43,7 +43,7 @@ class Limits(NamedTuple):
         return 0 < self.limit <= self.entries
 
 
-def number(reading: Reading) -> int:
+def number(reading: FileReading) -> int:
     """The number a sysctl holds; raises KernelError naming its path and what is wrong."""
     if reading.errno:
         raise KernelError(f"{reading.path} cannot be read: {os.strerror(reading.errno)}")
@@ -57,7 +57,9 @@ def number(reading: Reading) -> int:
     return int(text)
 
 
-def parse_limits(count: Reading, limit: Reading, buckets: Reading | None) -> Limits | None:
+def parse_limits(
+    count: FileReading, limit: FileReading, buckets: FileReading | None
+) -> Limits | None:
     """What the three sysctls say; None where there is no count, for conntrack is not active.
 
     Raises KernelError where the count or its limit cannot be read or is no number. Buckets that

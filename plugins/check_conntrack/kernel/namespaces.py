@@ -13,11 +13,13 @@ import re
 
 from .limits import NEW, Limits, parse_limits
 from .namedtuple import NamedTuple
-from .source import Frame, KernelError, Reading, read_whole
+from .source import FileReading, KernelError, read_long_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from .reader_client import Frame
 
 
 DIRECTORY = "/run/netns"
@@ -116,7 +118,7 @@ def births(called: Mapping[int, str]) -> dict[int, float]:
 def mounts() -> dict[str, int]:
     """The mounts that hold a network namespace: path → inode number (proc_pid_mountinfo(5))."""
     found = {}
-    for line in read_whole("/proc/self/mountinfo").data.splitlines():
+    for line in read_long_file("/proc/self/mountinfo").data.splitlines():
         fields = line.split(b" ")
         # The optional fields end at the first "-", which the type follows.
         if len(fields) < 5 or b"-" not in fields:
@@ -292,11 +294,11 @@ def _lacking(frame: Frame) -> str:
 
 
 def _limits_of(parts: Mapping[str, Frame]) -> Limits | None:
-    def reading(what: str) -> Reading:
+    def reading(what: str) -> FileReading:
         frame = parts.get("nf_conntrack_" + what)
         if frame is None:
-            return Reading(NEW + what, errno=errno.EIO)
-        return Reading(NEW + what, frame.data, frame.errno)
+            return FileReading(NEW + what, errno=errno.EIO)
+        return FileReading(NEW + what, frame.data, frame.errno)
 
     return parse_limits(reading("count"), reading("max"), None)
 

@@ -10,13 +10,13 @@ import os
 from contextlib import suppress
 
 from .limits import NEW, number
-from .source import KernelError, Reading, read_file
+from .source import FileReading, KernelError, read_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .source import Frame
+    from .reader_client import Frame
 
 # By the last words of the sysctl's name: the default in seconds.
 DEFAULTS = {
@@ -49,13 +49,13 @@ def timeouts_of(frames: Iterable[Frame]) -> dict[str, int]:
     """The timeouts among what the reader told of a namespace, as far as it could read them."""
     folder = os.path.dirname(NEW)
     return _known(
-        Reading(f"{folder}/{frame.file}", frame.data, frame.errno)
+        FileReading(f"{folder}/{frame.file}", frame.data, frame.errno)
         for frame in frames
         if frame.file.partition("nf_conntrack_")[2] in DEFAULTS
     )
 
 
-def _known(readings: Iterable[Reading]) -> dict[str, int]:
+def _known(readings: Iterable[FileReading]) -> dict[str, int]:
     found = {}
     for reading in readings:
         with suppress(KernelError):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..flows.match import Match
     from ..flows.tally import Prefixes, Tally
     from ..kernel.conntrack_cli import Conntrack
-    from ..kernel.source import Frame
+    from ..kernel.reader_client import Frame
     from ..session import Session
 
 AUTO, NETLINK, PROC, CONNTRACK = "auto", "netlink", "proc", "conntrack"

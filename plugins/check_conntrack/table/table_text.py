@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from ..kernel.conntrack_cli import Conntrack
-    from ..kernel.source import Frame
+    from ..kernel.reader_client import Frame
     from ..session import Session
     from .sources import TableReading
 

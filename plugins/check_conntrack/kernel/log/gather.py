@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Callable
 
-    from ..source import Frame
+    from ..reader_client import Frame
 
 AUTO = "auto"
 FILES = ("/var/log/kern.log", "/var/log/messages", "/var/log/syslog")

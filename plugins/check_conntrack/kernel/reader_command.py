@@ -1,0 +1,132 @@
+"""How the reader is started: the command line, with and without sudo, and its sudoers line.
+
+Nothing is started here, and nothing is asked of the reader (see reader_client).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from .source import KernelError, read_long_file
+
+READER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "reader.py")
+# sudo starts this copy where the suite is one archive: no file inside an archive can be started.
+READER_OF_ARCHIVE = "/opt/check-conntrack/reader.py"
+# sudo is searched for here, and not along the caller's PATH.
+SUDO_PATHS = ("/usr/bin/sudo", "/bin/sudo", "/usr/local/bin/sudo", "/run/wrappers/bin/sudo")
+
+
+class ReaderError(KernelError):
+    """The reader could not be started, ended early, or gave a malformed answer."""
+
+
+def sudo_path() -> str | None:
+    """Return the path of sudo; None where it is not installed."""
+    return next((path for path in SUDO_PATHS if os.access(path, os.X_OK)), None)
+
+
+def reader_command(*, sudo: bool) -> list[str]:
+    """Return the command line that starts the reader.
+
+    A reader that is not executable (pip clears that bit) is started through the interpreter of
+    the check; the sudoers line then names exactly that. The reader of an archive is passed to
+    the interpreter as text.
+
+    Raises ReaderError where sudo is wanted and not installed, or cannot start the reader of an
+    archive because it is not installed.
+    """
+    if not sudo:
+        text = archived_reader()
+        return [*_isolated_python(), *(["-c", text.decode()] if text else [READER])]
+    program = sudo_path()
+    if program is None:
+        raise ReaderError("sudo: not installed on this host")
+    step = install_command()
+    if step:
+        raise ReaderError(f"{READER_OF_ARCHIVE}: not installed, or another version (run {step})")
+    return [program, "-n", *sudo_grant()]
+
+
+def sudo_grant() -> list[str]:
+    """Return the command that sudoers must allow, argument by argument."""
+    if archived_reader():
+        return [READER_OF_ARCHIVE]
+    return [READER] if os.access(READER, os.X_OK) else [*_isolated_python(), READER]
+
+
+def archived_reader() -> bytes:
+    """Return the reader's text where the suite is one archive (zipapp); empty where it is not."""
+    if os.path.exists(READER):
+        return b""
+    try:
+        text: bytes = getattr(__spec__.loader, "get_data")(READER)  # noqa: B009 - not every loader
+    except OSError:
+        return b""
+    return text
+
+
+def install_command() -> str:
+    """Return the command that installs the reader of an archive; empty where nothing is missing.
+
+    Only the very reader of this archive will do: another version may not know its requests.
+    """
+    text = archived_reader()
+    if not text or read_long_file(READER_OF_ARCHIVE, len(text) + 1).data == text:
+        return ""
+    import shlex
+
+    return shlex.quote(getattr(__spec__.loader, "archive", "")) + " --install-reader"
+
+
+def sudoers_line() -> str:
+    """Return the line of sudoers(5) that lets this user start the reader, and nothing else."""
+    import pwd
+
+    uid = os.geteuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = f"#{uid}"
+    command = sudo_grant()
+    # Without an argument list, sudo would let the caller pass any.
+    arguments = command[1:] or ['""']
+    words = [_escaped(word) if word != '""' else word for word in (command[0], *arguments)]
+    return f"{_escaped(name)} ALL=(root) NOPASSWD: {' '.join(words)}"
+
+
+def _escaped(word: str) -> str:
+    """Escape a word for sudoers(5)."""
+    return re.sub(r"([\\ ,:=!*?\[\]])", r"\\\1", word)
+
+
+def replaceable_part() -> str:
+    """Return the first part of the granted command's paths that users other than root may change.
+
+    Empty where only root can replace the reader and its interpreter.
+    """
+    words = [word for word in sudo_grant() if word.startswith("/")]
+    parts = [part for word in words for part in (*_chain(word), *_chain(os.path.realpath(word)))]
+    return next((part for part in parts if _changeable(part)), "")
+
+
+def _chain(path: str) -> list[str]:
+    """Return a path and all directories above it."""
+    return [path] if path == "/" else [path, *_chain(os.path.dirname(path))]
+
+
+def _changeable(path: str) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return True
+    # The mode of a link means nothing, and in a sticky directory only its owner replaces a file.
+    fixed = stat.S_ISLNK(status.st_mode) or status.st_mode & stat.S_ISVTX
+    return status.st_uid != 0 or bool(status.st_mode & 0o022 and not fixed)
+
+
+def _isolated_python() -> list[str]:
+    import sys
+
+    return [sys.executable or "/usr/bin/python3", "-I", "-S", "-B"]

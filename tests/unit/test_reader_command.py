@@ -1,0 +1,93 @@
+"""How the reader is started, and what sudoers must allow for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from check_conntrack.kernel import reader_command
+from check_conntrack.kernel.reader_command import ReaderError
+
+
+def test_command_without_sudo_isolates_this_interpreter():
+    assert reader_command.reader_command(sudo=False) == [
+        sys.executable,
+        "-I",
+        "-S",
+        "-B",
+        reader_command.READER,
+    ]
+
+
+@pytest.fixture
+def sudo(tmp_path, monkeypatch):
+    program = tmp_path / "sudo"
+    program.write_text("")
+    program.chmod(0o755)
+    monkeypatch.setattr(reader_command, "SUDO_PATHS", (str(tmp_path / "none"), str(program)))
+    return str(program)
+
+
+@pytest.fixture
+def reader_file(tmp_path, monkeypatch):
+    file = tmp_path / "reader.py"
+    file.write_text("")
+    file.chmod(0o755)
+    monkeypatch.setattr(reader_command, "READER", str(file))
+    return file
+
+
+def test_command_with_sudo_is_the_reader_without_arguments(sudo, reader_file):
+    assert reader_command.reader_command(sudo=True) == [sudo, "-n", str(reader_file)]
+
+
+def test_reader_that_is_not_executable_is_started_by_the_interpreter(sudo, reader_file):
+    reader_file.chmod(0o644)
+    if os.access(reader_file, os.X_OK):
+        pytest.skip("this file system has no executable bit")
+    grant = [sys.executable, "-I", "-S", "-B", str(reader_file)]
+    assert reader_command.reader_command(sudo=True) == [sudo, "-n", *grant]
+    assert reader_command.sudoers_line().endswith(" NOPASSWD: " + " ".join(grant))
+
+
+def test_sudo_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(reader_command, "SUDO_PATHS", ())
+    with pytest.raises(ReaderError, match="sudo: not installed"):
+        reader_command.reader_command(sudo=True)
+
+
+def test_sudo_is_not_searched_along_the_callers_path():
+    assert all(path.startswith("/") for path in reader_command.SUDO_PATHS)
+
+
+@pytest.mark.parametrize("loose", ["file", "folder", "owner", "link", None])
+def test_replaceable_part_is_the_path_that_others_may_write(monkeypatch, tmp_path, need, loose):
+    need()
+    monkeypatch.setattr(
+        reader_command.os.path, "dirname", lambda path: folder if path == file else "/"
+    )
+    folder, file = str(tmp_path), str(tmp_path / "reader.py")
+    tmp_path.chmod(0o777 if loose == "folder" else 0o1777)
+    (tmp_path / "real").touch(mode=0o755)
+    if loose == "link":
+        os.chown(tmp_path / "real", 65534, 65534)
+        os.symlink("real", file)
+    else:
+        os.rename(tmp_path / "real", file)
+        os.chmod(file, 0o757 if loose == "file" else 0o755)
+        os.chown(file, 65534 if loose == "owner" else 0, 0)
+    monkeypatch.setattr(reader_command, "READER", file)
+    told = {"folder": folder, "link": str(tmp_path / "real"), None: ""}
+    assert reader_command.replaceable_part() == told.get(loose, file)
+
+
+def test_sudoers_line_allows_no_argument(reader_file, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert reader_command.sudoers_line() == f'root ALL=(root) NOPASSWD: {reader_file} ""'
+
+
+def test_sudoers_line_names_a_nameless_user_by_number(reader_file, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 4242424)
+    assert reader_command.sudoers_line().startswith("#4242424 ALL=")
