@@ -66,10 +66,8 @@ def _record(kind: type) -> Decoder:
         return _decoders[kind]
     scope = vars(sys.modules[kind.__module__])
     # typing.NamedTuple keeps its annotations as ForwardRef.
-    notes: list[str] = [
-        getattr(note, "__forward_arg__", note) for note in kind.__annotations__.values()
-    ]
-    fields = [_decoder(note, scope) for note in notes]
+    notes: list[Any] = list(kind.__annotations__.values())
+    fields = [_decoder(getattr(note, "__forward_arg__", note), scope) for note in notes]
     least = len(fields) - len(kind._field_defaults)  # type: ignore[attr-defined]
 
     def decoded(plain: Any) -> Any:
