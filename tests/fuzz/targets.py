@@ -119,9 +119,9 @@ def log(data: bytes) -> None:
             _known((event,) if event else ())
     found = (*whole.events, *whole.pending)
     merged = events.merge(found, ring.events)
-    assert events.tally(merged).table_full >= events.tally(found).table_full
-    folded = events.tally(events.fold(merged, 4))
-    assert folded[:4] == events.tally(merged)[:4]
+    assert events.count_events(merged).table_full >= events.count_events(found).table_full
+    folded = events.count_events(events.fold(merged, 4))
+    assert folded[:4] == events.count_events(merged)[:4]
 
 
 TARGETS = {"netlink": any_netlink, "text": listing, "log": log}

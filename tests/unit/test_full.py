@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
@@ -19,8 +18,8 @@ from check_conntrack.full.full_check import Place
 from check_conntrack.kernel import host, privileges
 from check_conntrack.kernel.counters import Counters, CpuCounters
 from check_conntrack.kernel.limits import Limits
-from check_conntrack.kernel.log import events, gather, journal, kmsg
-from check_conntrack.kernel.log.files import Position, Reading
+from check_conntrack.kernel.log import events, gather
+from check_conntrack.kernel.log.files import LogCursor
 from check_conntrack.kernel.log.messages import Kind
 from check_conntrack.kernel.reader_client import Frame
 from check_conntrack.state import counter_history, state_store
@@ -37,7 +36,7 @@ from check_conntrack.state.counter_history import (
 from support.contract import Run
 
 BOOT = "b" * 32
-POSITION = Position(1, 2, 3, 4, 5, False, True, 6.0)
+CURSOR = LogCursor(1, 2, 3, 4, 5, False, True, 6.0)
 
 
 @pytest.fixture
@@ -154,8 +153,8 @@ def test_what_is_remembered_is_bounded():
 
 
 def test_memory_outlives_json():
-    known = gather.Known(
-        Position(1, 2, 3, 4, 5, False, True, 6.0),
+    known = gather.LogHistory(
+        LogCursor(1, 2, 3, 4, 5, False, True, 6.0),
         (events.Event(Kind.TABLE_FULL, 2, 1e9, boot=BOOT, netns=7),),
         1e9 - 900,
     )
@@ -260,10 +259,10 @@ def test_a_run_without_any_table_leaves_what_was_counted_of_the_first(monkeypatc
     monkeypatch.setattr(full_check.Full, "_now", lambda *_: memory(1060, None))
     monkeypatch.setattr(full_check.Full, "_with_histories", lambda _, others: others)
     monkeypatch.setattr(full_check.Full, "_metrics", lambda *_: iter(()))
-    known = (("/var/log/kern.log", gather.Known(POSITION, (), 900.0)),)
+    known = (("/var/log/kern.log", gather.LogHistory(CURSOR, (), 900.0)),)
 
     def read(self, memory):
-        self.log = gather.Evidence((), (gather.Source("x"),), (), known)
+        self.log = gather.LogEvidence(histories=known)
 
     monkeypatch.setattr(full_check.Full, "_read_log", read)
     list(look.probe())
@@ -361,7 +360,7 @@ def test_what_was_not_written_so_is_no_memory_of_further_namespaces(plain):
 def test_of_more_logs_than_can_be_remembered_the_counters_stay_and_some_are_read_anew(store):
     lost = tuple(event(900.0 + at, at, "/srv/collected/kern.log") for at in range(3))
     known = tuple(
-        (f"/srv/collected/host-{at:04}/var/log/kern.log", gather.Known(POSITION, lost, 900.0))
+        (f"/srv/collected/host-{at:04}/var/log/kern.log", gather.LogHistory(CURSOR, lost, 900.0))
         for at in range(1500)
     )
     kept = memory(10, counters(drop=3))._replace(known=known)
@@ -448,376 +447,11 @@ def test_a_message_is_put_down_to_a_name_that_is_older_than_it(born, time, gone)
     assert full_check.Full.is_gone(stand, about) is gone
 
 
-# --- which sources are read
-
-
-class Sources:
-    """Stands in for the sources of this host; `read` says which were asked, in order."""
-
-    def __init__(self, monkeypatch, ring=None, shown=None, probe=None, logs=None, begun=None):
-        self.read = []
-        self.begun = begun or {}
-        self.ring, self.shown, self.probe, self.logs = ring, shown, probe, logs or {}
-        monkeypatch.setattr(kmsg, "read_clock", lambda: kmsg.Clock(1000.0, 990.0, 990.0))
-        monkeypatch.setattr(gather._Gathering, "_ring", self._ring)
-        monkeypatch.setattr(journal, "read_journal", self._journal)
-        monkeypatch.setattr(gather.files, "read_log", self._log)
-        monkeypatch.setattr(gather.files, "oldest", lambda path, _: self.begun.get(path))
-        monkeypatch.setattr(gather.os.path, "lexists", lambda path: path in self.logs)
-
-    def _ring(self, clock):
-        self.read.append("ring")
-        if isinstance(self.ring, Exception):
-            raise self.ring
-        return self.ring
-
-    def _journal(self, arguments, stop):
-        probing = any(argument.startswith("--lines") for argument in arguments)
-        self.read.append("probe" if probing else "journal")
-        return self.probe if probing else self.shown
-
-    def _log(self, path, *_):
-        self.read.append(path)
-        return self.logs[path]
-
-
 def event(time, stamp, source="x"):
     return events.Event(Kind.TABLE_FULL, 1, time, 0.0, stamp, BOOT, source=source)
 
 
 FULL = "nf_conntrack: table full, dropping packet"
-
-
-def look(*wanted, start=900.0, ask=None, boot=None):
-    window = events.Window(start, 1000.0, boot)
-    return gather.gather(wanted or ("auto",), window, BOOT, {}, lambda: False, ask)
-
-
-WHOLE = kmsg.Ring((event(950.0, 5),), 10, 10, 0, 1.0)
-SHORT = kmsg.Ring((event(950.0, 5),), 10, 10, 77, 940.0)
-DENIED = PermissionError(errno.EPERM, "Operation not permitted")
-QUIET = journal.Journal()
-HEARD = journal.Journal((event(950.0, 5), event(910.0, 2)), 30, 900.5)
-# It begins with this boot, and then what it shows from before the window.
-VOLATILE = HEARD._replace(oldest=910.0)
-EARLIER = journal.Journal((), 1, 300.0)
-
-
-def test_a_ring_that_shows_the_whole_window_is_enough(monkeypatch):
-    sources = Sources(monkeypatch, ring=WHOLE)
-    found = look()
-    assert sources.read == ["ring"]
-    assert found.sources == (gather.Source("kernel log", 0),)
-    assert found.problems == ()
-
-
-def test_a_ring_that_has_wrapped_is_told_and_the_journal_fills_in(monkeypatch):
-    sources = Sources(monkeypatch, ring=SHORT, shown=HEARD)
-    found = look()
-    assert sources.read == ["ring", "journal"]
-    # The copy in the journal is no second event.
-    assert [each.time for each in found.events] == [910.0, 950.0]
-    assert [each.name for each in found.sources] == ["kernel log", "journal"]
-    assert "no longer reaches back" in found.problems[0].reason
-
-
-BOOTED = 10.0  # by the clock of Sources
-
-
-def test_a_ring_since_boot_does_not_show_what_was_before_and_the_journal_is_read(monkeypatch):
-    sources = Sources(monkeypatch, ring=WHOLE, shown=HEARD, probe=EARLIER)
-    found = look(start=BOOTED - 5)
-    assert sources.read == ["ring", "journal", "probe"]
-    assert found.sources == (gather.Source("kernel log", 0), gather.Source("journal"))
-    # What the ring lacks the journal has: nothing is unseen.
-    assert found.problems == ()
-    sources.read.clear()
-    look(start=BOOTED + 5)
-    assert sources.read == ["ring"]
-
-
-def test_since_boot_the_ring_of_this_boot_is_the_whole_of_it(monkeypatch):
-    sources = Sources(monkeypatch, ring=WHOLE)
-    window = events.since_boot(1000.0, BOOTED, BOOT)
-    found = look(start=window.start, boot=window.boot)
-    assert sources.read == ["ring"]
-    assert found.problems == ()
-
-
-def test_since_boot_a_journal_of_this_boot_alone_is_the_whole_of_it(monkeypatch):
-    sources = Sources(monkeypatch, ring=DENIED, shown=HEARD._replace(oldest=BOOTED + 0.5))
-    window = events.since_boot(1000.0, BOOTED, BOOT)
-    found = look(start=window.start, boot=window.boot)
-    assert sources.read == ["ring", "journal"]
-    assert found.sources == (gather.Source("journal"),)
-
-
-def test_a_journal_that_was_lost_with_the_reboot_is_followed_by_the_files(monkeypatch):
-    path = gather.FILES[1]
-    lost = (event(5.0, None, path), event(950.0, None, path))
-    log = Reading(path, lost, kernel_lines=True, read=10, files=(path,))
-    sources = Sources(
-        monkeypatch, WHOLE, HEARD._replace(oldest=BOOTED), QUIET, {path: log}, {path: 1.0}
-    )
-    found = look(start=2.0)
-    assert sources.read == ["ring", "journal", "probe", path]
-    # Of three sources the copies count once.
-    assert [each.time for each in found.events] == [5.0, 910.0, 950.0]
-    assert found.sources == (
-        gather.Source("kernel log", 0),
-        gather.Source("journal", BOOTED),
-        gather.Source(path),
-    )
-    assert found.problems == ()
-
-
-def test_what_no_source_reaches_is_told_in_one_line(monkeypatch):
-    shown = HEARD._replace(oldest=BOOTED)
-    path = gather.FILES[0]
-    log = Reading(path, kernel_lines=True, read=10, files=(path,))
-    for logs in ({}, {path: log}):
-        Sources(monkeypatch, WHOLE, shown, QUIET, logs, {path: 400.0})
-        found = look(start=-86400.0)
-        [problem] = found.problems
-        assert problem.path == "kernel log"
-        assert "nothing that can be read goes back beyond 1970-01-01 " in problem.reason
-        assert "--log" in problem.remedy
-    assert found.sources[-1] == gather.Source(path, 400.0)
-
-
-def test_a_ring_since_boot_that_is_the_only_source_is_short_and_readable(monkeypatch):
-    missing = journal.Journal(status=journal.MISSING, said="No such file or directory")
-    Sources(monkeypatch, ring=WHOLE, shown=missing)
-    found = look(start=BOOTED - 600)
-    assert found.sources == (gather.Source("kernel log", 0),)
-    assert [each.path for each in found.problems] == ["journal", "kernel log"]
-
-
-def test_a_log_that_begins_within_the_window_is_followed_by_the_next(monkeypatch):
-    first, second, third = gather.FILES
-    logs = {path: Reading(path, kernel_lines=True, read=10, files=(path,)) for path in gather.FILES}
-    begun = {first: 950.0, second: 100.0, third: 100.0}
-    sources = Sources(monkeypatch, DENIED, QUIET, QUIET, logs, begun)
-    found = look()
-    assert sources.read[-2:] == [first, second]
-    assert found.sources == (gather.Source(first, 950.0), gather.Source(second))
-    assert [each.path for each in found.problems] == ["/dev/kmsg", "journal"]
-
-
-def test_a_journal_that_begins_within_the_window_may_only_have_been_quiet_before(monkeypatch):
-    sources = Sources(monkeypatch, ring=DENIED, shown=VOLATILE, probe=EARLIER)
-    found = look()
-    assert sources.read == ["ring", "journal", "probe"]
-    assert found.sources == (gather.Source("journal"),)
-
-
-def test_silence_of_the_journal_is_probed(monkeypatch):
-    sources = Sources(monkeypatch, ring=DENIED, shown=QUIET, probe=HEARD)
-    found = look()
-    assert sources.read == ["ring", "journal", "probe"]
-    assert [each.name for each in found.sources] == ["journal"]
-    assert found.events == ()
-    assert found.problems[0].path == "/dev/kmsg"
-    assert "CAP_SYSLOG" in found.problems[0].remedy
-
-
-def test_a_journal_without_a_line_of_the_kernel_is_unreadable_and_files_come_next(monkeypatch):
-    path = gather.FILES[1]
-    log = Reading(path, (event(950.0, None, path),), kernel_lines=True, read=10, files=(path,))
-    sources = Sources(monkeypatch, ring=DENIED, shown=QUIET, probe=QUIET, logs={path: log})
-    found = look()
-    assert sources.read == ["ring", "journal", "probe", path]
-    assert [each.name for each in found.sources] == [path]
-    assert len(found.events) == 1
-    assert [each.path for each in found.problems] == ["/dev/kmsg", "journal"]
-
-
-def test_everything_is_asked_of_every_source(monkeypatch):
-    path = gather.FILES[0]
-    log = Reading(path, kernel_lines=True, read=10, files=(path,))
-    sources = Sources(monkeypatch, ring=WHOLE, shown=HEARD, logs={path: log})
-    look(start=None)
-    assert sources.read == ["ring", "journal", path]
-
-
-def test_a_file_that_shows_other_lines_only_is_unreadable(monkeypatch):
-    path = gather.FILES[2]
-    log = Reading(path, kernel_lines=False, read=10, files=(path,))
-    Sources(monkeypatch, ring=DENIED, shown=QUIET, probe=QUIET, logs={path: log})
-    found = look()
-    assert found.sources == ()
-    assert found.problems[-1].reason == "shows no lines of the kernel"
-
-
-def test_a_ring_of_programs_alone_is_unreadable(monkeypatch):
-    silent = kmsg.Ring((), 10, 0, 0, 1.0)
-    sources = Sources(monkeypatch, ring=silent, shown=HEARD)
-    found = look()
-    assert sources.read == ["ring", "journal"]
-    assert [each.name for each in found.sources] == ["journal"]
-
-
-def test_a_ring_that_time_did_not_suffice_for_is_told(monkeypatch):
-    Sources(monkeypatch, ring=WHOLE._replace(complete=False), shown=HEARD)
-    assert "within the time" in look().problems[0].reason
-
-
-FAILED = journal.Journal((event(950.0, 5),), 1, complete=False)
-
-
-def test_what_a_source_shows_counts_also_where_it_fails_afterwards(monkeypatch):
-    Sources(monkeypatch, ring=DENIED, shown=FAILED)
-    found = look()
-    assert [each.name for each in found.sources] == ["journal"]
-    assert len(found.events) == 1
-    assert [each.path for each in found.problems] == ["/dev/kmsg", "journal"]
-
-
-def test_the_silence_of_a_part_proves_nothing(monkeypatch):
-    path = gather.FILES[0]
-    log = Reading(path, kernel_lines=True, read=10, files=(path,), complete=False, cut=True)
-    silent = WHOLE._replace(events=(), complete=False)
-    Sources(monkeypatch, ring=silent, shown=FAILED._replace(events=()), logs={path: log})
-    assert look().sources == ()
-    assert look(path).sources == ()
-
-
-def test_a_log_of_which_not_a_byte_could_be_read_is_no_quiet_log(monkeypatch):
-    path = gather.FILES[0]
-    problem = events.Problem(path, "is compressed with zstd", "unpack it")
-    log = Reading(path, files=(path,), complete=False, problems=(problem,))
-    Sources(monkeypatch, ring=DENIED, logs={path: log})
-    assert look(path).sources == ()
-
-
-def test_a_log_that_holds_nothing_is_no_quiet_log(monkeypatch):
-    path, next_path = gather.FILES[:2]
-    log = Reading(path, files=(path,), empty=True)
-    other = Reading(next_path, kernel_lines=True, read=10, files=(next_path,))
-    logs = {path: log, next_path: other}
-    Sources(monkeypatch, ring=DENIED, shown=QUIET, probe=QUIET, logs=logs)
-    assert look(path).sources == ()
-    assert [each.reason for each in look(path).problems] == [
-        "is empty, and nothing of the kernel's was rotated out of it"
-    ]
-    assert [each.name for each in look().sources] == [next_path]
-    # One that was just rotated is quiet.
-    Sources(monkeypatch, logs={path: log._replace(kernel_lines=True)})
-    assert [each.name for each in look(path).sources] == [path]
-    assert look(path).problems == ()
-
-
-@pytest.mark.parametrize("start", [None, 900.0])
-def test_standard_input_that_holds_nothing_is_a_pipe_that_failed(monkeypatch, start):
-    silent = Reading("standard input", files=("standard input",), empty=True)
-    monkeypatch.setattr(gather.files, "read_stream", lambda *_: silent)
-    found = look("-", start=start)
-    assert found.sources == ()
-    assert found.problems == (
-        events.Problem("standard input", "is empty", "see whether the command that feeds it fails"),
-    )
-
-
-def test_all_of_a_log_is_also_what_was_rotated_out_of_it_each_file_once(tmp_path):
-    log = tmp_path / "kern.log"
-    stamps = (("", 3), (".1", 2), (".2", 1))
-    for suffix, stamp in stamps:
-        text = f"Nov 21 21:00:0{stamp} gw kernel: [ {stamp}.000000] {FULL}\n"
-        tmp_path.joinpath(f"kern.log{suffix}").write_text(text)
-    for wanted in (str(log), f"{log}*"):
-        found = look(wanted, start=None)
-        assert sorted(each.monotonic for each in found.events) == [1000000, 2000000, 3000000]
-        assert found.sources == (gather.Source(str(log)),)
-    # Where the log itself cannot be read, those that are named are.
-    log.unlink()
-    log.mkdir()
-    assert len(look(f"{log}*", start=None).events) == 2
-
-
-def test_what_a_shorter_window_has_left_out_is_read_again(monkeypatch):
-    path = gather.FILES[0]
-    position = Position(1, 2, 3, 4, 5, False, True, 6.0)
-    known = {path: gather.Known(position, (), 900.0)}
-    asked = []
-
-    def read(path, now, stop, position, start):
-        asked.append(position)
-        return Reading(path, position=position, kernel_lines=True, files=(path,), read=1)
-
-    monkeypatch.setattr(gather.files, "read_log", read)
-    for start in (950.0, 899.5, 500.0):
-        window = events.Window(start, 1000.0)
-        gather.gather((path,), window, BOOT, known, lambda: False, None)
-    # The time of boot is another by a hair each time: that is no wider window.
-    assert asked == [position, position, None]
-
-
-def test_the_reader_s_records_are_the_ring_s(monkeypatch):
-    def refuse(path=kmsg.PATH):
-        raise DENIED
-
-    monkeypatch.setattr(kmsg, "open_kmsg", refuse)
-    asked = []
-
-    def ask(fields):
-        asked.append(fields)
-        text = b"4,0,5,-;nf_conntrack: nf_conntrack: table full in netns 77, dropping packet\n"
-        yield Frame(0, 0, "record", "", text)
-        yield Frame(0, errno.EAGAIN, "record", "", b"")
-
-    monkeypatch.setattr(journal, "read_journal", lambda *_: HEARD)
-    found = look(ask=ask)
-    assert asked == [[b"log"]]
-    assert [each.netns for each in found.events if each.netns] == [77]
-    assert "within the time" in found.problems[0].reason
-    assert found.read[0] == "/dev/kmsg by the reader: 1 records, 1 of the kernel's"
-
-
-def test_what_was_read_is_told_with_how_it_was_got_at(monkeypatch):
-    path = gather.FILES[0]
-    older = Reading(path, kernel_lines=True, read=10, files=(f"{path}.1", path), followed=True)
-    Sources(monkeypatch, ring=SHORT, shown=HEARD, logs={path: older})
-    assert look(start=None).read == (
-        "/dev/kmsg directly: 10 records, 10 of the kernel's",
-        "journal by journalctl: 30 entries of the kernel's",
-        f"{path}.1, {path}: 10 bytes since an earlier run",
-    )
-    missing = journal.Journal(status=journal.MISSING)
-    Sources(monkeypatch, ring=DENIED, shown=missing)
-    assert look().read == ()
-
-
-def test_a_reader_without_the_right_either_is_told(monkeypatch):
-    def refuse(path=kmsg.PATH):
-        raise DENIED
-
-    monkeypatch.setattr(kmsg, "open_kmsg", refuse)
-    monkeypatch.setattr(journal, "read_journal", lambda *_: HEARD)
-    found = look(ask=lambda _: iter([Frame(0, errno.EPERM, "-", "", b"")]))
-    assert found.problems[0].reason == "Operation not permitted"
-    assert [each.name for each in found.sources] == ["journal"]
-
-
-def test_what_is_known_of_many_logs_stays_small(monkeypatch):
-    def read(path, now, stop, position, start):
-        lost = tuple(event(900.0 + at / 2, at, path) for at in range(150))
-        position = Position(1, 2, 3, 4, 5, False, True, 6.0)
-        return Reading(path, lost, (), position, kernel_lines=True, files=(path,), read=1)
-
-    monkeypatch.setattr(gather.files, "read_log", read)
-    window = events.Window(900.0, 1000.0)
-    paths = [f"/srv/collected/host{number}/kern.log" for number in range(40)]
-    found = gather.gather(paths, window, BOOT, {}, lambda: False, None)
-    assert len(found.known) == 40
-    assert all(sum(each.times for each in known.events) == 150 for _, known in found.known)
-    assert len(json.dumps(gather.known_to_plain(found.known))) < 256 * 1024
-
-
-@given(JSON)
-def test_what_is_known_of_files_is_read_or_passed_over(value):
-    for known in gather.known_from_plain(value).values():
-        assert isinstance(known, gather.Known)
-    assert gather.known_from_plain({"/x": value}) == {} or isinstance(value, list)
 
 
 # --- through the front door
@@ -954,20 +588,6 @@ def test_what_has_no_time_is_mentioned_until_the_log_it_stands_in_was_rotated(do
     assert "1 message of unknown time not counted" in door().text
 
 
-def test_a_message_from_the_future_counts_once_its_time_has_come(tmp_path):
-    log = tmp_path / "kern.log"
-    log.write_text(f"1970-01-01T01:00:00+00:00 gw kernel: {FULL}\n")
-    known = {}
-    counted = []
-    for now in (1000.0, 2000.0, 3600.0, 4000.0, 5000.0):
-        window = events.Window(now - 900, now)
-        found = gather.gather((str(log),), window, BOOT, known, lambda: False, None)
-        known = dict(found.known)
-        told = events.select(found.events, window)
-        counted.append((len(told.inside), len(told.untold)))
-    assert counted == [(0, 1), (0, 1), (1, 0), (1, 0), (0, 0)]
-
-
 def test_a_figure_that_is_too_small_asks_for_nothing(door):
     run = door("-w", "table_full=1:")
     assert run.state == "WARNING"
@@ -982,79 +602,3 @@ def test_a_figure_that_is_too_small_asks_for_nothing(door):
 )
 def test_a_window_is_a_duration_or_a_word(text, since):
     assert full_check.parser().parse_args(["--since", text]).since == since
-
-
-# --- what was not seen
-
-MISSING = events.Problem("/var/log/none", "does not exist", "name a log that exists")
-
-
-@pytest.mark.parametrize(
-    ("log", "sudo", "forbidden", "seen", "said"),
-    [
-        ([], False, True, True, False),  # another source stands in for it
-        ([], True, True, True, True),  # sudo was asked for, and refused
-        ([], True, False, True, False),
-        (["/var/log/none", "/var/log/kern.log"], False, False, True, True),
-        ([], False, False, False, True),
-    ],
-)
-def test_what_nothing_else_stands_in_for_is_said_in_one_line_when_all_is_well(
-    monkeypatch, log, sudo, forbidden, seen, said
-):
-    sources = (gather.Source("journal"),) if seen else ()
-    found = gather.Evidence((), sources, (MISSING, MISSING._replace(path="/var/log/nil")))
-    monkeypatch.setattr(full_check.gather, "gather", lambda *_: found)
-    options = full_check.parser().parse_args([f"--log={path}" for path in log] + ["--sudo"] * sudo)
-    session = types.SimpleNamespace(stage=lambda _: None, may_ask=False, forbidden=forbidden)
-    looked = full_check.Full(options, session)
-    looked._read_log(None)
-    assert len(looked.unseen) == 2
-    expected = [
-        "Not seen: /var/log/none: does not exist (name a log that exists) (and 1 more with -v)"
-    ]
-    well = runner.Outcome(full_check.Ok, "")
-    assert full_check._notes(looked, well) == (expected if said else [])
-    assert full_check._notes(looked, well._replace(state=full_check.Critical)) == []
-
-
-def test_what_no_source_shows_of_the_window_is_said_when_all_is_well(monkeypatch):
-    gap = events.Problem("kernel log", "nothing goes back beyond noon", "keep more")
-    found = gather.Evidence((), (gather.Source("journal"),), (MISSING, gap), gap=gap)
-    monkeypatch.setattr(full_check.gather, "gather", lambda *_: found)
-    session = types.SimpleNamespace(stage=lambda _: None, may_ask=False, forbidden=False)
-    looked = full_check.Full(full_check.parser().parse_args([]), session)
-    looked._read_log(None)
-    assert full_check._notes(looked, runner.Outcome(full_check.Ok, "")) == [
-        "Not seen: kernel log: nothing goes back beyond noon (keep more)"
-    ]
-
-
-def test_how_far_back_a_run_gets_does_not_change_what_it_has_heard(monkeypatch):
-    """The run after others that could not read the log looks at what they have missed, once."""
-    session = types.SimpleNamespace(stage=lambda _: None, may_ask=False, forbidden=False)
-    looked = full_check.Full(full_check.parser().parse_args([]), session)
-    now = looked._clock.realtime
-    looked.window = looked._window(now - 60)
-    late, early, earlier = (event(now - ago, ago) for ago in (30.0, 5000.0, 90000.0))
-    windows = []
-    cut = events.Problem("journal", "was not read to its end", "raise --timeout")
-
-    def show(wanted, window, *_):
-        windows.append(window)
-        source = (gather.Source("journal"),)
-        if len(windows) == 1:
-            return gather.Evidence((earlier, late), source)
-        return gather.Evidence((early,), source, (cut,))
-
-    monkeypatch.setattr(full_check.gather, "gather", show)
-    before = memory(now - 60, counters())._replace(heard=now - 80000)
-    looked._read_log(before)
-    assert [window.start for window in windows] == [now - 900, now - 80000]
-    assert looked.tally.table_full == 2
-    assert looked.missed[0].startswith("kernel log: not all that was logged since ")
-    # Whose last run has heard all has nothing to catch up with.
-    windows.clear()
-    looked.window = looked._window(now - 60)
-    looked._read_log(before._replace(heard=now - 60))
-    assert len(windows) == 1

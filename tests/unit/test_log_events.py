@@ -80,10 +80,10 @@ def test_figures_are_those_of_the_contract():
         Event(Kind.EXPECTATION_FULL, 2, NOW - 30),
         Event(Kind.ZONE_LIMIT, 1, NOW - 40, zone=3),
     ]
-    counted = ev.tally(events)
-    assert counted == ev.Tally(5, 1871, 2, 1, events[1], ((7, 3), (8, 1)))
+    counted = ev.count_events(events)
+    assert counted == ev.EventCounts(5, 1871, 2, 1, events[1], ((7, 3), (8, 1)))
     assert counted.other_loss == 3
-    assert ev.tally([]) == ev.Tally()
+    assert ev.count_events([]) == ev.EventCounts()
 
 
 # -- merging
@@ -120,7 +120,7 @@ def test_each_copy_is_used_up_by_one_event():
     three = [stamped(n) for n in range(3)]
     two = [FULL._replace(source="b")] * 2
     assert len(ev.merge(three, two)) == 3
-    assert ev.tally(ev.merge(two, three)).table_full == 3
+    assert ev.count_events(ev.merge(two, three)).table_full == 3
 
 
 def test_two_events_of_one_source_are_two_events():
@@ -161,19 +161,19 @@ def test_a_repeated_line_stands_for_as_many_events_of_another_source():
         FULL._replace(time=NOW - 10, source="file"),
         FULL._replace(time=NOW - 9, times=5, source="file"),
     ]
-    assert ev.tally(ev.merge(ring, file)).table_full == 6
-    assert ev.tally(ev.merge(file, ring)).table_full == 6
+    assert ev.count_events(ev.merge(ring, file)).table_full == 6
+    assert ev.count_events(ev.merge(file, ring)).table_full == 6
 
 
 def test_what_a_repeated_line_has_beyond_another_source_counts():
     file = [FULL._replace(times=5, source="file")]
-    assert ev.tally(ev.merge([stamped(1)], file)).table_full == 5
+    assert ev.count_events(ev.merge([stamped(1)], file)).table_full == 5
 
 
 def test_notices_are_the_same_when_their_number_is():
     one = Event(Kind.SUPPRESSED, 5, NOW, source="a")
-    assert ev.tally(ev.merge([one], [one._replace(source="b")])).suppressed == 5
-    assert ev.tally(ev.merge([one], [one._replace(source="b", times=6)])).suppressed == 11
+    assert ev.count_events(ev.merge([one], [one._replace(source="b")])).suppressed == 5
+    assert ev.count_events(ev.merge([one], [one._replace(source="b", times=6)])).suppressed == 11
 
 
 def test_events_of_unknown_time_are_the_same_by_their_stamp():
@@ -207,7 +207,7 @@ EVENTS = st.lists(
 
 
 def messages(events):
-    found = ev.tally(events)
+    found = ev.count_events(events)
     return found.table_full + found.other_loss
 
 
@@ -231,11 +231,11 @@ def test_what_is_denser_than_any_kernel_keeps_its_figures(seed):
         )
         for _ in range(rng.randint(30, 400))
     ]
-    merged, plain = ev.tally(ev.merge(events)), ev.tally(events)
+    merged, plain = ev.count_events(ev.merge(events)), ev.count_events(events)
     assert merged._replace(latest=None) == plain._replace(latest=None)
     assert merged.latest.time == plain.latest.time
     copies = [event._replace(source="copy") for event in events]
-    together = ev.tally(ev.merge(events, copies)).table_full
+    together = ev.count_events(ev.merge(events, copies)).table_full
     assert plain.table_full <= together <= 2 * plain.table_full
 
 
@@ -243,7 +243,7 @@ def test_a_flood_is_no_copy_of_what_came_long_before_it():
     ring = [Event(Kind.TABLE_FULL, time=NOW - 50 + n / 10, monotonic=n) for n in range(5)]
     flood = [Event(Kind.TABLE_FULL, time=NOW + n / 100, source="journal") for n in range(25)]
     earlier = Event(Kind.TABLE_FULL, time=NOW - 90, source="journal")
-    assert ev.tally(ev.merge(ring, [earlier, *flood])).table_full == 31
+    assert ev.count_events(ev.merge(ring, [earlier, *flood])).table_full == 31
 
 
 def test_two_copies_of_a_flood_are_one_flood_and_cost_no_square(monkeypatch):
@@ -254,7 +254,7 @@ def test_two_copies_of_a_flood_are_one_flood_and_cost_no_square(monkeypatch):
     )
     flood = [Event(Kind.TABLE_FULL, time=NOW + n / 5000, host="gw") for n in range(20000)]
     copies = [event._replace(time=event.time + 0.3, source="b") for event in flood]
-    assert ev.tally(ev.merge(flood, copies)).table_full == 20000
+    assert ev.count_events(ev.merge(flood, copies)).table_full == 20000
     assert sum(looked) < 1000
 
 
@@ -281,14 +281,14 @@ TIMED = st.lists(
 def test_a_source_merged_with_itself_or_nothing_is_itself(events):
     same = [event._replace(source="copy") for event in events]
     for other in ([], same):
-        merged = ev.tally(ev.merge(events, other))
-        assert merged._replace(latest=None) == ev.tally(events)._replace(latest=None)
+        merged = ev.count_events(ev.merge(events, other))
+        assert merged._replace(latest=None) == ev.count_events(events)._replace(latest=None)
 
 
 @given(EVENTS, st.integers(2, 10))
 def test_folding_keeps_every_figure(events, limit):
     folded = ev.fold(events, limit)
-    one, other = ev.tally(events), ev.tally(folded)
+    one, other = ev.count_events(events), ev.count_events(folded)
     assert one._replace(latest=None) == other._replace(latest=None)
 
 
@@ -346,12 +346,12 @@ def test_an_event_with_anything_in_a_place_is_an_event_or_a_value_error(place, v
         event = ev.from_plain(plain)
     except ValueError:
         return
-    ev.tally(ev.merge([event], [FULL]))
+    ev.count_events(ev.merge([event], [FULL]))
 
 
 def test_the_latest_is_the_latest_table_full_whatever_else_was_lost_since():
     other = FULL._replace(kind=Kind.EXPECTATION_FULL, time=NOW - 1)
-    assert ev.tally([FULL, other]).latest == FULL
+    assert ev.count_events([FULL, other]).latest == FULL
 
 
 def test_hosts_with_the_same_stamps_are_kept_apart_and_their_copies_found():

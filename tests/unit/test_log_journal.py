@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from check_conntrack.kernel import reasons
 from check_conntrack.kernel.log import journal as jn
 from check_conntrack.kernel.log.messages import Kind
 from support.processes import gone
@@ -149,7 +150,7 @@ def test_events_are_found_among_other_entries(fp):
 def test_output_that_is_no_json_is_said(fp):
     found = fake(fp, [b"Nov 21 21:59:00 gw kernel: " + TEXT.encode()])
     assert found.malformed == 1
-    assert "no JSON" in jn.journal_problem(found, probed=False).reason
+    assert jn.journal_problem(found, probed=False).reason == reasons.JOURNALCTL_TOO_OLD
 
 
 def test_a_damaged_line_does_not_cost_the_others(fp):
@@ -161,16 +162,17 @@ def test_a_damaged_line_does_not_cost_the_others(fp):
 def test_a_failing_journalctl_is_said_with_its_words(fp):
     found = fake(fp, returncode=1, stderr=b"Failed to open /x|y: \x1b[31mInput/output error\n")
     problem = jn.journal_problem(found, probed=False)
-    assert "status 1" in problem.reason
-    assert "Input/output error" in problem.reason
-    assert "|" not in problem.reason
-    assert "\x1b" not in problem.reason
+    assert problem.reason == reasons.JOURNALCTL_FAILED
+    assert "status 1" in problem.detail
+    assert "Input/output error" in problem.detail
+    assert "|" not in problem.detail
+    assert "\x1b" not in problem.detail
 
 
 def test_no_entry_in_a_window_is_quiet_and_none_at_all_is_unreadable(fp):
     found = fake(fp)
     assert jn.journal_problem(found, probed=False) is None
-    assert "systemd-journal" in jn.journal_problem(found, probed=True).remedy
+    assert jn.journal_problem(found, probed=True).reason == reasons.NO_KERNEL_LINES
 
 
 @pytest.mark.parametrize(
@@ -183,7 +185,10 @@ def test_no_entry_in_a_window_is_quiet_and_none_at_all_is_unreadable(fp):
 )
 def test_a_journal_without_the_right_is_unreadable_though_it_ends_well(fp, said):
     found = fake(fp, stderr=said)
-    assert "systemd-journal" in jn.journal_problem(found, probed=False).remedy
+    assert jn.journal_problem(found, probed=False).reason in (
+        reasons.JOURNAL_DENIED,
+        reasons.JOURNAL_NOT_FOUND,
+    )
 
 
 def test_a_hint_beside_entries_is_only_a_hint(fp):
@@ -194,7 +199,7 @@ def test_a_hint_beside_entries_is_only_a_hint(fp):
 def test_a_missing_journalctl_is_said():
     found = jn.read_journal(["/nonexistent/journalctl"], never)
     assert found.status == jn.MISSING
-    assert "No such file" in jn.journal_problem(found, probed=False).reason
+    assert "No such file" in jn.journal_problem(found, probed=False).detail
 
 
 def python(code):
@@ -206,7 +211,7 @@ def test_a_journalctl_that_hangs_is_ended_in_time():
     found = jn.read_journal(python("import time; time.sleep(60)"), jn.deadline(0.5))
     assert time.monotonic() - begin < 5
     assert not found.complete
-    assert "within the time" in jn.journal_problem(found, probed=False).reason
+    assert jn.journal_problem(found, probed=False).reason == reasons.TIMED_OUT
 
 
 def test_a_journalctl_that_closes_its_output_and_hangs_is_ended_too():

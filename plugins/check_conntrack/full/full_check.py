@@ -14,7 +14,9 @@ from contextlib import ExitStack
 from nagiosplugin import Critical, Metric, Ok, Resource, Result, Results, Summary, Warn
 
 from .. import nagios, places, render, runner, session
+from ..advice.source_problems import gap_reason, sentence
 from ..kernel import KernelError, counters, privileges
+from ..kernel.coverage import Coverage, Span, gaps
 from ..kernel.limits import OWN, Limits, own_inode, read_expect_max
 from ..kernel.log import events, files, gather, kmsg
 from ..kernel.log.messages import Kind
@@ -151,8 +153,8 @@ class Full(Resource):
         self.options = options
         self.session = session
         self.window = events.everything(time.time())
-        self.log: gather.Evidence | None = None
-        self.tally = events.Tally()
+        self.log: gather.LogEvidence | None = None
+        self.tally = events.EventCounts()
         self.untold: tuple[events.Event, ...] = ()
         self.places: list[Place] = []
         self.problems: list[str] = []
@@ -183,7 +185,7 @@ class Full(Resource):
             # Without a table there is still a log to remember, and what was counted before.
             now = self._now(None)
             now = memory._replace(at=now.at) if memory else now
-            self._remember(key, now._replace(known=self.log.known, heard=now.at))
+            self._remember(key, now._replace(known=self.log.histories, heard=now.at))
         others = self._with_histories(others)
         others.sort(key=lambda place: place.trouble, reverse=True)
         notable = [place for place in others if _notable(place)]
@@ -206,7 +208,7 @@ class Full(Resource):
 
     def _metrics(self, first: Place | None) -> Iterator[Metric]:
         figures: dict[str, int | None] = {}
-        if self.log and self.log.sources:
+        if self.log:
             figures["table_full"] = self.tally.table_full
             figures["suppressed"] = self.tally.suppressed
             figures["other_loss"] = self.tally.other_loss
@@ -318,30 +320,32 @@ class Full(Resource):
             return bool(timeout) and time.monotonic() - begun > LOG_SHARE * timeout
 
         log = self._gather(memory, stop)
-        if memory and memory.heard is not None and log.sources:
+        if memory and memory.heard is not None and log.usable:
             log = self._with_the_unheard(log, memory, memory.heard, stop)
-        asked = any(path != gather.AUTO for path in self.options.log)
-        told = [_told(problem) for problem in log.problems]
-        if asked and not log.sources:
-            self.problems += told
-        else:
-            self.unseen += told
-            # Where one source stands in for another, all was seen.
-            refused = self.options.sudo and self.session.forbidden
-            if not log.sources or asked or refused:
-                self.missed += told
-            elif log.gap:
-                self.missed.append(_told(log.gap))
-        self.log = log if log.sources else None
+        left = [gap_reason(each) for each in log.coverage if self._has_gap(each)]
+        self.problems += [sentence(problem) for problem in log.missing]
+        self.unseen += [sentence(problem) for problem in log.problems]
+        named = any(each.named for each in log.coverage)
+        refused = self.options.sudo and self.session.forbidden
+        covered = [span for each in log.coverage for span in each.spans]
+        if not log.usable or named or refused or self._has_gap(Coverage("", tuple(covered))):
+            self.missed += left
+        self.log = log if log.usable else None
         self.read = log.read
         selection = events.select(log.events, self.window)
-        self.untold = selection.untold
-        self.tally = events.tally(selection.inside)
+        self.untold = selection.undated
+        self.tally = events.count_events(selection.inside)
         self.hosts = list(dict.fromkeys(event.host for event in selection.inside if event.host))
         if self.tally.namespaces:
             self._by_namespace(selection.inside)
 
-    def _gather(self, memory: Memory | None, stop: Callable[[], bool]) -> gather.Evidence:
+    def _has_gap(self, coverage: Coverage) -> bool:
+        """Whether a source leaves a part of the window."""
+        if self.window.start is None:
+            return bool(coverage.reason)
+        return bool(gaps(coverage.spans, Span(self.window.start, self.window.end)))
+
+    def _gather(self, memory: Memory | None, stop: Callable[[], bool]) -> gather.LogEvidence:
         """What the log shows of the window."""
         return gather.gather(
             self.options.log or [gather.AUTO],
@@ -353,8 +357,8 @@ class Full(Resource):
         )
 
     def _with_the_unheard(
-        self, log: gather.Evidence, memory: Memory, heard: float, stop: Callable[[], bool]
-    ) -> gather.Evidence:
+        self, log: gather.LogEvidence, memory: Memory, heard: float, stop: Callable[[], bool]
+    ) -> gather.LogEvidence:
         """The same, and what was logged since the last run that could read the log.
 
         What this run has read stands, however far back it gets in the time that is left, and no
@@ -367,11 +371,11 @@ class Full(Resource):
         self.window = self._window(heard)
         longer = self._gather(memory, stop)
         early = [event for event in longer.events if event.time and event.time < start]
-        if longer.gap or set(longer.problems) - set(log.problems):
+        if set(longer.problems) - set(log.problems):
             since = time.strftime("%Y-%m-%d %H:%M", time.localtime(heard))
             what = f"not all that was logged since {since}, while no run could read it"
             self.missed.append(f"{gather.RING}: {what}")
-        return log._replace(events=(*early, *late.inside, *late.untold))
+        return log._replace(events=(*early, *late.inside, *late.undated))
 
     def _ask_ring(self, fields: Sequence[bytes]) -> Iterator[Frame]:
         """The ring buffer from the reader, which is asked once."""
@@ -415,7 +419,7 @@ class Full(Resource):
     def _remembered(self, place: Place, memory: Memory | None, key: str) -> Place:
         place, now = self._compared(place, memory, self._now(place))
         if self.log:
-            now = now._replace(known=self.log.known, heard=now.at)
+            now = now._replace(known=self.log.histories, heard=now.at)
         elif memory:
             now = now._replace(known=memory.known, heard=memory.heard)
         self._remember(key, now)
@@ -504,10 +508,6 @@ class Full(Resource):
                 f"too many log files to remember all: {left} of {len(known)} are read anew each run"
             )
         self.session.store.update(key, lambda _: plain)
-
-
-def _told(problem: events.Problem) -> str:
-    return f"{problem.path}: {problem.reason} ({problem.remedy})"
 
 
 def _fitting(known: Mapping[str, Any], room: int) -> dict[str, Any]:
@@ -755,15 +755,14 @@ class FullSummary(Summary):
     def _sources(self, *, log: bool = False) -> list[str]:
         full = self.full
         named = []
-        for source in full.log.sources if full.log else ():
+        for coverage in full.log.coverage if full.log else ():
+            if not coverage.usable:
+                continue
             since = ""
-            if log:
-                pass
-            elif source.oldest == 0:
-                since = " since boot"
-            elif source.oldest is not None:
-                since = f" of {trend.spell(max(0.0, full.window.end - source.oldest))}"
-            named.append(source.name + since)
+            if not log and coverage.reason and coverage.spans:
+                length = max(0.0, full.window.end - coverage.spans[-1].start)
+                since = f" of {trend.spell(length)}"
+            named.append(coverage.source + since)
         if not log and any(place.counters for place in full.places):
             first_run = not any(place.risen for place in full.places)
             named.append("counters from now on" if first_run else "counters")

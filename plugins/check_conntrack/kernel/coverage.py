@@ -28,13 +28,27 @@ class Coverage(NamedTuple):
 
     source: the name to print, such as "kernel log", "journal", a path, or "counters".
     spans: sorted and disjoint, oldest first.
-    reason: why the source shows no more, as one of the reason codes of its module; empty where it
-    shows the whole window.
+    reason: why the source shows no more, a code of kernel/reasons.py; empty where it shows the
+    whole window.
+    detail: what the code leaves open.
+    path: the file or source that the reason is about; empty for the source itself.
+    hosts: names of hosts in its lines, in lower case without domain; empty where they name none,
+    and for sources that are this host's alone.
+    named: the user named the source.
     """
 
     source: str
     spans: tuple[Span, ...] = ()
     reason: str = ""
+    detail: str = ""
+    path: str = ""
+    hosts: tuple[str, ...] = ()
+    named: bool = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether the source shows anything."""
+        return bool(self.spans) or not self.reason
 
 
 def union(spans: Iterable[Span]) -> tuple[Span, ...]:

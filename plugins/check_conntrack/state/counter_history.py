@@ -54,7 +54,7 @@ class Memory(NamedTuple):
     usage: float
     counters: counters.Counters | None = None
     rises: tuple[Rise, ...] = ()
-    known: tuple[tuple[str, gather.Known], ...] = ()
+    known: tuple[tuple[str, gather.LogHistory], ...] = ()
     heard: float | None = None
 
 
@@ -91,7 +91,7 @@ def to_plain(memory: Memory) -> dict[str, Any]:
     plain: dict[str, Any] = dict(zip(memory._fields, memory))
     plain["counters"] = counters.to_plain(memory.counters) if memory.counters else None
     plain["rises"] = [list(rise) for rise in memory.rises]
-    plain["known"] = gather.known_to_plain(memory.known)
+    plain["known"] = gather.histories_to_plain(memory.known)
     return plain
 
 
@@ -108,7 +108,7 @@ def from_plain(plain: Any) -> Memory | None:
             float(plain["usage"]),
             counters.from_plain(told) if told is not None else None,
             tuple(_rise(*numbers) for numbers in plain["rises"]),
-            tuple(gather.known_from_plain(plain["known"]).items()),
+            tuple(gather.histories_from_plain(plain["known"]).items()),
             float(heard) if heard is not None else None,
         )
     except (KeyError, TypeError, ValueError, OverflowError):

@@ -28,14 +28,6 @@ TOLERANCE = 2.0
 RFC 3164 knows whole seconds only."""
 
 
-class Problem(NamedTuple):
-    """Something that could not be read: what, why, and what to do about it."""
-
-    path: str
-    reason: str
-    remedy: str
-
-
 class Event(NamedTuple):
     """One report of loss by the kernel, from one source."""
 
@@ -76,11 +68,11 @@ class Selection(NamedTuple):
     """Events sorted by a window."""
 
     inside: tuple[Event, ...]
-    untold: tuple[Event, ...]
+    undated: tuple[Event, ...]
     """Those whose time cannot be told, or lies in the future: to be mentioned, not counted."""
 
 
-class Tally(NamedTuple):
+class EventCounts(NamedTuple):
     """The figures of section 3 of the contract."""
 
     table_full: int = 0
@@ -138,7 +130,7 @@ def everything(now: float) -> Window:
 def select(events: Iterable[Event], window: Window) -> Selection:
     """Sort out what lies in the window and what cannot be placed."""
     inside: list[Event] = []
-    untold: list[Event] = []
+    undated: list[Event] = []
     for event in events:
         if window.start is None:
             inside.append(event)
@@ -146,13 +138,13 @@ def select(events: Iterable[Event], window: Window) -> Selection:
             if event.boot == window.boot:
                 inside.append(event)
         elif event.time is None or event.time > window.end + FUTURE + event.slack:
-            untold.append(event)
+            undated.append(event)
         elif event.time >= window.start:
             inside.append(event)
-    return Selection(tuple(inside), tuple(untold))
+    return Selection(tuple(inside), tuple(undated))
 
 
-def tally(events: Iterable[Event]) -> Tally:
+def count_events(events: Iterable[Event]) -> EventCounts:
     """Count events that have been merged and selected."""
     full = suppressed = expectations = zones = 0
     latest: Event | None = None
@@ -172,7 +164,7 @@ def tally(events: Iterable[Event]) -> Tally:
         else:
             expectations += event.times
     ordered = sorted(namespaces.items(), key=lambda item: (-item[1], item[0]))
-    return Tally(full, suppressed, expectations, zones, latest, tuple(ordered))
+    return EventCounts(full, suppressed, expectations, zones, latest, tuple(ordered))
 
 
 def count_messages(events: Iterable[Event]) -> int:

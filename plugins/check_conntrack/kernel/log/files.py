@@ -3,7 +3,7 @@
 A log of a gigabyte is searched about as fast as grep does: large reads into one buffer, a search
 for the few words that every message of interest holds, and only the lines around a hit are looked
 at. Memory is bounded by that buffer, whatever the file holds. What was searched before is not
-searched again: a Position, a plain value, remembers how far, and finds that place again when the
+searched again: a LogCursor, a plain value, remembers how far, and finds that place again when the
 log has been rotated since.
 """
 
@@ -15,8 +15,11 @@ import re
 import stat
 import zlib
 
+from .. import reasons
+from ..coverage import Coverage, Span
 from ..namedtuple import NamedTuple
-from .events import Event, Problem, fold, from_plain, merge, to_plain
+from ..reasons import SourceProblem
+from .events import Event, fold, from_plain, merge, short, to_plain
 from .messages import Kind
 from .syslog import parse_line, parse_repetition, parse_time
 
@@ -30,7 +33,7 @@ BLOCK = 1 << 18
 LONGEST_LINE = 8192
 """Bytes of a line that can be one of the kernel's, whose messages end at 1024 (rsyslog: 8 KiB)."""
 FINGERPRINT = 1024
-"""Bytes at a file's beginning, and before a position, that a file is known again by."""
+"""Bytes at a file's beginning, and before a cursor, that a file is known again by."""
 MOST_EVENTS = 20000
 """Events held one by one; beyond it older ones are folded together."""
 XZ_MEMORY = 80 << 20
@@ -42,7 +45,6 @@ ZSTD = ("compression.zstd", "backports.zstd", "pyzstd")
 # Every message of interest holds one of these: two, because no string is common to all of them.
 # The longer a string, the faster it is looked for.
 _NEEDLES = (b"conntrack", b"s suppressed")
-_CUT = "was not read to its end within the time"
 LARGE = 4 << 20
 """Bytes from which libc's memmem is worth the import of ctypes. It takes half the time."""
 # Also of RFC 5424, and of what rsyslog received in it. The first is rarely other programs' word.
@@ -63,13 +65,13 @@ _ROTATED = re.compile(
 class Unreadable(Exception):  # noqa: N818 - it is what is said of the file
     """A file that cannot be read, or not further: path, reason and remedy."""
 
-    def __init__(self, path: str, reason: str, remedy: str) -> None:
-        """Hold what stands in ``problem``."""
+    def __init__(self, path: str, reason: str, detail: str = "") -> None:
+        """Hold the problem."""
         super().__init__(f"{path}: {reason}")
-        self.problem = Problem(path, reason, remedy)
+        self.problem = SourceProblem(path, reason, detail)
 
 
-class Position(NamedTuple):
+class LogCursor(NamedTuple):
     """How far a log has been searched."""
 
     device: int
@@ -90,20 +92,20 @@ class Position(NamedTuple):
     """The event of the line right before, which "last message repeated" would speak of."""
 
 
-class Reading(NamedTuple):
+class LogReading(NamedTuple):
     """What a log has shown."""
 
     path: str
     events: tuple[Event, ...] = ()
-    """Events of complete lines after the position handed in. To be remembered beside the new
-    position."""
+    """Events of complete lines after the cursor handed in. To be remembered beside the new
+    cursor."""
     pending: tuple[Event, ...] = ()
     """Events of a last line that has no end yet: to be counted, not remembered, for the next run
     finds them again."""
-    position: Position | None = None
+    cursor: LogCursor | None = None
     """To be remembered; None where the next run has to begin anew."""
     followed: bool = False
-    """The position handed in was found again: what was remembered with it is not in ``events``.
+    """The cursor handed in was found again: what was remembered with it is not in ``events``.
     Otherwise ``events`` may hold it again, and ``reconcile`` brings the two together."""
     complete: bool = True
     """False when the reading was stopped, or a file could not be read to its end."""
@@ -113,9 +115,11 @@ class Reading(NamedTuple):
     """Bytes searched, after decompression."""
     files: tuple[str, ...] = ()
     """What was read, oldest first."""
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[SourceProblem, ...] = ()
     cut: bool = False
     """The time ended before the reading did: what was not found may still be there."""
+    coverage: Coverage = Coverage("")
+    """The spans that the log shows, and why not more."""
     empty: bool = False
     """There was not a byte in it, nor in what else was read. Then ``kernel_lines`` says what
     earlier runs have seen of the log, or what was rotated out of it shows."""
@@ -136,12 +140,12 @@ def open_log(path: str) -> int:
     except OSError as error:
         raise _unreadable(path, error) from None
     except ValueError:
-        raise Unreadable(path, "no valid file name", "name a log file") from None
+        raise Unreadable(path, reasons.INVALID_NAME) from None
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return descriptor
     os.close(descriptor)
-    raise Unreadable(path, f"is {_what(mode)}, not a file", "name a log file")
+    raise Unreadable(path, reasons.NOT_A_FILE, _what(mode))
 
 
 def _what(mode: int) -> str:
@@ -160,18 +164,14 @@ def _what(mode: int) -> str:
 def _unreadable(path: str, error: OSError) -> Unreadable:
     code = error.errno
     if code == errno.ENOENT:
-        return Unreadable(path, "does not exist", "name a log that exists")
+        return Unreadable(path, reasons.NOT_FOUND)
     if code == errno.ELOOP:
-        return Unreadable(path, "is a symbolic link", "name the file it points to")
+        return Unreadable(path, reasons.SYMBOLIC_LINK)
     if code in (errno.EACCES, errno.EPERM):
-        return Unreadable(
-            path,
-            "permission denied",
-            "add the user to the group that may read it (adm on Debian), or use the journal",
-        )
+        return Unreadable(path, reasons.PERMISSION_DENIED)
     if code in (errno.ENXIO, errno.ENODEV):
-        return Unreadable(path, "is a socket or a device, not a file", "name a log file")
-    return Unreadable(path, os.strerror(code or errno.EIO), "check the file and its disk")
+        return Unreadable(path, reasons.NOT_A_FILE, "a socket or a device")
+    return Unreadable(path, reasons.READ_ERROR, os.strerror(code or errno.EIO))
 
 
 # -- compression ---------------------------------------------------------------------------------
@@ -218,12 +218,12 @@ class _Packed:
                 # Each library has an error of its own; liblzma's says what is wrong in words alone.
                 if "memory usage limit" in str(error).lower():
                     raise self._too_large() from None
-                raise self._broken(f"is damaged ({type(error).__name__})") from None
+                raise self._broken(f"damaged ({type(error).__name__})") from None
             if out:
                 view[: len(out)] = out
                 return len(out)
             if self._ended and not self._unpacker.eof:
-                raise self._broken("ends in the middle")
+                raise self._broken("end in the middle")
 
     def _more(self) -> bytes | None:
         """Return what the decompressor is to be given next, None at the end of all streams."""
@@ -245,18 +245,10 @@ class _Packed:
         return data
 
     def _too_large(self) -> Unreadable:
-        return Unreadable(
-            self._path,
-            f"takes more than {XZ_MEMORY >> 20} MiB of memory to unpack",
-            f"unpack it before and pipe it in: xz -dc {self._path} | ... --log -",
-        )
+        return Unreadable(self._path, reasons.UNPACK_MEMORY, str(XZ_MEMORY >> 20))
 
     def _broken(self, how: str) -> Unreadable:
-        return Unreadable(
-            self._path,
-            f"the compressed data {how}",
-            "what stands before that was read; fetch the file again or leave it out",
-        )
+        return Unreadable(self._path, reasons.DAMAGED, how)
 
 
 class _Gunzip:
@@ -319,21 +311,13 @@ def _packing(start: bytes, path: str) -> tuple[str, Callable[[], Any]] | None:
     Raises Unreadable where this Python cannot unpack it.
     """
     if start.startswith(b"LPKSHHRH"):
-        raise Unreadable(
-            path,
-            "is a file of the journal, not text",
-            f"use the journal as source, or journalctl --file={path} -k -o short-iso",
-        )
+        raise Unreadable(path, reasons.JOURNAL_FILE)
     for magic, name, fresh in _MAGIC:
         if start.startswith(magic):
             try:
                 fresh()
             except ImportError:
-                raise Unreadable(
-                    path,
-                    f"is compressed with {name}, which this Python cannot unpack",
-                    f"unpack it before and pipe it in: {name} -dc {path} | ... --log -",
-                ) from None
+                raise Unreadable(path, reasons.CANNOT_UNPACK, name) from None
             return name, fresh
     return None
 
@@ -556,13 +540,13 @@ def read_log(
     path: str,
     now: float,
     stop: Callable[[], bool],
-    position: Position | None = None,
+    cursor: LogCursor | None = None,
     start: float | None = None,
-) -> Reading:
+) -> LogReading:
     """Search one log and what was rotated out of it; return what it has shown.
 
     ``now`` in seconds since the epoch; ``stop`` is asked between blocks, and ends the reading
-    once it says True. With ``position``, only what was written since: the rest of the file it was
+    once it says True. With ``cursor``, only what was written since: the rest of the file it was
     taken in, found again under the name that rotation gave it, then the files in between, then
     the log. Without, or when that file is gone: the log, and rotated files changed at or after
     ``start`` (None: the log alone; it is then all that is read). A log that is empty is looked for
@@ -572,28 +556,29 @@ def read_log(
     try:
         descriptor = open_log(path)
     except Unreadable as error:
-        if not os.path.lexists(path) and (position is not None or start is not None):
+        if not os.path.lexists(path) and (cursor is not None or start is not None):
             # Rotated away, and the next line has yet to be written.
-            reading = _read_all(path, None, now, stop, position, start)
+            reading = _read_all(path, None, now, stop, cursor, start)
             if reading.files:
                 return reading._replace(problems=(*reading.problems, error.problem))
-        return _nothing(path, position, error.problem)
+        return _nothing(path, cursor, error.problem)
     try:
-        return _read_all(path, descriptor, now, stop, position, start)
+        return _read_all(path, descriptor, now, stop, cursor, start)
     except OSError as error:
-        return _nothing(path, position, _unreadable(path, error).problem)
+        return _nothing(path, cursor, _unreadable(path, error).problem)
     finally:
         os.close(descriptor)
 
 
-def _nothing(path: str, position: Position | None, problem: Problem) -> Reading:
+def _nothing(path: str, cursor: LogCursor | None, problem: SourceProblem) -> LogReading:
     """Return a reading that changes nothing of what is remembered."""
-    return Reading(
+    return LogReading(
         path,
-        position=position,
-        followed=position is not None,
+        cursor=cursor,
+        followed=cursor is not None,
         complete=False,
         problems=(problem,),
+        coverage=Coverage(path, (), problem.reason, problem.detail),
     )
 
 
@@ -601,7 +586,7 @@ class _Parts(NamedTuple):
     """What several files have shown together."""
 
     scans: list[_Scan]
-    problems: list[Problem]
+    problems: list[SourceProblem]
 
     @property
     def complete(self) -> bool:
@@ -613,29 +598,29 @@ def _read_all(
     descriptor: int | None,
     now: float,
     stop: Callable[[], bool],
-    position: Position | None,
+    cursor: LogCursor | None,
     start: float | None,
-) -> Reading:
+) -> LogReading:
     """Read the log, open at ``descriptor``, and before it what rotation made of it."""
     parts = _Parts([], [])
-    resumed, older = _plan(path, descriptor, position, start, stop, parts.problems)
+    resumed, older = _plan(path, descriptor, cursor, start, stop, parts.problems)
     followed = resumed is not None
     new = None
     pending: list[Event] = []
     # The log first: when time runs out, what is newest has been seen.
     if descriptor is not None:
-        at = position if resumed == path else None
+        at = cursor if resumed == path else None
         offset = at.offset if at is not None else 0
         found = os.fstat(descriptor)
         scan, problem = _scan_descriptor(path, path, descriptor, offset, now, stop, at)
         parts.scans.append(scan)
         pending = scan.pending
         if problem is None:
-            new = _position(descriptor, found, offset + scan.read - scan.held, scan)
+            new = _cursor(descriptor, found, offset + scan.read - scan.held, scan)
         else:
             parts.problems.append(problem)
     for name in reversed(older):
-        at = position if resumed == name else None
+        at = cursor if resumed == name else None
         scan, problem = _scan_file(name, path, now, stop, at)
         # A rotated file is not written to any more: its last line is all there will be of it.
         scan.events += scan.pending
@@ -650,19 +635,19 @@ def _read_all(
     empty = not read and new is not None and not new.offset and parts.complete
     kernel_lines = any(scan.kernel_lines for scan in parts.scans)
     cut = any(scan.cut for scan in parts.scans)
-    if position is not None and (followed or empty):
-        kernel_lines = kernel_lines or position.kernel_lines
+    if cursor is not None and (followed or empty):
+        kernel_lines = kernel_lines or cursor.kernel_lines
     if empty and not kernel_lines and start is not None:
         # Just rotated, or never written to? What was rotated out of it tells.
         kernel_lines, cut = _shown_before(path, now, stop, parts.problems)
     if new is not None:
         new = new._replace(kernel_lines=kernel_lines)
     if cut:
-        parts.problems.append(Problem(path, _CUT, "raise --timeout"))
+        parts.problems.append(SourceProblem(path, reasons.TIMED_OUT))
     if older and stop():
         # The next run takes up the same work: what was found counts, and is not remembered.
-        pending, events, new, followed = [*events, *pending], [], position, True
-    return Reading(
+        pending, events, new, followed = [*events, *pending], [], cursor, True
+    return LogReading(
         path,
         tuple(events),
         tuple(pending),
@@ -674,12 +659,31 @@ def _read_all(
         (*older, path) if descriptor is not None else tuple(older),
         tuple(parts.problems),
         cut,
+        _coverage(path, now, parts, events, kernel_lines=kernel_lines, empty=empty),
         empty,
     )
 
 
+def _coverage(
+    path: str,
+    now: float,
+    parts: _Parts,
+    events: Sequence[Event],
+    *,
+    kernel_lines: bool,
+    empty: bool,
+) -> Coverage:
+    hosts = tuple(dict.fromkeys(short(event.host) for event in events if event.host))
+    if not kernel_lines:
+        return Coverage(path, (), reasons.EMPTY if empty else reasons.NO_KERNEL_LINES)
+    if parts.problems:
+        return Coverage(path, (), *parts.problems[0][1:], parts.problems[0].path, hosts)
+    begun = oldest(path, now)
+    return Coverage(path, (Span(begun or 0.0, now),), hosts=hosts)
+
+
 def _shown_before(
-    path: str, now: float, stop: Callable[[], bool], problems: list[Problem]
+    path: str, now: float, stop: Callable[[], bool], problems: list[SourceProblem]
 ) -> tuple[bool, bool]:
     """Tell whether what was rotated out of a log shows lines of the kernel, and if time ended."""
     refused = []
@@ -705,25 +709,25 @@ def _shown_before(
 def _plan(
     path: str,
     descriptor: int | None,
-    position: Position | None,
+    cursor: LogCursor | None,
     start: float | None,
     stop: Callable[[], bool],
-    problems: list[Problem],
+    problems: list[SourceProblem],
 ) -> tuple[str | None, list[str]]:
-    """Return (file the position was found in, rotated files to read, oldest first)."""
-    if position is not None:
-        if descriptor is not None and _stands_at(descriptor, position):
+    """Return (file the cursor was found in, rotated files to read, oldest first)."""
+    if cursor is not None:
+        if descriptor is not None and _stands_at(descriptor, cursor):
             # Of a log that was empty nothing is known again: since, it may have been copied and
             # truncated. Its copy then was changed after it.
-            since = max(position.latest, start or 0.0)
-            copies = [] if position.offset else rotated(path, since)
+            since = max(cursor.latest, start or 0.0)
+            copies = [] if cursor.offset else rotated(path, since)
             return (None, copies) if copies else (path, [])
         names = rotated(path, 0.0)
         for at in range(len(names) - 1, -1, -1):
-            if _is_former(names[at], position, stop, problems):
+            if _is_former(names[at], cursor, stop, problems):
                 return names[at], names[at:]
-    if position is not None and start is not None:
-        start = min(start, position.latest)
+    if cursor is not None and start is not None:
+        start = min(start, cursor.latest)
     return None, [] if start is None else rotated(path, start)
 
 
@@ -732,8 +736,8 @@ def _scan_file(
     family: str,
     now: float,
     stop: Callable[[], bool],
-    resumed: Position | None,
-) -> tuple[_Scan, Problem | None]:
+    resumed: LogCursor | None,
+) -> tuple[_Scan, SourceProblem | None]:
     skip = resumed.offset if resumed is not None else 0
     try:
         descriptor = open_log(name)
@@ -754,8 +758,8 @@ def _scan_descriptor(
     skip: int,
     now: float,
     stop: Callable[[], bool],
-    resumed: Position | None,
-) -> tuple[_Scan, Problem | None]:
+    resumed: LogCursor | None,
+) -> tuple[_Scan, SourceProblem | None]:
     # A line was written before the file was last changed: that is how the year of an old,
     # collected log is known.
     scan = _Scan(name, family, min(now, os.fstat(descriptor).st_mtime))
@@ -766,7 +770,7 @@ def _scan_descriptor(
 
 def _search(
     scan: _Scan, descriptor: int, name: str, skip: int, stop: Callable[[], bool]
-) -> Problem | None:
+) -> SourceProblem | None:
     """Search a file after ``skip`` bytes, unpacked where it is packed; return what went wrong."""
     try:
         packing = _packing(os.pread(descriptor, 16, 0), name)
@@ -786,7 +790,7 @@ def _search(
 
 def read_stream(
     descriptor: int, now: float, stop: Callable[[], bool], name: str = "standard input"
-) -> Reading:
+) -> LogReading:
     """Search a stream such as standard input to its end, or until ``stop`` says True.
 
     What is compressed is unpacked. A pipe that nobody writes to is not waited for longer than
@@ -794,7 +798,7 @@ def read_stream(
     """
     scan = _Scan(name, name, now)
     waiting = _Waiting(descriptor, name, stop)
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[SourceProblem, ...] = ()
     try:
         start = waiting.peek(16)
         packing = _packing(start, name)
@@ -808,8 +812,8 @@ def read_stream(
     if waiting.cut:
         scan.complete = False
     if not scan.complete and not problems:
-        problems = (Problem(name, _CUT, "raise --timeout, or hand over less"),)
-    return Reading(
+        problems = (SourceProblem(name, reasons.TIMED_OUT),)
+    return LogReading(
         name,
         tuple(scan.events),
         tuple(scan.pending),
@@ -821,8 +825,18 @@ def read_stream(
         (name,),
         problems,
         waiting.cut or scan.cut,
+        _stream_coverage(name, now, scan),
         scan.complete and not scan.read,
     )
+
+
+def _stream_coverage(name: str, now: float, scan: _Scan) -> Coverage:
+    hosts = tuple(dict.fromkeys(short(event.host) for event in scan.events if event.host))
+    if not scan.complete:
+        return Coverage(name, (), reasons.TIMED_OUT)
+    if not scan.kernel_lines:
+        return Coverage(name, (), reasons.NO_KERNEL_LINES if scan.read else reasons.EMPTY)
+    return Coverage(name, (Span(0.0, now),), hosts=hosts)
 
 
 class _Waiting(_Plain):
@@ -869,12 +883,12 @@ class _Waiting(_Plain):
 # -- positions and rotation ----------------------------------------------------------------------
 
 
-def _position(descriptor: int, found: os.stat_result, offset: int, scan: _Scan) -> Position | None:
+def _cursor(descriptor: int, found: os.stat_result, offset: int, scan: _Scan) -> LogCursor | None:
     try:
         head, tail = _fingerprint(descriptor, offset)
     except OSError:
         return None
-    return Position(
+    return LogCursor(
         found.st_dev,
         found.st_ino,
         offset,
@@ -895,45 +909,45 @@ def _fingerprint(descriptor: int, offset: int) -> tuple[int, int]:
     )
 
 
-def _stands_at(descriptor: int, position: Position) -> bool:
-    """Tell whether the file is the one of the position, and unchanged up to it."""
+def _stands_at(descriptor: int, cursor: LogCursor) -> bool:
+    """Tell whether the file is the one of the cursor, and unchanged up to it."""
     found = os.fstat(descriptor)
-    same = (found.st_dev, found.st_ino) == (position.device, position.inode)
-    return same and _holds(descriptor, found, position)
+    same = (found.st_dev, found.st_ino) == (cursor.device, cursor.inode)
+    return same and _holds(descriptor, found, cursor)
 
 
-def _holds(descriptor: int, found: os.stat_result, position: Position) -> bool:
-    if found.st_size < position.offset:
+def _holds(descriptor: int, found: os.stat_result, cursor: LogCursor) -> bool:
+    if found.st_size < cursor.offset:
         return False  # it has shrunk
     try:
-        return _fingerprint(descriptor, position.offset) == (position.head, position.tail)
+        return _fingerprint(descriptor, cursor.offset) == (cursor.head, cursor.tail)
     except OSError:
         return False
 
 
 def _is_former(
-    name: str, position: Position, stop: Callable[[], bool], problems: list[Problem]
+    name: str, cursor: LogCursor, stop: Callable[[], bool], problems: list[SourceProblem]
 ) -> bool:
-    """Tell whether a rotated file is the one of the position: moved, copied or compressed."""
+    """Tell whether a rotated file is the one of the cursor: moved, copied or compressed."""
     try:
         descriptor = open_log(name)
     except Unreadable:
         return False
     try:
         found = os.fstat(descriptor)
-        if found.st_mtime < position.latest - 1 and found.st_ino != position.inode:
-            return False  # it was done with before the position was taken
+        if found.st_mtime < cursor.latest - 1 and found.st_ino != cursor.inode:
+            return False  # it was done with before the cursor was taken
         try:
             packing = _packing(os.pread(descriptor, 16, 0), name)
         except Unreadable as error:
             problems.append(error.problem)
             return False
         if packing is None:
-            if not position.offset:
-                return (found.st_dev, found.st_ino) == (position.device, position.inode)
-            return _holds(descriptor, found, position)
-        return bool(position.offset) and _unpacks_to(
-            _Packed(_Plain(descriptor, name), name, packing[1]), position, stop
+            if not cursor.offset:
+                return (found.st_dev, found.st_ino) == (cursor.device, cursor.inode)
+            return _holds(descriptor, found, cursor)
+        return bool(cursor.offset) and _unpacks_to(
+            _Packed(_Plain(descriptor, name), name, packing[1]), cursor, stop
         )
     except OSError:
         return False
@@ -941,27 +955,27 @@ def _is_former(
         os.close(descriptor)
 
 
-def _unpacks_to(packed: _Packed, position: Position, stop: Callable[[], bool]) -> bool:
-    size = min(FINGERPRINT, position.offset)
+def _unpacks_to(packed: _Packed, cursor: LogCursor, stop: Callable[[], bool]) -> bool:
+    size = min(FINGERPRINT, cursor.offset)
     buffer = bytearray(BLOCK)
     view = memoryview(buffer)
     head = b""
     tail = b""
     passed = 0
     try:
-        while passed < position.offset and not stop():
-            count = packed.readinto(view[: min(BLOCK, position.offset - passed)])
+        while passed < cursor.offset and not stop():
+            count = packed.readinto(view[: min(BLOCK, cursor.offset - passed)])
             if not count:
                 return False
             passed += count
             if len(head) < size:
                 head = (head + buffer[:count])[:size]
-                if len(head) == size and zlib.crc32(head) != position.head:
+                if len(head) == size and zlib.crc32(head) != cursor.head:
                     return False
             tail = (tail + buffer[max(0, count - size) : count])[-size:]
     except Unreadable:
         return False
-    return passed == position.offset and zlib.crc32(tail) == position.tail
+    return passed == cursor.offset and zlib.crc32(tail) == cursor.tail
 
 
 def rotated(path: str, since: float) -> list[str]:
@@ -1023,7 +1037,7 @@ def _begun(name: str, now: float) -> float | None:
     return next((told for told in times if told is not None), None)
 
 
-def expand(patterns: Sequence[str]) -> tuple[tuple[str, ...], tuple[Problem, ...]]:
+def expand(patterns: Sequence[str]) -> tuple[tuple[str, ...], tuple[SourceProblem, ...]]:
     """Return the files that names and globs stand for, each once, and what matches nothing.
 
     ``-`` stays. A name that exists is itself, also with brackets in it. Raises nothing.
@@ -1038,13 +1052,13 @@ def expand(patterns: Sequence[str]) -> tuple[tuple[str, ...], tuple[Problem, ...
 
         matches = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else [pattern]
         if not matches:
-            problems.append(Problem(pattern, "matches no file", "check the pattern"))
+            problems.append(SourceProblem(pattern, reasons.NO_MATCH))
         for match in matches:
             paths[match] = None
     return tuple(paths), tuple(problems)
 
 
-def reconcile(remembered: Sequence[Event], reading: Reading) -> tuple[Event, ...]:
+def reconcile(remembered: Sequence[Event], reading: LogReading) -> tuple[Event, ...]:
     """Return the events of all runs on one log, each once.
 
     ``remembered`` are those of earlier runs. Where the place was found again they are simply what
@@ -1057,19 +1071,19 @@ def reconcile(remembered: Sequence[Event], reading: Reading) -> tuple[Event, ...
     return tuple(event._replace(family=reading.path) for event in merged)
 
 
-def position_to_plain(position: Position) -> list[Any]:
-    """Return the position as a list that JSON can hold."""
-    last = None if position.last is None else to_plain(position.last)
-    return [*position[:-1], last]
+def cursor_to_plain(cursor: LogCursor) -> list[Any]:
+    """Return the cursor as a list that JSON can hold."""
+    last = None if cursor.last is None else to_plain(cursor.last)
+    return [*cursor[:-1], last]
 
 
-def position_from_plain(plain: object) -> Position:
-    """Return the position that ``position_to_plain`` has written.
+def cursor_from_plain(plain: object) -> LogCursor:
+    """Return the cursor that ``cursor_to_plain`` has written.
 
     Raises ValueError for anything else.
     """
-    if not isinstance(plain, list) or len(plain) != len(Position._fields):
-        raise ValueError("not a remembered position")
+    if not isinstance(plain, list) or len(plain) != len(LogCursor._fields):
+        raise ValueError("not a remembered cursor")
     *numbers, midline, kernel_lines, latest, last = plain
     if (
         not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers)
@@ -1078,7 +1092,7 @@ def position_from_plain(plain: object) -> Position:
         or isinstance(latest, bool)
         or not isinstance(latest, (int, float))
     ):
-        raise ValueError("not a remembered position")
+        raise ValueError("not a remembered cursor")
     device, inode, offset, head, tail = numbers
     event = None if last is None else from_plain(last)
-    return Position(device, inode, offset, head, tail, midline, kernel_lines, float(latest), event)
+    return LogCursor(device, inode, offset, head, tail, midline, kernel_lines, float(latest), event)

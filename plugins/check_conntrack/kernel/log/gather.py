@@ -1,16 +1,18 @@
-"""Which sources of the kernel log are read, in which order, and what they show together.
+"""Read the kernel log's sources in order, and say what they show and which spans they cover.
 
-`auto` is the ring buffer, then the journal, then log files, as far as one is needed; a path is a
-file with all that was rotated out of it, `-` is standard input.
+`auto` is the ring buffer, then the journal, then log files, as far as one is needed to cover the
+window. A path is a log file with its rotated parts; `-` is standard input.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import time
 
+from .. import reasons
+from ..coverage import TOLERANCE, Coverage, Span, clip, gaps, union
 from ..namedtuple import NamedTuple
+from ..reasons import SourceProblem
 from ..source import KernelError
 from . import events as ev
 from . import files, journal, kmsg
@@ -18,50 +20,71 @@ from . import files, journal, kmsg
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import Callable
+    from typing import Any, Callable
 
     from ..reader_client import Frame
 
 AUTO = "auto"
 FILES = ("/var/log/kern.log", "/var/log/messages", "/var/log/syslog")
 RING = "kernel log"
-# How something was read, in words.
 DIRECTLY, BY_READER = "directly", "by the reader"
-_DMESG = "grant CAP_SYSLOG, by --sudo or to the agent's service"
+MOST_REMEMBERED = 300
+"""Events that are remembered of one log; older ones are folded together."""
+MOST_REMEMBERED_IN_ALL = 600
+"""Events that are remembered of all logs together; the state of a run is 256 KiB at most."""
+MOST_MERGED = 40000
+"""Events that are searched for copies of each other, a second's work."""
+MOST_SPANS = 20
+MOST_HOSTS = 8
+CLOCKS = 1.0
+"""Seconds by which two computations of the boot time may differ."""
 
 
-class Known(NamedTuple):
-    """How far a log file was read by earlier runs, and what they found in it."""
+class LogHistory(NamedTuple):
+    """What earlier runs read of one log, and what they found in it.
 
-    position: files.Position
+    cursor: how far it was read.
+    events: those found, as far as they are still to be counted or mentioned.
+    start: events are remembered from here on, in seconds since the epoch.
+    spans: the spans that earlier runs covered, none of them before `start`.
+    hosts: names of hosts in the log's lines.
+    reason, detail, path: why the spans have gaps, as in Coverage.
+    """
+
+    cursor: files.LogCursor
     events: tuple[ev.Event, ...] = ()
     start: float = 0.0
-    """Since when all of them are remembered, in seconds since the epoch."""
+    spans: tuple[Span, ...] = ()
+    hosts: tuple[str, ...] = ()
+    reason: str = ""
+    detail: str = ""
+    path: str = ""
 
 
-class Source(NamedTuple):
-    """A source that was read: what to call it, and the oldest moment it shows, where that matters.
+class LogEvidence(NamedTuple):
+    """What the kernel log shows.
 
-    `oldest` is in seconds since the epoch, 0 for "since boot", None where it reaches far enough.
-    """
-
-    name: str
-    oldest: float | None = None
-
-
-class Evidence(NamedTuple):
-    """What the kernel log shows, each event once; `problems` are what could not be read.
-
-    `read` says of everything that was read what it is, how it was got at, and how much it was.
-    `gap` is the one of the problems that says how much of the window no source shows.
+    events: each event once, in order of time.
+    coverage: what each source covers, in the order of reading, also sources that show nothing.
+    With a window that has a start, a gap is what the spans leave of it. For a window of everything
+    spans say nothing, and a gap is a source with a reason.
+    missing: sources named by the user that cannot be read.
+    problems: what else cannot be read.
+    histories: what to remember of each log file, by its path.
+    read: for each source that was read, how, and how much.
     """
 
     events: tuple[ev.Event, ...] = ()
-    sources: tuple[Source, ...] = ()
-    problems: tuple[ev.Problem, ...] = ()
-    known: tuple[tuple[str, Known], ...] = ()
+    coverage: tuple[Coverage, ...] = ()
+    missing: tuple[SourceProblem, ...] = ()
+    problems: tuple[SourceProblem, ...] = ()
+    histories: tuple[tuple[str, LogHistory], ...] = ()
     read: tuple[str, ...] = ()
-    gap: ev.Problem | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether any source shows anything."""
+        return any(each.usable for each in self.coverage)
 
 
 class _Gathering:
@@ -69,68 +92,99 @@ class _Gathering:
         self,
         window: ev.Window,
         boot: str,
-        known: Mapping[str, Known],
+        histories: Mapping[str, LogHistory],
         stop: Callable[[], bool],
         ask: Callable[[Sequence[bytes]], Iterable[Frame]] | None,
     ) -> None:
         self.window = window
         self.boot = boot
-        self.remembered = known
+        self.earlier = histories
         self.stop = stop
         self.ask = ask
         self.parts: list[Sequence[ev.Event]] = []
-        self.sources: list[Source] = []
-        self.problems: list[ev.Problem] = []
-        self.known: dict[str, Known] = {}
-        self.short: list[float] = []
-        """Where sources begin that were read and do not show the whole window."""
-        self.covered: set[str] = set()
+        self.coverage: list[Coverage] = []
+        self.missing: list[SourceProblem] = []
+        self.problems: list[SourceProblem] = []
+        self.histories: dict[str, LogHistory] = {}
         self.read: list[str] = []
-        self.gap: ev.Problem | None = None
+        self.files_read: set[str] = set()
         self.asked = False
 
-    def _reaches(self, oldest: float | None) -> bool:
-        """Tell whether a source that begins then shows the whole window."""
+    # The window as one span; None for everything. A boot's window begins a moment before it, and
+    # what a boot logs first comes a moment after it.
+    @property
+    def wanted(self) -> Span | None:
         start = self.window.start
-        if start is not None and self.window.boot is not None:
-            start += 2 * ev.FUTURE  # it begins before boot; what a boot logs first comes after
-        return start is None or (oldest is not None and oldest <= start + CLOCKS)
+        if start is None:
+            return None
+        if self.window.boot is not None:
+            start += 2 * ev.FUTURE
+        return Span(min(start, self.window.end), self.window.end)
 
-    def ring(self) -> bool:
-        """Read the ring buffer; whether it shows the whole window."""
+    def _gaps(self, spans: Iterable[Span]) -> tuple[Span, ...]:
+        return gaps(spans, self.wanted) if self.wanted else ()
+
+    def _covers(self, name: str, problem: SourceProblem | None, spans: Sequence[Span]) -> None:
+        """Add the coverage of a source of this host."""
+        if problem is not None:
+            self.problems.append(problem)
+            self.coverage.append(Coverage(name, tuple(spans), problem.reason, problem.detail))
+        else:
+            self.coverage.append(Coverage(name, tuple(spans)))
+
+    # --- the sources of this host
+
+    def auto(self) -> None:
+        """Read the sources of this host until they cover the window."""
+        for read in (self.ring, self.journal, *(self._host_file(path) for path in FILES)):
+            read()
+            spans = [span for each in self.coverage for span in each.spans]
+            if self.wanted and not self._gaps(spans):
+                return
+
+    def _host_file(self, path: str) -> Callable[[], None]:
+        def read() -> None:
+            if os.path.lexists(path):
+                self.file(path)
+
+        return read
+
+    def ring(self) -> None:
+        """Read the ring buffer."""
         clock = kmsg.read_clock()
         try:
             ring = self._ring(clock)
         except (OSError, KernelError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            forbidden = isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES)
-            remedy = _DMESG if forbidden else "name log files with --log"
-            self.problems.append(ev.Problem(kmsg.PATH, reason or "cannot be read", remedy))
-            return False
+            code = reasons.READ_ERROR
+            if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES):
+                code = reasons.PERMISSION_DENIED
+            detail = error.strerror if isinstance(error, OSError) else str(error)
+            self._covers(RING, SourceProblem(kmsg.PATH, code, detail or ""), ())
+            return
         how = BY_READER if self.asked else DIRECTLY
         count = f"{ring.records} records, {ring.kernel_records} of the kernel's"
         self.read.append(f"{kmsg.PATH} {how}: {count}")
-        if not ring.kernel_records:
-            what = "shows no lines of the kernel"
-            self.problems.append(ev.Problem(kmsg.PATH, what, "name log files with --log"))
-            return False
         self.parts.append(ring.events)
-        boot = kmsg.boot_time(clock)
-        whole = ring.reaches(None if self.window.boot is not None else self.window.start, boot)
-        since_boot = ring.first_sequence == 0 and not ring.lost
-        if ring.complete or ring.events:
-            self.sources.append(Source(RING, 0 if since_boot else ring.oldest))
+        self._covers(RING, *self._ring_coverage(ring, kmsg.boot_time(clock)))
+
+    def _ring_coverage(
+        self, ring: kmsg.Ring, boot: float
+    ) -> tuple[SourceProblem | None, tuple[Span, ...]]:
+        start = boot if ring.first_sequence == 0 else ring.oldest
+        if start is None or not ring.kernel_records:
+            return SourceProblem(kmsg.PATH, reasons.NO_KERNEL_LINES), ()
         if not ring.complete:
-            reason = "was not read to its end within the time"
-            self.problems.append(ev.Problem(kmsg.PATH, reason, "raise --timeout"))
-        elif since_boot and not whole:
-            self.short.append(boot)
-        elif not whole:
-            reason = "no longer reaches back over the window"
-            self.problems.append(ev.Problem(kmsg.PATH, reason, "boot with a larger log_buf_len"))
-            if ring.oldest is not None:
-                self.short.append(ring.oldest)
-        return whole and ring.complete
+            return SourceProblem(kmsg.PATH, reasons.TIMED_OUT), ()
+        # A hole shorter than the tolerance would be no gap, and a burst is what loses records.
+        losses = [
+            Span(lost.start - 2 * TOLERANCE, lost.end + 2 * TOLERANCE) for lost in ring.losses
+        ]
+        spans = gaps(losses, Span(start, self.window.end))
+        if ring.lost and self._gaps([Span(start, self.window.end)]) != self._gaps(spans):
+            return SourceProblem(kmsg.PATH, reasons.RECORDS_LOST, str(ring.lost)), spans
+        if self._gaps(spans):
+            return SourceProblem(kmsg.PATH, reasons.BEGINS_LATER), spans
+        return None, spans
 
     def _ring(self, clock: kmsg.Clock) -> kmsg.Ring:
         try:
@@ -155,202 +209,198 @@ class _Gathering:
                 raise OSError(frame.errno, os.strerror(frame.errno))
             yield frame.data
 
-    def journal(self) -> bool:
-        """Read the journal; whether it shows the whole window."""
+    def journal(self) -> None:
+        """Read the journal."""
         start = self.window.start
         shown = journal.read_journal(journal.journal_arguments(start), self.stop)
         problem = journal.journal_problem(shown, probed=start is None)
-        whole = problem is None and self._reaches(shown.oldest)
-        if problem is None and not whole:
-            # One line from before the window tells: of a volatile journal from a short one, and
-            # of silence from no right to hear.
+        since = shown.oldest
+        if problem is None and self._gaps([Span(since or self.window.end, self.window.end)]):
+            # One entry from before the window shows that the journal reaches back over it, and
+            # that a journal without entries in the window was readable.
             arguments = journal.journal_arguments(until=start, newest=1)
             probe = journal.read_journal(arguments, self.stop)
-            whole = bool(probe.entries)
-            if not whole and not shown.entries:
+            if probe.entries:
+                since = start
+            elif not shown.entries:
                 problem = journal.journal_problem(probe, probed=True)
         if shown.status != journal.MISSING:
             count = f"{shown.entries} entries of the kernel's"
             self.read.append(f"{journal.SOURCE} by {journal.PROGRAM}: {count}")
         self.parts.append(shown.events)
-        oldest = None if whole or problem else shown.oldest
-        if problem is None or shown.events:
-            self.sources.append(Source(journal.SOURCE, oldest))
-        if problem is not None:
-            self.problems.append(problem)
-        if oldest is not None:
-            self.short.append(oldest)
-        return whole
+        spans = [] if problem or since is None else [Span(since, self.window.end)]
+        if problem is None and self._gaps(spans):
+            problem = SourceProblem(journal.SOURCE, reasons.BEGINS_LATER)
+        self._covers(journal.SOURCE, problem, spans)
 
-    def file(self, path: str) -> bool:
-        """Read a log file, or standard input; whether it shows lines of the kernel.
+    # --- files
 
-        A log without any is no quiet one: it is another program's, or nobody writes it. One that
-        is empty may have been rotated just now: then what was seen of it before counts.
-        """
+    def named(self, wanted: Sequence[str]) -> None:
+        """Read the logs that the user named."""
+        paths, problems = files.expand(wanted)
+        self.missing += problems
+        for path in paths:
+            if self.window.start is None and path in self.files_read:
+                continue  # a rotated part of a log that was named too
+            self.file(path, named=True)
+
+    def file(self, path: str, *, named: bool = False) -> None:
+        """Read a log file or standard input."""
         now = self.window.end
         known = None
         if path == files.STANDARD_INPUT:
             reading = files.read_stream(0, now, self.stop)
         elif self.window.start is None:
-            if path in self.covered:
-                return True  # a glob names what was rotated out of a log beside it
             reading = files.read_log(path, now, self.stop, None, 0.0)
-            self.covered.update(reading.files)
+            self.files_read.update(reading.files)
         else:
-            known = self.remembered.get(path)
-            if known and self.window.start < known.start - CLOCKS:
-                known = None  # what an earlier, shorter window left out is wanted now
-            position = known.position if known else None
-            reading = files.read_log(path, now, self.stop, position, self.window.start)
-        self.problems += reading.problems
+            known = self.earlier.get(path)
+            # Events before known.start were not remembered: the log has to be read again.
+            goes_on = known and self.window.start >= known.start - CLOCKS
+            cursor = known.cursor if known and goes_on else None
+            reading = files.read_log(path, now, self.stop, cursor, self.window.start)
         if reading.files:
             since = " since an earlier run" if reading.followed else ""
             self.read.append(f"{', '.join(reading.files)}: {reading.read} bytes{since}")
-        earlier = self._earlier(known.events, reading) if known else ()
+        earlier = self._still_wanted(known.events, reading) if known else ()
         remembered = files.reconcile(earlier, reading)
         self.parts.append((*remembered, *reading.pending))
-        if reading.position is not None and self.window.start is not None:
+        if named and not reading.files:
+            self.missing += reading.problems
+        else:
+            self.problems += reading.problems
+        self._file_coverage(reading, known, remembered, named=named)
+
+    def _file_coverage(
+        self,
+        reading: files.LogReading,
+        known: LogHistory | None,
+        remembered: tuple[ev.Event, ...],
+        *,
+        named: bool,
+    ) -> None:
+        own = reading.coverage
+        hosts = tuple(dict.fromkeys((*own.hosts, *(known.hosts if known else ()))))[:MOST_HOSTS]
+        spans = union((*own.spans, *(known.spans if known else ())))
+        if not self._gaps(spans) and self.wanted:
+            own = own._replace(reason="", detail="", path="")
+        elif known and not own.reason:
+            own = own._replace(reason=known.reason, detail=known.detail, path=known.path)
+        if self._gaps(spans) and not own.reason:
+            own = own._replace(reason=reasons.BEGINS_LATER)
+        own = own._replace(spans=spans, hosts=hosts, named=named)
+        self.coverage.append(own)
+        start = self.window.start
+        if reading.cursor is not None and start is not None:
             selection = ev.select(remembered, self.window)
-            start = max(self.window.start, known.start if known else 0.0)
-            kept = tuple(ev.fold((*selection.inside, *selection.untold), MOST_REMEMBERED))
-            self.known[path] = Known(reading.position, kept, start)
-        # Of a part, what it shows counts; what it does not show proves nothing.
-        readable = bool(reading.files) and reading.kernel_lines and not reading.cut
-        if readable or ev.select(self.parts[-1], self.window).inside:
-            self.sources.append(Source(reading.path))
-        elif not reading.problems:
-            self.problems.append(_silent(path, reading))
-        return readable
+            kept = tuple(ev.fold((*selection.inside, *selection.undated), MOST_REMEMBERED))
+            start = max(start, known.start if known else 0.0) if reading.followed else start
+            self.histories[reading.path] = LogHistory(
+                reading.cursor,
+                kept,
+                start,
+                clip(spans, Span(start, self.window.end))[-MOST_SPANS:],
+                hosts,
+                own.reason,
+                own.detail,
+                own.path,
+            )
 
-    def _earlier(self, known: tuple[ev.Event, ...], reading: files.Reading) -> tuple[ev.Event, ...]:
-        """What earlier runs found, as far as it is still to be counted or mentioned.
+    def _still_wanted(
+        self, known: tuple[ev.Event, ...], reading: files.LogReading
+    ) -> tuple[ev.Event, ...]:
+        """Return what earlier runs found, as far as it is still to be counted or mentioned.
 
-        An event whose time cannot be told leaves no window: it is mentioned for as long as the
-        log it was found in is the one that is written, and not for ever.
+        An undated event leaves no window: it is mentioned for as long as the log it was found in
+        is the one that is written.
         """
         written_on = reading.followed and len(reading.files) < 2
         selection = ev.select(known, self.window)
-        return (*selection.inside, *(selection.untold if written_on else ()))
-
-    def auto(self) -> None:
-        """The sources of this host, until one shows the whole window."""
-        everything = self.window.start is None
-        if self.ring() and not everything:
-            return
-        if self.journal() and not everything:
-            return
-        for path in FILES:
-            readable = os.path.lexists(path) and self.file(path)
-            if readable and not everything and self._whole(path):
-                return
-        if self.short and not everything:
-            since = time.strftime("%Y-%m-%d %H:%M", time.localtime(min(self.short)))
-            reason = f"nothing that can be read goes back beyond {since}"
-            remedy = "keep the journal with Storage=persistent, or name log files with --log"
-            self.gap = ev.Problem(RING, reason, remedy)
-            self.problems.append(self.gap)
-
-    def _whole(self, path: str) -> bool:
-        """Tell whether the log that was read last shows the whole window."""
-        oldest = files.oldest(path, self.window.end)
-        # An empty log has no dates: where it cannot be told, the log is believed.
-        if oldest is None or self._reaches(oldest):
-            return True
-        self.sources[-1] = self.sources[-1]._replace(oldest=oldest)
-        self.short.append(oldest)
-        return False
-
-
-def _silent(path: str, reading: files.Reading) -> ev.Problem:
-    """Why a log that was read to its end is no witness."""
-    if not reading.empty:
-        return ev.Problem(reading.path, "shows no lines of the kernel", "name the kernel's log")
-    if path == files.STANDARD_INPUT:
-        return ev.Problem(reading.path, "is empty", "see whether the command that feeds it fails")
-    what = "is empty, and nothing of the kernel's was rotated out of it"
-    return ev.Problem(reading.path, what, "name the kernel's log")
-
-
-# Events of a log that are remembered; older ones are folded together.
-MOST_REMEMBERED = 300
-# Of many logs together; the memory of a run is 256 KiB at most.
-MOST_REMEMBERED_IN_ALL = 600
-# Events that are looked through for copies of each other, a second's work.
-MOST_MERGED = 40000
-# Seconds by which the time of boot is another each time it is computed.
-CLOCKS = 1.0
+        return (*selection.inside, *(selection.undated if written_on else ()))
 
 
 def gather(
     wanted: Sequence[str],
     window: ev.Window,
     boot: str,
-    known: Mapping[str, Known],
+    histories: Mapping[str, LogHistory],
     stop: Callable[[], bool],
     ask: Callable[[Sequence[bytes]], Iterable[Frame]] | None,
-) -> Evidence:
-    """What the wanted sources show of the window; `auto` or paths, globs and `-`.
+) -> LogEvidence:
+    """Return what the wanted sources show of the window: `auto` or paths, globs and `-`.
 
-    `boot` is this boot's id, `known` what earlier runs remember of files, `stop` says when time
-    is up, `ask` asks the reader where the ring buffer takes a right. Raises nothing for a source
-    that cannot be read.
+    boot: this boot's id. histories: what earlier runs remember of log files. stop: says when time
+    is up. ask: asks the reader where reading the ring buffer takes a capability. Raises nothing
+    for a source that cannot be read.
     """
-    gathering = _Gathering(window, boot, known, stop, ask)
-    paths, problems = files.expand([path for path in wanted if path != AUTO])
-    gathering.problems += problems
+    gathering = _Gathering(window, boot, histories, stop, ask)
     if AUTO in wanted:
         gathering.auto()
-    for path in paths:
-        gathering.file(path)
-    most = MOST_REMEMBERED_IN_ALL // max(1, len(gathering.known))
+    gathering.named([path for path in wanted if path != AUTO])
+    most = MOST_REMEMBERED_IN_ALL // max(1, len(gathering.histories))
     if most < MOST_REMEMBERED:
-        for path, each in gathering.known.items():
-            gathering.known[path] = each._replace(events=tuple(ev.fold(each.events, most)))
-    return Evidence(
+        for path, each in gathering.histories.items():
+            gathering.histories[path] = each._replace(events=tuple(ev.fold(each.events, most)))
+    return LogEvidence(
         ev.merge(*_bounded(gathering.parts)),
-        tuple(gathering.sources),
+        tuple(gathering.coverage),
+        tuple(gathering.missing),
         tuple(gathering.problems),
-        tuple(gathering.known.items()),
+        tuple(gathering.histories.items()),
         tuple(gathering.read),
-        gathering.gap,
     )
 
 
 def _bounded(parts: Sequence[Sequence[ev.Event]]) -> Sequence[Sequence[ev.Event]]:
-    """The parts as they are, or folded: to bring millions of events together takes too long.
+    """Return the parts, folded where they are too many to be merged in time.
 
-    Of folded ones the copies in two sources are not told from each other: they count twice.
+    Copies of folded events in two sources are not recognised: they count twice.
     """
     if sum(map(len, parts)) <= MOST_MERGED:
         return parts
     return [ev.fold(part, MOST_MERGED // len(parts)) for part in parts]
 
 
-def known_to_plain(known: Iterable[tuple[str, Known]]) -> dict[str, object]:
-    """What is known of log files as JSON can hold it."""
+def histories_to_plain(histories: Iterable[tuple[str, LogHistory]]) -> dict[str, object]:
+    """Return the histories as JSON can hold them."""
     return {
         path: [
-            files.position_to_plain(each.position),
+            files.cursor_to_plain(each.cursor),
             [ev.to_plain(event) for event in each.events],
             each.start,
+            [list(span) for span in each.spans],
+            *map(list, (each.hosts,)),
+            each.reason,
+            each.detail,
+            each.path,
         ]
-        for path, each in known
+        for path, each in histories
     }
 
 
-def known_from_plain(plain: object) -> dict[str, Known]:
-    """What known_to_plain has written; nothing of what is not as it was written."""
-    found: dict[str, Known] = {}
+def histories_from_plain(plain: object) -> dict[str, LogHistory]:
+    """Return what histories_to_plain has written, without any entry that is malformed."""
+    histories: dict[str, LogHistory] = {}
     if isinstance(plain, dict):
         for path, value in plain.items():
             try:
-                position, events, start = value
-                found[path] = Known(
-                    files.position_from_plain(position),
-                    tuple(ev.from_plain(event) for event in events),
-                    float(start),
-                )
+                histories[path] = _history(*value)
             except (TypeError, ValueError, OverflowError):
                 continue
-    return found
+    return histories
+
+
+def _history(
+    cursor: Any, events: Any, start: Any, spans: Any, hosts: Any, *reason: Any
+) -> LogHistory:
+    code, detail, path = map(str, reason)
+    return LogHistory(
+        files.cursor_from_plain(cursor),
+        tuple(ev.from_plain(event) for event in events),
+        float(start),
+        tuple(Span(float(begin), float(end)) for begin, end in spans),
+        tuple(map(str, hosts)),
+        code,
+        detail,
+        path,
+    )

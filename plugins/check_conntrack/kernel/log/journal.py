@@ -9,8 +9,10 @@ import os
 import re
 import time
 
+from .. import reasons
 from ..namedtuple import NamedTuple
-from .events import Event, Problem
+from ..reasons import SourceProblem
+from .events import Event
 from .messages import parse_message
 
 TYPE_CHECKING = False
@@ -342,10 +344,7 @@ def _printable(said: bytes) -> str:
     return " ".join(text.split())[:200]
 
 
-_RIGHT = "add the user to the group systemd-journal or adm"
-
-
-def journal_problem(journal: Journal, *, probed: bool) -> Problem | None:
+def journal_problem(journal: Journal, *, probed: bool) -> SourceProblem | None:
     """Return why what was read is not to be relied on, or None.
 
     ``probed``: it was asked without a window (``newest=1``), where no entry at all means that none
@@ -353,26 +352,22 @@ def journal_problem(journal: Journal, *, probed: bool) -> Problem | None:
     said.
     """
     if journal.status == MISSING:
-        return Problem(SOURCE, f"journalctl: {journal.said}", "install systemd, or name log files")
+        return SourceProblem(SOURCE, reasons.JOURNALCTL_MISSING, journal.said)
     if not journal.complete:
-        return Problem(
-            SOURCE, "journalctl did not end within the time", "raise --timeout or shorten --since"
-        )
-    said = f": {journal.said}" if journal.said else ""
+        return SourceProblem(SOURCE, reasons.TIMED_OUT)
     lowered = journal.said.lower()
     if "permission" in lowered or "not seeing messages" in lowered:
         if not journal.entries:
-            return Problem(SOURCE, f"the system's journal may not be read{said}", _RIGHT)
+            return SourceProblem(SOURCE, reasons.JOURNAL_DENIED, journal.said)
     elif "no journal files" in lowered and not journal.entries:
-        return Problem(SOURCE, "no journal files were found", f"{_RIGHT}, or name log files")
+        return SourceProblem(SOURCE, reasons.JOURNAL_NOT_FOUND)
     if journal.status != 0:
-        return Problem(
-            SOURCE, f"journalctl failed with status {journal.status}{said}", "run it by hand"
-        )
+        said = f": {journal.said}" if journal.said else ""
+        return SourceProblem(SOURCE, reasons.JOURNALCTL_FAILED, f"status {journal.status}{said}")
     if journal.malformed and not journal.entries:
-        return Problem(SOURCE, "journalctl printed no JSON", "journalctl of systemd 236 is needed")
+        return SourceProblem(SOURCE, reasons.JOURNALCTL_TOO_OLD)
     if probed and not journal.entries:
-        return Problem(SOURCE, f"no lines of the kernel can be seen{said}", _RIGHT)
+        return SourceProblem(SOURCE, reasons.NO_KERNEL_LINES, journal.said)
     return None
 
 

@@ -10,6 +10,7 @@ import os
 import re
 import time
 
+from ..coverage import Span
 from ..namedtuple import NamedTuple
 from .events import Event
 from .messages import parse_message
@@ -70,6 +71,8 @@ class Ring(NamedTuple):
     """Time of the oldest record of any facility, in seconds since the epoch."""
     lost: int = 0
     """Records that were overwritten between two that were read."""
+    losses: tuple[Span, ...] = ()
+    """For each such hole, the time from the record before it to the record after it."""
     malformed: int = 0
     complete: bool = True
     """False when the reading was stopped before the end."""
@@ -240,6 +243,8 @@ def digest(raws: Iterable[bytes], clock: Clock, boot: str | None = None) -> Ring
     first: int | None = None
     before: int | None = None
     oldest: int | None = None
+    previous = 0
+    losses: list[Span] = []
     complete = True
     for raw in raws:
         if raw == STOPPED:
@@ -255,7 +260,9 @@ def digest(raws: Iterable[bytes], clock: Clock, boot: str | None = None) -> Ring
             first, oldest = record.sequence, record.monotonic
         elif record.sequence > before + 1:
             lost += record.sequence - before - 1
-        before = record.sequence
+            around = (wall_time(clock, stamp)[0] for stamp in (previous, record.monotonic))
+            losses.append(Span(*around))
+        before, previous = record.sequence, record.monotonic
         if record.facility != FACILITY_KERNEL:
             continue
         kernel_records += 1
@@ -277,4 +284,14 @@ def digest(raws: Iterable[bytes], clock: Clock, boot: str | None = None) -> Ring
                 )
             )
     since = None if oldest is None else wall_time(clock, oldest)[0]
-    return Ring(tuple(events), records, kernel_records, first, since, lost, malformed, complete)
+    return Ring(
+        tuple(events),
+        records,
+        kernel_records,
+        first,
+        since,
+        lost,
+        tuple(losses),
+        malformed,
+        complete,
+    )
