@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from incidents.lab import Expect, Lab, Step, incident
-from support.packets import connects, hosts, tcp
+from incidents.lab import Expect, Lab, Step, first, incident
+from support.packets import Packet, connects, echo, esp, hosts, sctp_init, tcp, udp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 LIMIT = 4096
-WEB, WEB_SERVICE = "10.1.0.80", r"10\.1\.0\.80.*(tcp/443|:443)|(tcp/443|:443).*10\.1\.0\.80"
+MOST = LIMIT - 300
+WEB, WEB6 = "10.1.0.80", "2001:db8:2:1::80"
 NO_LARGER_LIMIT = (r"sysctl.*nf_conntrack_max", r"raise the limit")
 
 
-def healthy_clients(lab: Lab, number: int = 200) -> list[str]:
-    """Serve clients that keep their connections; return their entries in the router."""
-    server = lab.server(443)
-    server.connect(lab.clients, [next(hosts("198.18.1.0/24", n)) for n in range(number)], WEB)
-    return lab.router.entries("-p", "tcp", "--state", "ESTABLISHED")
+def healthy_clients(lab: Lab, number: int = 200) -> None:
+    """Serve clients that keep their connections."""
+    lab.server(443).connect(lab.clients, first(number, hosts("198.18.1.0/24")), WEB)
+
+
+def flood(lab: Lab, packets: Iterable[Packet]) -> None:
+    """Stage a flood that nearly fills the table, beside healthy clients."""
+    lab.limit(LIMIT)
+    healthy_clients(lab)
+    lab.send(packets)
+    lab.wait_for_entries(LIMIT - 150)
 
 
 def unharmed(lab: Lab, number: int = 200) -> None:
@@ -28,8 +35,15 @@ def unharmed(lab: Lab, number: int = 200) -> None:
     assert connects(lab.clients, "198.18.2.1", WEB, 443)
 
 
-def undone(lab: Lab, step: Step, before: str) -> None:
-    """Assert that a step's undo restores the rules."""
+def ended(lab: Lab, step: Step, again: Iterable[Packet], *filters: str) -> None:
+    """Assert that a rule ends the flood, harms nobody, does not stack, and can be undone."""
+    before = lab.ruleset()
+    lab.paste_twice(step)
+    lab.paste(lab.step("conntrack -D").commands)
+    lab.send(again)
+    entries = lab.router.entries(*filters)
+    assert len(entries) < 50, entries[:3]
+    unharmed(lab)
     assert step.undo, f"no undo beside: {step.text}"
     lab.paste(step.undo)
     assert lab.ruleset() == before
@@ -40,34 +54,44 @@ def undone(lab: Lab, step: Step, before: str) -> None:
     Expect(
         "table",
         "CRITICAL",
-        says=("SYN flood", WEB_SERVICE, "forged|spoofed|many sources"),
+        says=("SYN flood", r"10\.1\.0\.80", r"tcp/443|:443", "forged|spoofed|many sources"),
         below=("SYN_RECV", "synproxy"),
         never=NO_LARGER_LIMIT,
     ),
     Expect("usage", "CRITICAL", never=NO_LARGER_LIMIT),
     ci=True,
-    pending="the first line is cut, and `usage` advises a larger limit",
+    pending="first line is cut; no synproxy ruleset",
 )
 def syn_flood_forged(lab: Lab) -> Iterator[None]:
-    lab.limit(LIMIT)
-    healthy_clients(lab)
     forged = hosts("203.0.0.0/16", 7)
-    lab.send(tcp(next(forged), WEB, 1024 + n, 443) for n in range(LIMIT - 300))
-    lab.wait_for_entries(LIMIT - 150)
+
+    def packets(number: int) -> Iterator[Packet]:
+        return (tcp(next(forged), WEB, 1024 + n, 443) for n in range(number))
+
+    flood(lab, packets(MOST))
     yield
-    before = lab.ruleset()
-    step = lab.step("conntrack -D")
-    lab.paste(step.commands)
-    assert lab.router.count() < 400
-    step = lab.step("synproxy")
-    lab.paste(step.commands)
-    once = lab.ruleset()
-    lab.paste(step.commands)
-    assert lab.ruleset() == once, "pasted twice, it stacks"
-    lab.send(tcp(next(forged), WEB, 1024 + n, 443) for n in range(1000))
-    assert lab.router.count() < 400
-    unharmed(lab)
-    undone(lab, step, before)
+    ended(lab, lab.step("synproxy"), packets(1000), "-p", "tcp", "--state", "SYN_RECV")
+
+
+@incident(
+    "SYN flood from one /64",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("SYN flood", r"2001:db8:bad:\S*/64", r"2001:db8:2:1::80", "tcp/443|:443"),
+        never=NO_LARGER_LIMIT,
+    ),
+    pending="the network is not named",
+)
+def syn_flood_one_network(lab: Lab) -> Iterator[None]:
+    bad = hosts("2001:db8:bad::/64", 7)
+
+    def packets(number: int) -> Iterator[Packet]:
+        return (tcp(next(bad), WEB6, 1024 + n, 443) for n in range(number))
+
+    flood(lab, packets(MOST))
+    yield
+    ended(lab, lab.step(r"nft .*2001:db8:bad:\S*/64"), packets(1000), "-f", "ipv6")
 
 
 @incident(
@@ -75,29 +99,17 @@ def syn_flood_forged(lab: Lab) -> Iterator[None]:
     Expect(
         "table",
         "CRITICAL",
-        says=("SYN flood", r"203\.0\.113\.9\b", WEB_SERVICE),
+        says=("SYN flood", r"203\.0\.113\.9\b", r"10\.1\.0\.80", "tcp/443|:443"),
         never=NO_LARGER_LIMIT,
     ),
     ci=True,
-    pending="the first line is cut",
+    pending="first line is cut",
 )
 def syn_flood_one_source(lab: Lab) -> Iterator[None]:
-    lab.limit(LIMIT)
-    healthy_clients(lab)
-    lab.send(tcp("203.0.113.9", WEB, 1024 + n, 443) for n in range(LIMIT - 300))
-    lab.wait_for_entries(LIMIT - 150)
+    flood(lab, (tcp("203.0.113.9", WEB, 1024 + n, 443) for n in range(MOST)))
     yield
-    before = lab.ruleset()
-    step = lab.step(r"nft .*203\.0\.113\.9")
-    lab.paste(step.commands)
-    once = lab.ruleset()
-    lab.paste(step.commands)
-    assert lab.ruleset() == once, "pasted twice, it stacks"
-    lab.paste(lab.step(r"conntrack -D.*203\.0\.113\.9").commands)
-    lab.send(tcp("203.0.113.9", WEB, 1024 + n, 443) for n in range(1000))
-    assert not lab.router.entries("-s", "203.0.113.9")
-    unharmed(lab)
-    undone(lab, step, before)
+    again = (tcp("203.0.113.9", WEB, 1024 + n, 443) for n in range(1000))
+    ended(lab, lab.step(r"nft .*203\.0\.113\.9"), again, "-s", "203.0.113.9")
 
 
 @incident(
@@ -112,12 +124,127 @@ def syn_flood_one_source(lab: Lab) -> Iterator[None]:
     pending="is called a SYN flood",
 )
 def dead_backend(lab: Lab) -> Iterator[None]:
-    lab.limit(LIMIT)
-    healthy_clients(lab)
     clients = hosts("198.18.8.0/24")
-    lab.send(tcp(next(clients), "10.9.0.80", 1024 + n, 8080) for n in range(LIMIT - 300))
-    lab.wait_for_entries(LIMIT - 150)
+    flood(lab, (tcp(next(clients), "10.9.0.80", 1024 + n, 8080) for n in range(MOST)))
     yield
     lab.paste(lab.step(r"conntrack -D").commands)
     assert not lab.router.entries("-d", "10.9.0.80")
+    unharmed(lab)
+
+
+@incident(
+    "scan",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("scan", r"203\.0\.113\.66", r"10\.9\.0\."),
+        never=(*NO_LARGER_LIMIT, "flood", "synproxy"),
+    ),
+    pending="does not name what is scanned",
+)
+def scan(lab: Lab) -> Iterator[None]:
+    def packets(number: int) -> Iterator[Packet]:
+        targets = hosts("10.9.0.0/24")
+        return (tcp("203.0.113.66", next(targets), 40000, 1 + n // 15) for n in range(number))
+
+    flood(lab, packets(MOST))
+    yield
+    ended(lab, lab.step(r"nft .*203\.0\.113\.66"), packets(1000), "-s", "203.0.113.66")
+
+
+@incident(
+    "UDP flood",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("UDP flood", r"10\.9\.0\.27", "udp/27015|:27015"),
+        never=(*NO_LARGER_LIMIT, "SYN", "tcp_timeout", "DNS", "synproxy"),
+    ),
+    pending="names no destination; advises TCP timeouts",
+)
+def udp_flood(lab: Lab) -> Iterator[None]:
+    forged = hosts("203.0.0.0/16", 7)
+
+    def packets(number: int) -> Iterator[Packet]:
+        return (udp(next(forged), "10.9.0.27", 1024 + n, 27015) for n in range(number))
+
+    flood(lab, packets(MOST))
+    yield
+    ended(lab, lab.step(r"nft .*10\.9\.0\.27"), packets(1000), "-p", "udp")
+
+
+@incident(
+    "UDP flood from one source",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("UDP flood", r"203\.0\.113\.31", r"10\.9\.0\.27", "udp/27015|:27015"),
+        never=(*NO_LARGER_LIMIT, "SYN", "tcp_timeout", "DNS", "synproxy"),
+    ),
+    pending="names neither source nor destination",
+)
+def udp_flood_one_source(lab: Lab) -> Iterator[None]:
+    def packets(number: int) -> Iterator[Packet]:
+        return (udp("203.0.113.31", "10.9.0.27", 1024 + n, 27015) for n in range(number))
+
+    flood(lab, packets(MOST))
+    yield
+    ended(lab, lab.step(r"nft .*203\.0\.113\.31"), packets(1000), "-p", "udp")
+
+
+@incident(
+    "ICMP flood",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("ICMP flood", r"10\.9\.0\.1\b"),
+        never=(*NO_LARGER_LIMIT, "SYN", "udp_timeout", "tcp_timeout", "synproxy"),
+    ),
+    pending="names no destination; advises TCP timeouts",
+)
+def icmp_flood(lab: Lab) -> Iterator[None]:
+    forged = hosts("203.0.0.0/16", 7)
+
+    def packets(number: int) -> Iterator[Packet]:
+        return (echo(next(forged), "10.9.0.1", n) for n in range(number))
+
+    flood(lab, packets(MOST))
+    yield
+    ended(lab, lab.step(r"nft .*10\.9\.0\.1\b"), packets(1000), "-p", "icmp")
+
+
+@incident(
+    "ESP flood",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("ESP|protocol 50|unknown 50", r"10\.9\.0\.50"),
+        never=(*NO_LARGER_LIMIT, "SYN", "udp_timeout", "tcp_timeout", "synproxy"),
+    ),
+    pending="names no destination; advises TCP timeouts",
+)
+def esp_flood(lab: Lab) -> Iterator[None]:
+    forged = hosts("203.0.0.0/16", 7)
+    flood(lab, (esp(next(forged), "10.9.0.50", n) for n in range(MOST)))
+    yield
+    again = (esp(next(forged), "10.9.0.50", n) for n in range(1000))
+    ended(lab, lab.step(r"nft .*10\.9\.0\.50"), again, "-d", "10.9.0.50")
+
+
+@incident(
+    "dead SCTP peer",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=(r"10\.9\.0\.38", r"sctp/3868|:3868"),
+        never=(*NO_LARGER_LIMIT, "SYN", "udp_timeout", "tcp_timeout", "synproxy"),
+    ),
+    pending="names no destination; advises TCP timeouts",
+)
+def dead_sctp_peer(lab: Lab) -> Iterator[None]:
+    clients = hosts("198.18.8.0/24")
+    flood(lab, (sctp_init(next(clients), "10.9.0.38", 1024 + n, 3868) for n in range(MOST)))
+    yield
+    lab.paste(lab.step(r"conntrack -D").commands)
+    assert not lab.router.entries("-p", "sctp")
     unharmed(lab)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import subprocess
 from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
@@ -13,7 +14,7 @@ from support.netns import Namespace, wait_until
 from support.router import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -54,7 +55,8 @@ def steps(lines: Iterable[str]) -> list[Step]:
 class Lab:
     """The network of one incident, and the checks that look at it.
 
-    `answers` are what the checks printed, by the name of the check.
+    `answers` are what the checks printed, by the name of the check; `files` are those made for
+    them, by the words that stand for them in their options.
     """
 
     def __init__(self, tree: Path, python: str, state: Path) -> None:
@@ -62,6 +64,7 @@ class Lab:
         self._stack = contextlib.ExitStack()
         self._network: Network | None = None
         self.answers: dict[str, Run] = {}
+        self.files: dict[str, Path] = {}
 
     def close(self) -> None:
         """Remove the network and restore the machine's limits."""
@@ -98,6 +101,32 @@ class Lab:
         buckets = max(1024, -(-entries // 512) * 512)
         self.enter(machine.machine_wide(nf_conntrack_max=entries, nf_conntrack_buckets=buckets))
 
+    def buckets(self, number: int) -> None:
+        """Set the number of hash buckets."""
+        self.enter(machine.machine_wide(nf_conntrack_buckets=number))
+
+    def file(self, word: str, text: str) -> Path:
+        """Make a file that everybody may read, for a word in the options of a check."""
+        path = self._state.parent / f"{self._state.name}-{word}"
+        path.write_text(text)
+        path.chmod(0o644)
+        self._stack.callback(path.unlink)
+        self.files[word] = path
+        return path
+
+    def network_of(self, router: str) -> None:
+        """Make the network with a router of this name."""
+        self._network = self.enter(Network(router))
+
+    @contextlib.contextmanager
+    def aged(self, seconds: int, namespace: Namespace | None = None) -> Iterator[None]:
+        """Have connections that are established meanwhile look idle for so long."""
+        where = namespace or self.router
+        sysctl = "netfilter__nf_conntrack_tcp_timeout_established"
+        where.sysctl(**{sysctl: 432_000 - seconds})
+        yield
+        where.sysctl(**{sysctl: 432_000})
+
     def server(self, port: int, address: str = "") -> packets.Server:
         """Start a server on the servers' side: TCP, or UDP where an address is given."""
         return self.enter(packets.Server(self.servers, port, address))
@@ -111,13 +140,12 @@ class Lab:
         where = namespace or self.router
         assert wait_until(lambda: where.count() >= entries), f"only {where.count()} entries"
 
-    def check(self, check: str, *options: object, where: Namespace | None = None) -> Run:
-        """Run a check as root in the router, or on the host of all namespaces where told so."""
+    def check(self, check: str, *options: object, where: str = "router") -> Run:
+        """Run a check as root: in the router, clients or servers, or on the host of them all."""
         name = f"check_conntrack_{check}"
-        words = [str(option) for option in options]
+        words = [str(self.files.get(str(option), option)) for option in options]
         command = [self._python, str(self._tree / name), "--state-dir", str(self._state), *words]
-        if where is not HOST:
-            command = (where or self.router).command(*command)
+        command = self._inside(where, command)
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         self.answers[check] = Run(done.returncode, done.stdout, done.stderr, words)
         return self.answers[check]
@@ -130,7 +158,10 @@ class Lab:
                 return step
         raise AssertionError(f"no advice matches {pattern!r}:\n{self.answers[check].out}")
 
-    def paste(self, commands: Iterable[str], where: Namespace | None = None) -> str:
+    def _inside(self, where: str, command: list[str]) -> list[str]:
+        return command if where == HOST else getattr(self.network, where).command(*command)
+
+    def paste(self, commands: Iterable[str], where: str = "router") -> str:
         """Run commands as they stand in the output; each has to succeed. Return what they print.
 
         The machine's own limits are set on the host, and restored when the incident ends; files
@@ -145,20 +176,32 @@ class Lab:
             if match:
                 name = match[0] if match[0].startswith("nf_") else "nf_conntrack_buckets"
                 self.enter(machine.machine_wide(**{name: machine.sysctl(name)}))
-            elif where is not HOST:
-                words = (where or self.router).command(*words)
+            else:
+                words = self._inside(where, words)
             done = subprocess.run(words, capture_output=True, text=True, timeout=60)
             assert done.returncode == 0, f"{command}: {done.stderr}"
             printed.append(done.stdout)
         return "".join(printed)
 
-    def ruleset(self, where: Namespace | None = None) -> str:
+    def paste_twice(self, step: Step) -> None:
+        """Paste a step, then again: it must not stack."""
+        self.paste(step.commands)
+        once = self.ruleset()
+        self.paste(step.commands)
+        assert self.ruleset() == once, "pasted twice, it stacks"
+
+    def ruleset(self) -> str:
         """Return the router's nft rules, without counters."""
-        rules = (where or self.router).run("nft", "-s", "list", "ruleset")
+        rules = self.router.run("nft", "-s", "list", "ruleset")
         return re.sub(r"counter packets \d+ bytes \d+", "counter", rules)
 
 
-HOST = Namespace("host")  # never made: stands for the namespace of the test itself
+def first(number: int, addresses: Iterable[str]) -> list[str]:
+    """Return the first addresses of an endless series."""
+    return list(itertools.islice(addresses, number))
+
+
+HOST = "host"  # the namespace of the test itself, where the others have names
 
 
 Story = Callable[[Lab], "Iterable[None]"]
@@ -167,7 +210,8 @@ Story = Callable[[Lab], "Iterable[None]"]
 class Expect(NamedTuple):
     """What a check has to answer: a state, and patterns.
 
-    `says`: in the status line; `below`: in the long output; `never`: nowhere in the output.
+    `state` may offer several, as in `WARNING|CRITICAL`. `says`: in the status line; `below`: in
+    the long output; `never`: nowhere in the output.
     """
 
     check: str
@@ -176,11 +220,11 @@ class Expect(NamedTuple):
     below: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
-    where: Namespace | None = None
+    where: str = "router"
 
     def faults(self, run: Run) -> list[str]:
         """Return what differs."""
-        found = [] if run.state == self.state else [f"{run.state}, not {self.state}"]
+        found = [] if run.state in self.state.split("|") else [f"{run.state}, not {self.state}"]
         found += [f"status line without {one!r}" for one in self.says if not _in(one, run.text)]
         found += [f"no line with {one!r}" for one in self.below if not _in(one, run.rest)]
         output = f"{run.status}\n{run.rest}"

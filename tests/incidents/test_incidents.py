@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from incidents import floods
+from incidents import floods, healthy, history, leaks, nat, nodes
 from incidents.lab import INCIDENTS, Row
 
-assert floods  # each of these modules adds its own incidents
+MODULES = floods, leaks, nat, nodes, history, healthy  # importing them adds their incidents
 
 
 def _parameters():

@@ -64,9 +64,14 @@ class Namespace:
         subprocess.run(guard.remove_command(self.name), check=False, capture_output=True)
 
     @property
+    def path(self) -> str:
+        """The file that leads into it."""
+        return f"/run/netns/{self.name}"
+
+    @property
     def inode(self) -> int:
         """The number by which the kernel calls it."""
-        return os.stat(f"/run/netns/{self.name}").st_ino
+        return os.stat(self.path).st_ino
 
     def command(self, *words: object) -> list[str]:
         """Return the command line that runs a command in this namespace."""
@@ -102,7 +107,7 @@ class Namespace:
     def inside(self) -> Iterator[None]:
         """Enter it with this thread; sockets made here stay here."""
         before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        there = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
+        there = os.open(self.path, os.O_RDONLY)
         try:
             _setns(there)
             try:
@@ -131,3 +136,32 @@ class Namespace:
     def entries(self, *filters: object) -> list[str]:
         """Return the entries that conntrack(8) lists, as lines."""
         return self.run("conntrack", "-L", "-o", "extended", *filters).splitlines()
+
+
+class Container(Namespace):
+    """A network namespace without a name, held open by a process alone."""
+
+    def __init__(self, *command: str) -> None:
+        super().__init__()
+        self._holder = command or ("sleep", "600")
+        self.pid = 0
+
+    def __enter__(self) -> Container:
+        with contextlib.ExitStack() as stack:
+            process = subprocess.Popen(["unshare", "-n", *self._holder])
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            stack.enter_context(guard.undone_if_killed(["kill", "-9", str(process.pid)]))
+            self.pid = process.pid
+            own = os.stat("/proc/self/ns/net").st_ino
+            assert wait_until(lambda: self.inode != own)
+            self.run("ip", "link", "set", "lo", "up")
+            self._stack = stack.pop_all()
+        return self
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{self.pid}/ns/net"
+
+    def command(self, *words: object) -> list[str]:
+        return ["nsenter", f"--net={self.path}", *map(str, words)]

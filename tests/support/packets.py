@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import resource
 import select
 import socket
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 SYN, ACK, RST, FIN = 2, 16, 4, 1
 ESP, SCTP, ICMPV6 = 50, 132, 58
-IP_FREEBIND = 15
+IP_BIND_ADDRESS_NO_PORT = 24
 
 
 class Packet(NamedTuple):
@@ -130,6 +132,13 @@ def allow_many_sockets() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def readable(sock: socket.socket, seconds: float) -> bool:
+    """Wait until something can be read; return whether it can."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
 class Connection(NamedTuple):
     """Both ends of a TCP connection."""
 
@@ -149,11 +158,14 @@ class Server:
         allow_many_sockets()
         self.port, self.address = port, address
         kind = socket.SOCK_DGRAM if address else socket.SOCK_STREAM
+        family = socket.AF_INET if "." in address else socket.AF_INET6
         with namespace.inside():
-            self.socket = socket.socket(socket.AF_INET, kind)
+            self.socket = socket.socket(family, kind)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind((address, port))
-        if not address:
+        if address:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        else:
             self.socket.listen(4096)
         self.opened: list[Connection] = []
 
@@ -162,14 +174,12 @@ class Server:
     ) -> list[Connection]:
         """Open a connection from each source address; both ends are kept open."""
         made = []
+        self.forget()
         with namespace.inside():
             for source in sources:
-                client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                client = _client(source, socket.SOCK_STREAM)
                 client.settimeout(seconds)
-                client.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
-                client.setsockopt(socket.SOL_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
                 try:
-                    client.bind((source, 0))
                     client.connect((target, self.port))
                 except BaseException:
                     client.close()
@@ -177,6 +187,36 @@ class Server:
                 made.append(Connection(client, self.socket.accept()[0]))
         self.opened += made
         return made
+
+    @contextlib.contextmanager
+    def held_by_child(
+        self, namespace: Namespace, sources: Iterable[str], target: str
+    ) -> Iterator[None]:
+        """Have a child process open connections and hold them: it may have its own descriptors."""
+        ready, done = os.pipe(), os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(done[1])
+            try:
+                self.connect(namespace, sources, target)
+                os.write(ready[1], b"y")
+                os.read(done[0], 1)
+            finally:
+                os._exit(0)
+        os.close(ready[1])
+        os.close(done[0])
+        try:
+            assert os.read(ready[0], 1) == b"y", "the child could not connect"
+            yield
+        finally:
+            os.close(ready[0])
+            os.close(done[1])
+            os.waitpid(child, 0)
+
+    def forget(self) -> None:
+        """Close connections that nobody has accepted."""
+        while readable(self.socket, 0):
+            self.socket.accept()[0].close()
 
     def answer(self) -> int:
         """Answer the datagrams that have arrived; return how many."""
@@ -198,14 +238,20 @@ class Server:
         self.socket.close()
 
 
+def _client(source: str, kind: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    client = socket.socket(family, kind)
+    client.setsockopt(socket.SOL_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+    client.bind((source, 0))
+    return client
+
+
 def connects(namespace: Namespace, source: str, target: str, port: int, seconds: float = 2) -> bool:
     """Return whether a new TCP connection can be opened."""
     with namespace.inside():
-        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        client = _client(source, socket.SOCK_STREAM)
     with client:
         client.settimeout(seconds)
-        client.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
-        client.bind((source, 0))
         try:
             client.connect((target, port))
         except OSError:
@@ -213,14 +259,38 @@ def connects(namespace: Namespace, source: str, target: str, port: int, seconds:
         return True
 
 
-def ask(namespace: Namespace, server: Server, source: str, target: str, seconds: float = 2) -> bool:
-    """Return whether a datagram to a server is answered."""
+def ask(
+    namespace: Namespace,
+    server: Server,
+    source: str,
+    target: str = "",
+    seconds: float = 2,
+) -> bool:
+    """Return whether a datagram to a server, or to an address that leads to it, is answered."""
     with namespace.inside():
-        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client = _client(source, socket.SOCK_DGRAM)
     with client:
-        client.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
-        client.bind((source, 0))
-        client.sendto(b"?", (target, server.port))
-        select.select([server.socket], [], [], seconds)
+        client.sendto(b"?", (target or server.address, server.port))
+        readable(server.socket, seconds)
         server.answer()
-        return bool(select.select([client], [], [], seconds)[0])
+        return readable(client, seconds)
+
+
+def handshakes(
+    clients: Namespace,
+    servers: Namespace,
+    pairs: Iterable[tuple[str, int]],
+    target: str,
+    port: int,
+    seen: str = "",
+) -> None:
+    """Complete a TCP handshake for each source address and port, without a socket.
+
+    Both ends have to be silent addresses. `seen` is the address that the target sees instead.
+    """
+    batches = iter(pairs)
+    while batch := list(itertools.islice(batches, 500)):
+        send(clients, (tcp(one, target, at, port, SYN, 100) for one, at in batch))
+        answers = (tcp(target, seen or one, port, at, SYN | ACK, 500, 101) for one, at in batch)
+        send(servers, answers)
+        send(clients, (tcp(one, target, at, port, ACK, 101, 501) for one, at in batch))

@@ -25,15 +25,16 @@ CLIENTS6, SERVERS6, SILENT6 = "2001:db8:100::/48", "2001:db8:2:1::/64", "2001:db
 
 
 class Network:
-    """The three namespaces, connected: `clients`, `router` and `servers`."""
+    """The three namespaces, connected: `clients`, `router` (of a name) and `servers`."""
 
-    def __init__(self) -> None:
+    def __init__(self, router: str = "") -> None:
+        self._router = router
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Network:
         with contextlib.ExitStack() as stack:
             self.clients = stack.enter_context(Namespace())
-            self.router = stack.enter_context(Namespace())
+            self.router = stack.enter_context(Namespace(self._router))
             self.servers = stack.enter_context(Namespace())
             self._connect()
             self._stack = stack.pop_all()

@@ -1,0 +1,119 @@
+"""What happened between two runs, and evidence that does not reach far enough."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from incidents.floods import WEB
+from incidents.lab import Expect, Lab, incident
+from support.packets import connects, handshakes, hosts, tcp, udp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LIMIT = 2048
+SINCE = ("--since", "1s")  # stretched back to the run before; what others did counts no longer
+
+
+def established(lab: Lab, number: int) -> None:
+    """Fill the router's table with connections that the kernel does not evict."""
+    inside = hosts("203.0.8.0/22")
+    pairs = ((next(inside), 1024 + n) for n in range(number))
+    handshakes(lab.clients, lab.servers, pairs, "10.9.0.80", 443)
+    assert lab.router.count() >= number
+
+
+@incident(
+    "full for three seconds between two runs",
+    Expect("full", "CRITICAL", says=(r"\d+ packets? dropped|dropped \d+",), options=SINCE),
+    Expect("usage", "OK"),
+    ci=True,
+    pending="first line is cut",
+)
+def full_between_runs(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    assert lab.check("full", *SINCE).state == "OK"
+    established(lab, LIMIT)
+    end = time.monotonic() + 3
+    clients = hosts("198.18.8.0/24")
+    while time.monotonic() < end:
+        lab.send(tcp(next(clients), WEB, 1024 + n, 443) for n in range(20))
+        time.sleep(0.1)
+    lab.router.run("conntrack", "-F")
+    yield
+
+
+@incident(
+    "at the limit, dropping",
+    Expect("usage", "CRITICAL", says=(f"{LIMIT} of {LIMIT}",), never=("evicting",)),
+    Expect("full", "CRITICAL", says=("connections are dropped|dropping",), options=SINCE),
+)
+def dropping(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    lab.server(443)
+    lab.check("full", *SINCE)
+    established(lab, LIMIT)
+    lab.send(tcp("198.18.8.1", WEB, 1024 + n, 443) for n in range(100))
+    assert not connects(lab.clients, "198.18.2.1", WEB, 443, 0.2)
+    yield
+
+
+@incident(
+    "at the limit, evicting",
+    Expect("usage", "CRITICAL", says=("evicting",), never=("connections are dropped",)),
+    Expect(
+        "full",
+        "CRITICAL|WARNING",
+        says=("evict",),
+        never=("connections are dropped",),
+        options=SINCE,
+    ),
+    pending="is said to drop connections",
+)
+def evicting(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    lab.server(443)
+    lab.check("full", *SINCE)
+    # Few buckets: early eviction finds an entry in them each time.
+    lab.buckets(256)
+    clients = hosts("198.18.8.0/22")
+    lab.send(udp(next(clients), "10.9.0.27", 1024 + n, 514) for n in range(3 * LIMIT))
+    assert connects(lab.clients, "198.18.2.1", WEB, 443)
+    for n in range(5000):
+        if lab.router.count() == LIMIT:
+            break
+        lab.send([udp(next(clients), "10.9.0.27", 1024 + n, 515)])
+    yield
+
+
+@incident(
+    "limit lowered",
+    Expect("usage", "CRITICAL", says=("lowered from 8192 to 2048",)),
+    ci=True,
+    pending="is not said",
+)
+def limit_lowered(lab: Lab) -> Iterator[None]:
+    lab.limit(8192)
+    established(lab, 2000)
+    assert lab.check("usage").state == "OK"
+    lab.limit(LIMIT)
+    yield
+
+
+@incident(
+    "log host dead for three hours",
+    Expect("full", "UNKNOWN", says=("last written 3h",), options=("--log", "LOG")),
+    ci=True,
+    pending="is OK",
+)
+def dead_log_host(lab: Lab) -> Iterator[None]:
+    written = time.time() - 3 * 3600
+    lines = [
+        time.strftime(f"%b %e %H:%M:%S gw{n % 3} kernel: device eth{n} up\n", time.localtime(at))
+        for n, at in enumerate((written - 7200, written - 3600, written))
+    ]
+    log = lab.file("LOG", "".join(lines))
+    os.utime(log, (written, written))
+    yield

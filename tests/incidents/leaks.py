@@ -1,0 +1,68 @@
+"""Connections that nobody closes, on a server behind the router."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from incidents.floods import LIMIT, NO_LARGER_LIMIT, healthy_clients, unharmed
+from incidents.lab import Expect, Lab, first, incident
+from support.netns import wait_until
+from support.packets import hosts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+LEAKED = 3600
+APPLICATION = "10.1.0.90"
+
+
+@incident(
+    "CLOSE_WAIT leak behind the router",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("CLOSE_WAIT", r"10\.1\.0\.90", "tcp/8080|:8080"),
+        below=("existing entries keep",),
+        never=(*NO_LARGER_LIMIT, "flood", "scan"),
+    ),
+    ci=True,
+    pending="names no server",
+)
+def close_wait_leak(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    healthy_clients(lab)
+    server = lab.server(8080)
+    for one in server.connect(lab.clients, first(LEAKED, hosts("198.18.8.0/22")), APPLICATION):
+        one.client.close()
+
+    def closing() -> bool:
+        return len(lab.router.entries("-p", "tcp", "--state", "CLOSE_WAIT")) == LEAKED
+
+    assert wait_until(closing)
+    yield
+    lab.paste(lab.step("conntrack -D").commands)
+    assert not lab.router.entries("-p", "tcp", "--state", "CLOSE_WAIT")
+    unharmed(lab)
+
+
+@incident(
+    "idle leak behind the router",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("idle", r"10\.1\.0\.90", "tcp/3306|:3306"),
+        below=("existing entries keep",),
+        never=(*NO_LARGER_LIMIT, "flood", "scan"),
+    ),
+    pending="names no server",
+)
+def idle_leak(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    server = lab.server(3306)
+    with lab.aged(132_000):
+        server.connect(lab.clients, first(LEAKED, hosts("198.18.8.0/22")), APPLICATION)
+    healthy_clients(lab)
+    yield
+    lab.paste(lab.step("conntrack -D").commands)
+    assert not lab.router.entries("-p", "tcp", "--dport", "3306")
+    unharmed(lab)
