@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "plugins"))
 
-from check_conntrack import __version__, runner  # noqa: E402
+from check_conntrack import __version__, cli  # noqa: E402
 from check_conntrack.launch import MODULES  # noqa: E402
 from check_conntrack.ranges import Label  # noqa: E402
 from check_conntrack.state.state_store import SHARED, STATE_VARIABLE  # noqa: E402
@@ -215,7 +215,7 @@ def man_page(check: Check, plugins: str, user: str) -> str:
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     date = time.strftime("%Y-%m-%d", time.gmtime(epoch))
     reader = f"{plugins}/check_conntrack/kernel/reader.py"
-    ranges_head, _, ranges = runner.RANGES.partition("\n")
+    ranges_head, _, ranges = cli.RANGES.partition("\n")
     others = [f"check_conntrack_{key}(1)" for key in CHECKS if key != check.key]
     see = [*others, *SEE_ALSO[check.key], "sudoers(5)"]
     files = [
@@ -245,14 +245,14 @@ def man_page(check: Check, plugins: str, user: str) -> str:
         paragraph(ranges_head),
         *verbatim(ranges),
         ".PP",
-        paragraph(runner.QUOTES),
+        paragraph(cli.QUOTES),
         ".PP",
-        paragraph(runner.UNITS),
+        paragraph(cli.UNITS),
         ".SH PERFDATA",
         "In parentheses the unit and the default thresholds.",
         *perfdata(check),
         ".SH STATES",
-        paragraph(runner.STATES),
+        paragraph(cli.STATES),
         ".SH FILES",
         *(line for path, what in files for line in (".TP", italic(path), paragraph(what))),
         ".SH ENVIRONMENT",

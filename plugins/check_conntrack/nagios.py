@@ -1,114 +1,285 @@
-"""What the checks have in common between their figures and their words.
+"""Everything that knows nagiosplugin: contexts, results, severity, the order of the perfdata.
 
-Contexts for labels and states, the results that belong to a place, sentences about them, and the
-last step from nagiosplugin's check to an outcome.
+The library's own order of states hides CRITICAL behind UNKNOWN, it sorts perfdata by label, and
+prints no long output unless it is verbose; contract.md says what the suite does instead.
 """
 
 from __future__ import annotations
 
 import os
 
-from nagiosplugin import Ok, Unknown, Warn
+from nagiosplugin import (
+    Check,
+    Context,
+    Critical,
+    Metric,
+    Ok,
+    Performance,
+    Range,
+    Resource,
+    Result,
+    Results,
+    Unknown,
+    Warn,
+)
 
 from . import render
-from .ranges import LabelContext, StateContext
-from .runner import Outcome
+from .ranges import INFINITY, plain
+from .runner import CheckResult
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
 
-    from nagiosplugin import Context, Resource, Result, Results, Summary
+    from nagiosplugin import Summary
+    from nagiosplugin.state import ServiceState
 
     from .advice.capacity import CapacityEvidence
     from .kernel.limits import Limits
-    from .ranges import Label, Thresholds
+    from .ranges import AlertRange, Label, LabelThresholds, Thresholds
     from .session import Session
+
+STATES = {"ok": Ok, "warning": Warn, "critical": Critical, "unknown": Unknown}
+SEVERITY = (Ok, Warn, Unknown, Critical)
+HIDDEN = "hidden "  # before the name of a context that prints no perfdata
+_ALL_DECIMALS = 17  # enough to tell a double from its neighbours
+
+
+# --- severity and order
+
+
+def worst(states: Iterable[ServiceState]) -> ServiceState:
+    """Return the state that decides; UNKNOWN is worse than WARNING, and CRITICAL than both."""
+    return max(states, key=SEVERITY.index)
+
+
+class WorstResults(Results):
+    """Results whose most significant state follows SEVERITY."""
+
+    @property
+    def most_significant_state(self) -> ServiceState:
+        """Return the worst state; raises ValueError if there are no results."""
+        return worst(result.state for result in self.results)
+
+
+class OrderedCheck(Check):
+    """A check whose perfdata keeps the order in which the metrics were yielded."""
+
+    def __call__(self) -> None:
+        """Run the check."""
+        super().__call__()
+        order: dict[str, int] = {}
+        for result in self.results.results:
+            if isinstance(result.metric, Metric):
+                order.setdefault(result.metric.name, len(order))
+        self.perfdata.sort(key=lambda item: order[item.rpartition("=")[0].strip("'")])
+
+
+# --- contexts
+
+
+class LabelContext(Context):
+    """Evaluates a label's metrics, and prints each with the decimals that its verdict needs.
+
+    A hidden one evaluates and prints no perfdata, for namespaces that are not graphed.
+
+    A share (`%`) of a label that counts entries is of the metric's `max` where the label says
+    "limit", else of the resource's `total_entries`; where that is None the range cannot fire.
+    """
+
+    def __init__(self, label: Label, thresholds: LabelThresholds, *, hidden: bool = False) -> None:
+        super().__init__((HIDDEN if hidden else "") + label.name)
+        self.hidden = hidden
+        self.label = label
+        self.thresholds = thresholds
+
+    def evaluate(self, metric: Metric, resource: Resource) -> Result:
+        """Return the state of a metric, with the range that it violates as the hint."""
+        for state, threshold in (
+            (Critical, self.thresholds.critical),
+            (Warn, self.thresholds.warning),
+        ):
+            spelled = self._spell(threshold, metric, resource)
+            if threshold and spelled and not Range(spelled).match(metric.value):
+                return Result(state, threshold.text, metric)
+        return Result(Ok, None, metric)
+
+    def performance(self, metric: Metric, resource: Resource) -> Performance | None:
+        """Return the metric as perfdata, with absolute numbers as thresholds."""
+        if self.hidden:
+            return None
+        warning, critical = self._ranges(metric, resource)
+        return Performance(
+            metric.name,
+            self.settle(metric, warning, critical),
+            self.label.unit,
+            warning or "",
+            critical or "",
+            metric.min,
+            None if metric.max is None else plain(metric.max),
+        )
+
+    def print_value(self, metric: Metric, resource: Resource) -> str:
+        """Return the metric's value with its unit, as in the perfdata."""
+        return self.settle(metric, *self._ranges(metric, resource)) + self.label.unit
+
+    def violates(self, state: ServiceState, value: float) -> bool:
+        """Return whether a value would have this state or a worse one; not for shares."""
+        thresholds = [self.thresholds.critical]
+        thresholds += [self.thresholds.warning] if state is Warn else []
+        return any(
+            not Range(threshold.spell()).match(value)
+            for threshold in thresholds
+            if threshold and not threshold.share and threshold.spell()
+        )
+
+    def too_low(self, result: Result) -> bool:
+        """Return whether this result, which is not OK, would be OK with a higher value."""
+        thresholds = self.thresholds
+        threshold = thresholds.critical if result.state is Critical else thresholds.warning
+        span = Range(self._spell(threshold, result.metric, result.metric.resource) or "")
+        if span.invert:
+            least = self.label.minimum
+            return span.start <= (-INFINITY if least is None else least)
+        return bool(result.metric.value < span.start)
+
+    def settle(self, metric: Metric, warning: str | None, critical: str | None) -> str:
+        """Return the value with the label's decimals, or as many more as its verdict needs.
+
+        89.96 must not be printed as 90.0 where 90.0 would have another state, and a percentage
+        below its maximum not as the maximum.
+        """
+        ranges = [Range(text) for text in (warning, critical) if text]
+        if metric.max is not None and self.label.unit == "%":
+            ranges += [Range(f"~:{plain(metric.max)}"), Range(f"{plain(metric.max)}:")]
+        text = ""
+        for decimals in range(self.label.decimals, _ALL_DECIMALS + 1):
+            text = f"{metric.value:.{decimals}f}"
+            if all(span.match(float(text)) == span.match(metric.value) for span in ranges):
+                break
+        return text if text.strip("-0.") else text.lstrip("-")
+
+    def _ranges(self, metric: Metric, resource: Resource) -> tuple[str | None, str | None]:
+        return (
+            self._spell(self.thresholds.warning, metric, resource),
+            self._spell(self.thresholds.critical, metric, resource),
+        )
+
+    def _spell(
+        self, threshold: AlertRange | None, metric: Metric, resource: Resource
+    ) -> str | None:
+        """Return a range in absolute numbers; None where there is none, or no base of its share."""
+        if threshold is None:
+            return None
+        factor = 1.0
+        if threshold.share:
+            of_limit = self.label.share_of == "limit"
+            base = metric.max if of_limit else getattr(resource, "total_entries", None)
+            if not base:
+                return None
+            factor = base / 100
+        return threshold.spell(factor)
+
+
+class StateContext(Context):
+    """Gives a fixed state to a metric that is a fact and not a number; its value is the text."""
+
+    def __init__(self, name: str, state: ServiceState) -> None:
+        super().__init__(name)
+        self.state = state
+
+    def evaluate(self, metric: Metric, resource: Resource) -> Result:
+        """Return the state, with the metric's value as the hint."""
+        return Result(self.state, str(metric.value), metric)
 
 
 def contexts(labels: Sequence[Label], thresholds: Thresholds, if_inactive: str) -> list[Context]:
-    """The contexts of all labels, loud and quiet, and of "problem", "inactive" and "history".
+    """Return the contexts of all labels, and of "problem", "inactive" and "history".
 
-    "history" is the trouble with the store: a warning where a threshold that the user gave needs
-    it, for that would never fire, and nobody would know.
+    "history" is for a history that cannot be kept: a WARNING if a given threshold needs it, because
+    that threshold could never fire.
     """
-    blind = any(
-        bounds.alerts(label.minimum)
+    needs_history = any(
+        threshold.alerts(label.minimum)
         for label in labels
         if label.needs_history and label.name in thresholds.given
-        for bounds in thresholds.of[label.name]
-        if bounds
+        for threshold in thresholds.of[label.name]
+        if threshold
     )
     return [
         *(LabelContext(label, thresholds.of[label.name]) for label in labels),
-        *(LabelContext(label, thresholds.of[label.name], quiet=True) for label in labels),
+        *(LabelContext(label, thresholds.of[label.name], hidden=True) for label in labels),
         StateContext("problem", Unknown),
-        StateContext("history", Warn if blind else Ok),
-        StateContext("inactive", render.STATES[if_inactive]),
+        StateContext("history", Warn if needs_history else Ok),
+        StateContext("inactive", STATES[if_inactive]),
     ]
 
 
+# --- results
+
+
 def results_of(prefix: str, labels: Sequence[Label], results: Results) -> list[Result]:
-    """The results of a namespace's figures, in the order of the labels."""
+    """Return the results of a namespace's labels, in the order of the labels."""
     names = [prefix + label.name for label in labels]
     return [results[name] for name in names if name in results]
 
 
-def decisive(judged: Sequence[Iterable[Result]], fullness: Sequence[tuple[float, int]]) -> int:
-    """Which of several places the status line is about: the fullest of those that are worst.
+def decisive(results: Sequence[Iterable[Result]], fullness: Sequence[tuple[float, int]]) -> int:
+    """Return which of several namespaces the status line is about: of the worst, the fullest.
 
-    `judged` are the results of each. Where all is OK it is the first.
+    results: those of each namespace. If all are OK it is the first namespace.
     """
-    states = [render.worst(result.state for result in results) for results in judged]
-    worst = render.worst(states)
-    if worst is Ok:
+    states = [worst(result.state for result in each) for each in results]
+    decides = worst(states)
+    if decides is Ok:
         return 0
-    return max((at for at, state in enumerate(states) if state is worst), key=fullness.__getitem__)
+    return max(
+        (at for at, state in enumerate(states) if state is decides), key=fullness.__getitem__
+    )
 
 
 def alarms(results: Iterable[Result]) -> list[Result]:
-    """Those that are not OK, the worst first."""
-    found = [result for result in results if result.state is not Ok]
-    return sorted(found, key=lambda result: render.SEVERITY.index(result.state), reverse=True)
+    """Return the results that are not OK, the worst first."""
+    alarming = [result for result in results if result.state is not Ok]
+    return sorted(alarming, key=lambda result: SEVERITY.index(result.state), reverse=True)
 
 
-def blind(results: Results) -> list[Result]:
-    """The result that says that a threshold can never fire; none where there is no such."""
+def history_alarms(results: Results) -> list[Result]:
+    """Return the result saying that a threshold needs a history that cannot be kept, if any."""
     return [
         result for result in results if result.metric.context == "history" and result.state is Warn
     ]
 
 
 def context_of(result: Result) -> LabelContext:
-    """The context of a figure's result."""
+    """Return the context of a label's result."""
     context: LabelContext = result.metric.contextobj
     return context
 
 
 def label_of(result: Result) -> str:
-    """The name of a figure's label, without its namespace."""
+    """Return the name of a result's label, without the prefix of its namespace."""
     return context_of(result).label.name
 
 
-def shown(result: Result) -> str:
-    """The value as it stands in the perfdata."""
-    return context_of(result).show(result.metric, result.metric.resource)
+def print_value(result: Result) -> str:
+    """Return the value with its unit, as in the perfdata."""
+    return context_of(result).print_value(result.metric, result.metric.resource)
 
 
-def alarm(result: Result) -> str:
-    """What lies outside which range, or inside one where that is what alerts."""
-    from check_conntrack.state.trend import spell
-
-    timed = context_of(result).label.unit == "s"
-    value = spell(result.metric.value) if timed else shown(result)
-    bounds = result.hint or ""
-    where = f"inside {bounds[1:]}" if bounds[:1] == "@" else f"outside {bounds}"
-    return f"{result.metric.name} {value} is {where}"
+def describe_alarm(result: Result) -> str:
+    """Return the value and the violated threshold, as in "usage 95.0% (threshold 90)"."""
+    is_time = context_of(result).label.unit == "s"
+    value = render.duration(result.metric.value) if is_time else print_value(result)
+    return f"{result.metric.name} {value} (threshold {result.hint})"
 
 
-def evidence(limits: Limits, peak: int) -> CapacityEvidence:
-    """What advice goes by: limits, the largest count seen, and what the host says of itself."""
+# --- what all checks print
+
+
+def capacity_evidence(limits: Limits, peak: int) -> CapacityEvidence:
+    """Return what advice on capacity needs: limits, the largest count, memory, who sets limits."""
     from .advice.capacity import CapacityEvidence
     from .kernel import host
     from .kernel.limits import buckets_sysctl_writable, may_set_limits
@@ -125,19 +296,19 @@ def evidence(limits: Limits, peak: int) -> CapacityEvidence:
     )
 
 
-def remembered(session: Session, verbose: int) -> list[str]:
-    """With -v, what the store says of itself; with -vvv, as whom the run judged."""
+def state_lines(session: Session, verbose: int) -> list[str]:
+    """Return, with -v, where the history is kept; with -vvv also as which user the check ran."""
     store = session.store
     lines = list(store.notes) if verbose else []
     if verbose:
-        # A folder that was opened may have kept some of it.
-        lost = "Not all" if store.folder else "Nothing"
-        trouble = f"{lost} is remembered: {store.trouble}"
-        lines.append(trouble if store.trouble else f"Remembered in {store.folder}")
+        # If the folder could be opened, a part may have been kept.
+        kept = "Not all history was kept" if store.folder else "No history is kept"
+        trouble = f"{kept}: {store.trouble}"
+        lines.append(trouble if store.trouble else f"History is kept in {store.folder}")
     if verbose > 2:
         from .kernel import privileges
 
-        lines.append(f"Judged as uid {os.geteuid()}, capabilities {privileges.capabilities():x}")
+        lines.append(f"Checked as uid {os.geteuid()}, capabilities {privileges.capabilities():x}")
     return lines
 
 
@@ -146,24 +317,24 @@ def conclude(
     session: Session,
     resource: Resource,
     summary: Summary,
-    made: Sequence[Context],
-) -> Outcome:
-    """Run nagiosplugin's check over all this, and take its verdict, words and figures.
+    all_contexts: Sequence[Context],
+) -> CheckResult:
+    """Run nagiosplugin's check, and return its state, text, perfdata and long output.
 
-    A state directory that is refused costs the memory and not the verdict, but an OK must not
-    hide it: somebody else may have laid it there.
+    A state directory that is refused does not change the verdict, but is always mentioned:
+    somebody else may have put it there.
     """
-    check = render.OrderedCheck(resource, summary, render.WorstResults(), *made)
+    check = OrderedCheck(resource, summary, WorstResults(), *all_contexts)
     check()
     detailed = options.verbose or check.state is not Ok
     lines = list(check.verbose_str) if detailed else []
     notes = []
     store = session.store
     if store.refused and not any(store.trouble in line for line in lines):
-        refusal = f"Nothing is remembered: {store.trouble}"
+        refusal = f"No history is kept: {store.trouble}"
         if check.state is Ok:
             notes.append(refusal)
         else:
-            # After what alarms most, where no bound on the output cuts it off.
+            # After the worst alarm, where the bound on the output does not cut it off.
             lines.insert(1, refusal)
-    return Outcome(check.state, check.summary_str, check.perfdata, lines, notes)
+    return CheckResult(check.state, check.summary_str, check.perfdata, lines, notes)

@@ -1,4 +1,4 @@
-"""What the user may be warned of: labels, ranges, and when a value lies outside one.
+"""Labels, the ranges that the user gives for them, and durations: parsing only.
 
 The range syntax is that of the IETF draft "The Monitoring Plugins Interface", section "Ranges",
 and nothing looser. A bound may carry a unit that fits its label.
@@ -8,46 +8,39 @@ from __future__ import annotations
 
 import re
 
-from nagiosplugin import (
-    Context,
-    Critical,
-    Metric,
-    Ok,
-    Performance,
-    Range,
-    Resource,
-    Result,
-    Warn,
-)
-
 from .kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from nagiosplugin.state import ServiceState
-
 
 INFINITY = float("inf")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-# Fifteen digits are what a double holds exactly; re.ASCII keeps other scripts' digits out.
+# A double holds fifteen digits exactly; re.ASCII keeps out the digits of other scripts.
 _NUMBER = r"-?[0-9]{1,15}(?:\.[0-9]{1,9})?"
 _RANGE = re.compile(rf"(@)?(?:(~|{_NUMBER}[%smhd]?):)?({_NUMBER}[%smhd]?)?", re.ASCII)
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhd]?)", re.ASCII)
 _MOST_DECIMALS = 9
-_ALL_DECIMALS = 17  # what tells a double from its neighbours
 
 
 class ThresholdError(ValueError):
-    """A threshold that cannot be understood, or that could never fire; the text says which."""
+    """A threshold that is malformed or could never fire; the text says why."""
 
 
 class Label(NamedTuple):
-    """One performance-data label: a name that users rely on, and how its value is judged.
+    """A performance-data label: a name that users rely on, and how its value is evaluated.
 
-    `share_of` names what `%` means for a label that counts entries: "entries" or "limit".
-    `minimum` is the least value it can have, None where it may be negative.
+    name: as printed, without the prefix of a namespace.
+    meaning: for the help page.
+    unit: as printed after the value: "%", "s", "c" or none.
+    decimals: printed at least; more where the verdict needs them.
+    minimum: the least value it can have; None where it may be negative.
+    share_of: for a label that counts entries, the base of `%`: "entries" or "limit".
+    warning, critical: default ranges; none where empty.
+    needs_history: whether the value comes from what earlier runs have recorded.
+    when_known: whether the label is absent in runs that could read everything, because what it
+    tells is not known yet or not in sight.
     """
 
     name: str
@@ -59,17 +52,24 @@ class Label(NamedTuple):
     warning: str = ""
     critical: str = ""
     needs_history: bool = False
+    when_known: bool = False
 
     @property
     def units(self) -> str:
-        """The units a bound may carry, as characters."""
+        """Return the units that a bound may carry, one character each."""
         if self.unit == "s":
             return "smhd"
         return "%" if self.unit == "%" or self.share_of else ""
 
 
-class Bounds(NamedTuple):
-    """A range as the user meant it: in the label's base unit, or as shares in percent."""
+class AlertRange(NamedTuple):
+    """A parsed range.
+
+    text: as the user wrote it.
+    start, end: in the label's base unit, or in percent where `share` is set.
+    inverted: whether values inside alert (@).
+    share: whether the bounds are shares of the label's base.
+    """
 
     text: str
     start: float
@@ -79,80 +79,86 @@ class Bounds(NamedTuple):
 
     @property
     def scaleless(self) -> bool:
-        """Whether it means the same as a share and as a figure: nothing, and the infinite, do."""
+        """Return whether it means the same as a share and as a number: 0 and infinity do."""
         return {self.start, self.end} <= {0.0, INFINITY, -INFINITY}
 
     def alerts(self, minimum: int | None) -> list[tuple[float, bool, float, bool]]:
-        """The values that alert, as intervals (low, low is in, high, high is in)."""
+        """Return the values that alert as intervals: (low, low included, high, high included)."""
         start = self.start
         if minimum is not None and start <= minimum:
-            start = -INFINITY  # nothing lies below the minimum
+            start = -INFINITY  # no value is below the minimum
         if self.inverted:
             return [(start, True, self.end, True)]
         below = [(-INFINITY, True, start, False)] if start > -INFINITY else []
         above = [(self.end, False, INFINITY, True)] if self.end < INFINITY else []
         return below + above
 
+    def spell(self, factor: float = 1.0) -> str:
+        """Return the range in the draft's syntax, its bounds multiplied by `factor`."""
+        at = "@" if self.inverted else ""
+        start = "~:" if self.start == -INFINITY else f"{plain(self.start * factor)}:"
+        end = "" if self.end == INFINITY else plain(self.end * factor)
+        return at + ("" if start == "0:" and end else start) + end
 
-class Limits(NamedTuple):
-    """The two ranges that hold for a label; None never fires."""
 
-    warning: Bounds | None
-    critical: Bounds | None
+class LabelThresholds(NamedTuple):
+    """The two ranges of a label; None never fires."""
+
+    warning: AlertRange | None
+    critical: AlertRange | None
 
 
 class Thresholds(NamedTuple):
-    """The ranges of every label, and which labels the user named."""
+    """The ranges of all labels by name, and the names of the labels that the user gave one for."""
 
-    of: Mapping[str, Limits]
+    of: Mapping[str, LabelThresholds]
     given: frozenset[str]
 
 
 def plain(value: float, decimals: int = _MOST_DECIMALS) -> str:
-    """A number as perfdata takes it: digits and a point, no exponent, no needless zeros."""
+    """Return a number in the form that perfdata requires: no exponent, no trailing zeros."""
     text = f"{value:.{decimals}f}"
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 
 
-def duration(text: str) -> float:
-    """Seconds from `90`, `90s`, `15m`, `4h` or `30d`.
-
-    Raises ThresholdError for anything else.
-    """
+def parse_duration(text: str) -> float:
+    """Return the seconds of `90`, `90s`, `15m`, `4h` or `30d`; raises ThresholdError."""
     match = _DURATION.fullmatch(text)
     if not match:
-        raise ThresholdError(f"{text!r} is no duration: give a number and s, m, h or d, as in 15m")
+        raise ThresholdError(f"invalid duration {text!r} (a number and s, m, h or d, as in 15m)")
     return float(match[1]) * _SECONDS[match[2] or "s"]
 
 
-def parse_bounds(text: str, label: Label) -> Bounds:
-    """The range that `text` spells for `label`.
+def parse_range(text: str, label: Label) -> AlertRange:
+    """Return the range that `text` means for `label`.
 
-    Raises ThresholdError where it is malformed, reversed, or carries a unit that does not fit.
+    Raises ThresholdError if it is malformed, reversed, or has a unit that the label does not take.
     """
     match = _RANGE.fullmatch(text)
     if not match or (match[2] is None and match[3] is None):
-        # What a shell makes of ~ is the path of a home.
-        quote = "; put ~ in quotes, a shell has replaced it" if text[:1] == "/" else ""
+        # A shell replaces an unquoted ~ by the path of a home directory.
+        quote = "; quote the ~, the shell has replaced it" if text[:1] == "/" else ""
         raise ThresholdError(
-            f"{text!r} is no range for {label.name}: write 10, 10:, ~:10, 10:20 or @10:20{quote}"
+            f"invalid range {text!r} for {label.name} (write 10, 10:, ~:10, 10:20 or @10:20{quote})"
         )
     start, start_is_share = _bound(match[2], label, 0.0)
     end, end_is_share = _bound(match[3], label, INFINITY)
     shares = {is_share for is_share in (start_is_share, end_is_share) if is_share is not None}
     if len(shares) > 1:
-        raise ThresholdError(f"{text!r} for {label.name}: both bounds must have the same unit")
+        raise ThresholdError(
+            f"invalid range {text!r} for {label.name}: its bounds must have the same unit"
+        )
     if start > end:
         raise ThresholdError(
-            f"{text!r} for {label.name} is reversed: {match[2] or 0} is above {match[3]}"
+            f"invalid range {text!r} for {label.name}: {match[2] or 0} is greater than {match[3]}"
         )
-    return Bounds(text, start, end, bool(match[1]), True in shares)
+    return AlertRange(text, start, end, bool(match[1]), True in shares)
 
 
 def _bound(text: str | None, label: Label, absent: float) -> tuple[float, bool | None]:
-    """A bound's value in the base unit, and whether it is a share (None: it fits either)."""
+    """Return a bound in the base unit, and whether it is a share (None: it may be either)."""
     if text is None:
         return absent, None
     if text == "~":
@@ -160,7 +166,7 @@ def _bound(text: str | None, label: Label, absent: float) -> tuple[float, bool |
     unit = text[-1] if text[-1] in "%smhd" else ""
     if unit and unit not in label.units:
         takes = " or ".join(label.units) or "no unit"
-        raise ThresholdError(f"{text!r}: {label.name} takes {takes}")
+        raise ThresholdError(f"invalid unit in {text!r}: {label.name} takes {takes}")
     value = float(text[: len(text) - len(unit)])
     if label.unit == "s":
         return value * _SECONDS[unit or "s"], False
@@ -169,8 +175,8 @@ def _bound(text: str | None, label: Label, absent: float) -> tuple[float, bool |
     return value, bool(unit and label.share_of)
 
 
-def _never_fires(warning: Bounds, critical: Bounds, label: Label) -> bool:
-    """Whether all that alerts as a warning is critical already (equal ranges are fine)."""
+def _never_fires(warning: AlertRange, critical: AlertRange, label: Label) -> bool:
+    """Return whether every warning would be critical already (equal ranges are fine)."""
     if warning.share != critical.share and not (warning.scaleless or critical.scaleless):
         return False
     inner, outer = warning.alerts(label.minimum), critical.alerts(label.minimum)
@@ -188,10 +194,11 @@ def _within(inner: tuple[float, bool, float, bool], outer: tuple[float, bool, fl
 def parse_thresholds(
     labels: Iterable[Label], warnings: Iterable[str], criticals: Iterable[str]
 ) -> Thresholds:
-    """What `-w` and `-c` mean for the labels of a check; the first label is its main metric.
+    """Return the ranges that `-w`, `-c` and the defaults give each label of a check.
 
-    Raises ThresholdError for an unknown label, a malformed range, and a warning that could never
-    fire beside its critical range. A default warning gives way to a tighter critical.
+    The first label is the main metric. Raises ThresholdError for an unknown label, a malformed
+    range, and a warning range that its critical range covers. A default warning range that a given
+    critical range covers is dropped.
     """
     known = {label.name: label for label in labels}
     warning = _by_label(known, warnings)
@@ -204,20 +211,20 @@ def parse_thresholds(
             if name in warning:
                 default = "" if name in critical else "default "
                 raise ThresholdError(
-                    f"warning {warn.text!r} of {name} can never fire: "
-                    f"it lies beyond the {default}critical {crit.text!r}"
+                    f"warning range {warn.text!r} of {name} can never fire: "
+                    f"the {default}critical range {crit.text!r} covers it"
                 )
             warn = None
-        of[name] = Limits(warn, crit)
+        of[name] = LabelThresholds(warn, crit)
     return Thresholds(of, frozenset(warning) | frozenset(critical))
 
 
-def _default(label: Label, text: str) -> Bounds | None:
-    return parse_bounds(text, label) if text else None
+def _default(label: Label, text: str) -> AlertRange | None:
+    return parse_range(text, label) if text else None
 
 
-def _by_label(known: Mapping[str, Label], specs: Iterable[str]) -> dict[str, Bounds]:
-    found = {}
+def _by_label(known: Mapping[str, Label], specs: Iterable[str]) -> dict[str, AlertRange]:
+    ranges = {}
     main = next(iter(known))
     for spec in specs:
         name, equals, text = spec.rpartition("=")
@@ -225,126 +232,6 @@ def _by_label(known: Mapping[str, Label], specs: Iterable[str]) -> dict[str, Bou
             name = main
         if name not in known:
             shown = name if len(name) <= 32 else name[:29] + "..."
-            raise ThresholdError(f"unknown label {shown!r}: known are {', '.join(known)}")
-        found[name] = parse_bounds(text, known[name])
-    return found
-
-
-class LabelContext(Context):
-    """Judges a label's metrics, and prints each so that what is read is what was judged.
-
-    A quiet one judges and prints nothing: for namespaces that are not graphed.
-
-    A metric's `max` is the whole that a share bound of `entries` speaks of; other labels ask the
-    resource (`whole`), which returns None where there is none and the bound cannot fire.
-    """
-
-    def __init__(self, label: Label, limits: Limits, *, quiet: bool = False) -> None:
-        super().__init__(("quiet " if quiet else "") + label.name)
-        self.quiet = quiet
-        self.label = label
-        self.limits = limits
-
-    def evaluate(self, metric: Metric, resource: Resource) -> Result:
-        """The state of a metric, with the range it violates as the hint."""
-        for state, bounds in ((Critical, self.limits.critical), (Warn, self.limits.warning)):
-            resolved = self._resolve(bounds, metric, resource)
-            if bounds and resolved and not Range(resolved).match(metric.value):
-                return Result(state, bounds.text, metric)
-        return Result(Ok, None, metric)
-
-    def performance(self, metric: Metric, resource: Resource) -> Performance | None:
-        """The metric as perfdata, thresholds as absolute numbers."""
-        if self.quiet:
-            return None
-        warning, critical = self._ranges(metric, resource)
-        return Performance(
-            metric.name,
-            self.settle(metric, warning, critical),
-            self.label.unit,
-            warning or "",
-            critical or "",
-            metric.min,
-            None if metric.max is None else plain(metric.max),
-        )
-
-    def show(self, metric: Metric, resource: Resource) -> str:
-        """The metric's value with its unit, for a sentence."""
-        return self.settle(metric, *self._ranges(metric, resource)) + self.label.unit
-
-    def outside(self, state: ServiceState, value: float) -> bool:
-        """Whether a value would have had this state, or a worse one; not for share bounds."""
-        ranges = [self.limits.critical] + ([self.limits.warning] if state is Warn else [])
-        return any(
-            not Range(resolved).match(value)
-            for bounds in ranges
-            if bounds and not bounds.share and (resolved := _spelled(bounds, 1.0))
-        )
-
-    def too_low(self, result: Result) -> bool:
-        """Whether a higher value than that of this result, which is not OK, would have been OK."""
-        bounds = self.limits.critical if result.state is Critical else self.limits.warning
-        span = Range(self._resolve(bounds, result.metric, result.metric.resource) or "")
-        if span.invert:
-            least = self.label.minimum
-            return span.start <= (-INFINITY if least is None else least)
-        return bool(result.metric.value < span.start)
-
-    def _ranges(self, metric: Metric, resource: Resource) -> tuple[str | None, str | None]:
-        return (
-            self._resolve(self.limits.warning, metric, resource),
-            self._resolve(self.limits.critical, metric, resource),
-        )
-
-    def settle(self, metric: Metric, warning: str | None, critical: str | None) -> str:
-        """The value with the label's decimals, or as many more as its verdict needs.
-
-        89.96 of a range up to 90 must not be printed as 90.0 where 90.0 gets another verdict, and
-        nothing below its maximum is printed as the maximum.
-        """
-        ranges = [Range(text) for text in (warning, critical) if text]
-        if metric.max is not None and self.label.unit == "%":
-            ranges += [Range(f"~:{plain(metric.max)}"), Range(f"{plain(metric.max)}:")]
-        text = ""
-        for decimals in range(self.label.decimals, _ALL_DECIMALS + 1):
-            text = f"{metric.value:.{decimals}f}"
-            if all(span.match(float(text)) == span.match(metric.value) for span in ranges):
-                break
-        return text if text.strip("-0.") else text.lstrip("-")
-
-    def _resolve(self, bounds: Bounds | None, metric: Metric, resource: Resource) -> str | None:
-        """The range in the draft's syntax and the base unit; None where it cannot be told."""
-        if bounds is None:
-            return None
-        factor = 1.0
-        if bounds.share:
-            whole = metric.max if self.label.share_of == "limit" else _whole(resource)
-            if not whole:
-                return None
-            factor = whole / 100
-        return _spelled(bounds, factor)
-
-
-class StateContext(Context):
-    """Judges what is no figure and has a state all the same; its value says what it is about."""
-
-    def __init__(self, name: str, state: ServiceState) -> None:
-        super().__init__(name)
-        self.state = state
-
-    def evaluate(self, metric: Metric, resource: Resource) -> Result:
-        """The state, with the metric's value as the hint."""
-        return Result(self.state, str(metric.value), metric)
-
-
-def _spelled(bounds: Bounds, factor: float) -> str:
-    """A range in the draft's syntax."""
-    at = "@" if bounds.inverted else ""
-    start = "~:" if bounds.start == -INFINITY else f"{plain(bounds.start * factor)}:"
-    end = "" if bounds.end == INFINITY else plain(bounds.end * factor)
-    return at + ("" if start == "0:" and end else start) + end
-
-
-def _whole(resource: Resource) -> float | None:
-    whole: float | None = getattr(resource, "whole", None)
-    return whole
+            raise ThresholdError(f"unknown label {shown!r} (known: {', '.join(known)})")
+        ranges[name] = parse_range(text, known[name])
+    return ranges

@@ -1,20 +1,12 @@
-"""What is printed: one status line with its perfdata, then long output, in plain ASCII.
+"""The text of the output: the status line with its perfdata, then long output, in plain ASCII.
 
-nagiosplugin's own output puts perfdata last when it is verbose and prints no long output when it
-is not; the order of this one is the contract's.
+Functions for everything that is printed: durations, sizes, counts, percentages, clock times,
+tables. Nothing here knows nagiosplugin.
 """
 
 from __future__ import annotations
 
-from nagiosplugin import (
-    Check,
-    Critical,
-    Metric,
-    Ok,
-    Results,
-    Unknown,
-    Warn,
-)
+import time
 
 from .kernel import atomic_write
 
@@ -22,45 +14,52 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from nagiosplugin.state import ServiceState
+
+STATUS_WIDTH = 160  # characters, without the perfdata
+TEXT_WIDTH = STATUS_WIDTH - len("CONNTRACK_USAGE CRITICAL - ")
+OUTPUT_SIZE = 4096  # bytes without -v; Nagios takes 8 KiB, and an agent adds to it
+_DURATIONS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+_SIZES = (("GiB", 1 << 30), ("MiB", 1 << 20))
 
 
-STATUS_WIDTH = 160
-# Without -v. Nagios takes 8 KiB, and what an agent adds has to fit too.
-OUTPUT_SIZE = 4096
-STATES = {"ok": Ok, "warning": Warn, "critical": Critical, "unknown": Unknown}
-SEVERITY = (Ok, Warn, Unknown, Critical)
+def duration(seconds: float) -> str:
+    """Return a duration in at most two units, as in "3h 20m"."""
+    left = int(seconds)
+    parts: list[tuple[int, str]] = []
+    for unit, size in _DURATIONS:
+        number, left = divmod(left, size)
+        if number or parts:
+            parts.append((number, unit))
+    shown = [f"{number}{unit}" for number, unit in parts[:2] if number]
+    return " ".join(shown) or "0s"
 
 
-def worst(states: Iterable[ServiceState]) -> ServiceState:
-    """The state that decides: an unreadable part never hides a full one."""
-    return max(states, key=SEVERITY.index)
+def size(number: float) -> str:
+    """Return a number of bytes in KiB, MiB or GiB, as in "96.0 MiB"."""
+    for unit, scale in _SIZES:
+        if number >= scale:
+            return f"{number / scale:.1f} {unit}"
+    return f"{max(number / 1024, 1):.0f} KiB"
 
 
-class WorstResults(Results):
-    """nagiosplugin's results with the contract's order of severity."""
-
-    @property
-    def most_significant_state(self) -> ServiceState:
-        """The worst state; raises ValueError where there are no results."""
-        return worst(result.state for result in self.results)
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    """Return a number with its noun, as in "1 line" and "2 lines"."""
+    return f"{number} {noun if number == 1 else nouns or noun + 's'}"
 
 
-class OrderedCheck(Check):
-    """nagiosplugin's check, whose perfdata stays in the order in which it was measured."""
+def percent(share: float) -> str:
+    """Return a share as in "71%"; what is less than 100 is not rounded up to it."""
+    return f"{int(share)}%" if 99 <= share < 100 else f"{share:.0f}%"
 
-    def __call__(self) -> None:
-        """Run the check."""
-        super().__call__()
-        order: dict[str, int] = {}
-        for result in self.results.results:
-            if isinstance(result.metric, Metric):
-                order.setdefault(result.metric.name, len(order))
-        self.perfdata.sort(key=lambda item: order[item.rpartition("=")[0].strip("'")])
+
+def clock_time(when: float, now: float) -> str:
+    """Return a local time as "11:50" if it is of the same day as `now`, else with its date."""
+    local, today = time.localtime(when), time.localtime(now)
+    return time.strftime("%H:%M" if local[:3] == today[:3] else "%Y-%m-%d %H:%M", local)
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as aligned lines: the first column to the left, figures to the right."""
+    """Return rows as aligned lines: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [
         "  ".join(["", row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
@@ -69,9 +68,9 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def clean(text: str) -> str:
-    """Text from anywhere, made fit for one line of output.
+    """Return any text as one line of printable ASCII without "|", which begins the perfdata.
 
-    Whatever is not printable ASCII is escaped, and so is the bar that begins the perfdata.
+    All other characters are escaped.
     """
     shown = text.encode("ascii", "backslashreplace").decode("ascii")
     return "".join(
@@ -81,7 +80,7 @@ def clean(text: str) -> str:
 
 
 def label_part(name: str, taken: Mapping[str, object]) -> str:
-    """A name from outside as part of a perfdata label, different from all that are taken."""
+    """Return a name as a part of a perfdata label that differs from all that are `taken`."""
     safe = "".join(
         character if character.isascii() and (character.isalnum() or character in "_.-@") else "_"
         for character in name
@@ -94,32 +93,51 @@ def label_part(name: str, taken: Mapping[str, object]) -> str:
     return unique
 
 
-def status_line(title: str, state: ServiceState, text: str) -> str:
-    """The fact and the figure, in at most 160 characters."""
-    line = clean(f"{title} {state.text.upper()} - {text}")
+def fit(parts: Iterable[str | Sequence[str]], room: int = TEXT_WIDTH) -> str:
+    """Join the parts of a status line with "; ", shortened until they fit into `room`.
+
+    The parts are ordered by importance. A part may be several versions of one fact, the longest
+    first. Facts are not cut: the last parts are shortened first, then left out whole.
+    """
+    versions = [[part] if isinstance(part, str) else list(part) for part in parts]
+    chosen = [choices[0] for choices in versions if choices and choices[0]]
+    versions = [choices for choices in versions if choices and choices[0]]
+    for at in range(len(chosen) - 1, -1, -1):
+        for shorter in versions[at][1:]:
+            if len(clean("; ".join(chosen))) <= room:
+                break
+            chosen[at] = shorter
+    while len(chosen) > 1 and len(clean("; ".join(filter(None, chosen)))) > room:
+        chosen.pop()
+    return "; ".join(filter(None, chosen))
+
+
+def status_line(title: str, state: str, text: str) -> str:
+    """Return the status line, at most 160 characters long."""
+    line = clean(f"{title} {state} - {text}")
     return line if len(line) <= STATUS_WIDTH else line[: STATUS_WIDTH - 3] + "..."
 
 
 def page(status: str, perfdata: Sequence[str], lines: Sequence[str], *, bounded: bool) -> str:
-    """The whole output; where it is bounded, long output ends before it grows past 4 KiB."""
+    """Return the whole output; if it is bounded, whole lines are left out beyond 4 KiB."""
     first = status + (" | " + " ".join(perfdata) if perfdata else "")
     shown = [clean(line).rstrip() for line in lines]
     if bounded:
         more = "(more with -v)"
         room = OUTPUT_SIZE - len(first) - 1 - len(more) - 1
-        fits = 0
+        fitting = 0
         for line in shown:
             room -= len(line) + 1
             if room < 0:
                 break
-            fits += 1
-        if fits < len(shown):
-            shown = [*shown[:fits], more]
+            fitting += 1
+        if fitting < len(shown):
+            shown = [*shown[:fitting], more]
     return "\n".join([first, *shown]) + "\n"
 
 
 def write(text: str) -> bool:
-    """Put text on standard output; False where that is closed, full or gone."""
+    """Write text to standard output; returns False if that is closed, full or broken."""
     data = text.encode("ascii", "backslashreplace")
     try:
         atomic_write.write(1, data)

@@ -1,39 +1,40 @@
-"""What a run may do and remember: readers started while there were rights, then none, and a store.
+"""The privileges and the history of a run: readers, then no privileges, then the state store.
 
-begin() is where a check's rights end: what takes one is asked of a reader, which was started
-before, or is started through sudo now.
+begin() ends a check's privileges. Whatever needs a capability is asked of a reader that was started
+before, or that is started through sudo later.
 """
 
 from __future__ import annotations
 
-from . import runner
+import os
+from contextlib import suppress
+
 from .kernel import KernelError, privileges
+from .state.state_store import SHARED, STATE_VARIABLE, Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import ExitStack
 
-    from check_conntrack.state.state_store import Store
-
     from .kernel.reader_client import Frame, Reader
+    from .signals import Stage
 
 
 class ForbiddenError(KernelError):
-    """There is neither the right that a question takes, nor leave to ask through sudo."""
+    """The capability that a request needs is missing, and sudo may not be used to get it."""
 
 
 class Session:
-    """The run's way to readers, and its store.
+    """A run's access to readers, and its state store.
 
-    `forbidden` says that a right was missing when last a reader was wanted, `as_root` that readers
-    are root's already.
+    store: what earlier runs have recorded.
+    forbidden: whether the last request for a reader failed for lack of privileges.
+    as_root: whether readers run as root, so that nothing more can be granted.
     """
 
-    def __init__(
-        self, stage: runner.Stage, stack: ExitStack, ready: list[Reader], *, sudo: bool
-    ) -> None:
+    def __init__(self, stage: Stage, stack: ExitStack, ready: list[Reader], *, sudo: bool) -> None:
         self.stage = stage
         self.forbidden = False
         self.as_root = False
@@ -44,13 +45,13 @@ class Session:
 
     @property
     def may_ask(self) -> bool:
-        """Whether a reader is to be had."""
+        """Return whether there is a reader to ask."""
         return bool(self._ready) or self._sudo
 
     def ask(self, fields: Sequence[bytes]) -> list[Frame]:
-        """The answer to a request for small things (the grammar stands in kernel/reader.py).
+        """Return the answer to a request for small data (grammar: kernel/reader.py).
 
-        Raises ForbiddenError, and ReaderError where the reader fails.
+        Raises ForbiddenError, and ReaderError if the reader fails.
         """
         frames = self._reader().ask(fields)
         self.forbidden = False
@@ -58,7 +59,7 @@ class Session:
         return frames
 
     def stream(self, fields: Sequence[bytes]) -> Iterator[Frame]:
-        """The answer to a request as it comes. Raises as ask does."""
+        """Yield the answer to a request as it arrives. Raises as ask() does."""
         for frame in self._reader().stream(fields):
             self.forbidden = False
             self.as_root = self.as_root or self._sudo
@@ -70,8 +71,8 @@ class Session:
             return self._ready.pop()
         if not self._sudo:
             self.forbidden = True
-            raise ForbiddenError("no right, and no --sudo")
-        # sudo may refuse; whoever hears the answer knows better.
+            raise ForbiddenError("permission denied (use --sudo)")
+        # Assume "denied" until the reader answers.
         self.forbidden = True
         from .kernel import reader_client, reader_command
 
@@ -81,18 +82,21 @@ class Session:
 
 def begin(
     options: argparse.Namespace,
-    stage: runner.Stage,
+    stage: Stage,
     stack: ExitStack,
     *,
     readers: int = 0,
     capability: int = privileges.CAP_SYS_ADMIN,
     late: Sequence[str] = (),
+    open_files: Callable[[], None] | None = None,
 ) -> Session:
-    """Start what may need rights, give up all rights, open the store.
+    """Start readers, open files, give up all privileges, open the state store.
 
-    So many readers are started where this process has the capability; each answers one question.
-    `late` are modules that the check imports only where it needs them.
-    Raises KernelError where rights cannot be given up.
+    readers: how many to start if this process has `capability`; each answers one request.
+    late: modules that the check imports later.
+    open_files: called before privileges are dropped if root itself started the check, without
+    sudo and --user: it opens the files that the command line names, to be parsed afterwards.
+    Raises KernelError if privileges cannot be given up.
     """
     ready = []
     as_root = privileges.is_root()
@@ -102,23 +106,61 @@ def begin(
         stage("starting the reader")
         command = reader_command.reader_command(sudo=False)
         ready = [stack.enter_context(reader_client.Reader(command)) for _ in range(readers)]
-    home = runner.drop_rights(options, late)
+    if open_files and is_plain_root(options):
+        stage("opening the files that the command line names")
+        open_files()
+    home = drop_privileges(options, late)
     session = Session(stage, stack, ready, sudo=options.sudo)
     session.as_root = as_root
     stage("opening the state directory")
-    session.store = runner.open_store(options, home)
+    session.store = open_store(options, home)
     stack.callback(session.store.close)
     return session
 
 
+def is_plain_root(options: argparse.Namespace) -> bool:
+    """Return whether root itself started the check: not through sudo, and without --user."""
+    return privileges.is_root() and options.user is None and not os.environ.get("SUDO_UID")
+
+
+def drop_privileges(options: argparse.Namespace, late: Sequence[str] = ()) -> str | None:
+    """Become unprivileged for good; returns the home of the user that root became.
+
+    None: the process was not root. Empty: the user has no home. `late` are modules to import
+    first. Raises KernelError if the user does not exist, or privileges cannot be given up.
+    """
+    if os.geteuid() != 0:
+        privileges.drop(privileges.User(os.geteuid(), os.getegid()), sudo=options.sudo)
+        return None
+    # The user may not be allowed to read the folder that the suite or Python is installed in, so
+    # modules that are imported later are imported now.
+    from .advice import capacity  # noqa: F401
+    from .kernel import host, namespaces, reader_client, reader_command  # noqa: F401
+
+    for name in late:
+        with suppress(ImportError):  # not every Python has every library
+            __import__(name)
+    directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED
+    user = privileges.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)
+    privileges.drop(user)
+    return user.home
+
+
+def open_store(options: argparse.Namespace, home: str | None) -> Store:
+    """Open the state store that the options select."""
+    if options.no_state:
+        return Store.without("--no-state")
+    return Store.open(options.state_dir, os.environ, home)
+
+
 def grant(purpose: str, *, as_root: bool = False) -> list[str]:
-    """How to let this user ask the reader, for the one who administers the host."""
+    """Return lines for the administrator: how to let this user start the reader."""
     if as_root:
-        return [f"To {purpose} takes more than root has here: look at its container or service."]
+        return [f"To {purpose}, root needs more privileges than its container or service gives it."]
     from .kernel import reader_command
 
     lines = [
-        f"To {purpose}, let this user start the reader as root: --sudo, and with",
+        f"To {purpose}, let this user start the reader as root: use --sudo, and add with",
         "visudo -f /etc/sudoers.d/check-conntrack the line",
         f"  {reader_command.sudoers_line()}",
     ]
@@ -128,7 +170,9 @@ def grant(purpose: str, *, as_root: bool = False) -> list[str]:
         lines += ["but first install the reader, as root:", f"  {step}"]
     if weak:
         lines.append(
-            f"but only once the suite is where none but root may write: others may to {weak},"
+            f"Before that, make the suite writable for root only: others may write to {weak},"
         )
-        lines.append("and who replaces the reader or its interpreter becomes root by that line.")
+        lines.append(
+            "and whoever replaces the reader or its interpreter becomes root by that line."
+        )
     return lines

@@ -11,13 +11,12 @@ from contextlib import ExitStack
 
 from nagiosplugin import Metric, Ok, Resource, Result, Results, Summary
 
-from check_conntrack.state.state_store import boot_id, kept_series, series_of
-
-from . import nagios, places, render, runner, session
+from . import cli, nagios, places, render, runner, session
 from .kernel import KernelError
 from .kernel.namedtuple import NamedTuple
-from .ranges import Label, ThresholdError, duration, parse_thresholds
+from .ranges import Label, parse_thresholds
 from .state import trend
+from .state.state_store import boot_id, kept_series, series_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Callable
 
+    from . import signals
     from .kernel.limits import Limits
     from .session import Session
 
@@ -111,7 +111,7 @@ class Place(NamedTuple):
                     value,
                     min=label.minimum,
                     max=most.get(label.name),
-                    context=("quiet " if quiet else "") + label.name,
+                    context=(nagios.HIDDEN if quiet else "") + label.name,
                 )
 
 
@@ -223,7 +223,7 @@ class UsageSummary(Summary):
         if head:
             parts.append(self._sentence(head, results))
             parts += [
-                nagios.alarm(result)
+                nagios.describe_alarm(result)
                 for result in nagios.alarms(_of(head, results))
                 if nagios.label_of(result) not in ("usage", "entries")
             ]
@@ -232,7 +232,7 @@ class UsageSummary(Summary):
         elif self.usage.inactive and results["inactive"].state is not Ok:
             parts.append(f"conntrack is not active {', '.join(self.usage.inactive)}")
         parts += self.usage.problems
-        parts += [f"growth unknown: {result.hint}" for result in nagios.blind(results)]
+        parts += [f"growth unknown: {result.hint}" for result in nagios.history_alarms(results)]
         if len(self.usage.places) > 1:
             parts.append(f"{len(self.usage.places)} namespaces seen")
         return "; ".join(parts)
@@ -248,13 +248,14 @@ class UsageSummary(Summary):
         lines: list[str] = []
         alarms = nagios.alarms(_of(head, results)) if head else []
         lines += [
-            f"{result.state.text.upper()}: {nagios.alarm(result)}{_since(head, result)}"
+            f"{result.state.text.upper()}: {nagios.describe_alarm(result)}{_since(head, result)}"
             for result in alarms
             if head
         ]
         lines += [f"UNKNOWN: {problem}" for problem in usage.problems]
         lines += [
-            f"WARNING: growth cannot be judged: {result.hint}" for result in nagios.blind(results)
+            f"WARNING: growth cannot be judged: {result.hint}"
+            for result in nagios.history_alarms(results)
         ]
         if usage.session.forbidden:
             lines += session.grant("look into other namespaces", as_root=usage.session.as_root)
@@ -266,7 +267,7 @@ class UsageSummary(Summary):
                 from .advice import capacity
 
                 labels = {nagios.label_of(result) for result in alarms if _too_full(result)}
-                evidence = nagios.evidence(head.limits, head.peak)
+                evidence = nagios.capacity_evidence(head.limits, head.peak)
                 if labels & {"growth", "time_to_full"}:
                     evidence = evidence._replace(growth=head.growth or 0.0)
                 lines += capacity.advise(evidence, labels)
@@ -275,7 +276,7 @@ class UsageSummary(Summary):
                 f"Read {place.limits.origin}count and max in net:[{place.spot.inode}] {place.name}"
                 for place in usage.places
             ]
-        return lines + nagios.remembered(usage.session, usage.options.verbose)
+        return lines + nagios.state_lines(usage.session, usage.options.verbose)
 
     def _head(self, results: Results) -> Place | None:
         """The place that the status line is about: the fullest of those that are worst."""
@@ -290,7 +291,7 @@ class UsageSummary(Summary):
         where = f"namespace {place.name} " if place.name else ""
         if not limits.limit:
             return f"{where}{limits.entries} entries in use, no limit"
-        share = nagios.shown(results[place.prefix + "usage"])
+        share = nagios.print_value(results[place.prefix + "usage"])
         if limits.full:
             over = f" ({share})" if limits.entries > limits.limit else ""
             return (
@@ -298,7 +299,7 @@ class UsageSummary(Summary):
                 "new connections are dropped"
             )
         left = place.time_to_full
-        soon = f", full in about {trend.spell(left)}" if left and left < SOON else ""
+        soon = f", full in about {render.duration(left)}" if left and left < SOON else ""
         return f"{where}{limits.entries} of {limits.limit} entries in use ({share}){soon}"
 
 
@@ -313,9 +314,9 @@ def _since(place: Place, result: Result) -> str:
         return ""
     held = trend.held_for(
         place.samples,
-        lambda entries: context.outside(result.state, 100 * entries / place.limits.limit),
+        lambda entries: context.violates(result.state, 100 * entries / place.limits.limit),
     )
-    return f", for {trend.spell(held)} at least" if held else ""
+    return f", for {render.duration(held)} at least" if held else ""
 
 
 def _too_full(result: Result) -> bool:
@@ -332,7 +333,7 @@ def _figures(place: Place) -> list[str]:
         grown = "" if place.growth is None else f"growth {place.growth:+.2f} entries/s, "
         lines.append(
             f"Trend: {grown}peak of {trend.PEAK_DAYS} days {place.peak} entries "
-            f"({len(place.samples)} runs in {trend.spell(span)})"
+            f"({len(place.samples)} runs in {render.duration(span)})"
         )
     if limits.buckets:
         load = limits.entries / limits.buckets
@@ -349,8 +350,8 @@ def _listing(places: list[Place], results: Results, *, whole: bool) -> list[str]
             (
                 render.clean(place.name) or "(host)",
                 str(place.limits.entries),
-                nagios.shown(results[place.prefix + "usage"]) if place.limits.limit else "",
-                "" if left is None else trend.spell(left) if left else "now",
+                nagios.print_value(results[place.prefix + "usage"]) if place.limits.limit else "",
+                "" if left is None else render.duration(left) if left else "now",
             )
         )
     more = len(places) - len(shown)
@@ -363,18 +364,15 @@ def _listing(places: list[Place], results: Results, *, whole: bool) -> list[str]
 def _window(text: str) -> float:
     import argparse
 
-    try:
-        seconds = duration(text)
-    except ThresholdError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    seconds = cli.parse_seconds(text)
     if not trend.SHORTEST_SPAN <= seconds <= LONGEST_WINDOW:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 5m and 30d")
     return seconds
 
 
-def parser() -> runner.Parser:
+def parser() -> cli.Parser:
     """The command line of this check."""
-    made = runner.parser("check_conntrack_usage", PURPOSE, LABELS, EXAMPLES)
+    made = cli.make_parser("check_conntrack_usage", PURPOSE, LABELS, EXAMPLES)
     made.add_argument_group("options of this check").add_argument(
         "--trend-window",
         type=_window,
@@ -385,7 +383,7 @@ def parser() -> runner.Parser:
     return made
 
 
-def judge(options: argparse.Namespace, stage: runner.Stage) -> runner.Outcome:
+def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.CheckResult:
     """The verdict. Rights end before the first byte of the kernel's is parsed."""
     thresholds = parse_thresholds(LABELS, options.warning, options.critical)
     with ExitStack() as stack:
@@ -395,6 +393,6 @@ def judge(options: argparse.Namespace, stage: runner.Stage) -> runner.Outcome:
         return nagios.conclude(options, begun, usage, UsageSummary(usage), made)
 
 
-def main() -> int:
-    """The executable's way in; returns the exit code."""
-    return runner.run(TITLE, parser(), judge)
+def main(late: float = 0.0) -> int:
+    """Run the executable; returns the exit code. `late`: seconds that starting took."""
+    return runner.run(TITLE, parser(), run_check, late=late)

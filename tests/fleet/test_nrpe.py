@@ -99,7 +99,7 @@ def test_a_loss_in_the_log_arrives(agents):
     assert result.code == CRITICAL
     assert '2 "table full" messages in the last 15m' in result.status
     assert result.perfdata["table_full"] == "2;;0;0"
-    assert "CRITICAL: table_full 2 is outside 0" in result.lines
+    assert "CRITICAL: table_full 2 (threshold 0)" in result.lines
 
 
 @pytest.mark.parametrize("size", [1024, 2048, 4096, 16384])

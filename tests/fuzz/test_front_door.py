@@ -263,7 +263,7 @@ def test_real_processes(installed, share):
         assert done.stderr == b""
         if not out.startswith(("usage: check_", "check_")):
             Run(done.returncode, out, "", [*arguments, "-v"])
-            assert "unforeseen" not in out
+            assert "internal error" not in out
 
     inputs = mutated(*corpus("log"), *corpus("text"))
     fuzz("processes", share, 15, st.tuples(words, environment, inputs), body)

@@ -158,7 +158,7 @@ def test_three_thousand_masqueraded_connections_show_the_pool_at_its_share(netns
     assert result.value("snat_port_usage") == pytest.approx(100 * 3000 / 64512, abs=0.06)
     assert (result.value("nat"), result.value("entries")) == (3000, 3000)
     assert result.code == 1
-    assert "snat_port_usage 4.7% is outside 4" in result.status
+    assert "snat_port_usage 4.7% (threshold 4)" in result.status
     assert any(
         re.match(r"  tcp 10\.3\.0\.1 to 10\.2\.0\.9:443 +3000 +4\.7%$", line)
         for line in result.lines
@@ -281,7 +281,7 @@ def test_an_empty_table_is_no_namespace_that_is_gone(space, table, source):
     with machine_limit(LIMIT):
         result = table("--source", source, "--netns", space.name, "-w", "nat=1:", user=())
     assert (result.code, result.value("entries"), result.value("tcp")) == (1, 0, 0)
-    assert "nat 0 is outside 1:" in result.status
+    assert "nat 0 (threshold 1:)" in result.status
 
 
 # --- causes

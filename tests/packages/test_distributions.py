@@ -61,12 +61,12 @@ def as_the_agent(system, layout, filled):
         wanted = run(*filled.command(*tree))
         assert result.err == ""
         uid = system.done("id", "-u", user).strip()
-        assert f"Judged as uid {uid}, capabilities 0" in result.lines
+        assert f"Checked as uid {uid}, capabilities 0" in result.lines
         if check == "check_conntrack_usage":
             assert (result.status, result.code) == (wanted.status, wanted.code)
             assert "40 of " in result.status
             assert result.perfdata.items() >= wanted.perfdata.items()
-            assert f"Remembered in {STATE}/{uid}" in result.lines
+            assert f"History is kept in {STATE}/{uid}" in result.lines
         elif check == "check_conntrack_table":
             assert result.code == 3
             assert "40 of " in result.status

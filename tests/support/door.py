@@ -122,7 +122,7 @@ class Door:
         self.status = 0
         self.reset()
         patch = monkeypatch.setattr
-        patch(runner, "drop_rights", lambda options, late=(): None)
+        patch(session, "drop_privileges", lambda options, late=(): None)
         patch(privileges, "has", lambda _: False)
         patch(privileges, "is_root", lambda: False)
         patch(host, "runs_kube_proxy", lambda: False)
@@ -174,7 +174,7 @@ class Door:
     def _reader(self, asked: session.Session) -> reader_client.Reader:
         if self.answer is None:
             asked.forbidden = True
-            raise session.ForbiddenError("no right, and no --sudo")
+            raise session.ForbiddenError("permission denied (use --sudo)")
         return asked._stack.enter_context(
             reader_client.Reader(reader_command.reader_command(sudo=True))
         )
@@ -184,13 +184,13 @@ class Door:
         check = MODULES[name]
         arguments = [*words, "--state-dir", str(self.state)]
         with _kept_signals(), _caught() as (out, err):
-            code = runner.run(check.TITLE, check.parser(), check.judge, arguments)
+            code = runner.run(check.TITLE, check.parser(), check.run_check, arguments)
             answer = code, _read(out), _read(err)
         if answer[1].startswith(("usage: check_", "check_")):
             assert (code, answer[2]) == (3, "")
             return None
         answered = Run(*answer, arguments)
-        assert "unforeseen" not in answered.out, answered.out
+        assert "internal error" not in answered.out, answered.out
         return answered
 
 

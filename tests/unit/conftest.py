@@ -91,7 +91,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
     """Run check_conntrack_usage in this process, which keeps its rights, and hold it to account."""
-    monkeypatch.setattr(runner, "drop_rights", lambda options, late=(): None)
+    monkeypatch.setattr(session, "drop_privileges", lambda options, late=(): None)
     monkeypatch.setattr(privileges, "has", lambda _: False)
     monkeypatch.setattr(privileges, "is_root", lambda: False)
     monkeypatch.setattr(host, "runs_kube_proxy", lambda: False)
@@ -102,7 +102,7 @@ def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
 
     def run(*arguments):
         capfd.readouterr()
-        code = runner.run(usage.TITLE, usage.parser(), usage.judge, list(arguments))
+        code = runner.run(usage.TITLE, usage.parser(), usage.run_check, list(arguments))
         out, err = capfd.readouterr()
         return Run(code, out, err, arguments)
 
@@ -115,7 +115,7 @@ def help_page(capfd, signals):
 
     def run(*arguments):
         capfd.readouterr()
-        code = runner.run(usage.TITLE, usage.parser(), usage.judge, list(arguments))
+        code = runner.run(usage.TITLE, usage.parser(), usage.run_check, list(arguments))
         return (code, *capfd.readouterr())
 
     return run
@@ -201,7 +201,7 @@ def inspect(check, reader, monkeypatch, capfd):
     def run(*arguments):
         capfd.readouterr()
         words = [str(word) for word in arguments]
-        code = runner.run(table_check.TITLE, table_check.parser(), table_check.judge, words)
+        code = runner.run(table_check.TITLE, table_check.parser(), table_check.run_check, words)
         return Run(code, *capfd.readouterr(), words)
 
     return run

@@ -26,40 +26,40 @@ BAD_COMMAND_LINES = [
     (["--critical", "-5:5"], "a range that begins with - is written -c=-5:5 (see --help)"),
     (
         ["-w", "/home/nagios:10"],
-        "or @10:20; put ~ in quotes, a shell has replaced it",
+        "or @10:20; quote the ~, the shell has replaced it)",
     ),
-    (["-w", "usage=/root:"], "put ~ in quotes, a shell has replaced it"),
-    (["-w", "bogus=5"], f"unknown label 'bogus': known are {NAMES}"),
-    (["-c", "bogus=5"], f"unknown label 'bogus': known are {NAMES}"),
-    (["-w", "x" * 300 + "=5"], f"known are {NAMES}"),
+    (["-w", "usage=/root:"], "quote the ~, the shell has replaced it"),
+    (["-w", "bogus=5"], f"unknown label 'bogus' (known: {NAMES}"),
+    (["-c", "bogus=5"], f"unknown label 'bogus' (known: {NAMES}"),
+    (["-w", "x" * 300 + "=5"], f"(known: {NAMES}"),
     (["-w", "x" * 32 + "=5"], f"unknown label {'x' * 32!r}"),
     (["-w", "x" * 33 + "=5"], f"unknown label {'x' * 29 + '...'!r}"),
-    (["-w", "growth=-5"], "'-5' for growth is reversed: 0 is above -5"),
-    (["-w", "abc"], "'abc' is no range for usage: write 10, 10:, ~:10, 10:20 or @10:20"),
-    (["-w", ""], "'' is no range for usage"),
-    (["-w", "1_000"], "'1_000' is no range"),
-    (["-w", "\u0668\u0660"], "is no range for usage"),
-    (["-w", "80\n"], "is no range for usage"),
-    (["-w", "growth=1e3"], "'1e3' is no range for growth"),
-    (["-c", "90:80"], "'90:80' for usage is reversed: 90 is above 80"),
-    (["-w", "usage=80s"], "'80s': usage takes %"),
-    (["-w", "limit=5%"], "'5%': limit takes no unit"),
+    (["-w", "growth=-5"], "invalid range '-5' for growth: 0 is greater than -5"),
+    (["-w", "abc"], "invalid range 'abc' for usage (write 10, 10:, ~:10, 10:20 or @10:20)"),
+    (["-w", ""], "invalid range '' for usage"),
+    (["-w", "1_000"], "invalid range '1_000'"),
+    (["-w", "\u0668\u0660"], "for usage (write 10"),
+    (["-w", "80\n"], "for usage (write 10"),
+    (["-w", "growth=1e3"], "invalid range '1e3' for growth"),
+    (["-c", "90:80"], "invalid range '90:80' for usage: 90 is greater than 80"),
+    (["-w", "usage=80s"], "invalid unit in '80s': usage takes %"),
+    (["-w", "limit=5%"], "invalid unit in '5%': limit takes no unit"),
     (
         ["-w", "95", "-c", "90"],
-        "warning '95' of usage can never fire: it lies beyond the critical '90'",
+        "warning range '95' of usage can never fire: the critical range '90' covers it",
     ),
-    (["-w", "95"], "beyond the default critical '90'"),
-    (["-t", "-1"], "argument -t/--timeout: '-1' is no duration"),
-    (["--timeout=-1"], "argument -t/--timeout: '-1' is no duration"),
-    (["-t", "abc"], "'abc' is no duration"),
-    (["-t", "1e9"], "'1e9' is no duration"),
-    (["-t", "nan"], "'nan' is no duration"),
+    (["-w", "95"], "the default critical range '90' covers it"),
+    (["-t", "-1"], "argument -t/--timeout: invalid duration '-1'"),
+    (["--timeout=-1"], "argument -t/--timeout: invalid duration '-1'"),
+    (["-t", "abc"], "invalid duration 'abc'"),
+    (["-t", "1e9"], "invalid duration '1e9'"),
+    (["-t", "nan"], "invalid duration 'nan'"),
     (["-t", "2d"], "'2d' is not between 1ms and 1d"),
     (["-t", "999999999"], "is not between 1ms and 1d"),
     (["--if-inactive", "fine"], "argument --if-inactive: invalid choice: 'fine'"),
     (["--trend-window", "1m"], "'1m' is not between 5m and 30d"),
     (["--trend-window", "31d"], "'31d' is not between 5m and 30d"),
-    (["--trend-window", "soon"], "'soon' is no duration"),
+    (["--trend-window", "soon"], "invalid duration 'soon'"),
     (["--netns"], "argument --netns: expected one argument"),
 ]
 
@@ -97,7 +97,7 @@ OPTIONS += ["--user", "--no-state", "--"]
 def test_no_command_line_breaks_the_contract(check, arguments):
     run = check(*arguments, "-t", "30")
     assert run.code in (0, 1, 3)
-    assert "unforeseen" not in run.text
+    assert "internal error" not in run.text
 
 
 BAD_NUMBERS = {
@@ -174,7 +174,7 @@ def test_an_error_nobody_foresaw_is_unknown_with_its_place(check, monkeypatch):
     monkeypatch.setattr("check_conntrack.places.read_limits", broken)
     run = check()
     assert (run.code, run.lines) == (3, [])
-    assert "unforeseen RuntimeError while reading /proc/sys/net/netfilter" in run.text
+    assert "internal error while reading /proc/sys/net/netfilter: RuntimeError (" in run.text
     assert "what \\x7c is\\x0athis" in run.text
 
 
@@ -183,7 +183,7 @@ def test_an_error_nobody_foresaw_is_unknown_with_its_place(check, monkeypatch):
     [
         (MemoryError, "out of memory"),
         (KeyboardInterrupt, "interrupted"),
-        (RecursionError, "unforeseen"),
+        (RecursionError, "internal error"),
     ],
 )
 def test_what_no_check_can_help_is_unknown_too(check, monkeypatch, error, words):

@@ -11,7 +11,16 @@ import time
 
 import pytest
 
-from check_conntrack import __version__, ranges, render, runner, usage
+from check_conntrack import (
+    __version__,
+    nagios,
+    ranges,
+    render,
+    runner,
+    session,
+    signals,
+    usage,
+)
 from check_conntrack.full import full_check
 from check_conntrack.kernel import KernelError, privileges
 from check_conntrack.kernel.privileges import User
@@ -54,12 +63,12 @@ def test_version_is_one_line_and_exits_3(help_page):
 )
 def test_what_the_help_says_of_quotes_and_of_a_leading_hyphen_is_so(module):
     page = " ".join(module.parser().format_help().split())
-    assert 'a range with ~ or @ wants quotes: -w "~:10", -w "usage=~:".' in page
+    assert 'quote a range with ~ or @: -w "~:10", -w "usage=~:".' in page
     assert "-w=-5:5" in page
     words = shlex.split('-w "~:10" -w "usage=~:" -w=-5:5 -c=-5:5')
     options = module.parser().parse_args(words)
     assert (options.warning, options.critical) == (["~:10", "usage=~:", "-5:5"], ["-5:5"])
-    assert ranges.parse_bounds("-5:5", module.LABELS[0])
+    assert ranges.parse_range("-5:5", module.LABELS[0])
 
 
 EXAMPLES = [line for line in usage.EXAMPLES.splitlines() if line.startswith("  ")]
@@ -91,21 +100,21 @@ def test_a_timeout_is_a_duration_and_0_is_none(text, seconds):
 def stopped_by(number):
     """A check that is sent a signal while it works."""
 
-    def judge(options, stage):
+    def run_check(options, stage):
         stage("waiting for the kernel")
         os.kill(os.getpid(), number)
         signal.pause()
 
-    return judge
+    return run_check
 
 
 @pytest.fixture
 def answer(capfd, signals):
-    """Run a judge behind the command line of the check: exit code and output."""
+    """Run a run_check behind the command line of the check: exit code and output."""
 
-    def run(judge, *arguments):
+    def run(run_check, *arguments):
         capfd.readouterr()
-        code = runner.run("T", usage.parser(), judge, list(arguments))
+        code = runner.run("T", usage.parser(), run_check, list(arguments))
         out, err = capfd.readouterr()
         assert err == ""
         return code, out
@@ -114,12 +123,12 @@ def answer(capfd, signals):
 
 
 def test_when_time_is_up_it_is_unknown_and_names_the_stage(answer):
-    def judge(options, stage):
+    def run_check(options, stage):
         stage("waiting for the kernel")
         while True:
             signal.pause()
 
-    assert answer(judge, "-t", "0.05") == (
+    assert answer(run_check, "-t", "0.05") == (
         3,
         "T UNKNOWN - timed out after 0.05s while waiting for the kernel\n",
     )
@@ -130,26 +139,26 @@ def test_a_time_out_comes_also_where_its_signal_was_blocked_or_waits(answer):
     # Whoever started the check left it. To this thread: the test's runner may have others.
     signal.pthread_kill(threading.get_ident(), signal.SIGALRM)
 
-    def judge(options, stage):
+    def run_check(options, stage):
         stage("waiting for the kernel")
         for _ in range(100):
             time.sleep(0.05)
-        return runner.Outcome(render.Ok, "never stopped")
+        return runner.CheckResult(nagios.Ok, "never stopped")
 
-    code, out = answer(judge, "-t", "0.05")
+    code, out = answer(run_check, "-t", "0.05")
     assert (code, out) == (3, "T UNKNOWN - timed out after 0.05s while waiting for the kernel\n")
 
 
 def test_how_a_child_ended_is_told_also_where_that_was_ignored(answer):
-    def judge(options, stage):
+    def run_check(options, stage):
         child = os.fork()
         if not child:
             os._exit(7)
-        return runner.Outcome(render.Ok, f"ended with {os.waitpid(child, 0)[1] >> 8}")
+        return runner.CheckResult(nagios.Ok, f"ended with {os.waitpid(child, 0)[1] >> 8}")
 
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        assert answer(judge) == (0, "T OK - ended with 7\n")
+        assert answer(run_check) == (0, "T OK - ended with 7\n")
     finally:
         signal.signal(signal.SIGCHLD, before)
 
@@ -166,7 +175,7 @@ def test_an_alarm_that_is_lost_comes_again(answer, monkeypatch):
             lost.append(1)
             signal.pause()
 
-    def judge(options, stage):
+    def run_check(options, stage):
         sys.unraisablehook = lambda _: None
         held = Swallows()
         del held
@@ -174,24 +183,24 @@ def test_an_alarm_that_is_lost_comes_again(answer, monkeypatch):
         while True:
             signal.pause()
 
-    assert answer(judge, "-t", "0.05")[0] == 3
+    assert answer(run_check, "-t", "0.05")[0] == 3
     assert lost
 
 
 def test_without_a_timeout_no_timer_runs(answer):
-    def judge(options, stage):
-        return runner.Outcome(render.Ok, str(signal.getitimer(signal.ITIMER_REAL)))
+    def run_check(options, stage):
+        return runner.CheckResult(nagios.Ok, str(signal.getitimer(signal.ITIMER_REAL)))
 
     signal.setitimer(signal.ITIMER_REAL, 0)  # pytest-timeout's
-    assert answer(judge, "-t", "0") == (0, "T OK - (0.0, 0.0)\n")
-    assert "(0.0, 0.0)" not in answer(judge, "-t", "5")[1]
+    assert answer(run_check, "-t", "0") == (0, "T OK - (0.0, 0.0)\n")
+    assert "(0.0, 0.0)" not in answer(run_check, "-t", "5")[1]
 
 
 def test_no_timer_runs_on_when_the_check_has_ended(answer):
-    def judge(options, stage):
+    def run_check(options, stage):
         raise RuntimeError
 
-    answer(judge)
+    answer(run_check)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
@@ -217,7 +226,7 @@ def test_a_signal_that_comes_while_the_verdict_is_printed_does_not_make_it_anoth
             made = runner.run(
                 "T",
                 usage.parser(),
-                lambda options, stage: runner.Outcome(render.Critical, "full"),
+                lambda options, stage: runner.CheckResult(nagios.Critical, "full"),
                 [],
             )
             os._exit(made)
@@ -229,18 +238,18 @@ def test_a_signal_that_comes_while_the_verdict_is_printed_does_not_make_it_anoth
 
 
 def test_an_order_to_stop_that_becomes_another_error_is_still_one(answer):
-    def judge(options, stage):
+    def run_check(options, stage):
         try:
             os.kill(os.getpid(), signal.SIGHUP)
             signal.pause()
-        except runner.StoppedError:
+        except signals.StoppedError:
             raise SystemError("returned a result with an exception set") from None
 
-    assert answer(judge) == (3, "T UNKNOWN - stopped by SIGHUP\n")
+    assert answer(run_check) == (3, "T UNKNOWN - stopped by SIGHUP\n")
 
 
 def test_of_two_orders_to_stop_the_first_is_told(answer):
-    def judge(options, stage):
+    def run_check(options, stage):
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             signal.pause()
@@ -249,7 +258,7 @@ def test_of_two_orders_to_stop_the_first_is_told(answer):
             for _ in range(1000):
                 pass
 
-    assert answer(judge) == (3, "T UNKNOWN - stopped by SIGTERM\n")
+    assert answer(run_check) == (3, "T UNKNOWN - stopped by SIGTERM\n")
 
 
 def test_a_signal_that_is_lost_where_nothing_can_be_raised_comes_again(answer):
@@ -258,20 +267,20 @@ def test_a_signal_that_is_lost_where_nothing_can_be_raised_comes_again(answer):
             os.kill(os.getpid(), signal.SIGTERM)
             signal.pause()
 
-    def judge(options, stage):
+    def run_check(options, stage):
         held = Swallows()
         del held
         while True:
             signal.pause()
 
     hook = sys.unraisablehook
-    code, out = answer(judge, "-t", "60")
+    code, out = answer(run_check, "-t", "60")
     assert (code, out) == (3, "T UNKNOWN - stopped by SIGTERM\n")
     assert sys.unraisablehook is hook
 
 
 def test_notes_are_shown_also_when_all_is_well(answer):
-    outcome = runner.Outcome(render.Ok, "fine", (), ["detail"], ["Not seen: a log"])
+    outcome = runner.CheckResult(nagios.Ok, "fine", (), ["detail"], ["Not seen: a log"])
     assert answer(lambda options, stage: outcome)[1] == "T OK - fine\nNot seen: a log\n"
     assert answer(lambda options, stage: outcome, "-v")[1].endswith("a log\ndetail\n")
 
@@ -281,58 +290,58 @@ def test_an_answer_that_cannot_be_made_is_unknown(answer, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(render, "page", broken)
-    code, out = answer(lambda options, stage: runner.Outcome(render.Ok, "fine"))
-    assert (code, out) == (3, "T UNKNOWN - no answer could be made: MemoryError: \n")
+    code, out = answer(lambda options, stage: runner.CheckResult(nagios.Ok, "fine"))
+    assert (code, out) == (3, "T UNKNOWN - internal error while printing: MemoryError: \n")
 
 
 def test_an_error_of_the_kernels_side_is_its_own_sentence(answer):
-    def judge(options, stage):
+    def run_check(options, stage):
         raise KernelError("/proc/x cannot be read: why")
 
-    assert answer(judge, "-vvv") == (3, "T UNKNOWN - /proc/x cannot be read: why\n")
+    assert answer(run_check, "-vvv") == (3, "T UNKNOWN - /proc/x cannot be read: why\n")
 
 
 def test_the_way_to_an_unforeseen_error_is_shown_at_the_highest_verbosity_alone(answer):
-    def judge(options, stage):
+    def run_check(options, stage):
         raise RuntimeError("odd")
 
-    assert len(answer(judge, "-vv")[1].splitlines()) == 1
-    code, out = answer(judge, "-vvv")
+    assert len(answer(run_check, "-vv")[1].splitlines()) == 1
+    code, out = answer(run_check, "-vvv")
     assert code == 3
-    assert "in judge" in out
+    assert "in run_check" in out
 
 
 def test_exit_ok_prints_the_verdict_and_exits_0(answer):
-    def judge(options, stage):
-        return runner.Outcome(render.Critical, "full", ["usage=100%"], ["do this"])
+    def run_check(options, stage):
+        return runner.CheckResult(nagios.Critical, "full", ["usage=100%"], ["do this"])
 
-    assert answer(judge, "--exit-ok") == (0, "T CRITICAL - full | usage=100%\ndo this\n")
+    assert answer(run_check, "--exit-ok") == (0, "T CRITICAL - full | usage=100%\ndo this\n")
 
 
 def test_long_output_is_for_problems_and_for_verbosity(answer):
-    def judge(options, stage):
-        return runner.Outcome(render.Ok, "fine", (), ["detail"])
+    def run_check(options, stage):
+        return runner.CheckResult(nagios.Ok, "fine", (), ["detail"])
 
-    assert answer(judge) == (0, "T OK - fine\n")
-    assert answer(judge, "-v") == (0, "T OK - fine\ndetail\n")
+    assert answer(run_check) == (0, "T OK - fine\n")
+    assert answer(run_check, "-v") == (0, "T OK - fine\ndetail\n")
 
 
 def test_without_verbosity_the_output_is_bounded_and_with_it_whole(answer):
-    def judge(options, stage):
-        return runner.Outcome(render.Warn, "much", (), ["x" * 100] * 100)
+    def run_check(options, stage):
+        return runner.CheckResult(nagios.Warn, "much", (), ["x" * 100] * 100)
 
-    assert len(answer(judge)[1]) <= 4096
-    assert len(answer(judge, "-v")[1]) > 10000
+    assert len(answer(run_check)[1]) <= 4096
+    assert len(answer(run_check, "-v")[1]) > 10000
 
 
 @pytest.mark.parametrize("state", ["Ok", "Critical"])
 def test_a_verdict_that_cannot_be_printed_is_unknown(answer, monkeypatch, state):
     monkeypatch.setattr(render, "write", lambda text: False)
 
-    def judge(options, stage):
-        return runner.Outcome(getattr(render, state), "fine")
+    def run_check(options, stage):
+        return runner.CheckResult(getattr(nagios, state), "fine")
 
-    assert answer(judge, "--exit-ok")[0] == 3
+    assert answer(run_check, "--exit-ok")[0] == 3
 
 
 # --- whom it becomes
@@ -354,8 +363,8 @@ def options(**more):
 def test_an_ordinary_user_stays_who_it_is_without_extra_rights(monkeypatch, dropped):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(os, "getegid", lambda: 1001)
-    assert runner.drop_rights(options()) is None
-    assert runner.drop_rights(options(sudo=True)) is None
+    assert session.drop_privileges(options()) is None
+    assert session.drop_privileges(options(sudo=True)) is None
     assert dropped == [(User(1000, 1001), False), (User(1000, 1001), True)]
 
 
@@ -368,11 +377,11 @@ def test_root_becomes_another_and_takes_the_others_home(monkeypatch, dropped, tm
         "unprivileged_user",
         lambda *given: asked.append(given) or User(5, 6, (), "/home/five"),
     )
-    assert runner.drop_rights(options(user="five", state_dir="/a")) == "/home/five"
+    assert session.drop_privileges(options(user="five", state_dir="/a")) == "/home/five"
     monkeypatch.setenv(state_store.STATE_VARIABLE, "/b")
-    runner.drop_rights(options())
+    session.drop_privileges(options())
     monkeypatch.delenv(state_store.STATE_VARIABLE)
-    runner.drop_rights(options())
+    session.drop_privileges(options())
     assert asked == [("five", "412", "/a"), (None, "412", "/b"), (None, "412", state_store.SHARED)]
     assert dropped == [(User(5, 6, (), "/home/five"),)] * 3
 
@@ -383,7 +392,7 @@ def test_a_library_that_this_python_lacks_does_not_keep_root_from_becoming_anoth
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(privileges, "unprivileged_user", lambda *_: User(5, 6))
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    runner.drop_rights(options(), ["no_such_library", "colorsys"])
+    session.drop_privileges(options(), ["no_such_library", "colorsys"])
     assert dropped == [(User(5, 6),)]
     assert "colorsys" in sys.modules
 
@@ -391,7 +400,7 @@ def test_a_library_that_this_python_lacks_does_not_keep_root_from_becoming_anoth
 def test_one_without_a_home_does_not_get_roots(monkeypatch, dropped):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(privileges, "unprivileged_user", lambda *_: User(5, 6))
-    assert runner.drop_rights(options()) == ""
+    assert session.drop_privileges(options()) == ""
 
 
 def test_no_descriptor_below_three_is_left_for_a_file(monkeypatch):
@@ -414,11 +423,11 @@ def test_standard_descriptors_that_are_there_are_left_alone(monkeypatch):
 def test_a_signal_that_comes_while_another_answer_is_made_is_an_answer_too(answer, monkeypatch):
     monkeypatch.setattr(
         runner,
-        "_unforeseen",
+        "_internal_error",
         lambda *_: os.kill(os.getpid(), signal.SIGTERM) or signal.pause(),
     )
 
-    def judge(options, stage):
+    def run_check(options, stage):
         raise RuntimeError
 
-    assert answer(judge) == (3, "T UNKNOWN - stopped by SIGTERM\n")
+    assert answer(run_check) == (3, "T UNKNOWN - stopped by SIGTERM\n")

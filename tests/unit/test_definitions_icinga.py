@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from check_conntrack import runner, usage
+from check_conntrack import cli, usage
 from check_conntrack.full import full_check
 from check_conntrack.table import table_check
 
@@ -123,7 +123,7 @@ def test_a_command_runs_the_plugin_and_outlasts_its_time_out(name):
     has = attributes(inside)
     assert has["command"] == f'[ PluginContribDir + "/check_conntrack_{name}" ]'
     assert (FOLDER.parent / "plugins" / f"check_conntrack_{name}").exists()
-    assert seconds(has["timeout"]) > runner.DEFAULT_TIMEOUT
+    assert seconds(has["timeout"]) > cli.DEFAULT_TIMEOUT
     assert f"after {seconds(has['timeout'])} s" in arguments(name)["--timeout"]["description"]
     defaults = {key[5:]: json.loads(value) for key, value in has.items() if key.startswith("vars.")}
     assert defaults == {f"conntrack_{name}_sudo": True}

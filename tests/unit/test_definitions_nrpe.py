@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from check_conntrack import ranges, runner, usage
+from check_conntrack import cli, ranges, usage
 from check_conntrack.full import full_check
 from check_conntrack.table import table_check
 
@@ -123,7 +123,7 @@ def test_the_plain_commands_are_what_the_parsers_take():
             (["all"], "netns") if name.endswith("_netns") else ([], "")
         )
         assert chosen.sudo == (name != "check_conntrack_usage")
-        assert chosen.timeout == runner.DEFAULT_TIMEOUT
+        assert chosen.timeout == cli.DEFAULT_TIMEOUT
         # Nothing in it means anything to a shell, and no argument comes from the network.
         assert re.fullmatch(r"[\w/. -]+", line)
         assert "$" not in line
@@ -189,7 +189,7 @@ def test_the_schedule_is_the_one_that_was_agreed_on():
 
 def test_the_window_of_full_outlasts_its_interval():
     window = shlex.split(commands("conntrack.cfg")["check_conntrack_full"])
-    seconds = ranges.duration(window[window.index("--since") + 1])
+    seconds = ranges.parse_duration(window[window.index("--since") + 1])
     assert seconds >= 3 * 60 * int(SCHEDULE["conntrack-full"][0])
 
 

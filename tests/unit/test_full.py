@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack import runner
+from check_conntrack import runner, session
 from check_conntrack.full import full_check
 from check_conntrack.full.full_check import Place
 from check_conntrack.kernel import host, privileges
@@ -465,7 +465,7 @@ def door(monkeypatch, tmp_path, capfd, signals, sysctls):
 
     `log` is the log, `counters` sets what the kernel has counted.
     """
-    monkeypatch.setattr(runner, "drop_rights", lambda options, late=(): None)
+    monkeypatch.setattr(session, "drop_privileges", lambda options, late=(): None)
     monkeypatch.setattr(privileges, "has", lambda _: False)
     monkeypatch.setattr(privileges, "is_root", lambda: False)
     monkeypatch.setattr(host, "available_memory", lambda: 8 << 30)
@@ -475,7 +475,7 @@ def door(monkeypatch, tmp_path, capfd, signals, sysctls):
     def run(*arguments, log=log):
         capfd.readouterr()
         words = ["--log", str(log), "--state-dir", str(tmp_path / "state"), *arguments]
-        code = runner.run(full_check.TITLE, full_check.parser(), full_check.judge, words)
+        code = runner.run(full_check.TITLE, full_check.parser(), full_check.run_check, words)
         return Run(code, *capfd.readouterr(), words)
 
     def count(**values):

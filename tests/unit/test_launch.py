@@ -78,7 +78,7 @@ def test_an_error_without_words_is_told_by_its_kind(monkeypatch, capfd):
 def test_the_checks_own_exit_code_ends_the_process(monkeypatch):
     ended_with = []
     monkeypatch.setattr(os, "_exit", ended_with.append)
-    monkeypatch.setattr("check_conntrack.usage.main", lambda: 2)
+    monkeypatch.setattr("check_conntrack.usage.main", lambda late: 2)
     launch.launch("usage")
     assert ended_with == [2]
 
@@ -150,7 +150,7 @@ def test_it_runs_as_a_program():
         "PYTHONPATH": os.path.dirname(os.path.dirname(nagiosplugin.__file__)),
     }
     run = ended([sys.executable, CHECK], ["--no-state", "-v"], env=environment)
-    assert "unforeseen" not in run.text
+    assert "internal error" not in run.text
     assert run.code in (0, 1, 2, 3)
 
 
@@ -219,6 +219,8 @@ def test_a_run_imports_nothing_that_it_does_not_need():
         "check_conntrack.nagios",
         "check_conntrack.session",
         "check_conntrack.runner",
+        "check_conntrack.cli",
+        "check_conntrack.signals",
         "check_conntrack.render",
         "check_conntrack.ranges",
         "check_conntrack.state",
@@ -237,10 +239,10 @@ def test_a_run_imports_nothing_that_it_does_not_need():
 
 DRIVER = """
 import sys
-from check_conntrack import runner, usage
+from check_conntrack import session, usage
 from check_conntrack.kernel import privileges, reader_command
 reader_command.SUDO_PATHS = (sys.argv.pop(1),)
-runner.drop_rights = lambda options, late=(): None
+session.drop_privileges = lambda options, late=(): None
 privileges.has = lambda _: False
 sys.exit(usage.main())
 """
@@ -317,8 +319,8 @@ def test_an_unprivileged_user_needs_no_right_for_its_own_namespace(everybodys):
     arguments = ["--state-dir", state, "-vvv", "-w", "usage=~:", "-c", "usage=~:"]
     run = ended([*UNPRIVILEGED, *command], arguments)
     assert run.code == 0
-    assert f"Remembered in {state}/{NOBODY}" in run.lines
-    assert any(line.startswith(f"Judged as uid {NOBODY},") for line in run.lines)
+    assert f"History is kept in {state}/{NOBODY}" in run.lines
+    assert any(line.startswith(f"Checked as uid {NOBODY},") for line in run.lines)
 
 
 def test_an_unprivileged_user_is_told_what_to_grant_for_others(everybodys):
@@ -338,7 +340,7 @@ def test_root_becomes_the_owner_of_the_state_directory(everybodys):
     arguments = ["--state-dir", state, "-vvv", "-w", "usage=~:", "-c", "usage=~:"]
     run = ended(command, arguments, env=environment)
     assert run.code == 0
-    assert any(line.startswith("Judged as uid 4242,") for line in run.lines)
+    assert any(line.startswith("Checked as uid 4242,") for line in run.lines)
     assert os.listdir(state) == ["4242"]
     assert os.stat(os.path.join(state, "4242")).st_uid == 4242
 
@@ -348,7 +350,7 @@ def test_root_becomes_the_user_it_is_told_or_says_that_there_is_none(everybodys)
     run = ended(
         command, ["--no-state", "-vvv", "--user", "4243", "-w", "usage=~:", "-c", "usage=~:"]
     )
-    assert any(line.startswith("Judged as uid 4243,") for line in run.lines)
+    assert any(line.startswith("Checked as uid 4243,") for line in run.lines)
     for user in ("root", "0", "no-such-user", "", "4294967295"):
         run = ended(command, ["--no-state", "--user", user])
         assert run.code == 3

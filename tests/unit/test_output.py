@@ -18,7 +18,7 @@ from nagiosplugin import (
     Warn,
 )
 
-from check_conntrack import render
+from check_conntrack import nagios, render
 
 LINES = st.lists(st.text(max_size=300), max_size=60)
 
@@ -27,14 +27,14 @@ def test_the_worst_state_is_critical_then_unknown_then_warning_then_ok():
     order = [Critical, Unknown, Warn, Ok]
     for number in range(1, 5):
         for states in itertools.permutations(order, number):
-            assert render.worst(states) is min(states, key=order.index)
+            assert nagios.worst(states) is min(states, key=order.index)
 
 
 def test_results_take_the_worst_state_and_raise_where_there_are_none():
-    results = render.WorstResults(Result(Unknown), Result(Critical), Result(Ok))
+    results = nagios.WorstResults(Result(Unknown), Result(Critical), Result(Ok))
     assert results.most_significant_state is Critical
     with pytest.raises(ValueError, match="empty"):
-        _ = render.WorstResults().most_significant_state
+        _ = nagios.WorstResults().most_significant_state
 
 
 class Everything(Context):
@@ -48,7 +48,7 @@ def test_perfdata_stays_in_the_order_in_which_it_was_measured():
             for name in ("usage", "entries", "a::usage", "b-2::usage", "B::usage", "an_other"):
                 yield Metric(name, 1, context="all")
 
-    check = render.OrderedCheck(Several(), render.WorstResults(), Everything("all"))
+    check = nagios.OrderedCheck(Several(), nagios.WorstResults(), Everything("all"))
     check()
     assert check.perfdata == [
         "usage=1",
@@ -102,7 +102,7 @@ def test_an_ordinary_name_is_its_own_label_part():
 
 @given(st.text(max_size=400), st.sampled_from([Ok, Warn, Critical, Unknown]))
 def test_a_status_line_has_at_most_160_characters(text, state):
-    line = render.status_line("CONNTRACK_USAGE", state, text)
+    line = render.status_line("CONNTRACK_USAGE", state.text.upper(), text)
     assert len(line) <= 160
     assert line.startswith(f"CONNTRACK_USAGE {state.text.upper()} - ")
     assert line.endswith(("...", render.clean(text)))
@@ -110,8 +110,8 @@ def test_a_status_line_has_at_most_160_characters(text, state):
 
 def test_a_status_line_of_exactly_160_characters_is_left_whole():
     room = 160 - len("T OK - ")
-    assert render.status_line("T", Ok, "x" * room) == "T OK - " + "x" * room
-    assert render.status_line("T", Ok, "x" * (room + 1)) == "T OK - " + "x" * (room - 3) + "..."
+    assert render.status_line("T", "OK", "x" * room) == "T OK - " + "x" * room
+    assert render.status_line("T", "OK", "x" * (room + 1)) == "T OK - " + "x" * (room - 3) + "..."
 
 
 @given(LINES)

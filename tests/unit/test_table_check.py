@@ -75,7 +75,7 @@ def test_a_share_bound_is_of_the_entries_and_one_of_entries_of_the_limit(reader,
     run = inspect("-w", "tcp_established=5%", "-c", "entries=50%")
     assert run.state == "WARNING"
     assert (run.data["tcp_established"].warn, run.data["entries"].crit) == ("50", "5000")
-    assert "tcp_established 1000 is outside 5%" in run.text
+    assert "tcp_established 1000 (threshold 5%)" in run.text
 
 
 def test_a_full_table_is_called_what_it_is(reader, sysctls, inspect):
@@ -438,7 +438,7 @@ def test_a_bad_command_line_is_one_line_and_unknown(inspect, words, why):
 
 
 def test_the_examples_of_the_manual_are_understood(capfd, signals):
-    code = runner.run(table_check.TITLE, table_check.parser(), table_check.judge, ["--help"])
+    code = runner.run(table_check.TITLE, table_check.parser(), table_check.run_check, ["--help"])
     page = capfd.readouterr().out
     assert code == 3
     examples = [line.split() for line in page.splitlines() if line.startswith("  check_conntrack_")]

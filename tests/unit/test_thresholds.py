@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from nagiosplugin import Critical, Metric, Ok, Range, Resource, Warn
 
 from check_conntrack import ranges
+from check_conntrack.nagios import LabelContext
 from check_conntrack.ranges import (
     Label,
-    LabelContext,
-    Limits,
+    LabelThresholds,
     ThresholdError,
-    parse_bounds,
+    parse_range,
     parse_thresholds,
 )
 from support import perfdata
@@ -51,18 +51,18 @@ def well_formed_ranges(number):
 
 def state(warning, critical, value, label=USAGE, most=None, whole=None):
     """The verdict on a value, and the item of performance data for it."""
-    limits = Limits(
-        parse_bounds(warning, label) if warning else None,
-        parse_bounds(critical, label) if critical else None,
+    limits = LabelThresholds(
+        parse_range(warning, label) if warning else None,
+        parse_range(critical, label) if critical else None,
     )
     context = LabelContext(label, limits)
     resource = Resource()
-    resource.whole = whole
+    resource.total_entries = whole
     metric = Metric(label.name, value, min=label.minimum, max=most, context=label.name)
     metric = metric.replace(contextobj=context, resource=resource)
     result = context.evaluate(metric, resource)
     [item] = perfdata.parse(str(context.performance(metric, resource))).values()
-    assert context.show(metric, resource) == item.text + label.unit
+    assert context.print_value(metric, resource) == item.text + label.unit
     return result.state, item
 
 
@@ -122,14 +122,14 @@ LOOSE = [
 
 @pytest.mark.parametrize("text", LOOSE)
 def test_nothing_looser_than_the_draft_is_a_range(text):
-    with pytest.raises(ThresholdError, match="is no range for growth"):
-        parse_bounds(text, SIGNED)
+    with pytest.raises(ThresholdError, match=r"invalid range .* for growth"):
+        parse_range(text, SIGNED)
 
 
 @given(st.text(st.sampled_from("0123456789.:~@-%smhd_ +e\n\u0661"), max_size=8))
 def test_any_text_is_a_range_or_is_refused(text):
     try:
-        bounds = parse_bounds(text, TIME)
+        bounds = parse_range(text, TIME)
     except ThresholdError:
         return
     assert re.fullmatch(r"@?((~|-?[\d.]+[smhd]?):)?(-?[\d.]+[smhd]?)?", text, re.ASCII)
@@ -138,8 +138,8 @@ def test_any_text_is_a_range_or_is_refused(text):
 
 @pytest.mark.parametrize("text", ["20:10", "@20:10", "1:0.9", "0:-1", "-1", "1h:59m"])
 def test_a_reversed_range_is_refused(text):
-    with pytest.raises(ThresholdError, match=r"is reversed: [0-9]\S* is above \S"):
-        parse_bounds(text, TIME)
+    with pytest.raises(ThresholdError, match=r"invalid range .* is greater than \S"):
+        parse_range(text, TIME)
 
 
 # --- units
@@ -157,7 +157,7 @@ def test_a_reversed_range_is_refused(text):
     ],
 )
 def test_a_time_takes_seconds_minutes_hours_and_days(text, start, end):
-    assert parse_bounds(text, TIME)[1:3] == (start, end)
+    assert parse_range(text, TIME)[1:3] == (start, end)
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,11 @@ def test_a_time_takes_seconds_minutes_hours_and_days(text, start, end):
 )
 def test_a_unit_that_does_not_fit_the_label_is_refused(text, label):
     with pytest.raises(ThresholdError, match=f"{label.name} takes "):
-        parse_bounds(text, label)
+        parse_range(text, label)
 
 
 def test_percent_is_the_unit_of_a_percentage():
-    assert parse_bounds("80%", USAGE)[1:] == parse_bounds("80", USAGE)[1:]
+    assert parse_range("80%", USAGE)[1:] == parse_range("80", USAGE)[1:]
 
 
 def test_percent_makes_a_count_a_share_of_the_limit():
@@ -201,12 +201,12 @@ def test_a_share_of_a_whole_that_is_not_known_does_not_fire_and_is_not_printed(w
 @pytest.mark.parametrize("text", ["10%:20", "10:20%", "@1:2%"])
 def test_bounds_of_two_kinds_in_one_range_are_refused(text):
     with pytest.raises(ThresholdError, match="must have the same unit"):
-        parse_bounds(text, ENTRIES)
+        parse_range(text, ENTRIES)
 
 
 @pytest.mark.parametrize("text", ["0:5%", "~:5%", "5%:", "0%:5%"])
 def test_nothing_and_the_infinite_fit_a_share(text):
-    assert parse_bounds(text, ENTRIES).share
+    assert parse_range(text, ENTRIES).share
 
 
 # --- which range holds for which label
@@ -261,14 +261,14 @@ def test_an_unknown_label_is_refused_with_the_known_ones(spec):
 @pytest.mark.parametrize(
     ("specs", "words"),
     [
-        (["-w 95", "-c 90"], "'95' of usage can never fire: it lies beyond the critical '90'"),
-        (["-w 95"], "'95' of usage can never fire: it lies beyond the default critical '90'"),
-        (["-w growth=-2:10", "-c growth=-1:5"], "beyond the critical '-1:5'"),
-        (["-w limit=5:", "-c limit=6:"], "beyond the critical '6:'"),
-        (["-w time_to_full=30m:", "-c time_to_full=4h:"], "beyond the critical '4h:'"),
-        (["-w entries=95%", "-c entries=90%"], "beyond the critical '90%'"),
-        (["-w @95:99"], "beyond the default critical '90'"),
-        (["-w entries=50%", "-c entries=0"], "beyond the critical '0'"),
+        (["-w 95", "-c 90"], "'95' of usage can never fire: the critical range '90' covers it"),
+        (["-w 95"], "'95' of usage can never fire: the default critical range '90' covers it"),
+        (["-w growth=-2:10", "-c growth=-1:5"], "the critical range '-1:5' covers it"),
+        (["-w limit=5:", "-c limit=6:"], "the critical range '6:' covers it"),
+        (["-w time_to_full=30m:", "-c time_to_full=4h:"], "the critical range '4h:' covers it"),
+        (["-w entries=95%", "-c entries=90%"], "the critical range '90%' covers it"),
+        (["-w @95:99"], "the default critical range '90' covers it"),
+        (["-w entries=50%", "-c entries=0"], "the critical range '0' covers it"),
     ],
 )
 def test_a_warning_beyond_its_critical_range_is_refused_and_both_are_named(specs, words):
@@ -324,8 +324,8 @@ RANGES = well_formed_ranges(numbers(0, 10, 0))
 def test_refused_is_exactly_a_warning_that_no_value_reaches(case):
     label, warning, critical = case
     values = [v for v in CANDIDATES if label.minimum is None or v >= label.minimum]
-    warns = [v for v in values if not Range(parse_bounds(warning, label).text).match(v)]
-    crits = [v for v in values if not Range(parse_bounds(critical, label).text).match(v)]
+    warns = [v for v in values if not Range(parse_range(warning, label).text).match(v)]
+    crits = [v for v in values if not Range(parse_range(critical, label).text).match(v)]
     never = bool(warns) and set(warns) < set(crits)
     # A range that itself alerts on nothing is the user's way to say "never".
     assume(warns or "~:" in (warning, critical) or label is SIGNED)
@@ -412,20 +412,20 @@ def test_a_printed_range_is_the_one_that_was_given(text, value):
 
 
 def test_a_quiet_context_judges_and_prints_nothing():
-    context = LabelContext(USAGE, Limits(None, parse_bounds("90", USAGE)), quiet=True)
-    metric = Metric("usage", 95.0, context="quiet usage")
-    assert context.name == "quiet usage"
+    context = LabelContext(USAGE, LabelThresholds(None, parse_range("90", USAGE)), hidden=True)
+    metric = Metric("usage", 95.0, context="hidden usage")
+    assert context.name == "hidden usage"
     assert context.evaluate(metric, Resource()).state is Critical
     assert context.performance(metric, Resource()) is None
 
 
 def test_outside_tells_whether_a_value_would_have_had_that_state():
-    bounds = Limits(parse_bounds("80", USAGE), parse_bounds("90", USAGE))
+    bounds = LabelThresholds(parse_range("80", USAGE), parse_range("90", USAGE))
     context = LabelContext(USAGE, bounds)
-    assert [context.outside(Warn, value) for value in (80, 81, 91)] == [False, True, True]
-    assert [context.outside(Critical, value) for value in (80, 81, 91)] == [False, False, True]
-    shares = LabelContext(ENTRIES, Limits(None, parse_bounds("5%", ENTRIES)))
-    assert not shares.outside(Critical, 10**9)
+    assert [context.violates(Warn, value) for value in (80, 81, 91)] == [False, True, True]
+    assert [context.violates(Critical, value) for value in (80, 81, 91)] == [False, False, True]
+    shares = LabelContext(ENTRIES, LabelThresholds(None, parse_range("5%", ENTRIES)))
+    assert not shares.violates(Critical, 10**9)
 
 
 # --- durations
@@ -444,19 +444,19 @@ def test_outside_tells_whether_a_value_would_have_had_that_state():
     ],
 )
 def test_a_duration_is_a_number_and_a_unit(text, seconds):
-    assert ranges.duration(text) == seconds
+    assert ranges.parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize(
     "text", ["", "-1", "1e3", "1w", "m", "1 h", "1h30m", "1_0", "\u0661", "nan", "5m\n", "9" * 10]
 )
 def test_nothing_else_is_a_duration(text):
-    with pytest.raises(ThresholdError, match="is no duration"):
-        ranges.duration(text)
+    with pytest.raises(ThresholdError, match="invalid duration"):
+        ranges.parse_duration(text)
 
 
 def test_every_unit_of_a_label_is_named_in_its_error():
     for label, unit in itertools.product((USAGE, TIME, PLAIN), ("%", "h")):
         if unit not in label.units:
             with pytest.raises(ThresholdError, match=" or ".join(label.units) or "no unit"):
-                parse_bounds("5" + unit, label)
+                parse_range("5" + unit, label)

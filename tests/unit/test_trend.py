@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from check_conntrack import render
 from check_conntrack.state import trend
 from check_conntrack.state.trend import Peak, Sample
 
@@ -163,4 +164,4 @@ def test_held_for_reaches_back_to_the_first_of_the_unbroken_runs():
     ],
 )
 def test_a_duration_is_spelled_in_the_two_units_that_matter(seconds, words):
-    assert trend.spell(seconds) == words
+    assert render.duration(seconds) == words

@@ -93,7 +93,7 @@ def test_a_limit_of_0_is_no_limit(check, sysctls):
     assert run.data["entries"].max is None
     assert check("-w", "entries=80%").state == "OK", "a share of no limit"
     assert check("-w", "entries=4000").state == "WARNING"
-    assert check("-c", "limit=1:").text.endswith("limit 0 is outside 1:")
+    assert check("-c", "limit=1:").text.endswith("limit 0 (threshold 1:)")
     assert check("-v").code == 0
 
 
@@ -124,13 +124,13 @@ def test_without_conntrack_it_is_ok_by_default(check, sysctls):
 def test_each_label_can_be_judged_by_its_own_range(check):
     run = check("-w", "usage=5", "-w", "limit=20000:", "-c", "load_factor=0.2", "-w", "entries=50%")
     assert run.state == "CRITICAL"
-    assert "load_factor 0.49 is outside 0.2" in run.text
-    assert "limit 10000 is outside 20000:" in run.text
+    assert "load_factor 0.49 (threshold 0.2)" in run.text
+    assert "limit 10000 (threshold 20000:)" in run.text
     assert run.data["entries"].warn == "5000"
 
 
 def test_a_range_that_alerts_inside_is_told_as_such(check):
-    assert check("-w", "limit=@5000:20000").text.endswith("limit 10000 is inside 5000:20000")
+    assert check("-w", "limit=@5000:20000").text.endswith("limit 10000 (threshold @5000:20000)")
 
 
 def test_a_range_that_never_fires_replaces_the_default(check, sysctls):
@@ -166,7 +166,7 @@ def test_exit_ok_evaluates_and_prints_as_ever(check, sysctls):
 def test_a_problem_comes_with_advice_that_can_be_pasted(check, sysctls):
     sysctls.holds(9500, 10000, 10240)
     run = check()
-    assert run.lines[0] == "CRITICAL: usage 95.0% is outside 90"
+    assert run.lines[0] == "CRITICAL: usage 95.0% (threshold 90)"
     assert "  sysctl -w net.netfilter.nf_conntrack_max=16384" in run.lines
     assert "nf_conntrack_buckets=" not in run.rest, "they equal the limit already"
     assert "Hash: 10240 buckets, 0.93 entries each" in run.lines
@@ -196,7 +196,7 @@ def test_verbosity_adds_lines_to_an_ok(check, clock, tmp_path):
     assert check().lines == []
     clock.now += 60
     lines = check("-v").lines
-    assert f"Remembered in {tmp_path}/state/{os.geteuid()}" in lines
+    assert f"History is kept in {tmp_path}/state/{os.geteuid()}" in lines
     assert any(line.startswith("Trend: ") for line in lines)
     assert len(check("-vvv").lines) > len(lines)
 
@@ -261,7 +261,7 @@ def test_a_time_to_full_is_judged_in_any_unit(check, clock, sysctls):
 def test_an_alarm_of_time_is_spelled_as_a_time(check, clock, sysctls):
     run = minutes(check, clock, sysctls, range(1000, 1700, 100), "-c", "time_to_full=4h:")
     assert run.state == "CRITICAL"
-    assert re.search(r"; time_to_full 1h 2\dm is outside 4h:", run.text)
+    assert re.search(r"; time_to_full 1h 2\dm \(threshold 4h:\)", run.text)
 
 
 def test_the_trend_window_is_how_far_back_growth_looks(check, clock, sysctls):
@@ -272,7 +272,7 @@ def test_the_trend_window_is_how_far_back_growth_looks(check, clock, sysctls):
 
 def test_a_problem_says_since_when_as_far_as_it_is_known(check, clock, sysctls):
     run = minutes(check, clock, sysctls, [1000, 8500, 8600, 8700])
-    assert run.lines[0] == "WARNING: usage 87.0% is outside 80, for 2m at least"
+    assert run.lines[0] == "WARNING: usage 87.0% (threshold 80), for 2m at least"
 
 
 def test_the_peak_of_thirty_days_is_what_the_advice_goes_by(check, clock, sysctls):
@@ -323,7 +323,7 @@ def test_without_state_nothing_is_left_behind_and_nothing_is_said(check, tmp_pat
     run = check("--no-state")
     assert (run.code, run.lines) == (0, [])
     assert not (tmp_path / "state").exists()
-    assert "Nothing is remembered: --no-state" in check("--no-state", "-v").lines
+    assert "No history is kept: --no-state" in check("--no-state", "-v").lines
 
 
 @pytest.mark.parametrize("spec", ["growth=5", "time_to_full=4h:", "growth=-1:1"])
@@ -410,13 +410,13 @@ def test_a_state_directory_that_is_refused_costs_the_memory_and_not_the_verdict(
     good = check("--no-state")
     run = check("--state-dir", str(folder))
     assert (run.code, run.text, run.data) == (code, good.text, good.data)
-    assert run.lines.index(f"Nothing is remembered: {why}") == (1 if code else 0)
+    assert run.lines.index(f"No history is kept: {why}") == (1 if code else 0)
     assert not folder.exists() or not os.listdir(folder)
 
 
 def test_an_ok_has_one_line_on_a_refused_state_directory_and_no_other(check, refused):
     folder, why = refused
-    assert check("--state-dir", str(folder)).lines == [f"Nothing is remembered: {why}"]
+    assert check("--state-dir", str(folder)).lines == [f"No history is kept: {why}"]
     for level in ("-v", "-vvv"):
         lines = check("--state-dir", str(folder), level).lines
         assert [why in line for line in lines].count(True) == 1
@@ -442,7 +442,7 @@ def test_long_output_that_is_cut_off_still_tells_of_a_refused_state_directory(
     run = check("--netns", "namespace*", "--state-dir", str(refused[0]))
     assert run.code == 2
     assert run.lines[-1] == "(more with -v)"
-    assert f"Nothing is remembered: {why}" in run.lines
+    assert f"No history is kept: {why}" in run.lines
 
 
 @given(st.one_of(st.binary(max_size=60), st.just(b"[" * 5000), st.just(b'{"boot":null}')))
@@ -586,7 +586,7 @@ def test_root_is_not_told_to_become_root(check, entered, monkeypatch):
     monkeypatch.setattr(privileges, "is_root", lambda: True)
     run = check("--netns", "all")
     assert "sudo" not in run.rest
-    assert "takes more than root has here" in run.rest
+    assert "root needs more privileges" in run.rest
 
 
 def test_one_that_may_not_be_entered_is_unknown_where_nothing_is_full(check, entered):

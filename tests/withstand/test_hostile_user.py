@@ -136,11 +136,11 @@ def test_a_state_directory_that_a_stranger_may_have_a_hand_in_never_costs_the_ve
         before = kept()
         bad = judged()
     assert [run.state for run in good] == ["CRITICAL", "OK"]
-    assert all("Nothing is remembered" not in run.out for run in good)
+    assert all("No history is kept" not in run.out for run in good)
     assert [(run.code, run.text) for run in bad] == [(run.code, run.text) for run in good]
     for run in bad:
-        (told,) = [line for line in run.lines if "remembered" in line]
-        assert told.startswith(f"Nothing is remembered: {why}")
+        (told,) = [line for line in run.lines if "history" in line]
+        assert told.startswith(f"No history is kept: {why}")
     assert before, "something could have been read there"
     assert kept() == before, "and nothing is written"
 

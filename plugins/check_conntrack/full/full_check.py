@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 from nagiosplugin import Critical, Metric, Ok, Resource, Result, Results, Summary, Warn
 
-from .. import nagios, places, render, runner, session
+from .. import cli, nagios, places, render, runner, session
 from ..advice.source_problems import gap_reason, sentence
 from ..kernel import KernelError, counters, privileges
 from ..kernel.coverage import Coverage, Span, gaps
@@ -21,8 +21,9 @@ from ..kernel.limits import OWN, Limits, own_inode, read_expect_max
 from ..kernel.log import events, files, gather, kmsg
 from ..kernel.log.messages import Kind
 from ..kernel.namedtuple import NamedTuple
-from ..ranges import Label, LabelContext, StateContext, ThresholdError, duration, parse_thresholds
-from ..state import state_store, trend
+from ..nagios import LabelContext, StateContext
+from ..ranges import Label, parse_thresholds
+from ..state import state_store
 from ..state.counter_history import (
     NEARLY_FULL,
     Further,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from nagiosplugin import Context
 
+    from .. import signals
     from ..kernel.reader_client import Frame
     from ..ranges import Thresholds
     from ..session import Session
@@ -538,7 +540,7 @@ def _further(places: Sequence[Place]) -> Iterator[Metric]:
         for name in JUDGED:
             value = _figure(place, name)
             if value is not None and (number >= MOST_NAMESPACES or name not in NAMESPACE_LABELS):
-                yield Metric(place.prefix + name, value, min=0, context=f"quiet {name}")
+                yield Metric(place.prefix + name, value, min=0, context=nagios.HIDDEN + name)
 
 
 def _notable(place: Place) -> bool:
@@ -605,8 +607,8 @@ def contexts(thresholds: Thresholds, options: argparse.Namespace) -> list[Contex
     """All the contexts that this check's metrics name."""
     label = next(label for label in LABELS if label.name == "full_drops")
     made = nagios.contexts(LABELS, thresholds, options.if_inactive)
-    for quiet in (False, True):
-        drops = FullDropsContext(label, thresholds.of[label.name], quiet=quiet)
+    for hidden in (False, True):
+        drops = FullDropsContext(label, thresholds.of[label.name], hidden=hidden)
         drops.default = label.name not in thresholds.given
         made.append(drops)
     return [*made, StateContext("full_now", Critical)]
@@ -654,19 +656,22 @@ class FullSummary(Summary):
             parts.append(f"not full {self._when()}{undated} ({', '.join(sources)})")
         if not sources and not full.problems and not full.inactive:
             parts.append("neither the kernel log nor the counters can be read")
-        parts += [f"counters cannot be judged: {result.hint}" for result in nagios.blind(results)]
+        parts += [
+            f"counters cannot be judged: {result.hint}" for result in nagios.history_alarms(results)
+        ]
         return "; ".join(parts)
 
     def verbose(self, results: Results) -> list[str]:
         """What alarms, what was not seen, what it means, what to do, and the figures."""
         full = self.full
         lines = [
-            f"{result.state.text.upper()}: {nagios.alarm(result)}"
+            f"{result.state.text.upper()}: {nagios.describe_alarm(result)}"
             for result in self._alarms(results)
         ]
         lines += [f"UNKNOWN: {problem}" for problem in full.problems]
         lines += [
-            f"WARNING: counters cannot be judged: {result.hint}" for result in nagios.blind(results)
+            f"WARNING: counters cannot be judged: {result.hint}"
+            for result in nagios.history_alarms(results)
         ]
         lines += [f"Not seen: {unseen}" for unseen in dict.fromkeys(full.unseen)]
         if full.session.forbidden:
@@ -680,7 +685,7 @@ class FullSummary(Summary):
             lines += self._figures()
         if full.options.verbose > 2:
             lines += self._read()
-        return lines + nagios.remembered(full.session, full.options.verbose)
+        return lines + nagios.state_lines(full.session, full.options.verbose)
 
     def _undated(self) -> str:
         count = events.count_messages(self.full.untold)
@@ -701,7 +706,7 @@ class FullSummary(Summary):
         label = nagios.label_of(result)
         bounds = result.hint or ""
         if bounds[:1] == "@" or nagios.context_of(result).too_low(result):
-            return nagios.alarm(result)
+            return nagios.describe_alarm(result)
         when = "" if self.full.tally.table_full else f" {self._when()}"
         place = result.metric.name[: -len(label)]
         where = f" in namespace {place[:-2]}" if place else ""
@@ -709,9 +714,9 @@ class FullSummary(Summary):
         if label == "other_loss":
             kinds = (("expectation table full", tally.expectations), ("zone limit", tally.zones))
             said = ", ".join(f'{times} "{kind}"' for kind, times in kinds if times)
-            return f"{said} messages{when}" if said else nagios.alarm(result)
+            return f"{said} messages{when}" if said else nagios.describe_alarm(result)
         if label not in FACTS:
-            return nagios.alarm(result)
+            return nagios.describe_alarm(result)
         return FACTS[label].format(result.metric.value, where + when)
 
     def _when(self) -> str:
@@ -721,7 +726,7 @@ class FullSummary(Summary):
         if since == "boot":
             return "since boot"
         seconds = self.full.window.end - (self.full.window.start or 0.0)
-        return f"in the last {trend.spell(seconds)}"
+        return f"in the last {render.duration(seconds)}"
 
     def _messages(self) -> str:
         full = self.full
@@ -729,7 +734,7 @@ class FullSummary(Summary):
         count = tally.table_full
         text = f'{count} "table full" message{"s" if count > 1 else ""} {self._when()}'
         if tally.latest and tally.latest.time is not None:
-            ago = trend.spell(max(0.0, full.window.end - tally.latest.time))
+            ago = render.duration(max(0.0, full.window.end - tally.latest.time))
             text += f", latest {ago} ago"
         if tally.latest and tally.latest.netns is not None:
             text += f" in {self._called(tally.latest.netns, gone=full.is_gone(tally.latest))}"
@@ -761,7 +766,7 @@ class FullSummary(Summary):
             since = ""
             if not log and coverage.reason and coverage.spans:
                 length = max(0.0, full.window.end - coverage.spans[-1].start)
-                since = f" of {trend.spell(length)}"
+                since = f" of {render.duration(length)}"
             named.append(coverage.source + since)
         if not log and any(place.counters for place in full.places):
             first_run = not any(place.risen for place in full.places)
@@ -805,7 +810,7 @@ class FullSummary(Summary):
             return []
         limits = place.limits
         peak = max(limits.entries, limits.limit if "table_full" in labels else 0)
-        evidence = nagios.evidence(limits, peak)._replace(
+        evidence = nagios.capacity_evidence(limits, peak)._replace(
             expect_max=read_expect_max(),
             expectations=bool(full.tally.expectations),
             zones=bool(full.tally.zones),
@@ -878,8 +883,8 @@ def _since(text: str) -> float | str:
     if text in ("boot", "last", "all"):
         return text
     try:
-        seconds = duration(text)
-    except ThresholdError:
+        seconds = cli.parse_seconds(text)
+    except argparse.ArgumentTypeError:
         what = f"{text!r}: give a duration such as 15m, or boot, last, all"
         raise argparse.ArgumentTypeError(what) from None
     if not 1 <= seconds <= 366 * 86400:
@@ -887,9 +892,9 @@ def _since(text: str) -> float | str:
     return seconds
 
 
-def parser() -> runner.Parser:
+def parser() -> cli.Parser:
     """The command line of this check."""
-    made = runner.parser("check_conntrack_full", PURPOSE, LABELS, EXAMPLES)
+    made = cli.make_parser("check_conntrack_full", PURPOSE, LABELS, EXAMPLES)
     own = made.add_argument_group("options of this check")
     own.add_argument(
         "--since",
@@ -916,7 +921,7 @@ def _readers(options: argparse.Namespace) -> int:
     return int(log) + int(bool(options.netns) or not os.path.exists(counters.PATH))
 
 
-def judge(options: argparse.Namespace, stage: runner.Stage) -> runner.Outcome:
+def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.CheckResult:
     """The verdict. Rights end before the first byte of the kernel's is parsed."""
     thresholds = parse_thresholds(LABELS, options.warning, options.critical)
     with ExitStack() as stack:
@@ -932,7 +937,7 @@ def judge(options: argparse.Namespace, stage: runner.Stage) -> runner.Outcome:
         return outcome._replace(notes=[*outcome.notes, *_notes(full, outcome)])
 
 
-def _notes(full: Full, outcome: runner.Outcome) -> list[str]:
+def _notes(full: Full, outcome: runner.CheckResult) -> list[str]:
     """One line on what a verdict of OK has not seen; with -v the long output says it all."""
     missed = list(dict.fromkeys(full.missed))
     if not missed or outcome.state is not Ok or full.options.verbose:
@@ -941,6 +946,6 @@ def _notes(full: Full, outcome: runner.Outcome) -> list[str]:
     return [f"Not seen: {missed[0]}{more}"]
 
 
-def main() -> int:
-    """The executable's way in; returns the exit code."""
-    return runner.run(TITLE, parser(), judge)
+def main(late: float = 0.0) -> int:
+    """Run the executable; returns the exit code. `late`: seconds that starting took."""
+    return runner.run(TITLE, parser(), run_check, late=late)

@@ -108,15 +108,3 @@ def held_for(samples: Sequence[Sample], holds: Callable[[int], bool]) -> float:
             break
         since = sample.at
     return samples[-1].at - since if samples else 0.0
-
-
-def spell(seconds: float) -> str:
-    """A duration in the two units that matter, as in "3h 20m"."""
-    left = int(seconds)
-    parts: list[tuple[int, str]] = []
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count or parts:
-            parts.append((count, unit))
-    shown = [f"{count}{unit}" for count, unit in parts[:2] if count]
-    return " ".join(shown) or "0s"

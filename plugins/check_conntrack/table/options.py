@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .. import runner
+from .. import cli
 from ..ranges import Label
 from .sources import AUTO, CONNTRACK, LIVE, NETLINK, PROC, ReadRequest
 
@@ -128,9 +128,9 @@ def _prefixes(text: str) -> object:
     return prefixes(text)
 
 
-def parser() -> runner.Parser:
+def parser() -> cli.Parser:
     """Return the command line parser of this check."""
-    table_parser = runner.parser("check_conntrack_table", PURPOSE, LABELS, EXAMPLES)
+    table_parser = cli.make_parser("check_conntrack_table", PURPOSE, LABELS, EXAMPLES)
     add = table_parser.add_argument_group("options of this check").add_argument
     add(
         "--source",
@@ -214,9 +214,9 @@ def parser() -> runner.Parser:
 def validate(options: argparse.Namespace) -> None:
     """Raise UsageError for options that exclude each other."""
     if options.netns and options.source not in (AUTO, NETLINK, PROC):
-        raise runner.UsageError(f"--netns does not go with --source {options.source}")
+        raise cli.UsageError(f"--netns does not go with --source {options.source}")
     if options.save and options.source not in LIVE:
-        raise runner.UsageError("--save keeps a live table, not a file")
+        raise cli.UsageError("--save keeps a live table, not a file")
 
 
 def read_request(options: argparse.Namespace) -> ReadRequest:

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from nagiosplugin import Metric, Resource
 
-from .. import places, session
+from .. import nagios, places, session
 from ..kernel import KernelError
 from ..kernel.limits import OWN, read_limits
 from ..kernel.namedtuple import NamedTuple
@@ -82,7 +82,7 @@ class NamespaceReport(NamedTuple):
                     value,
                     min=label.minimum,
                     max=100 if label.unit == "%" else most.get(label.name),
-                    context=("quiet " if hidden else "") + label.name,
+                    context=(nagios.HIDDEN if hidden else "") + label.name,
                 )
 
 
@@ -104,13 +104,13 @@ class TableReport(NamedTuple):
 class TableResource(Resource):
     """The figures of a TableReport, as nagiosplugin takes them.
 
-    whole: the entries that a bound in percent of the entries is a share of.
+    total_entries: the entries that a bound in percent of the entries is a share of.
     """
 
     def __init__(self, report: TableReport) -> None:
         self.report = report
         first = next((one for one in report.namespaces if not one.prefix), None)
-        self.whole = first.figures.entries if first and first.figures else None
+        self.total_entries = first.figures.entries if first and first.figures else None
 
     def probe(self) -> Iterator[Metric]:
         """Yield the first namespace's metrics, then problems, then the other namespaces'."""

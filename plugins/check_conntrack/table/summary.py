@@ -59,7 +59,7 @@ class TableSummary(Summary):
                 parts.append(_matching(main, match))
             parts += report.problems
             parts += [
-                nagios.alarm(result)
+                nagios.describe_alarm(result)
                 for result in alarms
                 if nagios.label_of(result) not in ("usage", "entries")
             ]
@@ -86,7 +86,9 @@ class TableSummary(Summary):
         verbose = self.options.verbose
         main = self.main(results)
         alarms = nagios.alarms(_of(main, results)) if main else []
-        lines = [f"{result.state.text.upper()}: {nagios.alarm(result)}" for result in alarms]
+        lines = [
+            f"{result.state.text.upper()}: {nagios.describe_alarm(result)}" for result in alarms
+        ]
         lines += [f"UNKNOWN: {problem}" for problem in report.problems]
         if report.errors and (report.problems or verbose > 1):
             lines += [f"Tried {error}" for error in report.errors]
@@ -110,7 +112,7 @@ class TableSummary(Summary):
             ]
         if report.from_file:
             return lines
-        return lines + nagios.remembered(self.reader.session, verbose)
+        return lines + nagios.state_lines(self.reader.session, verbose)
 
     def main(self, results: Results) -> NamespaceReport | None:
         """Return the report that the status line is about: the fullest of those that are worst."""
@@ -155,7 +157,7 @@ class TableSummary(Summary):
         lines += remedies.advice_lines(profile, causes)
         labels = {nagios.label_of(result) for result in alarms}
         if report.limits and all(cause.room for cause in causes):
-            lines += capacity.advise(nagios.evidence(report.limits, report.peak), labels)
+            lines += capacity.advise(nagios.capacity_evidence(report.limits, report.peak), labels)
         return lines
 
     def _grants(self) -> list[str]:
@@ -205,7 +207,7 @@ def _sentence(report: NamespaceReport, results: Results) -> str:
         return f"{figures.entries if figures else 0} entries"
     if not limits.limit:
         return f"{where}{limits.entries} entries, no limit"
-    share = nagios.shown(results[report.prefix + "usage"])
+    share = nagios.print_value(results[report.prefix + "usage"])
     if limits.full:
         over = f" ({share})" if limits.entries > limits.limit else ""
         return (
@@ -300,7 +302,7 @@ def _namespaces(reports: Sequence[NamespaceReport], results: Results) -> list[st
             (
                 render.clean(report.name) or "(host)",
                 str(report.fullness[1]),
-                nagios.shown(results[name]) if name in results else "",
+                nagios.print_value(results[name]) if name in results else "",
             )
         )
     more = len(reports) - len(rows) + 1

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 from nagiosplugin import Ok, Unknown
 
-from .. import nagios, runner, session
+from .. import nagios, runner, session, signals
 from ..kernel import KernelError, privileges
 from ..ranges import parse_thresholds
 from . import options as table_options
@@ -27,11 +27,20 @@ if TYPE_CHECKING:
     from ..kernel.conntrack_cli import Conntrack
     from .resource import NamespaceReport
 
-__all__ = ["EXAMPLES", "LABELS", "NAMESPACE_LABELS", "PURPOSE", "TITLE", "judge", "main", "parser"]
+__all__ = [
+    "EXAMPLES",
+    "LABELS",
+    "NAMESPACE_LABELS",
+    "PURPOSE",
+    "TITLE",
+    "main",
+    "parser",
+    "run_check",
+]
 SPARE_TIME = 0.5  # seconds that a snapshot leaves for what comes after it
 
 
-def judge(options: argparse.Namespace, stage: runner.Stage) -> runner.Outcome:
+def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.CheckResult:
     """Run the check. Privileges are dropped before the first byte of the kernel's is parsed."""
     thresholds = parse_thresholds(LABELS, options.warning, options.critical)
     table_options.validate(options)
@@ -72,8 +81,11 @@ def _privileged_conntrack(stack: ExitStack, number: int) -> list[Conntrack]:
 
 
 def _with_snapshot(
-    outcome: runner.Outcome, reader: TableReader, report: NamespaceReport, deadline: float | None
-) -> runner.Outcome:
+    outcome: runner.CheckResult,
+    reader: TableReader,
+    report: NamespaceReport,
+    deadline: float | None,
+) -> runner.CheckResult:
     """Return the verdict with a line about its snapshot; nothing here can change the state."""
     from . import snapshots
 
@@ -94,7 +106,7 @@ def _with_snapshot(
         if line:
             store.update(key, lambda _: snapshots.remember(problem=True, saved=now))
             return outcome._replace(lines=[*outcome.lines, line])
-    except (Exception, runner.StoppedError) as error:
+    except (Exception, signals.StoppedError) as error:
         failed = f"no snapshot: {error}"
         if outcome.state is Ok:
             return outcome._replace(text=f"{outcome.text}; {failed}")
@@ -137,6 +149,6 @@ def _save(
     return f"Saved the table in {path}"
 
 
-def main() -> int:
-    """Run the executable; returns the exit code."""
-    return runner.run(TITLE, parser(), judge)
+def main(late: float = 0.0) -> int:
+    """Run the executable; returns the exit code. `late`: seconds that starting took."""
+    return runner.run(TITLE, parser(), run_check, late=late)

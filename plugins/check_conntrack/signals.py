@@ -1,0 +1,172 @@
+"""The time-out and the signals that stop a check, and what is still printed then.
+
+A time-out or a signal raises StoppedError once, in the main thread. A check that can say something
+without the step that was stopped wraps that step in stoppable(): the reason is reported, the check
+goes on with what it has, and has until the promised time to print it. When that time is up the
+process prints one line and ends, whatever it is doing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import contextmanager, suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import sys
+    from collections.abc import Iterator
+    from types import FrameType
+    from typing import Callable
+
+LAST_MOMENT = 0.5  # seconds to print a verdict in, once somebody wants the check to stop
+RESERVE = 1.0  # seconds of the time-out that are kept for evaluating and printing ...
+RESERVED_SHARE = 1 / 8  # ... or this share of a short one
+LATE_SHARE = 1 / 4  # the most of the time-out that a slow start is charged with
+UNKNOWN = 3  # the exit code
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# A handler must not look names up in the enumeration: it may have interrupted that very look-up.
+_NAMES = {int(number): number.name for number in _SIGNALS}
+# Why the check is to stop; only the first reason counts.
+_reasons: list[str] = []
+
+
+class StoppedError(BaseException):
+    """The time is up, or a signal came. Handlers of ordinary errors must not catch it."""
+
+
+class Stage:
+    """The step that a check is at, and the time that is left.
+
+    now: words for the step, printed when it takes too long.
+    deadline: time.monotonic() at which StoppedError is raised; None without a time-out.
+    printing: whether output has begun, so that no other line may be printed.
+    """
+
+    def __init__(self, title: str = "") -> None:
+        self.now = "starting"
+        self.deadline: float | None = None
+        self.printing = False
+        self._title = title
+        self._end: float | None = None
+        self._settled = False
+
+    def __call__(self, now: str) -> None:
+        """Name the next step."""
+        self.now = now
+
+    def left(self) -> float:
+        """Return the seconds until StoppedError is raised; infinity without a time-out."""
+        return float("inf") if self.deadline is None else self.deadline - time.monotonic()
+
+    def set_timer(self, seconds: float, late: float = 0.0) -> None:
+        """Raise StoppedError before `seconds` are over, `late` of which have passed; 0: never."""
+        if not seconds:
+            return
+        self._end = time.monotonic() + seconds - min(late, seconds * LATE_SHARE)
+        self.deadline = self._end - min(RESERVE, seconds * RESERVED_SHARE)
+
+        def expire(_: int, __: FrameType | None) -> None:
+            if not _reasons:
+                _reasons.append(f"timed out after {seconds:g}s while {self.now}")
+            raise StoppedError(_reasons[0])
+
+        signal.signal(signal.SIGALRM, expire)
+        # It comes again every second, in case an exception is lost where it is raised.
+        signal.setitimer(signal.ITIMER_REAL, max(self.left(), 0.001), 1.0)
+
+    def stop_timer(self) -> None:
+        """Let no alarm come any more."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def settle(self) -> None:
+        """Let no signal raise any more; at the promised time, print one line and end."""
+
+        def end(_: int, __: FrameType | None) -> None:
+            if not self.printing:
+                reason = stop_reason() or f"no time left while {self.now}"
+                line = f"{self._title} UNKNOWN - {reason}\n"
+                with suppress(OSError):
+                    os.write(1, line.encode("ascii", "backslashreplace"))
+            os._exit(UNKNOWN)
+
+        def hasten(_: int, __: FrameType | None) -> None:
+            signal.setitimer(signal.ITIMER_REAL, LAST_MOMENT)
+
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._settled = True
+        signal.signal(signal.SIGALRM, end)
+        _listen(hasten)
+        if self._end is not None:
+            signal.setitimer(signal.ITIMER_REAL, max(self._end - time.monotonic(), 0.05))
+        elif _reasons:
+            signal.setitimer(signal.ITIMER_REAL, LAST_MOMENT)
+
+    @contextmanager
+    def stoppable(self, report: Callable[[str], None]) -> Iterator[None]:
+        """Report a time-out or a signal that stops this step, instead of raising it.
+
+        Later steps are not stopped again: they are to evaluate and print what is known.
+        """
+        try:
+            yield
+        except StoppedError as error:
+            self.settle()
+            report(str(error))
+        except Exception:
+            if self._settled or not stop_reason():
+                raise
+            self.settle()
+            report(stop_reason())
+
+
+def stop_reason() -> str:
+    """Return why the check is to stop; empty while it is not.
+
+    Where C code calls Python, the interpreter may turn StoppedError into another exception.
+    """
+    return _reasons[0] if _reasons else ""
+
+
+def take_over() -> None:
+    """Answer signals, and undo what the parent process has left of blocked and ignored ones.
+
+    With SIGALRM blocked the time-out would never come; with SIGCHLD ignored a child's exit status
+    would be lost.
+    """
+    _reasons.clear()
+    _listen(_stop_by_signal)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # A pending SIGALRM is not this check's time-out; ignoring the signal discards it.
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM, *_NAMES))
+
+
+def raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Raise an order to stop again that was lost where nothing can be raised (sys.unraisablehook).
+
+    Other exceptions are dropped: standard error is not the place for them.
+    """
+    if isinstance(unraisable.exc_value, StoppedError):
+        reason = str(unraisable.exc_value)
+
+        def again(_: int, __: FrameType | None) -> None:
+            raise StoppedError(reason)
+
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 1.0)
+
+
+def _listen(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in _SIGNALS:
+        signal.signal(number, handler)
+
+
+def _stop_by_signal(number: int, _: FrameType | None) -> None:
+    # A second signal is the first one again.
+    if not _reasons:
+        _reasons.append(f"stopped by {_NAMES[number]}")
+        raise StoppedError(_reasons[0])
