@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
 from incidents.floods import WEB
 from incidents.lab import Expect, Lab, incident
+from support.netns import wait_until
 from support.packets import connects, handshakes, hosts, tcp, udp
 
 if TYPE_CHECKING:
@@ -25,6 +27,23 @@ def established(lab: Lab, number: int) -> None:
     assert lab.router.count() >= number
 
 
+def lose_connections(lab: Lab, seconds: float) -> None:
+    """Try to open connections for so long, and until the kernel, rate-limited, has said so."""
+
+    def messages() -> int:
+        log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
+        return log.count("table full")
+
+    before, end = messages(), time.monotonic() + seconds
+    clients = hosts("198.18.8.0/24")
+
+    def said() -> bool:
+        lab.send(tcp(next(clients), WEB, 1024 + n, 443) for n in range(20))
+        return time.monotonic() > end and messages() > before
+
+    assert wait_until(said), "the kernel has said nothing"
+
+
 @incident(
     "full for three seconds between two runs",
     Expect("full", "CRITICAL", says=(r"\d+ packets? dropped|dropped \d+",), options=SINCE),
@@ -36,11 +55,7 @@ def full_between_runs(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)
     assert lab.check("full", *SINCE).state == "OK"
     established(lab, LIMIT)
-    end = time.monotonic() + 3
-    clients = hosts("198.18.8.0/24")
-    while time.monotonic() < end:
-        lab.send(tcp(next(clients), WEB, 1024 + n, 443) for n in range(20))
-        time.sleep(0.1)
+    lose_connections(lab, 3)
     lab.router.run("conntrack", "-F")
     yield
 
@@ -49,13 +64,14 @@ def full_between_runs(lab: Lab) -> Iterator[None]:
     "at the limit, dropping",
     Expect("usage", "CRITICAL", says=(f"{LIMIT} of {LIMIT}",), never=("evicting",)),
     Expect("full", "CRITICAL", says=("connections are dropped|dropping",), options=SINCE),
+    pending="first line is cut",
 )
 def dropping(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)
     lab.server(443)
     lab.check("full", *SINCE)
     established(lab, LIMIT)
-    lab.send(tcp("198.18.8.1", WEB, 1024 + n, 443) for n in range(100))
+    lose_connections(lab, 0)
     assert not connects(lab.clients, "198.18.2.1", WEB, 443, 0.2)
     yield
 
