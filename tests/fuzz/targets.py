@@ -36,7 +36,7 @@ def dump(data: bytes) -> None:
     try:
         for entry in netlink.entries(batches, status):
             slow.add(entry)
-            lines.append(text.line_of(entry))
+            lines.append(text_writer.line_of(entry))
     except netlink.TableError:
         fault = True
     try:
@@ -81,7 +81,7 @@ def listing(data: bytes) -> None:
     text.count(io.BytesIO(data), fast)
     for entry in text.entries(io.BytesIO(data), slow):
         slow.add(entry)
-        text.line_of(entry)
+        text_writer.line_of(entry)
     assert fast.read + fast.bad_lines == slow.read + slow.bad_lines
     if not slow.bad_lines:
         assert everything(fast) == everything(slow)

@@ -11,7 +11,7 @@ import socket
 
 import pytest
 
-from check_conntrack.flows import bulk, match, netlink, tally, text
+from check_conntrack.flows import bulk, match, netlink, tally, text, text_writer
 from check_conntrack.kernel import ctnetlink as ct
 from support import flows_rig as rig
 
@@ -104,7 +104,9 @@ def without_seconds(line: str) -> str:
 
 
 def assert_written_alike(space) -> None:
-    ours = sorted(without_seconds(text.line_of(entry)) for entry in netlink.entries(space.dump()))
+    ours = sorted(
+        without_seconds(text_writer.line_of(entry)) for entry in netlink.entries(space.dump())
+    )
     assert ours == sorted(map(without_seconds, oracle(space).splitlines()))
 
 

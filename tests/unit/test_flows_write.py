@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from check_conntrack.flows import netlink, text, text_writer
+from check_conntrack.flows import netlink, text_writer
 from check_conntrack.kernel import ctnetlink as ct
 from support import flows_dump
 
@@ -18,14 +18,14 @@ def written(batches):
 @given(flows_dump.dumps())
 def test_lines_are_those_that_the_general_writer_makes(batches):
     whole, status = written(batches)
-    assert whole.splitlines() == [text.line_of(entry) for entry in netlink.entries(batches)]
+    assert whole.splitlines() == [text_writer.line_of(entry) for entry in netlink.entries(batches)]
     assert status.done
 
 
 @given(flows_dump.damaged())
 def test_a_damaged_dump_ends_in_lines_or_one_error(batches):
     try:
-        expected = [text.line_of(entry) for entry in netlink.entries(batches)]
+        expected = [text_writer.line_of(entry) for entry in netlink.entries(batches)]
     except netlink.TableError:
         with pytest.raises(netlink.TableError):
             written(batches)

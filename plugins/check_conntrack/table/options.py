@@ -251,6 +251,7 @@ def late_modules(options: argparse.Namespace) -> list[str]:
         "flows.bulk",
         "flows.parallel_count",
         "flows.text",
+        "flows.text_columns",
         "kernel.table_file",
         "kernel.conntrack_cli",
         "kernel.timeouts",

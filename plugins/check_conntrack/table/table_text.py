@@ -80,7 +80,8 @@ def _short_address(match: re.Match[bytes]) -> bytes:
 
 def _named(line: bytes) -> bytes:
     """Return a line with the protocol's name where the kernel has none and conntrack(8) has."""
-    from ..flows.text import line_of, parse
+    from ..flows.text_line import parse
+    from ..flows.text_writer import line_of
 
     if b" unknown " in line:
         # What cannot be read is kept as it is: somebody may find out why.
