@@ -58,8 +58,7 @@ _TEXT = tuple(
             "sockets (ss or netstat)",
         ),
         (
-            rb"^(?:tcp|udp)[46]? +(?:(?:ESTAB|LISTEN|UNCONN|TIME-WAIT)\b"
-            rb"|[0-9]+ +[0-9]+ +\S+[.:]\S+ )",
+            rb"^(?:tcp|udp)[46]? +(?:(?:ESTAB|LISTEN|UNCONN|TIME-WAIT)\b|[0-9]+ +[0-9]+ +\S+[.:])",
             "sockets (ss or netstat)",
         ),
         (rb"\bIP6? \S+ > \S+: ", "packets as tcpdump prints them"),
