@@ -152,7 +152,7 @@ def test_without_libcs_search_pythons_serves(monkeypatch):
 
 
 def test_a_line_cut_in_the_middle_is_no_event(log):
-    log.write_bytes(full()[30:] + OTHER + full()[:-5])
+    log.write_bytes(full()[30:] + OTHER + full()[:-20])
     found = read(log)
     assert (found.events, found.pending) == ((), ())
 

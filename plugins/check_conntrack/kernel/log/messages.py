@@ -1,7 +1,8 @@
-"""The wording: the text of one kernel message, and what it says about lost connections.
+"""Find the kernel's messages of lost connections in a text, whatever surrounds them.
 
-Follows net/netfilter/nf_conntrack_core.c, nf_conntrack_expect.c, net/openvswitch/conntrack.c and
-lib/ratelimit.c, from Linux 2.4's ip_conntrack to the newest.
+The wording follows net/netfilter/nf_conntrack_core.c, nf_conntrack_expect.c,
+net/openvswitch/conntrack.c and lib/ratelimit.c, from Linux 2.4's ip_conntrack to the newest, and
+OpenVZ's kernels, which name the container.
 """
 
 from __future__ import annotations
@@ -10,6 +11,13 @@ import enum
 import re
 
 from ..namedtuple import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NEEDLES = (b"conntrack", b"s suppress")
+"""Byte strings to search a log for: each message of interest holds one of them."""
 
 
 class Kind(enum.Enum):
@@ -22,63 +30,100 @@ class Kind(enum.Enum):
     ZONE_LIMIT = "zone_limit"
     """Open vSwitch refused a connection: the zone's own limit."""
     SUPPRESSED = "suppressed"
-    """The kernel's rate limit swallowed messages, of conntrack or of other networking code."""
+    """The kernel's rate limit suppressed messages, of conntrack or of other networking code."""
 
 
 class Message(NamedTuple):
-    """What one message says."""
+    """One message.
+
+    ``times`` is the number of messages it stands for; for SUPPRESSED, the number of suppressed
+    messages. ``netns`` is the inode of the network namespace, where the kernel names it. ``zone``
+    is the conntrack zone, for ZONE_LIMIT.
+    """
 
     kind: Kind
     times: int = 1
-    """Messages it stands for; for SUPPRESSED, messages that were swallowed."""
     netns: int | None = None
-    """Inode of the network namespace, where the kernel names it."""
     zone: int | None = None
-    """Conntrack zone, for ZONE_LIMIT."""
+
+
+class Match(NamedTuple):
+    """A message in a text, and where it begins and ends."""
+
+    message: Message
+    start: int
+    end: int
+
+
+def _or_truncated(words: str) -> str:
+    """Return a pattern for the words, or for as many of them as fit before the end of the text."""
+    pattern = ""
+    for letter in reversed(words):
+        pattern = f"(?:{re.escape(letter)}{pattern})?" if pattern else f"{re.escape(letter)}?"
+    return rf"(?:{re.escape(words)}|{pattern}\Z)"
 
 
 # Kernels put their module's name before the text, and some of the texts hold it already.
-_MESSAGE = re.compile(
-    r"(?:(?:nf|ip)_conntrack: ){1,3}"
-    r"(?:(?P<full>table full(?: in netns (?P<netns>[0-9]{1,20}))?, dropping packet"
-    r"|maximum limit of [0-9]{1,20} entries exceeded)"
-    r"|(?P<expectation>expectation table full))\.?"
-    r"|(?:openvswitch: ){1,3}zone: (?P<zone>[0-9]{1,10}) exceeds conntrack limit\.?"
+_MODULE = r"(?:(?:nf|ip)\\?_(?:conntrack|ct)(?:_[a-z0-9_]{1,32})?: {0,2})"
+_CONTAINER = r"(?:\b(?:VE|VPS|CT)[ :#]{0,2}[\w.-]{1,64}:? {1,2})"
+_PHRASE = re.compile(
+    rf"{_CONTAINER}?(?:"
+    rf"{_MODULE}{{1,3}}{_CONTAINER}?(?:"
+    rf"(?P<full>table full(?: in netns (?P<netns>[0-9]{{1,20}}))?"
+    + _or_truncated(", dropping packet")
+    + r"|maximum limit of [0-9]{1,20} entries exceeded)"
+    r"|(?P<expectation>expectation table full))"
+    # Some kernels leave out the colon behind the module's name.
+    r"|(?P<bare>(?:nf|ip)_conntrack table full, dropping packet)"
+    r"|(?:openvswitch: (?:netlink: )?){1,3}zone: (?P<zone>[0-9]{1,10}) exceeds conntrack limit"
     # Other functions' "callbacks suppressed" belong to rate limits of their own. Before 2.6.27
     # the notice came from printk or NET.
-    r"|(?:net_ratelimit|__ratelimit|printk|NET): (?P<suppressed>[0-9]{1,10}) "
-    r"(?:callbacks|messages) suppressed\.?"
+    r"|(?<![\w.-])(?:net_ratelimit|__ratelimit|printk|NET|\w{0,40}conntrack\w{0,40}): "
+    r"(?P<suppressed>[0-9]{1,10}) (?:callbacks|messages) suppresse?d?"
+    r")\.?",
+    re.IGNORECASE | re.ASCII,
 )
-_REPEATED = re.compile(
-    r"message repeated (?P<times>[0-9]{1,9}) times?: \[ ?(?:\[ *[0-9]+\.[0-9]+\] ?)?(?P<text>.*)\]"
+
+
+def find_messages(text: str) -> Iterator[Match]:
+    """Yield the messages in the text, whoever's words they are. Raise nothing."""
+    for match in _PHRASE.finditer(text):
+        if match["full"] or match["bare"]:
+            netns = match["netns"]
+            message = Message(Kind.TABLE_FULL, 1, int(netns) if netns else None)
+        elif match["expectation"]:
+            message = Message(Kind.EXPECTATION_FULL)
+        elif match["zone"]:
+            message = Message(Kind.ZONE_LIMIT, zone=int(match["zone"]))
+        else:
+            message = Message(Kind.SUPPRESSED, int(match["suppressed"]))
+        yield Match(message, match.start(), match.end())
+
+
+# A message ends its line, or a bracket, a quotation mark of what wraps it or the next message
+# follows. Daemons write a newline as #012, \n or ^M. NX-OS appends the program.
+_END = re.compile(
+    r"[.!]?(?:\s|\\+[nr](?![a-z])|\\u000[aAdD]|#01[25]|\^M|\0|</?br ?/?>)*"
+    r"(?:\Z|[\[\](){}<|*;]|- kernel\s*\Z|\t|[\"'](?:[\s,;|}\])]|\Z))"
 )
-# rsyslog folds only what it has just written itself, so one level is all there is.
-_TRAILING = " \t\r\n\0"
+
+
+def ends_message(text: str, end: int) -> bool:
+    """Tell whether a message that ends at ``end`` is complete there.
+
+    A sentence that goes on behind it quotes the message.
+    """
+    return "\t" in text[end : end + 2] or _END.match(text, end) is not None
 
 
 def parse_message(text: str) -> Message | None:
-    """Return what the message says, or None when it says nothing of lost connections.
+    """Return the message in a record of the kernel's own, or None.
 
-    ``text`` is the message alone, without time stamp, host or ``kernel:``. The whole of it must
-    be the kernel's wording: a text that quotes the wording says nothing. rsyslog's ``message
-    repeated N times: [ ... ]`` counts N. Raises nothing.
+    ``text`` is the record's text alone, without time stamp, host or ``kernel:``. A text that
+    quotes a message reports nothing. Raises nothing.
     """
-    text = text.rstrip(_TRAILING)
-    times = 1
-    if text.startswith("message repeated "):
-        repeated = _REPEATED.fullmatch(text)
-        if repeated is None:
-            return None
-        times = int(repeated["times"])
-        text = repeated["text"].rstrip(_TRAILING)
-    found = _MESSAGE.fullmatch(text)
-    if found is None or not times:
-        return None
-    if found["full"]:
-        netns = found["netns"]
-        return Message(Kind.TABLE_FULL, times, int(netns) if netns else None)
-    if found["expectation"]:
-        return Message(Kind.EXPECTATION_FULL, times)
-    if found["zone"]:
-        return Message(Kind.ZONE_LIMIT, times, zone=int(found["zone"]))
-    return Message(Kind.SUPPRESSED, times * int(found["suppressed"]))
+    for line in text.splitlines():
+        for match in find_messages(line):
+            if not line[: match.start].strip() and ends_message(line, match.end):
+                return match.message
+    return None

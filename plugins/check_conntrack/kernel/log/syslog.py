@@ -1,257 +1,236 @@
-"""One line of a log file: when, on which host, and what the kernel said in it.
+"""One line of a log, in whatever form: when, on which host, and what the kernel reports in it.
 
-The forms: RFC 3164 (rsyslog's and syslogd's traditional one, with or without a host, a year, a
-fraction, busybox' facility), RFC 3339 (rsyslog's newer one, ``journalctl -o short-iso``), RFC 5424,
-``dmesg`` with ``[ 1035.620501]``, with ``-T``, ``--time-format iso``, ``-x`` and ``-r``, and
-OpenWrt's logread. Only the kernel's own lines: behind the tag ``kernel:`` (``kernel`` where
-rsyslog had the line from another host in RFC 5424, and writes it in its own forms), or in dmesg's.
+``parse_line`` searches the line for the kernel's messages (messages.py), reads what stands before
+them (header.py, stamps.py), and takes JSON and the like apart first (structured.py).
 """
 
 from __future__ import annotations
 
 import re
-import time
 
 from ..namedtuple import NamedTuple
-from .messages import Message, parse_message
+from .header import KERNEL, Header, better_stamp, is_kernel_daemon, read_header, read_start
+from .messages import Kind, Message, ends_message, find_messages
+from .stamps import UNDATED, Stamp, read_stamp
+from .structured import Record, entry_bounds, message_of_cut_json, records
 
-DAY = 86400.0
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import tzinfo
 
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_CLOCK = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})"
-_STAMP = (
-    # RFC 3339, and what journalctl and dmesg make of it
-    r"(?P<iso>(?P<y>[0-9]{4})-(?P<mo>[0-9]{2})-(?P<d>[0-9]{2})[T ]"
-    r"(?P<h>[0-9]{2}):(?P<mi>[0-9]{2}):(?P<s>[0-9]{2})(?P<fraction>[.,][0-9]{1,9})?"
-    r"(?P<zone>Z|[+-][0-9]{2}:?[0-9]{2})?) "
-    # dmesg -T, and without brackets OpenWrt's logread; RFC 3164, and its variant with a year
-    r"|(?P<bracket>\[)?(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) )?"
-    r"(?P<month>Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) (?P<day>[ 0-9]?[0-9]) "
-    r"(?:(?P<year>[0-9]{4}) )?"
-    rf"{_CLOCK}(?P<part>\.[0-9]{{1,9}})?(?: (?P<after>[0-9]{{4}}))?(?(bracket)\]) "
+# Colours, as they are or as daemons escape them.
+_COLOUR = re.compile(r"(?:\x1b|\\x1b|\\e|\\033|\\u001b|#033|\^\[)\[[0-9;?]*[A-Za-z]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b\ufeff]")
+_REPETITION = re.compile(
+    r"(?:-{2,3} ?)?(?:last|previous) (?:message|output|line)"
+    r"(?: '(?P<quoted>[^']{0,80})')? (?:was )?"
+    r"repeated (?P<times>[0-9]{1,9}) times?(?:, suppressed by syslog-ng on .*)?\.?(?: ?-{2,3})?\s*",
+    re.IGNORECASE,
 )
-_LEAD = re.compile(
-    r"(?:<(?P<priority>[0-9]{1,3})>(?P<version>1 )?)?"
-    # dmesg -x
-    r"(?:(?P<facility>[a-z0-9]{1,8}) *:[a-z]{1,8} *: )?"
-    rf"(?:{_STAMP})?"
+_REPEATED_WORDS = re.compile(r"(?:last|previous) (?:message|output|line) ", re.IGNORECASE)
+
+
+# Without any stamp, as dmesg of RHEL 6 prints: what every kernel says when it boots.
+_KERNELS_WORDS = re.compile(
+    r"(?:Linux version [0-9]+\.|(?:Kernel )?[Cc]ommand line: |BIOS-provided physical RAM map"
+    r"|Initializing cgroup subsys|Booting Linux on physical CPU|"
+    r"(?:nf|ip)_conntrack version [0-9.]+ \([0-9]+ buckets)"
 )
-_UPTIME = re.compile(r"\[ *(?P<seconds>[0-9]{1,12})\.(?P<fraction>[0-9]{6})\] ?")
-_CALLER = re.compile(r"\[ *[TC][0-9]{1,10}\] ?")
-_TAG = re.compile(
-    r"(?:(?P<host>\S{1,255}) {1,2})??(?:kern\.[a-z]{1,8} )?kernel(?:\[0\])?: ?",
-)
-# What reached rsyslog as RFC 5424 has a tag without a colon in its traditional forms. A program
-# may say "kernel" behind a colon of its own, where the line names no host.
-_BARE_TAG = re.compile(r"(?P<host>\S{0,254}[^\s:]) kernel ")
-# What stands where a host stands in logread's lines of programs that call themselves kernel.
-_PRIORITY = re.compile(r"(?:user|daemon|auth|authpriv|syslog|local[0-7]|cron|mail)\.[a-z]{1,8}")
-_RFC5424 = re.compile(
-    r"(?P<host>\S{1,255}) kernel \S{1,128} \S{1,32} (?:-|(?:\[[^\]]*\])+) ?(?:\ufeff)?"
-)
-_SINCE_LAST = re.compile(r"last message repeated (?P<times>[0-9]{1,9}) times?\s*")
-_HOST = re.compile(r"(?P<host>\S{1,255}) (?:last message repeated )")
 
 
-class Stamp(NamedTuple):
-    """When a line was written."""
+class LogLine(NamedTuple):
+    """A line in which the kernel reports loss.
 
-    time: float | None
-    """Seconds since the epoch; None where the line does not tell."""
-    slack: float
-    """Seconds that the form leaves open."""
-
-
-class Line(NamedTuple):
-    """A line in which the kernel speaks of loss."""
+    ``time`` is in seconds since the epoch, None where the line does not tell; ``slack`` are the
+    seconds that its form leaves open. ``monotonic`` is in microseconds since boot by the kernel's
+    own stamp. ``offset``: the time bears its own offset from UTC.
+    """
 
     message: Message
-    time: float | None
-    slack: float
-    monotonic: int | None
-    """Microseconds since boot by the kernel's own stamp, where the line holds it."""
-    host: str | None
+    time: float | None = None
+    slack: float = 0.0
+    monotonic: int | None = None
+    host: str | None = None
+    offset: bool = False
 
 
-UNKNOWN = Stamp(None, 0.0)
+class KernelLine(NamedTuple):
+    """A line of the kernel's own, whatever it says; the fields are those of LogLine."""
+
+    host: str | None = None
+    monotonic: int | None = None
+    time: float | None = None
+    offset: bool = False
 
 
-def parse_line(line: str, reference: float) -> Line | None:
-    """Return what the kernel says in the line, None when it is not the kernel or no loss.
+def clean(line: str) -> str:
+    """Return the line without colours and control characters."""
+    if "[" in line:
+        line = _COLOUR.sub("", line)
+    return _CONTROL.sub(" ", line) if not line.isprintable() else line
 
-    ``reference`` is when the line was written at the latest, in seconds since the epoch (the
-    time of the file's last change, or now): RFC 3164 has no year, and in the hour that the end of
-    daylight saving repeats no offset. The year is the latest that puts the line no more than a
-    day after ``reference``. Times without an offset are in the zone of this process. A time that
-    is no time (``Feb 30``) leaves the time unknown, and the message counts. Raises nothing.
+
+def parse_line(line: str, reference: float, zone: tzinfo | None = None) -> LogLine | None:
+    """Return what the kernel reports in the line, None where it is not the kernel's or no loss.
+
+    A message counts unless what surrounds it proves that these are somebody else's words: a
+    program's tag, a quotation, a sentence that goes on. ``reference`` is when the line was
+    written at the latest, in seconds since the epoch (the file's last change, or now); ``zone``
+    is the zone of times without an offset, None for the zone of this process. A time that is no
+    time leaves the time unknown, and the message counts. Raises nothing.
     """
-    lead = _LEAD.match(line)
-    if lead is None:  # pragma: no cover - every part is optional
-        return None
-    if lead["priority"] and int(lead["priority"]) >> 3:
-        return None
-    if lead["facility"] and lead["facility"] != "kern":
-        return None
-    rest = line[lead.end() :]
-    host = None
-    stamped = bool(lead["iso"] or lead["month"])
-    own = bool(lead["bracket"] or lead["facility"] or (lead["fraction"] or "").startswith(","))
-    monotonic, rest = _uptime(rest) if not stamped or own else (None, rest)
-    tag = _RFC5424.match(rest) if lead["version"] else _TAG.match(rest)
-    if tag is None and stamped and not own and not lead["version"]:
-        tag = _BARE_TAG.match(rest)
-    if tag is not None and (stamped or monotonic is not None or lead["version"]):
-        host = tag["host"]
-        if host and _PRIORITY.fullmatch(host):
-            return None
-        # rsyslog keeps the blank that RFC 3164 has before a message, behind one of its own.
-        rest = rest[tag.end() :].lstrip(" ")
-        inner, rest = _uptime(rest)
-        monotonic = inner if inner is not None else monotonic
-    elif not own and (stamped or monotonic is None):
-        return None
-    message = parse_message(rest)
-    if message is None:
-        return None
-    stamp = _stamp(lead, reference)
-    return Line(message, stamp.time, stamp.slack, monotonic, host)
+    if "{" in line or "\n" in line:
+        data = records(line)
+        if data is not None:
+            return _parse_records(line, data, reference, zone)
+        cut = message_of_cut_json(line)
+        if cut is not None:
+            line = cut
+    return _parse_text(clean(line), reference, zone)
 
 
-def parse_time(line: str, reference: float) -> float | None:
+def _parse_records(
+    line: str, data: Iterator[Record], reference: float, zone: tzinfo | None
+) -> LogLine | None:
+    found: list[LogLine] = []
+    for record in data:
+        text = record.text
+        inner = parse_line(text, reference, zone) if text[0] == "{" else None
+        inner = inner or _parse_text(clean(text), reference, zone)
+        if inner is not None and _is_kernels(record, text, inner):
+            found.append(_joined(record, inner, line, reference, zone))
+    if not found:
+        return None
+    # One message under two keys (short_message and full_message) is one message.
+    return found[0]
+
+
+def _is_kernels(record: Record, text: str, inner: LogLine) -> bool:
+    """Tell whether the fields beside a message leave it the kernel's."""
+    tagged = text[:2000].lower().find("kernel") >= 0 or inner.monotonic is not None
+    if record.transport == KERNEL:
+        return record.facility in (None, "0", "kern")
+    if record.program is not None:
+        names = record.program.split()
+        if any(is_kernel_daemon(name.rstrip(":")) for name in names):
+            return True
+        if not tagged:
+            return False
+    if record.transport not in (None, KERNEL, "syslog") and not tagged:
+        return False
+    return record.facility in (None, "0", "kern", "kernel", "kernel messages") or tagged
+
+
+def _joined(
+    record: Record, inner: LogLine, line: str, reference: float, zone: tzinfo | None
+) -> LogLine:
+    """Return the line of a record, with the fields' values where its text says less."""
+    outer = UNDATED
+    if record.time is not None:
+        outer = read_stamp(record.time, reference, zone)
+    if outer.time is None:
+        outer = read_start(line.partition("{")[0], reference, zone).stamp
+    stamp = better_stamp(outer, Stamp(inner.time, inner.slack, inner.offset))
+    monotonic = inner.monotonic if inner.monotonic is not None else record.monotonic
+    host = inner.host or record.host
+    return LogLine(inner.message, stamp.time, stamp.slack, monotonic, host, stamp.offset)
+
+
+def _parse_text(text: str, reference: float, zone: tzinfo | None) -> LogLine | None:
+    found: list[Message] = []
+    first: Header | None = None
+    at = 0
+    for match in find_messages(text):
+        header = read_header(text[at : match.start], reference, zone)
+        at = match.end
+        if header.proof or not ends_message(text, match.end):
+            if first is None:
+                return None
+            break
+        if first is None:
+            first = header
+        found.append(match.message)
+    if first is None or not first.times:
+        return None
+    message = found[0]
+    times = first.times * sum(each.times for each in found if each.kind is message.kind)
+    if message.kind is not Kind.SUPPRESSED or first.times > 1 or len(found) > 1:
+        message = message._replace(times=times)
+    stamp = first.stamp
+    return LogLine(message, stamp.time, stamp.slack, first.monotonic, first.host, stamp.offset)
+
+
+def parse_time(line: str, reference: float, zone: tzinfo | None = None) -> float | None:
     """Return when a line was written by its own stamp, of whatever program it is.
 
-    In seconds since the epoch, None where it does not tell; ``reference`` as for ``parse_line``.
+    In seconds since the epoch, None where it does not tell; ``reference`` and ``zone`` as for
+    ``parse_line``. Raises nothing.
     """
-    lead = _LEAD.match(line)
-    return None if lead is None else _stamp(lead, reference).time
+    return read_start(clean(line[:512]), reference, zone).stamp.time
 
 
-def parse_repetition(line: str, host: str | None, reference: float) -> tuple[int, Stamp] | None:
-    """Return (times, when) of syslogd's ``last message repeated N times``, or None.
+def kernel_line(line: str, reference: float, zone: tzinfo | None = None) -> KernelLine | None:
+    """Return whose the line is and when it was written if it is the kernel's own, else None.
+
+    Raises nothing.
+    """
+    brace = line.find("{")
+    if brace >= 0:
+        data = records(line)
+        if data is not None:
+            return _kernel_record(data, reference, zone)
+    header = read_start(clean(line[:512]), reference, zone)
+    if not header.kernel:
+        return KernelLine() if _KERNELS_WORDS.match(line) else None
+    return KernelLine(header.host, header.monotonic, header.stamp.time, header.stamp.offset)
+
+
+def _kernel_record(
+    data: Iterator[Record], reference: float, zone: tzinfo | None
+) -> KernelLine | None:
+    for record in data:
+        inner = read_start(clean(record.text[:512]), reference, zone)
+        named = any(is_kernel_daemon(name.rstrip(":")) for name in (record.program or "").split())
+        own = record.facility in (None, "0", "kern")
+        if inner.kernel or (own and (record.transport == KERNEL or named)):
+            outer = read_stamp(record.time, reference, zone) if record.time else UNDATED
+            stamp = better_stamp(outer, inner.stamp)
+            monotonic = inner.monotonic if inner.monotonic is not None else record.monotonic
+            return KernelLine(inner.host or record.host, monotonic, stamp.time, stamp.offset)
+    return None
+
+
+def parse_repetition(
+    line: str, host: str | None, reference: float, zone: tzinfo | None = None
+) -> tuple[int, Stamp] | None:
+    """Return (times, when) of a daemon's ``last message repeated N times``, or None.
 
     It speaks of the line before it in the file. ``host`` is that line's: another host's
     repetition is not its own. Raises nothing.
     """
-    lead = _LEAD.match(line)
-    if lead is None or not (lead["iso"] or lead["month"]):
+    text = clean(line)
+    begin = _REPEATED_WORDS.search(text)
+    if begin is None:
         return None
-    rest = line[lead.end() :]
-    named = _HOST.match(rest)
-    if named is not None and named["host"] != "last":
-        if host is not None and named["host"] != host:
-            return None
-        rest = rest[len(named["host"]) + 1 :]
-    found = _SINCE_LAST.fullmatch(rest)
-    if found is None:
+    start = len(text[: begin.start()].rstrip("- "))
+    match = _REPETITION.fullmatch(text[start:].lstrip())
+    if match is None:
         return None
-    return int(found["times"]), _stamp(lead, reference)
-
-
-def _uptime(text: str) -> tuple[int | None, str]:
-    """Split off the kernel's stamp, and the caller that CONFIG_PRINTK_CALLER adds."""
-    found = _UPTIME.match(text)
-    if found is None:
-        return None, text
-    text = text[found.end() :]
-    caller = _CALLER.match(text)
-    if caller is not None:
-        text = text[caller.end() :]
-    return int(found["seconds"]) * 1000000 + int(found["fraction"]), text
-
-
-def _stamp(lead: re.Match[str], reference: float) -> Stamp:
-    if lead["iso"]:
-        numbers = [int(lead[name]) for name in ("y", "mo", "d", "h", "mi", "s")]
-        return _iso(numbers, lead["fraction"], lead["zone"], reference)
-    if not lead["month"]:
-        return UNKNOWN
-    month = _MONTHS.index(lead["month"]) + 1
-    part = lead["part"]
-    slack = 0.0 if part else 1.0
-    fraction = float("0" + part) if part else 0.0
-    day = int(lead["day"])
-    clock = (int(lead["hour"]), int(lead["minute"]), int(lead["second"]))
-    told = lead["year"] or lead["after"]
-    if told:
-        found = _local((int(told), month, day, *clock), reference)
-    else:
-        found = _latest_year((month, day, *clock), reference)
-    return UNKNOWN if found is None else Stamp(found + fraction, slack)
-
-
-def _iso(numbers: list[int], fraction: str | None, zone: str | None, reference: float) -> Stamp:
-    year, month, day, hour, minute, second = numbers
-    parts = (year, month, day, hour, minute, second)
-    if zone is None:
-        found = _local(parts, reference)
-    else:
-        offset = 0
-        if zone != "Z":
-            offset = int(zone[1:3]) * 3600 + int(zone[-2:]) * 60
-            offset = -offset if zone[0] == "-" else offset
-        found = float(_epoch(parts) - offset) if _valid(parts) else None
-    if found is None:
-        return UNKNOWN
-    if fraction is None:
-        return Stamp(found, 1.0)
-    return Stamp(found + float("0." + fraction[1:]), 0.0)
-
-
-_LENGTHS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-
-
-def _valid(parts: tuple[int, int, int, int, int, int]) -> bool:
-    year, month, day, hour, minute, second = parts
-    if not (year >= 1970 and 1 <= month <= 12 and 1 <= day <= _LENGTHS[month - 1]):
-        return False
-    leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
-    if month == 2 and day == 29 and not leap:
-        return False
-    return hour < 24 and minute < 60 and second <= 60
-
-
-def _epoch(parts: tuple[int, int, int, int, int, int]) -> int:
-    """Seconds since the epoch of a valid time in UTC; calendar.timegm costs an import."""
-    year, month, day, hour, minute, second = parts
-    # Days since March 1st of the year 0: the leap day comes last that way.
-    shifted = year - (month <= 2)
-    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
-    days = shifted * 365 + shifted // 4 - shifted // 100 + shifted // 400 + day_of_year
-    return (days - 719468) * 86400 + hour * 3600 + minute * 60 + second
-
-
-def _local(parts: tuple[int, int, int, int, int, int], reference: float) -> float | None:
-    """Seconds since the epoch of a local time, or None when it is no time.
-
-    In the hour that comes twice, the later of the two that is not after ``reference``. In the
-    hour that never comes, the time it would have been without the change.
-    """
-    if not _valid(parts):
+    header = read_header(text[:start] + " " if start else "", reference, zone)
+    if header.proof or (header.stamp == UNDATED and start):
         return None
-    second = min(parts[5], 59)  # a leap second has no number of its own
-    wanted = (*parts[:5], second)
-    try:
-        at = time.mktime((*wanted, 0, 0, -1))
-        # Asked for with tm_isdst, glibc searches years for a change of clocks: ten times slower.
-        found = [
-            other
-            for other in (at, at - 3600, at + 3600, at - 1800, at + 1800)
-            if other == at or tuple(time.localtime(other)[:6]) == wanted
-        ]
-    except (OverflowError, ValueError, OSError):
+    if host is not None and header.host is not None and header.host != host:
         return None
-    past = [at for at in found if at <= reference + 60]
-    return max(past) if past else min(found)
+    return int(match["times"]), header.stamp
 
 
-def _latest_year(parts: tuple[int, int, int, int, int], reference: float) -> float | None:
-    try:
-        year = time.localtime(reference + DAY).tm_year
-    except (OverflowError, ValueError, OSError):
-        return None
-    # February 29th may be eight years back.
-    for candidate in range(year, max(year - 9, 1969), -1):
-        found = _local((candidate, *parts), reference)
-        if found is not None and found <= reference + DAY:
-            return found
-    return None
+__all__ = [
+    "KernelLine",
+    "LogLine",
+    "entry_bounds",
+    "kernel_line",
+    "parse_line",
+    "parse_repetition",
+    "parse_time",
+]

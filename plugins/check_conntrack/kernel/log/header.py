@@ -1,0 +1,409 @@
+"""Read what stands before a message in its line: times, host, program, and whose words it is.
+
+No list of line formats could be complete. So the header is read item by item, in any order: time
+stamps, the kernel's uptime, priorities, hosts, tags, callers, what programs that pass on lines
+put before them. What remains is judged: a message is rejected only where the header proves that
+the kernel did not write the line, and says so in ``Header.proof``.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..namedtuple import NamedTuple
+from .calendar_words import FILLERS
+from .stamps import UNDATED, Dates, Stamp, zone_shift
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from datetime import tzinfo
+
+KERNEL = "kernel"
+_FACILITIES = """\
+kern user mail daemon auth syslog lpr news uucp cron authpriv ftp ntp security console clock
+local0 local1 local2 local3 local4 local5 local6 local7
+"""
+FACILITIES = _FACILITIES.split()
+_LEVEL_NAMES = """\
+emerg emergency panic alert crit critical err error warn warning notice note info informational
+debug trace fatal w e i n d c a v f
+"""
+_LEVELS = frozenset(_LEVEL_NAMES.split())
+# Words that one header may hold beside its times: hosts, relays, states. More are a sentence.
+_MOST_WORDS_BEFORE_TAG = 4
+_MOST_WORDS_WITHOUT_TAG = 2
+
+_SPECIAL = re.compile(
+    # a priority, with the version of RFC 5424
+    r"<(?P<priority>[0-9]{1,3})>(?P<version>[1-9] )?"
+    # the kernel's stamp: with a CPU (Amlogic), a caller, or the time since the line before
+    r"|\[ *(?P<seconds>[0-9]{1,12})\.(?P<fraction>[0-9]{1,9})(?:@[0-9]+)?"
+    r"(?: *<[ +]*[0-9.]+ *>)?(?: *[TC][0-9]+)? *\]"
+    # a record of /dev/kmsg as it is
+    r"|(?P<kmsg>[0-9]{1,10}),[0-9]{1,20},(?P<micros>[0-9]{1,20}),[^,;\s]*(?:,[^;\s]*)?;"
+    # the caller: printk's, Samsung's, MediaTek's
+    r"|(?P<caller>\[ *[TC][0-9]{1,10}\]|\[[0-9]+: *[^\]:]{1,40}: *[0-9]+\]"
+    r"|-?\([0-9]+\)\[[0-9]+:[^\]]{1,40}\])"
+    r"|(?P<dropped>\*\* ?[0-9]+ printk messages? dropped ?\*\*)"
+    r"|(?:-- )?message repeated (?P<times>[0-9]{1,9}) times?: \[ ?"
+    # dmesg -x
+    r"|(?P<facility>[a-z0-9]{1,8}) *:[a-z]{1,8} *: (?=[\[ ]|\S{10}T)"
+    # logcat
+    r"|[VDIWEF]/(?P<logcat>[\w.-]{1,40}) *\( *[0-9]+\):"
+    # a relative time of dmesg
+    r"|(?P<relative>\[ *\+[0-9.]+\]|\[ *<[ +]*[0-9.]+ *>\])"
+    # UniFi access points
+    r'|\((?P<unifi>"[\w.,-]{1,60}")\)'
+    r"|\[(?P<bracket>[^\[\]]{1,64})\]"
+)
+_SPACE = re.compile(r"[\s|]+")
+_WORD = re.compile(r"[^\s\[<|]+")
+_PID = re.compile(r"\[[\w.@-]{1,40}\]:?")
+_GREP = re.compile(
+    r"(?:\(standard input\)|(?=[^\s:]*/)[^\s:\"'=]+|[^\s:\"'=]+\.(?:log|txt|gz|xz|bz2|zst|[0-9]+)"
+    r"|(?:messages|syslog|kern|dmesg|debug|warn)[\w.-]*):(?:[0-9]+:)?(?=\S|\Z)"
+    r"|[0-9]+:(?=[^\W\d]|[<\[]|[0-9]{4}-|\Z)"
+)
+_STRUCTURED_DATA = re.compile(r"\S{1,128} +\S{1,64} +(?:-|(?:\[[^\]]*\])+) *\ufeff?")
+_DAEMON = re.compile(
+    r"(?:kernel|klogd|kmsg|vmunix|imklog|printk|linux-kernel|"
+    r"kern\.[a-z]{1,8}|kernel[-.][a-z]{1,8}|%KERN-[0-9]-[A-Z_]{1,40})",
+    re.IGNORECASE,
+)
+_PRIORITY_NAME = re.compile(r"(?P<facility>[a-z0-9]{2,8})[.:](?P<level>[a-z]{3,8})")
+_SHORT_MONOTONIC = re.compile(r" ?(?P<host>\S{1,255}) kernel(?:\[[0-9]+\])?: ")
+_APACHE = re.compile(r" \[(?:[a-z_]+:)?[a-z]{3,7}\] \[")
+_EPOCH = re.compile(r"[0-9]{10}(?:[.,][0-9]{1,9})?")
+_GLUE = " \t]>):;|*\u00a0"
+
+
+def is_kernel_daemon(name: str) -> bool:
+    """Tell whether a program of this name writes the kernel's log."""
+    return _DAEMON.fullmatch(name) is not None
+
+
+class Header(NamedTuple):
+    """What stands before a message.
+
+    ``monotonic`` is in microseconds since boot by the kernel's own stamp. ``program`` is KERNEL
+    where a tag names the kernel or a daemon that reads the kernel's log. ``kernel``: the line
+    bears a mark of the kernel's log. ``times``: the daemon says that it stands for so many lines.
+    ``proof`` says why the line is not the kernel's, "" where nothing proves it.
+    """
+
+    stamp: Stamp = UNDATED
+    monotonic: int | None = None
+    host: str | None = None
+    program: str | None = None
+    facility: int | None = None
+    kernel: bool = False
+    times: int = 1
+    proof: str = ""
+
+
+class _Reader:
+    """Reads one header from left to right."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        self.dates = [Dates()]
+        self.monotonic: int | None = None
+        self.host: str | None = None
+        self.words: list[str] = []
+        self.program: str | None = None
+        self.facility: int | None = None
+        self.marked = False  # a kernel's mark was read; words behind it belong to the message
+        self.own_stamp = False
+        self.version = False
+        self.times = 1
+        self.proof = ""
+
+    # -- items -----------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """Read one item."""
+        space = _SPACE.match(self.text, self.at)
+        if space is not None:
+            self.at = space.end()
+            if "|" in space[0] and len(self.words) == 1 and not self.stamped:
+                self.words.clear()  # docker compose puts the container's name before a bar
+            return
+        special = _SPECIAL.match(self.text, self.at)
+        if special is not None:
+            self.at = special.end()
+            self._special(special)
+            return
+        if not self.at:
+            prefix = _GREP.match(self.text)
+            if prefix is not None and self.text[: prefix.end() - 1].lower() != KERNEL:
+                self.at = prefix.end()
+                return
+        word = _WORD.match(self.text, self.at)
+        if word is None:
+            self.at += 1
+            self.words.append(self.text[self.at - 1])
+            return
+        self.at = word.end()
+        text = word[0]
+        pid = None if text.endswith(":") else _PID.match(self.text, self.at)
+        if pid is not None:
+            self.at = pid.end()
+            text += pid[0]
+        self._word(text)
+
+    @property
+    def stamped(self) -> bool:
+        """Tell whether a time stands in the header, of whatever kind."""
+        return self.own_stamp or self.monotonic is not None or any(self.dates)
+
+    def _special(self, match: re.Match[str]) -> None:
+        kind = match.lastgroup
+        if match["priority"]:
+            self.facility = int(match["priority"]) >> 3
+            self.version = bool(match["version"])
+        elif match["seconds"]:
+            self._uptime(match["seconds"], match["fraction"])
+        elif match["kmsg"]:
+            self.facility = int(match["kmsg"]) >> 3
+            self.monotonic = int(match["micros"])
+            self._mark()
+        elif match["times"]:
+            self.times = int(match["times"])
+        elif match["facility"]:
+            self._decoded(match["facility"])
+        elif match["logcat"]:
+            self._tag(match["logcat"])
+        elif match["bracket"]:
+            self._bracket(match["bracket"])
+        elif kind in ("relative", "caller"):
+            self.own_stamp = True
+            self._mark()
+        elif match["unifi"]:
+            self.words.append(match["unifi"].strip('"'))
+
+    def _uptime(self, seconds: str, fraction: str) -> None:
+        if len(seconds) == 10 and len(fraction) < 6:
+            self._date_words(f"{seconds}.{fraction}")
+            return
+        self.monotonic = int(seconds) * 1000000 + int(fraction[:6].ljust(6, "0"))
+        self._mark()
+
+    def _decoded(self, name: str) -> None:
+        if name in FACILITIES:
+            self.facility = FACILITIES.index(name)
+            if not self.facility:
+                self._mark()
+        else:
+            self._tag(name)
+
+    def _bracket(self, text: str) -> None:
+        plain = text.strip()
+        if _DAEMON.fullmatch(plain):
+            self._tag(plain)
+        elif plain.lower() in _LEVELS or "/" in plain or _PRIORITY_NAME.fullmatch(plain):
+            return  # a level, or the pod that a line is from
+        elif _EPOCH.fullmatch(plain) or " " in plain or any(c.isdigit() for c in plain):
+            dated = self._date_words(plain.partition("<")[0])
+            if dated and not plain[0].isdigit():
+                self.own_stamp = True
+                self._mark()
+        elif not self.marked:
+            self._tag(plain)
+
+    def _date_words(self, text: str) -> bool:
+        """Read a date that stands by itself; return whether it is one."""
+        dates = Dates()
+        words = text.replace(",", " ").split() if text.count(",") > 1 else text.split()
+        for number, word in enumerate(words):
+            dates.take(word, words[number + 1] if number + 1 < len(words) else "")
+        if dates:
+            self.dates.append(dates)
+        return bool(dates)
+
+    # -- words -----------------------------------------------------------------------------------
+
+    def _word(self, word: str) -> None:
+        if '"' in word or "`" in word or word[0] in "'\u2018\u201c\u201e\u00ab":
+            self.proof = self.proof or "a quotation"
+        elif word.endswith(":") and len(word) > 1:
+            self._colon(word)
+        elif word == ":" or self._colon_follows():
+            self._tag(word if word != ":" else (self.words.pop() if self.words else ""))
+        elif "=" in word:
+            self.proof = self.proof or "a field of a program"
+        elif not self._known(word):
+            self.words.append(word)
+
+    def _colon_follows(self) -> bool:
+        """Tell whether a colon stands alone behind the word, as in logcat's lines."""
+        if re.compile(r" {1,8}:(?: |\Z)").match(self.text, self.at) is None:
+            return False
+        self.at = self.text.index(":", self.at) + 1
+        return True
+
+    def _colon(self, word: str) -> None:
+        name = word.rstrip(":")
+        if name.lower() in _LEVELS or self._date(name):
+            return
+        if name.count(",") > 1:
+            self.words.append(name)  # UniFi: model, address and version
+            return
+        self._tag(name)
+
+    def _tag(self, name: str) -> None:
+        bare = re.split(r"[\[(]", name, maxsplit=1)[0]
+        match = _PRIORITY_NAME.fullmatch(bare)
+        if _DAEMON.fullmatch(bare):
+            if not self.marked or self.program != KERNEL:
+                self.host = self.words[0] if self.words else self.host
+            if len(self.words) > (_MOST_WORDS_BEFORE_TAG if self.stamped else 1):
+                self.proof = self.proof or "a sentence"
+            self.words.clear()
+            self.program = KERNEL
+            self._mark()
+        elif match is not None and match["facility"] in FACILITIES:
+            self.facility = FACILITIES.index(match["facility"])
+        else:
+            self.program = bare or "?"
+            self.proof = self.proof or "a program's tag"
+
+    def _known(self, word: str) -> bool:
+        """Take a word that means something in a header; return whether it does."""
+        plain = word.rstrip(",")
+        if self._date(word):
+            return True
+        if plain.lower() in _LEVELS and (self.stamped or self.facility is not None or not self.at):
+            return True
+        match = _PRIORITY_NAME.fullmatch(plain)
+        if match is not None and match["facility"] in FACILITIES:
+            self.facility = FACILITIES.index(match["facility"])
+            return True
+        if plain in ("stdout", "stderr") and self.stamped and not self.words:
+            tag = re.compile(r" [FP](?: |\Z)").match(self.text, self.at)
+            self.at = tag.end() if tag is not None else self.at
+            return True
+        if plain.lower() == KERNEL:
+            return self._bare_tag()
+        if self.version and len(self.words) == 1:
+            self._tag(plain)  # RFC 5424: the word behind the host is the program
+            return True
+        if plain.lower() in FILLERS or not any(c.isalnum() for c in plain):
+            return self.stamped or bool(self.dates[-1].month) or plain.isalpha()
+        return False
+
+    def _bare_tag(self) -> bool:
+        """Take ``kernel`` without a colon for a tag where a tag may stand.
+
+        What reached rsyslog as RFC 5424 has no colon in its traditional forms.
+        """
+        if self.version and len(self.words) == 1:
+            self._tag(KERNEL)
+            data = _STRUCTURED_DATA.match(self.text.lstrip(), self.at)
+            data = _STRUCTURED_DATA.match(self.text, self.at + 1)
+            self.at = data.end() if data is not None else self.at
+            return True
+        dated = any(date.complete for date in self.dates)
+        if dated and not self.marked and len(self.words) < 2:
+            self._tag(KERNEL)
+            return True
+        return False
+
+    def _date(self, word: str) -> bool:
+        following = ""
+        rest = self.text[self.at : self.at + 40].split()
+        for following in rest:
+            if following.lower() not in FILLERS:
+                break
+        dates = self.dates[-1]
+        if dates.take(word, following):
+            return True
+        if dates.complete:
+            fresh = Dates()
+            if fresh.take(word, following) and (fresh or following[:1].isdigit() or fresh.year):
+                self.dates.append(fresh)
+                return True
+        return False
+
+    def _mark(self) -> None:
+        if self.words:
+            self.host = self.host or self.words[0]
+        self.words.clear()
+        self.marked = True
+
+    # -- the outcome -----------------------------------------------------------------------------
+
+    def header(self, reference: float, zone: tzinfo | None) -> Header:
+        """Return the header as far as it was read."""
+        stamp = UNDATED
+        for dates in self.dates:
+            if dates:
+                stamp = better_stamp(stamp, dates.stamp(reference, zone))
+        host = self.host
+        if host is None and self.words and self.stamped:
+            host = self.words[0]
+        own = self.facility in (None, 0)
+        proof = self.proof
+        if not own and self.program != KERNEL:
+            proof = proof or "another facility"
+        return Header(
+            stamp,
+            self.monotonic,
+            host,
+            self.program,
+            self.facility,
+            self.marked and not proof,
+            self.times,
+            proof,
+        )
+
+
+def better_stamp(outer: Stamp, inner: Stamp) -> Stamp:
+    """Return the one of two stamps that tells better when the message was written.
+
+    The inner one was written first. Where it bears no offset and the outer one does, whole
+    quarters of an hour between them are the difference of two time zones.
+    """
+    if inner.time is None:
+        return outer
+    if outer.time is None or inner.offset or not outer.offset:
+        return inner
+    return inner._replace(time=inner.time + zone_shift(inner.time, outer.time))
+
+
+def read_header(text: str, reference: float, zone: tzinfo | None = None) -> Header:
+    """Return what the text before a message says.
+
+    ``reference`` and ``zone`` as in ``stamps.Dates.stamp``. Raises nothing.
+    """
+    reader = _Reader(text)
+    while reader.at < len(text) and not reader.proof:
+        reader.step()
+    words = reader.words
+    if words and not reader.proof:
+        most = _MOST_WORDS_WITHOUT_TAG if reader.stamped and not reader.marked else 0
+        if len(words) > most:
+            reader.proof = "a sentence"
+    if text and text[-1] not in _GLUE and not text[-1].isspace():
+        reader.proof = reader.proof or "a longer word"
+    return reader.header(reference, zone)
+
+
+def read_start(line: str, reference: float, zone: tzinfo | None = None) -> Header:
+    """Return what the beginning of any line says, as far as its first mark of a program.
+
+    Raises nothing.
+    """
+    reader = _Reader(line[:512])
+    while reader.at < len(reader.text) and not reader.proof:
+        reader.step()
+        if reader.marked and reader.program != KERNEL:
+            host = _SHORT_MONOTONIC.match(reader.text, reader.at)
+            if host is not None:
+                reader.host = reader.host or host["host"]
+            elif _APACHE.match(reader.text, reader.at):
+                reader.proof = "a log of Apache"
+            break
+        if reader.program == KERNEL or len(reader.words) > _MOST_WORDS_BEFORE_TAG:
+            break
+    return reader.header(reference, zone)

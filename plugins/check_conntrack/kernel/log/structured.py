@@ -1,0 +1,231 @@
+"""Take apart lines that are data: JSON of a journal or a log shipper, journal export, CSV.
+
+These are read as what they are and not by their looks: the message is the value of one field, and
+who wrote it, when and where are others.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ..namedtuple import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+_MESSAGE_NAMES = """\
+message msg log short_message full_message text line _raw raw body content payload textpayload
+@message event logmessage log_message original rawmsg data value description
+"""
+_PROGRAM_NAMES = """\
+syslog_identifier program programname app appname app_name app-name ident process_name procname
+process syslog_program syslogtag tag _comm source_program logger_name sourcename application_name
+service_name identifier
+"""
+_HOST_NAMES = """\
+_hostname hostname host host.name syslog_hostname fromhost fromhost-ip computer node source
+node_name hostip
+"""
+# The time of the event before that of its reception.
+_TIME_NAMES = """\
+_source_realtime_timestamp __realtime_timestamp @timestamp timestamp time ts datetime timereported
+eventtime timegenerated _time date syslog_timestamp t
+"""
+MESSAGE_KEYS = frozenset(_MESSAGE_NAMES.split())
+_PROGRAM_KEYS = _PROGRAM_NAMES.split()
+_HOST_KEYS = _HOST_NAMES.split()
+_TIME_KEYS = _TIME_NAMES.split()
+_UPTIME_KEYS = ("_source_monotonic_timestamp",)
+_DEPTH = 6
+_CUT_JSON = re.compile(
+    r"[\"'](?:MESSAGE|message|msg|log|short_message|text|line)[\"'] ?(?::|=>) ?[\"']"
+)
+_PRETTY_FIELD = re.compile(r'\s+"[^"]{1,64}" ?: ')
+_EXPORT_FIELD = re.compile(r"(?P<indent> {0,8})(?P<key>_{0,2}[A-Z][A-Z0-9_]{0,63})=(?P<value>.*)")
+_VERBOSE_HEAD = re.compile(r"(?P<date>\S.*) \[s=[^\]]*\bt=(?P<micros>[0-9a-f]{1,16})\b[^\]]*\]")
+
+
+class Record(NamedTuple):
+    """A message and what the fields beside it say.
+
+    ``text`` is a line of its own, maybe with a header. ``program``, ``facility``, ``time`` (as it
+    is written), ``host`` and ``monotonic`` (microseconds) are None where no field names them;
+    ``transport`` is the journal's.
+    """
+
+    text: str
+    program: str | None = None
+    facility: str | None = None
+    transport: str | None = None
+    time: str | None = None
+    host: str | None = None
+    monotonic: int | None = None
+
+
+def records(text: str) -> Iterator[Record] | None:
+    """Return the messages of a text that is data, or None where it is a plain line.
+
+    Raises nothing.
+    """
+    if "\n" in text:
+        fields = _block(text)
+        if fields is not None:
+            return _walk(fields, {}, 0)
+    brace = text.find("{")
+    if brace >= 0:
+        value = _json(text[brace:])
+        if value is not None:
+            return _walk(value, {}, 0)
+    return None
+
+
+def message_of_cut_json(text: str) -> str | None:
+    """Return the text behind the key of the message, for JSON that was cut off."""
+    ends = [match.end() for match in _CUT_JSON.finditer(text)]
+    return text[ends[-1] :] if ends else None
+
+
+def _json(text: str) -> Any:
+    """Return the JSON value that the text begins with, None where there is none."""
+    import json
+
+    for attempt in (text, text.replace('"=>', '": ') if '"=>' in text else ""):
+        if attempt:
+            try:
+                value, _ = json.JSONDecoder().raw_decode(attempt)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(value, dict):
+                return value
+    return None
+
+
+def _block(text: str) -> dict[str, Any] | None:
+    """Return the fields of an entry of several lines: export, verbose, pretty JSON."""
+    stripped = text.strip().rstrip(",")
+    if stripped.startswith(("{", "},{")):
+        value = _json(stripped[stripped.index("{") :])
+        if isinstance(value, dict):
+            return value
+    fields: dict[str, Any] = {}
+    for line in text.split("\n"):
+        match = _EXPORT_FIELD.fullmatch(line)
+        if match is not None:
+            fields.setdefault(match["key"], match["value"])
+            continue
+        head = _VERBOSE_HEAD.fullmatch(line)
+        if head is not None:
+            fields["__REALTIME_TIMESTAMP"] = str(int(head["micros"], 16))
+    return fields if "MESSAGE" in fields else None
+
+
+def _walk(value: dict[str, Any], outer: dict[str, str], depth: int) -> Iterator[Record]:
+    """Yield the messages in an object, with the fields of the objects around it."""
+    if depth > _DEPTH:
+        return
+    known = {**outer, **_plain_fields(value)}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield from _walk(item, known, depth + 1)
+        elif str(key).lower() in MESSAGE_KEYS:
+            for text in filter(None, _text(item).split("\n")):
+                yield _record(text, known)
+        if isinstance(item, list):
+            for each in item:
+                if isinstance(each, dict):
+                    yield from _walk(each, known, depth + 1)
+
+
+def _plain_fields(value: dict[str, Any]) -> dict[str, str]:
+    """Return the fields that are words or numbers, and the names of those that are objects."""
+    fields = {}
+    for key, item in value.items():
+        plain = item
+        if isinstance(item, dict):
+            plain = item.get("name") or item.get("hostname")
+        if isinstance(plain, (str, int, float)) and not isinstance(plain, bool):
+            fields[str(key).lower()] = str(plain)
+    return fields
+
+
+def _text(item: Any) -> str:
+    """Return a message's text; the journal writes one that is no UTF-8 as a list of bytes."""
+    if isinstance(item, str):
+        return item
+    if isinstance(item, list) and item and all(isinstance(n, int) and 0 <= n < 256 for n in item):
+        return bytes(item).decode("utf-8", "replace")
+    return ""
+
+
+def _record(text: str, known: dict[str, str]) -> Record:
+    programs = [known[key] for key in _PROGRAM_KEYS if known.get(key)]
+    facility = known.get("syslog_facility") or known.get("facility")
+    if facility is None and known.get("pri", "").isdigit():
+        facility = str(int(known["pri"]) >> 3)
+    uptime = next((known[key] for key in _UPTIME_KEYS if known.get(key)), None)
+    when = next((known[key] for key in _TIME_KEYS if known.get(key)), None)
+    if uptime is None and when is not None and _is_uptime(when):
+        uptime, when = str(int(float(when) * 1e6)), None
+    return Record(
+        text,
+        " ".join(programs) or None,
+        facility,
+        known.get("_transport"),
+        when,
+        next((known[key] for key in _HOST_KEYS if known.get(key)), None),
+        int(uptime) if uptime is not None and uptime.isdecimal() and len(uptime) < 19 else None,
+    )
+
+
+def _is_uptime(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,8}\.[0-9]{1,9}", text) is not None
+
+
+def entry_bounds(
+    data: bytes | bytearray, begin: int, end: int, start: int, stop: int
+) -> tuple[int, int]:
+    """Return where the entry begins and ends that holds the line from ``start`` to ``stop``.
+
+    ``data`` from ``begin`` to ``end`` is what there is to look at. A journal's export and verbose
+    output and pretty JSON have one field a line; of all others the line is the entry.
+    """
+    head = bytes(data[start : min(stop, start + 100)]).decode("utf-8", "replace")
+    low, high = max(begin, start - 16384), min(end, stop + 16384)
+    field = _EXPORT_FIELD.match(head)
+    if field is not None and field["indent"]:
+        return _verbose_bounds(data, low, high, start, stop)
+    if field is not None:
+        top = data.rfind(b"\n\n", low, start)
+        bottom = data.find(b"\n\n", stop, high)
+        return (
+            top + 2 if top >= 0 else _line_start(data, low, begin),
+            bottom if bottom >= 0 else high,
+        )
+    if _PRETTY_FIELD.match(head):
+        top = data.rfind(b"{", low, start)
+        bottom = data.find(b"}", stop, high)
+        if top >= 0 and bottom >= 0:
+            return top, bottom + 1
+    return start, stop
+
+
+def _line_start(data: bytes | bytearray, low: int, begin: int) -> int:
+    return low if low == begin else data.find(b"\n", low) + 1
+
+
+def _verbose_bounds(
+    data: bytes | bytearray, low: int, high: int, start: int, stop: int
+) -> tuple[int, int]:
+    """Return the bounds of lines that are indented, with the line before them."""
+    while start > low:
+        before = data.rfind(b"\n", low, start - 1) + 1 or low
+        indented = data[start : start + 1] == b" "
+        if not indented:
+            break
+        start = before
+    while stop < high and data[stop + 1 : stop + 2] == b" ":
+        after = data.find(b"\n", stop + 1, high)
+        stop = after if after >= 0 else high
+    return start, stop
