@@ -386,10 +386,8 @@ def main() -> int:
             each = boot(kernel, package, top, [base, modules(top), source], options.limit)
             booted.append(each)
             passed = sum(counts["passed"] for counts in each.outcomes.values())
-            print(
-                f"{each.release}: {passed} passed, {len(each.failures)} failed, {each.seconds:.0f} s",
-                flush=True,
-            )
+            failed = len(each.failures)
+            print(f"{each.release}: {passed} passed, {failed} failed, {each.seconds:.0f} s")
             for failure in each.failures:
                 print(f"  {failure}", flush=True)
     made = table(booted)
