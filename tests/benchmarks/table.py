@@ -28,7 +28,9 @@ import tempfile
 import time
 from typing import Callable, NamedTuple
 
-from support import flows_rig as rig
+from support.entries import many_entries
+from support.machine import raised_limit
+from support.netns import Namespace
 
 CHECK = os.path.join(os.path.dirname(sys.executable), "check_conntrack_table")
 COUNT_BY_HAND = "conntrack -L 2>/dev/null | awk '{print $1}' | sort | uniq -c"
@@ -65,13 +67,13 @@ def timed(call: Callable[[], str | None]) -> Run:
     return Run(time.perf_counter() - start, used() - before, out)
 
 
-def drain(space: rig.Namespace) -> None:
+def drain(space: Namespace) -> None:
     """Receive a dump and throw it away."""
     for _ in space.dump():
         pass
 
 
-def inside(space: rig.Namespace, *command: str) -> list[str]:
+def inside(space: Namespace, *command: str) -> list[str]:
     return ["nsenter", f"--net=/run/netns/{space.name}", *command]
 
 
@@ -128,7 +130,7 @@ def report(title: str, took: dict[str, list[Run]], bounds: dict[str, float]) -> 
         print(f"  {first} / {name:<{20 - len(first)}} {ratio:6.2f}    (aim {most})")
 
 
-def part_live(space: rig.Namespace, empty: rig.Namespace, number: int) -> None:
+def part_live(space: Namespace, empty: Namespace, number: int) -> None:
     by_hand = inside(space, "sh", "-c", COUNT_BY_HAND)
     took = rounds(
         number,
@@ -141,13 +143,13 @@ def part_live(space: rig.Namespace, empty: rig.Namespace, number: int) -> None:
     print(f"  entries: {took['check'][0].figures()['entries']:.0f}, by hand {hand}")
 
 
-def part_memory(space: rig.Namespace, empty: rig.Namespace, number: int) -> None:
+def part_memory(space: Namespace, empty: Namespace, number: int) -> None:
     base, full = (peak_memory(inside(one, *command(*EVERYTHING))) for one in (empty, space))
     print(f"memory, all processes: {full:.1f} MiB, {base:.1f} of an empty table")
     print(f"  above an empty table   {full - base:6.1f} MiB  (aim 64)")
 
 
-def part_address(space: rig.Namespace, empty: rig.Namespace, number: int) -> None:
+def part_address(space: Namespace, empty: Namespace, number: int) -> None:
     one = (*LIVE, "--max-entries", "0", "--address", "10.0.12.34")
     took = rounds(
         number,
@@ -183,7 +185,7 @@ def part_long(path: str) -> None:
     print(f"  above an empty file    {peaks[0] - base:6.1f} MiB  (aim 64)\n")
 
 
-def part_sample(space: rig.Namespace, empty: rig.Namespace, number: int) -> None:
+def part_sample(space: Namespace, empty: Namespace, number: int) -> None:
     took = rounds(
         number,
         sample=lambda: printed(inside(space, *command(*LIVE))),
@@ -214,8 +216,8 @@ LARGE = {"sample": part_sample, "large": part_memory}
 @contextlib.contextmanager
 def table(messages: list[bytes]):
     """A namespace with these entries, which were made before the machine's limit is held."""
-    with rig.Namespace() as space:
-        with rig.raised_limit(len(messages) + 100_000):
+    with Namespace() as space:
+        with raised_limit(len(messages) + 100_000):
             start = time.monotonic()
             space.insert(messages)
             print(f"a table of {space.count()} entries")
@@ -225,7 +227,7 @@ def table(messages: list[bytes]):
         print(f"  the limit was raised for {time.monotonic() - start:.0f} s\n")
 
 
-def listed(space: rig.Namespace, path: str) -> None:
+def listed(space: Namespace, path: str) -> None:
     """Write what conntrack(8) prints."""
     with open(path, "w") as file:
         words = inside(space, "conntrack", "-L", "-o", "extended")
@@ -244,14 +246,14 @@ def main() -> None:
     number, wanted = chosen.rounds, chosen.only or [*PARTS, *LARGE]
     print(f"{sys.version.partition(chr(10))[0]}, {len(os.sched_getaffinity(0))} processors\n")
     where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=where) as folder, rig.Namespace() as empty:
+    with tempfile.TemporaryDirectory(dir=where) as folder, Namespace() as empty:
         os.chmod(folder, 0o755)
         listing = os.path.join(folder, "listing")
         for entries, parts in ((chosen.entries, PARTS), (chosen.large, LARGE)):
             names = [part for part in parts if part in wanted]
             if not names:
                 continue
-            messages = list(rig.many_entries(entries, min(entries * 2 // 5, 400_000)))
+            messages = list(many_entries(entries, min(entries * 2 // 5, 400_000)))
             for name in names:
                 with table(messages) as space:
                     if name == "text":

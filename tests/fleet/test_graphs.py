@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from support import perfdata
+from support.commands import passing, run
 from support.graphs_rig import GRAPHS, Graphite, InfluxDB, folder, icinga, templates, until
-from support.rig import Netns, machine_limit, run
+from support.machine import machine_limit
+from support.netns import Namespace
 
 HOST = "gw-1.example.org"
 CHECKS = ("usage", "full", "table")
@@ -34,14 +36,10 @@ for port in range(1, 200):
 def namespaces(need):
     """Two network namespaces with entries in them."""
     need("ip", "nft", "unshare", "setpriv")
-    made = []
-    try:
-        for _ in range(2):
-            made.append(Netns())  # noqa: PERF401 - what was made is to be removed
-        yield made
-    finally:
-        for namespace in made:
-            namespace.remove()
+    with Namespace() as one, Namespace() as other:
+        for namespace in (one, other):
+            namespace.track()
+        yield one, other
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +65,10 @@ def printed(namespaces, installed):
         for number in range(1, 5):
             for namespace, entries in zip(namespaces, (600, 300)):
                 namespace.fill(entries * number)
-            later = ("unshare", "-T", "--boottime", 1000 + 100 * number)
-            found["conntrack-usage"] = check("usage", *later)
+            found["conntrack-usage"] = check("usage", *passing(1000 + 100 * number))
         with machine_limit(1000):
             for namespace in namespaces:
-                namespace.exec(sys.executable, "-c", OVERFLOW)
+                namespace.run(sys.executable, "-c", OVERFLOW)
         found["conntrack-full"] = check("full")
         found["conntrack-table"] = check("table")
         yield found

@@ -16,8 +16,8 @@ from check_conntrack.full import full_check
 from check_conntrack.table import table_check
 from support import icinga_rig as rig
 from support import perfdata
-from support.flows_rig import mixed_entries
-from support.rig import limit_lock, machine_limit
+from support.entries import mixed_entries
+from support.machine import limit_lock, machine_limit
 
 LIMIT = 1000
 CHECKS = {"usage": usage, "full": full_check, "table": table_check}

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from support.machine import limit_lock
 from support.nrpe_rig import commands
-from support.rig import limit_lock
 
 REQUESTS = int(os.environ.get("CHECK_CONNTRACK_REQUESTS", "150"))
 AT_ONCE = 50

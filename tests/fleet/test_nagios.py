@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from support.machine import limit_lock
+from support.netns import Namespace
 from support.nrpe_rig import CHECK_NRPE, PLUGIN_FOLDER, SHIPPED, as_nagios, run_text
-from support.rig import Netns, limit_lock
 
 NAGIOS = "/usr/sbin/nagios4"
 DEBIAN = Path("/etc/nagios4/objects")
@@ -155,11 +156,8 @@ def test_an_agent_that_does_not_answer_is_unknown_and_not_critical(folder):
     for macro, value in macros.items():
         line = line.replace(macro, value)
     assert "$" not in line
-    nobody_listens = Netns()
-    try:
+    with Namespace() as nobody_listens:
         done = run_text(*nobody_listens.command("sh", "-c", line))
-    finally:
-        nobody_listens.remove()
     assert done.code == 3
     assert "refused" in done.out + done.err
 

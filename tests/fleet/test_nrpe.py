@@ -172,7 +172,7 @@ def test_with_capabilities_any_plugin_may_change_the_firewall_and_with_sudo_none
 ):
     table = "nft add table ip changed_by_a_plugin"
     assert capable_agent.run_here(table).returncode == 0
-    assert "changed_by_a_plugin" in capable_agent.netns.exec("nft", "list", "tables")
+    assert "changed_by_a_plugin" in capable_agent.netns.run("nft", "list", "tables")
     assert b"Operation not permitted" in sudo_agent.run_here(table).stderr
 
 

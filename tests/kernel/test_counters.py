@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import errno
+import subprocess
 import sys
 
 import pytest
 
 from check_conntrack.kernel import counters as ct
-from support import full_rig as rig
+from support import overflow
+from support.machine import machine_wide
 
 
 @pytest.fixture
-def namespace():
-    rig.need("ip", "nft", "conntrack")
-    with rig.namespace() as name:
-        yield name
+def namespace(need):
+    need("ip", "nft", "conntrack")
+    with overflow.namespace() as made:
+        yield made
 
 
-def as_text(name):
+def as_text(namespace):
     try:
-        return ct.parse_text(rig.inside(name, "cat", ct.PATH).encode())
-    except rig.subprocess.CalledProcessError:
+        return ct.parse_text(namespace.run("cat", ct.PATH).encode())
+    except RuntimeError:
         pytest.skip(f"this kernel has no {ct.PATH}")
 
 
-def over_netlink(name):
-    return ct.parse_stats_cpu(rig.netlink(name, ct.stats_cpu_request(), dump=True))
+def over_netlink(namespace):
+    return ct.parse_stats_cpu(b"".join(namespace.ask(ct.stats_cpu_request())))
 
 
 def test_a_full_table_drops_what_no_failed_insert_explains(namespace):
     before = over_netlink(namespace)
-    rig.overflow(namespace, limit=8, datagrams=100)
+    overflow.overflow(namespace, limit=8, datagrams=100)
     rise = ct.rise(before, over_netlink(namespace), seconds=60)
     assert rise.course is ct.Course.CONTINUED
     assert rise.full_drops == rise.total.drop
@@ -40,7 +42,7 @@ def test_a_full_table_drops_what_no_failed_insert_explains(namespace):
 
 
 def test_text_and_netlink_tell_the_same_of_each_cpu(namespace):
-    rig.overflow(namespace, limit=4, datagrams=20)
+    overflow.overflow(namespace, limit=4, datagrams=20)
     text, netlink = as_text(namespace), over_netlink(namespace)
     assert [cpu.cpu for cpu in text.cpus] == [cpu.cpu for cpu in netlink.cpus]
     for one, other in zip(text.cpus, netlink.cpus):
@@ -51,29 +53,29 @@ def test_text_and_netlink_tell_the_same_of_each_cpu(namespace):
 
 
 def test_entries_are_those_of_the_namespace_and_the_limit_is_the_machines(namespace):
-    rig.fill_assured(namespace, 5)
-    told = ct.parse_stats(rig.netlink(namespace, ct.stats_request(), dump=False))
+    overflow.fill_assured(namespace, 5)
+    told = ct.parse_stats(b"".join(namespace.ask(ct.stats_request())))
     assert told.entries == 5
     assert told.limit is not None
     assert as_text(namespace).entries == 5
 
 
 def test_only_the_namespace_concerned_moves(namespace):
-    with rig.namespace() as other:
-        rig.overflow(namespace, limit=4, datagrams=20)
+    with overflow.namespace() as other:
+        overflow.overflow(namespace, limit=4, datagrams=20)
         assert ct.total(over_netlink(other)).drop == 0
 
 
 def test_unassured_entries_are_evicted_early_before_anything_is_lost(namespace):
     # With many entries to a bucket the kernel finds one to evict.
-    with rig.machine_wide(nf_conntrack_buckets=512, nf_conntrack_max=2048):
-        rig.send(namespace, 0x020001, 0x020001 + 4000)
+    with machine_wide(nf_conntrack_buckets=512, nf_conntrack_max=2048):
+        overflow.send(namespace, 0x020001, 0x020001 + 4000)
     assert ct.total(over_netlink(namespace)).early_drop > 0
 
 
 def test_a_chain_too_long_refuses_inserts_that_no_drop_tells_of(namespace):
-    with rig.machine_wide(nf_conntrack_buckets=512, nf_conntrack_max=262144):
-        rig.send(namespace, 0x020001, 0x020001 + 40000)
+    with machine_wide(nf_conntrack_buckets=512, nf_conntrack_max=262144):
+        overflow.send(namespace, 0x020001, 0x020001 + 40000)
         risen = ct.total(over_netlink(namespace))
     if not risen.chaintoolong:
         pytest.skip("this kernel lets chains grow as long as they like")
@@ -82,17 +84,15 @@ def test_a_chain_too_long_refuses_inserts_that_no_drop_tells_of(namespace):
     assert ct.full_drops(risen) < risen.chaintoolong
 
 
-def test_without_the_right_the_kernel_refuses_and_says_why():
-    rig.need()
+def test_without_the_right_the_kernel_refuses_and_says_why(need):
+    need()
     code = (
         "import os,socket,sys;os.setgroups([]);os.setresgid(65534,65534,65534);"
         "os.setresuid(65534,65534,65534);s=socket.socket(16,3,12);s.bind((0,0));"
         f"s.send(bytes.fromhex('{ct.stats_cpu_request().hex()}'));"
         "sys.stdout.write(s.recv(65536).hex())"
     )
-    done = rig.subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     with pytest.raises(ct.NetlinkError) as caught:
         ct.parse_stats_cpu(bytes.fromhex(done.stdout))
     assert caught.value.errno == errno.EPERM

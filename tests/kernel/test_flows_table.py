@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import io
 import random
-import re
 import socket
 
 import pytest
 
 from check_conntrack.flows import bulk, match, netlink, tally, text, text_writer
 from check_conntrack.kernel import ctnetlink as ct
-from support import flows_rig as rig
-
-REASON = rig.why_not("conntrack", "nft")
-pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
+from support.entries import BOTH_WAYS, mixed_entries, new_entry
+from support.netns import Namespace
+from support.oracle import figures_by_hand, insert_every_kind, without_seconds
 
 LISTS = ("sources", "half_open_sources", "destinations", "services", "pools")
 
 
 @pytest.fixture
-def space():
-    with rig.Namespace() as namespace:
+def space(need):
+    need("ip", "nft", "conntrack")
+    with Namespace() as namespace:
         yield namespace
 
 
@@ -42,31 +40,6 @@ def by_text(content: str) -> tally.Tally:
 
 def oracle(space) -> str:
     return space.run("conntrack", "-L", "-o", "extended")
-
-
-def figures_by_hand(listing: str) -> dict[str, int]:
-    """Counted from what conntrack(8) prints, with nothing of the suite."""
-    found: collections.Counter[str] = collections.Counter()
-    for line in listing.splitlines():
-        words = line.split()
-        found["entries"] += 1
-        found[words[0]] += 1
-        found[words[2]] += 1
-        found["assured"] += "[ASSURED]" in line
-        found["unreplied"] += "[UNREPLIED]" in line
-        if words[2] == "tcp":
-            found["tcp_" + words[5].lower()] += 1
-        one, two = re.split(r" src=", line)[1:3]
-        ends = [
-            (re.search(r"^(\S+) dst=(\S+)", part), re.search(r"sport=(\d+) dport=(\d+)", part))
-            for part in (one, two)
-        ]
-        (a, p), (b, q) = ends
-        moved = (a[1], a[2]) != (b[2], b[1])
-        if p and q:
-            moved = moved or (p[1], p[2]) != (q[2], q[1])
-        found["nat"] += moved
-    return dict(found)
 
 
 def assert_all_agree(space) -> tally.Tally:
@@ -97,68 +70,11 @@ def assert_all_agree(space) -> tally.Tally:
     return first
 
 
-def without_seconds(line: str) -> str:
-    """Seconds and reference counts move between two readings."""
-    line = re.sub(r"^(\S+ +\d+ \S+ +\d+ )\d+ ", r"\1N ", line)
-    return re.sub(r" (use|delta-time)=\d+", "", line).rstrip()
-
-
 def assert_written_alike(space) -> None:
     ours = sorted(
         without_seconds(text_writer.line_of(entry)) for entry in netlink.entries(space.dump())
     )
     assert ours == sorted(map(without_seconds, oracle(space).splitlines()))
-
-
-def insert(space, *arguments: str) -> None:
-    space.run("conntrack", "-I", "-t", "300", *arguments)
-
-
-def insert_every_kind(space) -> None:
-    for number, state in enumerate(
-        [
-            "SYN_SENT",
-            "SYN_RECV",
-            "ESTABLISHED",
-            "FIN_WAIT",
-            "CLOSE_WAIT",
-            "LAST_ACK",
-            "TIME_WAIT",
-            "CLOSE",
-        ]
-    ):
-        insert(
-            space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "tcp", "--state", state,
-            "--sport", str(1000 + number), "--dport", "443", "-u", "SEEN_REPLY,ASSURED",
-        )  # fmt: skip
-        insert(
-            space, "-s", "2001:db8::1", "-d", "2001:db8::2", "-p", "tcp",
-            "--state", state, "--sport", str(1000 + number), "--dport", "443",
-        )  # fmt: skip
-    for status in ("SEEN_REPLY", "SEEN_REPLY,ASSURED"):
-        insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "udp",
-               "--sport", str(len(status)), "--dport", "53", "-u", status, "-m", "7")  # fmt: skip
-    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "udp", "--sport", "5", "--dport", "53",
-           "-w", "9")  # fmt: skip
-    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "udplite", "--sport", "5",
-           "--dport", "53")  # fmt: skip
-    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "sctp", "--sport", "5", "--dport", "6",
-           "--state", "ESTABLISHED", "--orig-vtag", "1", "--reply-vtag", "2")  # fmt: skip
-    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "gre", "--srckey", "17",
-           "--dstkey", "33")  # fmt: skip
-    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "icmp", "--icmp-type", "8",
-           "--icmp-code", "0", "--icmp-id", "99")  # fmt: skip
-    insert(space, "-s", "2001:db8::1", "-d", "2001:db8::2", "-p", "icmpv6",
-           "--icmpv6-type", "128", "--icmpv6-code", "0", "--icmpv6-id", "99")  # fmt: skip
-    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "99")
-    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "tcp", "--sport", "77",
-           "--dport", "80", "--state", "ESTABLISHED", "-u", "SEEN_REPLY,ASSURED",
-           "--src-nat", "203.0.113.1")  # fmt: skip
-    insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "udp", "--sport", "78",
-           "--dport", "80", "--dst-nat", "10.0.0.3")  # fmt: skip
-    with contextlib.suppress(RuntimeError):  # Newer kernels have no DCCP.
-        insert(space, "-s", "10.0.0.1", "-d", "10.0.0.2", "-p", "dccp", "--sport", "5",
-               "--dport", "6", "--state", "OPEN", "--role", "client")  # fmt: skip
 
 
 def test_every_kind_of_entry_is_counted_alike_by_all_sources(space):
@@ -265,9 +181,9 @@ def test_real_traffic_with_nat_accounting_labels_and_a_helper_is_counted_alike(s
 
 def test_a_masquerading_namespace_shows_its_pool_at_the_right_share(space):
     space.insert(
-        rig.new_entry(
+        new_entry(
             bytes((10, 0, n >> 8, n & 255)), bytes((198, 51, 100, 7)), 6, 20000 + n, 443,
-            state=3, status=rig.BOTH_WAYS, snat=bytes((203, 0, 113, 1)),
+            state=3, status=BOTH_WAYS, snat=bytes((203, 0, 113, 1)),
         )
         for n in range(3000)
     )  # fmt: skip
@@ -281,12 +197,12 @@ def test_random_tables_are_counted_alike_by_all_sources(space):
         space.run("conntrack", "-F")
         rng = random.Random(seed)
         size = rng.choice([0, 1, 5, 60, 400])
-        space.insert(rig.mixed_entries(size, rng.choice([1, 3, 100]), seed))
+        space.insert(mixed_entries(size, rng.choice([1, 3, 100]), seed))
         assert_all_agree(space)
 
 
 def test_a_real_table_is_counted_alike_by_columns_and_entries(space):
-    space.insert(rig.mixed_entries(5000, 1000))
+    space.insert(mixed_entries(5000, 1000))
     for wanted in (None, match.parse(["10.0.0.0/28"]), match.parse(protocols=["udp"], ports=[53])):
         batches = list(space.dump())
         fast, slow = tally.Tally(match=wanted), tally.Tally(match=wanted)
@@ -312,7 +228,7 @@ def test_a_real_table_is_counted_alike_by_columns_and_entries(space):
     ],
 )
 def test_dumps_filtered_by_the_kernel_give_what_the_whole_table_gives(space, wanted):
-    space.insert(rig.mixed_entries(5000, 1000))
+    space.insert(mixed_entries(5000, 1000))
     whole = by_netlink(space, match=wanted)
     parts = tally.Tally()
     for kernel_filter, narrowed in match.kernel_filters(wanted):
@@ -324,7 +240,7 @@ def test_dumps_filtered_by_the_kernel_give_what_the_whole_table_gives(space, wan
 
 
 def test_status_zone_and_mark_can_be_filtered_by_the_kernel(space):
-    space.insert(rig.mixed_entries(2000, 500))
+    space.insert(mixed_entries(2000, 500))
     every = list(netlink.entries(space.dump()))
     for wanted, keep in (
         (ct.KernelFilter(zone=2), lambda e: e.zone == 2),

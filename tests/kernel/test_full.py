@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from support import full_rig
-from support.rig import hidden, limit_lock
+from support import journald, overflow
+from support.commands import NOBODY, hidden, passing
+from support.machine import limit_lock, machine_wide
+from support.netns import Namespace, wait_until
 
 NO_RING = "mount --bind /dev/null /dev/kmsg"
 NO_LOGS = "mount -t tmpfs none /var/log; mount -t tmpfs none /run/log 2>/dev/null || true"
@@ -24,16 +26,17 @@ NO_JOURNAL = "mount --bind /bin/false $(command -v journalctl)"
 NO_PROC_COUNTERS = "mount -t tmpfs none /proc/$$/net; mount -t tmpfs none /proc/$$/task/$$/net"
 
 
-def overflow(name: str, limit: int = 8) -> None:
+def lose_packets(name: str, limit: int = 8) -> None:
     """Lose a few packets: ten lines in five seconds are all the kernel logs for all tests."""
-    full_rig.overflow(name, limit, 3)
+    overflow.overflow(Namespace(name), limit, 3)
 
 
 @contextlib.contextmanager
 def just_overflowed():
     """A namespace whose table has just overflowed, as the kernel itself has said; its age."""
-    with full_rig.namespace() as name:
-        message = f"table full in netns {full_rig.inode(name)}, dropping packet"
+    with overflow.namespace() as namespace:
+        name = namespace.name
+        message = f"table full in netns {namespace.inode}, dropping packet"
 
         def count():
             log = subprocess.run(["dmesg"], capture_output=True, text=True).stdout
@@ -43,12 +46,12 @@ def just_overflowed():
         before = count()
 
         def said():
-            overflow(name)
+            lose_packets(name)
             return count() > before
 
         # The rate limit is the whole machine's: others may have used it up.
         begun = time.monotonic()
-        assert full_rig.wait_until(said, 40), "the kernel has said nothing"
+        assert wait_until(said, 40), "the kernel has said nothing"
         yield name, time.monotonic() - begun + 5
 
 
@@ -121,13 +124,13 @@ def test_a_name_that_was_given_anew_is_not_blamed(need, full):
         # of another test must not become free meanwhile.
         time.sleep(2)
         with just_overflowed() as (name, age):
-            inode = full_rig.inode(name)
+            inode = Namespace(name).inode
             subprocess.run(["ip", "netns", "delete", name], check=True)
             time.sleep(2)
             fresh = f"anew-{number}-{name}"
             subprocess.run(["ip", "netns", "add", fresh], check=True)
             try:
-                if full_rig.inode(fresh) != inode:
+                if Namespace(fresh).inode != inode:
                     continue
                 result = full("--netns", "all", "--since", f"{age + 60:.0f}s", user=())
             finally:
@@ -172,7 +175,6 @@ def test_the_ring_buffer_is_read_through_sudo(overflowed, full, sudoers):
 
 def test_the_ring_buffer_is_read_with_the_capability(overflowed, full):
     _, age = overflowed
-    from support.rig import NOBODY
 
     ambient = ["--inh-caps", "+syslog", "--ambient-caps", "+syslog"]
     result = full("-vvv", "--since", f"{age:.0f}s", user=[*NOBODY, *ambient])
@@ -221,7 +223,7 @@ def test_the_journal_takes_over_where_the_ring_cannot_be_read(overflowed, full, 
     folder = Path(need)
     folder.chmod(0o755)
     try:
-        full_rig.journal(str(folder))
+        journald.journal(str(folder))
         for path in (folder, *folder.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
         machine = Path("/etc/machine-id").read_text().strip()
@@ -412,11 +414,6 @@ def test_escapes_in_a_log_never_reach_the_output(full, logs):
 # --- the counters
 
 
-def passing(seconds: float) -> list[str]:
-    """A prefix that runs a command as if it were so many seconds later (time namespace)."""
-    return ["unshare", "-T", "--boottime", str(int(seconds))]
-
-
 def test_the_first_run_records_and_the_second_judges(overflowed, full, logs):
     name, _ = overflowed
     log = logs / "kern.log"
@@ -425,7 +422,7 @@ def test_the_first_run_records_and_the_second_judges(overflowed, full, logs):
     first = full("--log", log, before=inside)
     assert "full_drops" not in first.perfdata
     assert "counters from now on" in first.status
-    overflow(name)
+    lose_packets(name)
     second = full("--log", log, before=inside)
     assert second.value("full_drops") > 0
     assert second.code >= 1
@@ -441,7 +438,7 @@ def test_drops_leave_the_window(overflowed, full, logs):
     log.write_text(f"{stamp(5)} router kernel: all is quiet\n")
     inside = ["ip", "netns", "exec", name]
     full("--log", log, before=[*inside, *passing(0)])
-    overflow(name)
+    lose_packets(name)
     assert full("--log", log, before=[*inside, *passing(60)]).value("full_drops") > 0
     full("--log", log, before=[*inside, *passing(120)])
     late = full("--log", log, before=[*inside, *passing(2000)])
@@ -465,11 +462,11 @@ def test_drops_of_a_nearly_full_table_are_critical(overflowed, full, logs):
     log.write_text(f"{stamp(5)} router kernel: all is quiet\n")
     inside = ["ip", "netns", "exec", name]
     entries = 40
-    overflow(name, entries)
+    lose_packets(name, entries)
     options = ["--log", log, "--since", "boot", "--no-state"]
-    with full_rig.machine_wide(nf_conntrack_max=100 * entries):
+    with machine_wide(nf_conntrack_max=100 * entries):
         far = full(*options, before=inside)
-    with full_rig.machine_wide(nf_conntrack_max=entries + 1):
+    with machine_wide(nf_conntrack_max=entries + 1):
         near = full(*options, "-c", "table_full=~:", before=inside)
         own = full(*options, "-w", "full_drops=0", before=inside)
     assert far.value("early_drops") == 0, "nothing here can be evicted"
@@ -498,7 +495,7 @@ def test_a_table_at_its_limit_is_critical_whatever_the_log_says(netns, full, log
     log.write_text(f"{stamp(5)} router kernel: all is quiet\n")
     namespace = netns()
     namespace.fill(500)
-    with full_rig.machine_wide(nf_conntrack_max=500):
+    with machine_wide(nf_conntrack_max=500):
         result = full("--log", log, before=namespace.command())
     assert result.code == 2
     assert result.status == (
@@ -510,20 +507,12 @@ def test_chains_too_long_are_told_with_the_buckets_that_would_do(netns, full, lo
     log = logs / "kern.log"
     log.write_text(f"{stamp(5)} router kernel: all is quiet\n")
     namespace = netns()
-    with full_rig.machine_wide(nf_conntrack_buckets=512):
+    with machine_wide(nf_conntrack_buckets=512):
         full("--log", log, before=namespace.command())
         full("--log", log, "--netns", "all", user=())
-        import sys
-
-        from support.rig import FILL
-
-        # Sends that are refused fail in the sender: some of so many must be.
-        subprocess.run(
-            namespace.command(
-                sys.executable, "-c", FILL.replace("ConnectionRefusedError", "OSError"), 24000, 0
-            ),
-            check=True,
-        )
+        # Some of so many must be refused.
+        namespace.ip("route add local 10.0.0.0/8 dev lo\n")
+        overflow.send(namespace, 0, 24000)
         result = full("--log", log, before=namespace.command())
     assert result.value("chain_overflows") > 0
     assert result.value("full_drops") == 0

@@ -13,14 +13,15 @@ import pytest
 from check_conntrack.kernel.log import journal, kmsg
 from check_conntrack.kernel.log.events import merge, tally
 from check_conntrack.kernel.log.messages import Kind
-from support import full_rig as rig
+from support import journald, overflow
+from support.netns import wait_until
 
 
 @pytest.fixture
-def namespace():
-    rig.need("ip", "nft", "conntrack")
-    with rig.namespace() as name:
-        yield name
+def namespace(need):
+    need("ip", "nft", "conntrack")
+    with overflow.namespace() as made:
+        yield made
 
 
 def ring(stop=lambda: False):
@@ -35,7 +36,7 @@ def ring(stop=lambda: False):
         os.close(marker)
 
 
-def overflow(namespace):
+def logged_overflow(namespace):
     """Overflow the table until the kernel has said so; return (begin, messages).
 
     The rate limit belongs to the whole machine: others may have used it up.
@@ -46,26 +47,26 @@ def overflow(namespace):
     found = []
 
     def said():
-        rig.overflow(namespace)
+        overflow.overflow(namespace)
         found[:] = [
             event
             for event in ring().events
-            if event.netns == rig.inode(namespace) and event.monotonic > before
+            if event.netns == namespace.inode and event.monotonic > before
         ]
         return bool(found)
 
-    assert rig.wait_until(said, 30), "the kernel has said nothing"
+    assert wait_until(said, 30), "the kernel has said nothing"
     return begin, found
 
 
 def test_the_kernels_message_names_the_namespace_whose_table_overflowed(namespace):
-    begin, found = overflow(namespace)
+    begin, found = logged_overflow(namespace)
     assert {event.kind for event in found} == {Kind.TABLE_FULL}
     assert all(begin - 2 <= event.time <= time.time() + 2 for event in found)
 
 
-def test_what_a_program_writes_to_the_ring_is_not_counted():
-    rig.need()
+def test_what_a_program_writes_to_the_ring_is_not_counted(need):
+    need()
     mark = 400_000_000 + int(uuid.uuid4().hex[:6], 16)
     try:
         with open("/dev/kmsg", "w") as file:
@@ -84,8 +85,8 @@ def test_what_a_program_writes_to_the_ring_is_not_counted():
     ]
 
 
-def test_a_ring_that_is_written_as_fast_as_it_is_read_comes_to_an_end():
-    rig.need()
+def test_a_ring_that_is_written_as_fast_as_it_is_read_comes_to_an_end(need):
+    need()
     code = "import os\nfd=os.open('/dev/kmsg',os.O_WRONLY)\nwhile True: os.write(fd,b'<15>check')"
     writer = subprocess.Popen([sys.executable, "-c", code])
     try:
@@ -95,18 +96,19 @@ def test_a_ring_that_is_written_as_fast_as_it_is_read_comes_to_an_end():
         assert time.monotonic() - begin < 6
         assert found.records > 0
     finally:
-        rig.kill(writer)
+        writer.kill()
+        writer.wait()
 
 
 def test_the_journal_holds_the_same_events_as_the_ring_and_they_count_once(namespace, tmp_path):
-    _, found = overflow(namespace)
-    rig.journal(str(tmp_path))
+    _, found = logged_overflow(namespace)
+    journald.journal(str(tmp_path))
     read = journal.read_journal(
         journal.journal_arguments(found[0].time - 60, directory=str(tmp_path)),
         journal.deadline(20),
     )
     assert journal.journal_problem(read, probed=False) is None
-    same = [event for event in read.events if event.netns == rig.inode(namespace)]
+    same = [event for event in read.events if event.netns == namespace.inode]
     stamps = {event.monotonic for event in found}
     assert stamps <= {event.monotonic for event in same}
     for event in same:
@@ -120,18 +122,18 @@ def test_the_journal_holds_the_same_events_as_the_ring_and_they_count_once(names
 
 
 def test_the_journal_of_an_earlier_boot_is_read_too(namespace, tmp_path):
-    overflow(namespace)
+    logged_overflow(namespace)
     earlier = str(uuid.uuid4())
-    rig.journal(str(tmp_path), earlier)
+    journald.journal(str(tmp_path), earlier)
     read = journal.read_journal(
         journal.journal_arguments(directory=str(tmp_path)), journal.deadline(20)
     )
     assert {event.boot for event in read.events} == {earlier.replace("-", "")}
 
 
-def test_one_line_tells_whether_a_journal_goes_back_beyond_a_time(tmp_path):
-    rig.need()
-    rig.journal(str(tmp_path))
+def test_one_line_tells_whether_a_journal_goes_back_beyond_a_time(need, tmp_path):
+    need()
+    journald.journal(str(tmp_path))
 
     def shown(until):
         arguments = journal.journal_arguments(until=until, newest=1, directory=str(tmp_path))
@@ -142,14 +144,14 @@ def test_one_line_tells_whether_a_journal_goes_back_beyond_a_time(tmp_path):
     assert shown(time.time() - 3600) == 0
 
 
-def test_what_a_program_wrote_to_the_ring_is_not_the_kernels_in_the_journal_either(tmp_path):
-    rig.need()
+def test_what_a_program_wrote_to_the_ring_is_not_the_kernels_in_the_journal_either(need, tmp_path):
+    need()
     mark = 400_000_000 + int(uuid.uuid4().hex[:6], 16)
     with open("/dev/kmsg", "w") as file:
         file.write(f"<4>x nf_conntrack: table full in netns {mark}, dropping packet\n")
         file.flush()
         file.write(f"<4>nf_conntrack: nf_conntrack: table full in netns {mark}, dropping packet\n")
-    rig.journal(str(tmp_path))
+    journald.journal(str(tmp_path))
     arguments = journal.journal_arguments(directory=str(tmp_path))
     listed = subprocess.run(arguments, capture_output=True, check=True).stdout
     assert str(mark).encode() in listed
@@ -158,15 +160,15 @@ def test_what_a_program_wrote_to_the_ring_is_not_the_kernels_in_the_journal_eith
     assert mark not in {event.netns for event in read.events}
 
 
-def test_an_empty_journal_is_unreadable_when_probed(tmp_path):
-    rig.need("journalctl")
+def test_an_empty_journal_is_unreadable_when_probed(need, tmp_path):
+    need("journalctl")
     arguments = journal.journal_arguments(newest=1, directory=str(tmp_path))
     read = journal.read_journal(arguments, journal.deadline(20))
     assert journal.journal_problem(read, probed=True) is not None
 
 
-def test_a_journal_that_may_not_be_read_says_so(tmp_path):
-    rig.need("setpriv")
+def test_a_journal_that_may_not_be_read_says_so(need, tmp_path):
+    need("setpriv")
     tmp_path.chmod(0o700)
     arguments = journal.journal_arguments(newest=1, directory=str(tmp_path))
     drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]

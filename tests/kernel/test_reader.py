@@ -17,7 +17,7 @@ import pytest
 from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.kernel import timeouts
 from check_conntrack.kernel.reader_client import parse_answer
-from support import flows_rig
+from support.netns import ends
 
 # So much is asked for that the answer does not fit into a pipe: the reader stands in write(2)
 # until somebody reads.
@@ -86,7 +86,7 @@ def test_it_reads_the_counters_of_a_namespace_as_the_kernel_tells_them(netns, re
     path = f"/run/netns/{namespace.name}"
     frames = {frame.file: frame for frame in ask(reader, "counters", path)}
     assert frames["nf_conntrack_count"].data == b"5\n"
-    text = namespace.exec("cat", "/proc/net/stat/nf_conntrack").encode()
+    text = namespace.run("cat", "/proc/net/stat/nf_conntrack").encode()
     assert frames["stat"].data == text
     cpus = len(text.splitlines()) - 1
     # A message a CPU, and NLMSG_DONE after them.
@@ -140,14 +140,13 @@ def test_the_kernel_looks_for_what_a_filter_lets_pass_when_rights_have_ended(net
     namespace.fill(3000)
     # CTA_STATUS and its mask with IPS_SEEN_REPLY: nobody has answered.
     replied = struct.pack("=HH4sHH4s", 8, 26, b"\0\0\0\2", 8, 3, b"\0\0\0\2")
-    with flows_rig.Namespace(namespace.name).inside():
+    with namespace.inside():
         asked = [
             kernel_reader.dump(1, kernel_reader.IPCTNL_MSG_CT_GET, 2, attributes, later=True)
             for attributes in (b"", replied)
         ]
     try:
-        namespace.exec("conntrack", "-F")
-        namespace._entries = 0
+        namespace.flush()
         namespace.fill(7)
         assert kernel_reader.first(asked) == [b"", b""]
         dumps = [b"".join(kernel_reader.batches(link)) for link in asked]
@@ -155,7 +154,7 @@ def test_the_kernel_looks_for_what_a_filter_lets_pass_when_rights_have_ended(net
         for link in asked:
             link.close()
     # What was there when it was read, and not when it was asked.
-    assert [flows_rig.ends(data) for data in dumps] == [True, True]
+    assert [ends(data) for data in dumps] == [True, True]
     assert [dump.count(b"\x7f\0\0\1") // 2 for dump in dumps] == [7, 0]
 
 
@@ -173,7 +172,7 @@ def test_it_hands_out_the_table_as_text(netns, reader):
 
 def test_it_hands_out_the_timeouts_of_a_namespace(netns, reader):
     namespace = netns()
-    namespace.exec("sysctl", "-q", "-w", "net.netfilter.nf_conntrack_tcp_timeout_established=7777")
+    namespace.run("sysctl", "-q", "-w", "net.netfilter.nf_conntrack_tcp_timeout_established=7777")
     frames = ask(reader, "timeouts", f"/run/netns/{namespace.name}")
     known = timeouts.timeouts_of(frames)
     assert known["tcp_timeout_established"] == 7777

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from kernel.test_flows_table import figures_by_hand, insert_every_kind, without_seconds
-from support import flows_rig
-from support.rig import NOBODY, limit_lock, machine_limit, run
+from support.commands import NOBODY, run
+from support.entries import BOTH_WAYS, many_entries, mixed_entries, new_entry
+from support.machine import limit_lock, machine_limit
+from support.netns import Namespace
+from support.oracle import figures_by_hand, insert_every_kind, without_seconds
 
 LIMIT = 20000
 SOURCES = ("auto", "netlink", "proc", "conntrack")
@@ -51,7 +53,7 @@ for port in range(2000, 2000 + number):
 def space(need):
     """A namespace with an empty table, whose entries are inserted."""
     need("ip", "nft", "conntrack", "unshare", "setpriv")
-    with flows_rig.Namespace() as namespace:
+    with Namespace() as namespace:
         yield namespace
 
 
@@ -61,7 +63,7 @@ def inside(space):
 
 def fill(space, number, sources=300, seed=3):
     with limit_lock():
-        space.insert(flows_rig.mixed_entries(number, sources, seed))
+        space.insert(mixed_entries(number, sources, seed))
     return space.count()
 
 
@@ -139,21 +141,21 @@ def serving(namespace, address):
 def test_three_thousand_masqueraded_connections_show_the_pool_at_its_share(netns, table):
     gateway, outside = netns(), netns()
     wire = ["link", "add", "out", "type", "veth", "peer", "name", "in", "netns", outside.name]
-    gateway.exec("ip", *wire)
+    gateway.run("ip", *wire)
     for namespace, device, address in ((gateway, "out", "10.3.0.1"), (outside, "in", "10.3.0.2")):
-        namespace.exec("ip", "address", "add", f"{address}/24", "dev", device)
-        namespace.exec("ip", "link", "set", device, "up")
-    gateway.exec("ip", "address", "add", "10.1.0.7/32", "dev", "lo")
-    outside.exec("ip", "address", "add", "10.2.0.9/32", "dev", "lo")
-    gateway.exec("ip", "route", "add", "10.2.0.0/24", "via", "10.3.0.2")
+        namespace.run("ip", "address", "add", f"{address}/24", "dev", device)
+        namespace.run("ip", "link", "set", device, "up")
+    gateway.run("ip", "address", "add", "10.1.0.7/32", "dev", "lo")
+    outside.run("ip", "address", "add", "10.2.0.9/32", "dev", "lo")
+    gateway.run("ip", "route", "add", "10.2.0.0/24", "via", "10.3.0.2")
     rules = (
         "add table ip n; add chain ip n p { type nat hook postrouting priority 100; };"
         "add rule ip n p oifname out ip saddr 10.1.0.0/16 masquerade"
     )
-    gateway.exec("nft", rules)
+    gateway.run("nft", rules)
     with machine_limit(LIMIT):
         with serving(outside, "10.2.0.9"):
-            gateway.exec(sys.executable, "-c", CONNECT, "10.1.0.7", "10.2.0.9", 3000)
+            gateway.run(sys.executable, "-c", CONNECT, "10.1.0.7", "10.2.0.9", 3000)
         result = table("-v", "-w", "snat_port_usage=4", before=gateway.command(), user=())
     assert result.value("snat_port_usage") == pytest.approx(100 * 3000 / 64512, abs=0.06)
     assert (result.value("nat"), result.value("entries")) == (3000, 3000)
@@ -263,7 +265,7 @@ def test_a_file_that_the_user_may_not_read_is_not_read_by_root(table, tmp_path):
 
 
 def test_several_namespaces_are_each_judged(space, table):
-    with flows_rig.Namespace() as other:
+    with Namespace() as other:
         fill(space, 300)
         fill(other, 19000, 4000)
         with machine_limit(LIMIT):
@@ -401,9 +403,9 @@ def test_timeouts_are_those_of_the_namespace(space, table):
     name = "net.netfilter.nf_conntrack_tcp_timeout_close_wait"
     space.run("sysctl", "-q", "-w", f"{name}=777")
     space.insert(
-        flows_rig.new_entry(
+        new_entry(
             bytes((10, 0, 0, 1)), bytes((10, 9, 9, 9)), 6, 2000 + number, 443,
-            state=5, status=flows_rig.BOTH_WAYS,
+            state=5, status=BOTH_WAYS,
         )
         for number in range(200)
     )  # fmt: skip
@@ -504,7 +506,7 @@ def test_a_reader_that_is_killed_in_the_middle_of_a_dump_makes_the_check_unknown
     space, installed, state
 ):
     tree, python = installed
-    messages = list(flows_rig.many_entries(60000, 5000))
+    messages = list(many_entries(60000, 5000))
     words = ("--state-dir", state, "--source", "netlink", "--max-entries", "0", "-t", "0")
     with machine_limit(100000):
         space.insert(messages)

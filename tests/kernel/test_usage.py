@@ -13,15 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from support.rig import NOBODY, SYSCTLS, hidden, machine_limit, run
+from support.commands import NOBODY, hidden, passing, run
+from support.machine import SYSCTLS, machine_limit
 
 LIMIT = 10000
-
-
-@pytest.fixture(scope="module")
-def passing():
-    """A function that runs a command as if it were so many seconds later (time namespace)."""
-    return lambda seconds: ["unshare", "-T", "--boottime", str(seconds)]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +76,7 @@ def test_without_a_limit_nothing_is_full_and_other_thresholds_apply(netns, usage
     assert judged.perfdata["entries"] == "500;;400;0"
 
 
-def test_growth_tells_when_the_table_will_be_full(netns, usage, passing):
+def test_growth_tells_when_the_table_will_be_full(netns, usage):
     namespace = netns()
     # 6 entries a second, in a kernel that really counts them: 100 s pass between two runs.
     for number in range(6):
@@ -102,7 +97,7 @@ def test_growth_tells_when_the_table_will_be_full(netns, usage, passing):
     assert any(line.startswith("WARNING: time_to_full 1") for line in result.lines)
 
 
-def test_a_burst_is_no_growth(netns, usage, passing):
+def test_a_burst_is_no_growth(netns, usage):
     namespace = netns()
     namespace.fill(100)
     for number in range(6):
@@ -127,8 +122,7 @@ def test_the_peak_outlives_the_table_and_raises_the_limit_that_is_advised(netns,
     with machine_limit(4 * LIMIT):
         namespace.fill(30000)
         usage(before=namespace.command())
-        namespace.exec("conntrack", "-F")
-        namespace._entries = 0
+        namespace.flush()
         namespace.fill(9000)
     with machine_limit(LIMIT):
         result = usage("-w", "50", before=namespace.command())

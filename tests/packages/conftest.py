@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from support.rig import Netns, Result, machine_limit
+from support.commands import Result
+from support.machine import machine_limit
+from support.netns import Namespace
 
 TREE = Path(__file__).resolve().parent.parent.parent
 RELEASES = ("bookworm", "stable")
@@ -107,7 +109,7 @@ class System:
             self._made.communicate()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def command(self, *words: object, user: str = "", netns: Netns | None = None) -> list[str]:
+    def command(self, *words: object, user: str = "", netns: Namespace | None = None) -> list[str]:
         """The command line that runs something inside, as root or as another user."""
         inside: list[str] = []
         if user:
@@ -118,7 +120,7 @@ class System:
         command += [str(self.folder), *inside, *map(str, words)]
         return netns.command(*command) if netns else command
 
-    def run(self, *words: object, user: str = "", netns: Netns | None = None) -> Result:
+    def run(self, *words: object, user: str = "", netns: Namespace | None = None) -> Result:
         """How a command ends that runs inside."""
         ended = subprocess.run(
             self.command(*words, user=user, netns=netns),
@@ -220,9 +222,7 @@ def roomy():
 def filled(need):
     """A network namespace with 40 entries."""
     need("ip", "nft")
-    namespace = Netns()
-    try:
+    with Namespace() as namespace:
+        namespace.track()
         namespace.fill(40)
         yield namespace
-    finally:
-        namespace.remove()

@@ -12,7 +12,7 @@ import nagiosplugin
 import pytest
 
 import check_conntrack
-from support.rig import run
+from support.commands import run
 
 from .conftest import CHECKS, RELEASES, TREE, done, only
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import check_conntrack
-from support.rig import NOBODY, run
+from support.commands import NOBODY, run
 
 from .conftest import CHECKS, TREE, build, done, only
 

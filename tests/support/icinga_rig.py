@@ -19,7 +19,7 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from support.flows_rig import Namespace
+from support.netns import Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

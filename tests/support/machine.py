@@ -51,3 +51,23 @@ def machine_wide(**values: int) -> Iterator[None]:
             stack.callback(path.write_text, before)
             path.write_text(str(value))
         yield
+
+
+@contextlib.contextmanager
+def machine_limit(limit: int) -> Iterator[int]:
+    """Set the machine's limit, and restore it."""
+    with machine_wide(nf_conntrack_max=limit):
+        yield limit
+
+
+@contextlib.contextmanager
+def raised_limit(limit: int) -> Iterator[None]:
+    """Have a limit of at least so many, with a quarter as many buckets.
+
+    In longer chains the kernel refuses entries.
+    """
+    with limit_lock():
+        wanted = {"nf_conntrack_max": limit, "nf_conntrack_buckets": limit // 4}
+        lower = {name: value for name, value in wanted.items() if sysctl(name) < value}
+        with machine_wide(**lower):
+            yield

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
+import secrets
+import socket
+import struct
 import subprocess
 import time
 import uuid
 from typing import TYPE_CHECKING, Callable
 
+from check_conntrack.kernel import ctnetlink as ct
 from support import guard
+from support.entries import new_entry
+from support.machine import limit_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 CLONE_NEWNET = 0x40000000
-NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -44,6 +50,7 @@ class Namespace:
     def __init__(self, name: str = "") -> None:
         self.name = name or f"cct-{uuid.uuid4().hex[:8]}"
         self._stack = contextlib.ExitStack()
+        self._filled = 0
 
     def __enter__(self) -> Namespace:
         self._stack.enter_context(guard.undone_if_killed(guard.remove_command(self.name)))
@@ -77,10 +84,10 @@ class Namespace:
         """Return the command line that runs a command in this namespace."""
         return ["ip", "netns", "exec", self.name, *map(str, words)]
 
-    def run(self, *words: object, text: str | None = None) -> str:
+    def run(self, *words: object, text: str | None = None, check: bool = True) -> str:
         """Run a command inside; return its output, raise RuntimeError where it fails."""
         done = subprocess.run(self.command(*words), input=text, capture_output=True, text=True)
-        if done.returncode:
+        if check and done.returncode:
             raise RuntimeError(f"{' '.join(map(str, words))}: {done.stderr.strip()}")
         return done.stdout
 
@@ -133,9 +140,97 @@ class Namespace:
         with self.inside(), open("/proc/sys/net/netfilter/nf_conntrack_count") as file:
             return int(file.read())
 
+    def netlink(self) -> socket.socket:
+        """Return a NETLINK_NETFILTER socket of this namespace."""
+        with self.inside():
+            link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, ct.NETLINK_NETFILTER)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        link.bind((0, 0))
+        return link
+
+    def insert(self, messages: Iterable[bytes]) -> None:
+        """Send NEW messages in bulk; raises OSError with the first error the kernel reports."""
+        with self.netlink() as link:
+            pending: list[bytes] = []
+            for message in messages:
+                pending.append(message)
+                if len(pending) == 256:
+                    link.send(b"".join(pending))
+                    pending.clear()
+                    _first_error(link)
+            if pending:
+                link.send(b"".join(pending))
+            _first_error(link)
+
+    def fill(self, entries: int) -> None:
+        """Add assured UDP entries until there are so many.
+
+        Assured, for above 95 % of its limit the kernel evicts others for a minute after any table
+        on the machine was too full for an insert (gc_worker() in nf_conntrack_core.c).
+        """
+        local = bytes((127, 0, 0, 1))
+        with limit_lock():
+            self.insert(
+                new_entry(
+                    local,
+                    bytes((127, 1, number // 30000, 1)),
+                    socket.IPPROTO_UDP,
+                    40000,
+                    1 + number % 30000,
+                    status=ct.IPS_ASSURED,
+                    timeout=3600,
+                )
+                for number in range(self._filled, entries)
+            )
+        self._filled = entries
+        assert self.count() == entries
+
+    def flush(self) -> None:
+        """Remove all entries."""
+        self.run("conntrack", "-F")
+        self._filled = 0
+
+    def ask(self, request: bytes) -> Iterator[bytes]:
+        """Send a ctnetlink request; return the raw answers, each as one recv gives it.
+
+        A dump is read up to NLMSG_DONE or an error, anything else is one answer.
+        """
+        dump = struct.unpack_from("=H", request, 6)[0] & ct.NLM_F_DUMP == ct.NLM_F_DUMP
+        with self.netlink() as link:
+            link.send(request)
+            while True:
+                answer = link.recv(65536)
+                yield answer
+                kind = int.from_bytes(answer[4:6], "little")
+                if not dump or kind in (ct.NLMSG_DONE, ct.NLMSG_ERROR) or ends(answer):
+                    return
+
+    def dump(self, wanted: ct.KernelFilter | None = None) -> Iterator[bytes]:
+        """Return the raw batches of a dump of the table."""
+        return self.ask(ct.dump_request(secrets.randbits(32), wanted))
+
     def entries(self, *filters: object) -> list[str]:
         """Return the entries that conntrack(8) lists, as lines."""
         return self.run("conntrack", "-L", "-o", "extended", *filters).splitlines()
+
+
+def ends(batch: bytes) -> bool:
+    """Return whether the last message is NLMSG_DONE (20 bytes without extended errors)."""
+    last = batch[-20:]
+    return len(last) == 20 and struct.unpack_from("=IH", last) == (20, ct.NLMSG_DONE)
+
+
+def _first_error(link: socket.socket) -> None:
+    while True:
+        try:
+            answer = link.recv(65536, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        code = -struct.unpack_from("=i", answer, 16)[0]
+        # EBUSY, EOPNOTSUPP: the flow is there already and would have to be changed.
+        if code not in (0, errno.EEXIST, errno.EBUSY, errno.EOPNOTSUPP):
+            raise OSError(code, os.strerror(code))
 
 
 class Container(Namespace):

@@ -13,14 +13,14 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-from support.rig import FILL, Netns, Result
+from support.commands import Result
+from support.netns import Namespace
 
 ROOT = Path(__file__).parent.parent.parent
 SHIPPED = ROOT / "nrpe"
@@ -41,12 +41,12 @@ ENVIRONMENT = {
 }
 # The agent's own connections are no part of what it counts here.
 UNTRACKED = """
-add chain ip t raw_output { type filter hook output priority raw; }
-add chain ip t raw_input { type filter hook prerouting priority raw; }
-add rule ip t raw_output tcp dport 5666 notrack
-add rule ip t raw_output tcp sport 5666 notrack
-add rule ip t raw_input tcp dport 5666 notrack
-add rule ip t raw_input tcp sport 5666 notrack
+add chain inet tracked raw_output { type filter hook output priority raw; }
+add chain inet tracked raw_input { type filter hook prerouting priority raw; }
+add rule inet tracked raw_output tcp dport 5666 notrack
+add rule inet tracked raw_output tcp sport 5666 notrack
+add rule inet tracked raw_input tcp dport 5666 notrack
+add rule inet tracked raw_input tcp sport 5666 notrack
 """
 MOUNTS = """
 set -e
@@ -112,7 +112,7 @@ class Agent:
         self.grant = grant
         self.arguments = arguments
         self.process: subprocess.Popen[bytes] | None = None
-        self.netns: Netns | None = None
+        self.netns: Namespace | None = None
         self.top = Path(tempfile.mkdtemp(prefix="check-conntrack-nrpe-"))
         self.top.chmod(0o755)
         try:
@@ -150,8 +150,10 @@ class Agent:
 
     def __enter__(self) -> Agent:
         try:
-            self.netns = Netns()
-            self.netns.exec("nft", UNTRACKED)
+            self.netns = Namespace()
+            self.netns.__enter__()
+            self.netns.track()
+            self.netns.nft(UNTRACKED)
             self._start()
         except BaseException:
             self.__exit__()
@@ -188,7 +190,7 @@ class Agent:
                 self.process.kill()
                 self.process.wait()
         if self.netns:
-            self.netns.remove()
+            self.netns.__exit__()
         shutil.rmtree(self.top)
 
     def written(self) -> str:
@@ -204,17 +206,8 @@ class Agent:
         """Let the table hold so many."""
         assert self.netns
         if entries < self.netns.count():
-            self.netns.exec("conntrack", "-F")
-        # Who tests the machine's limit meanwhile may make the kernel refuse some.
-        for _ in range(60):
-            subprocess.run(
-                self.netns.command(sys.executable, "-c", FILL, entries, 0),
-                stderr=subprocess.DEVNULL,
-            )
-            if self.netns.count() == entries:
-                return
-            time.sleep(0.5)
-        pytest.fail(f"{self.netns.count()} entries instead of {entries}")
+            self.netns.flush()
+        self.netns.fill(entries)
 
     def log(self, message: str, age: float = 0) -> None:
         """Write a line of the kernel's, `age` seconds old, into its log."""

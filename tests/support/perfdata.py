@@ -21,7 +21,7 @@ _ITEM = re.compile(
 
 
 class Item(NamedTuple):
-    """One item; the ranges as they are spelled, `text` the value as it is spelled."""
+    """One item: `text` is the value as printed, `spelled` all that follows the label."""
 
     label: str
     text: str
@@ -30,6 +30,7 @@ class Item(NamedTuple):
     crit: str
     min: float | None
     max: float | None
+    spelled: str
 
     @property
     def value(self) -> float:
@@ -73,6 +74,7 @@ def parse(text: str) -> dict[str, Item]:
             match["crit"] or "",
             _bound(match["min"]),
             _bound(match["max"]),
+            match[0].partition("=")[2],
         )
         at = match.end()
         if at == len(text):

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from support.contract import Run
+
+# How many times a random test is run, at most; CI makes do with few.
+RUNS = int(os.environ.get("WITHSTAND_RUNS", "4"))
 
 
 def gone(pid: int, seconds: float = 10.0) -> bool:
@@ -32,3 +39,37 @@ def marked(mark: str) -> list[int]:
                 if os.fsencode(mark) in environment.split(b"\0"):
                     found.append(int(name))
     return found
+
+
+def children() -> list[int]:
+    """The processes whose parent this one is."""
+    found = []
+    for task in os.listdir("/proc/self/task"):
+        with suppress(OSError):
+            found += map(int, Path(f"/proc/self/task/{task}/children").read_text().split())
+    return found
+
+
+def orphans_after(seconds: float = 10.0) -> list[str]:
+    """The command lines of children that do not end within the time."""
+    until = time.monotonic() + seconds
+    while True:
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        left = children()
+        if not left or time.monotonic() > until:
+            return [Path(f"/proc/{pid}/cmdline").read_text() for pid in left]
+        time.sleep(0.02)
+
+
+def answer(command, **options) -> Run:
+    """What a check answered, held to the contract."""
+    options.setdefault("timeout", 60)
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    return Run(done.returncode, done.stdout, done.stderr, command)
+
+
+def python_of(command) -> str:
+    """The interpreter in a command line that `checks` has made."""
+    return next(word for word in command if "python" in word) or sys.executable

@@ -12,8 +12,8 @@ from functools import partial
 
 import pytest
 
-from support.rig import NOBODY, hidden
-from withstand.conftest import answer, python_of
+from support.commands import NOBODY, hidden
+from support.processes import answer, python_of
 
 CHECKS = ("usage", "full", "table")
 

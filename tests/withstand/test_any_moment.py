@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from support.contract import Run
-from withstand.conftest import RUNS, answer, orphans_after
+from support.processes import RUNS, answer, orphans_after
 
 WORDS = {
     "usage": ["--netns", "all", "-w", "usage=~:", "-c", "usage=~:"],

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from support.commands import NOBODY
 from support.contract import Run
-from support.rig import NOBODY
 
 CROWD = 100
 FULL = b"Nov 21 10:00:00 gw kernel: [%d.000000] nf_conntrack: table full, dropping packet\n"

@@ -18,8 +18,9 @@ import pytest
 
 from check_conntrack.kernel.reader_client import parse_answer
 from check_conntrack.table import snapshots
-from support.rig import NOBODY, hidden, limit_lock
-from withstand.conftest import RUNS, answer
+from support.commands import NOBODY, hidden
+from support.machine import limit_lock
+from support.processes import RUNS, answer
 from withstand.test_any_host import limited
 
 OTHER = 65533

@@ -1,177 +1,20 @@
-"""A real conntrack table to read: namespaces, a million entries, dumps. Root alone.
-
-Everything stands in a namespace of its own and goes with it. Nothing here changes
-nf_conntrack_max unless `raised_limit` is asked to.
-"""
+"""Messages that make entries in a table, by the million, as ctnetlink takes them."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import errno
-import fcntl
-import os
 import random
-import secrets
-import shutil
 import socket
 import struct
-import subprocess
 
 from check_conntrack.flows.netlink import layout
 from check_conntrack.kernel import ctnetlink as ct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import Any
 
 NLM_F_CREATE = 0x400
-CLONE_NEWNET = 0x40000000
-SOL_NETLINK = 270
-NF_CONNTRACK_MAX = "/proc/sys/net/netfilter/nf_conntrack_max"
-NF_CONNTRACK_BUCKETS = "/proc/sys/net/netfilter/nf_conntrack_buckets"
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def why_not(*programs: str) -> str:
-    """Why the kernel tests cannot run here; empty when they can."""
-    if os.geteuid() != 0:
-        return "needs root: creates network namespaces"
-    missing = [name for name in ("ip", *programs) if shutil.which(name) is None]
-    return f"missing program: {', '.join(missing)}" if missing else ""
-
-
-class Namespace:
-    """One network namespace with a fresh, empty conntrack table."""
-
-    def __init__(self, name: str = "") -> None:
-        """One to be made, or one that is there by its name."""
-        self.name = name or f"flows-{os.getpid()}-{secrets.token_hex(4)}"
-
-    def __enter__(self) -> Namespace:
-        subprocess.run(["ip", "netns", "add", self.name], check=True)
-        try:
-            self.run("ip", "link", "set", "lo", "up")
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(["ip", "netns", "delete", self.name], check=False)
-
-    def run(self, *command: str, text: str | None = None, check: bool = True) -> str:
-        """What a command prints when run inside."""
-        done = subprocess.run(
-            ["ip", "netns", "exec", self.name, *command],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if check and done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
-        return done.stdout
-
-    @contextlib.contextmanager
-    def inside(self) -> Iterator[None]:
-        """This thread inside; sockets born here stay here."""
-        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        there = os.open(f"/run/netns/{self.name}", os.O_RDONLY)
-        try:
-            _setns(there)
-            try:
-                yield
-            finally:
-                _setns(before)
-        finally:
-            os.close(there)
-            os.close(before)
-
-    def netlink(self) -> socket.socket:
-        """A NETLINK_NETFILTER socket of this namespace."""
-        with self.inside():
-            link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, ct.NETLINK_NETFILTER)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        link.bind((0, 0))
-        return link
-
-    def insert(self, messages: Iterable[bytes]) -> None:
-        """Send NEW messages in bulk; raises OSError with the first error the kernel reports."""
-        with self.netlink() as link:
-            pending: list[bytes] = []
-            for message in messages:
-                pending.append(message)
-                if len(pending) == 256:
-                    link.send(b"".join(pending))
-                    pending.clear()
-                    _first_error(link)
-            if pending:
-                link.send(b"".join(pending))
-            _first_error(link)
-
-    def dump(self, wanted: ct.KernelFilter | None = None) -> Iterator[bytes]:
-        """The raw batches of a dump, each as one recv gives it, up to NLMSG_DONE or an error."""
-        with self.netlink() as link:
-            link.send(ct.dump_request(secrets.randbits(32), wanted))
-            while True:
-                batch = link.recv(65536)
-                yield batch
-                kind = int.from_bytes(batch[4:6], "little")
-                if kind in (ct.NLMSG_DONE, ct.NLMSG_ERROR) or ends(batch):
-                    return
-
-    def count(self) -> int:
-        """nf_conntrack_count of this namespace."""
-        return int(self.run("cat", "/proc/sys/net/netfilter/nf_conntrack_count"))
-
-
-def ends(batch: bytes) -> bool:
-    """Whether the last message of a batch is NLMSG_DONE (20 bytes without extended errors)."""
-    last = batch[-20:]
-    return len(last) == 20 and struct.unpack_from("=IH", last) == (20, ct.NLMSG_DONE)
-
-
-def _setns(descriptor: int) -> None:
-    if _libc.setns(descriptor, CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "setns")
-
-
-def _first_error(link: socket.socket) -> None:
-    while True:
-        try:
-            answer = link.recv(65536, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        code = -struct.unpack_from("=i", answer, 16)[0]
-        # EBUSY, EOPNOTSUPP: the flow is there already and would have to be changed.
-        if code not in (0, errno.EEXIST, errno.EBUSY, errno.EOPNOTSUPP):
-            raise OSError(code, os.strerror(code))
-
-
-@contextlib.contextmanager
-def raised_limit(limit: int) -> Iterator[None]:
-    """nf_conntrack_max at `limit` or more for a while, alone on the machine, put back after.
-
-    With a quarter as many buckets, at least: in longer chains the kernel refuses entries.
-    """
-    with open("/tmp/nf_conntrack_max.lock", "w") as lock, contextlib.ExitStack() as stack:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for path, least in ((NF_CONNTRACK_MAX, limit), (NF_CONNTRACK_BUCKETS, limit // 4)):
-            with open(path) as file:
-                before = file.read()
-            if int(before) < least:
-                stack.callback(_write, path, before)
-                _write(path, str(least))
-        yield
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
 
 
 def _addresses(source: bytes, destination: bytes) -> bytes:

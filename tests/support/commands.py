@@ -1,0 +1,68 @@
+"""Programs that tests run, checks among them, and what these print."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import NamedTuple
+
+from support import perfdata
+
+NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+
+
+class Result(NamedTuple):
+    """The output of a command, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def status(self) -> str:
+        """The status line of a check, without its perfdata."""
+        return self.out.partition("\n")[0].partition(" | ")[0]
+
+    @property
+    def items(self) -> dict[str, perfdata.Item]:
+        """The perfdata of a check by label, in its order."""
+        text = self.out.partition("\n")[0].partition(" | ")[2]
+        return perfdata.parse(text) if text else {}
+
+    @property
+    def perfdata(self) -> dict[str, str]:
+        """Perfdata by label: the value with unit and ranges, as printed."""
+        return {label: item.spelled for label, item in self.items.items()}
+
+    def value(self, label: str) -> float:
+        """Return the number of a label."""
+        return self.items[label].value
+
+    @property
+    def lines(self) -> list[str]:
+        """The long output of a check."""
+        return self.out.splitlines()[1:]
+
+
+def run(*command: object, **options: object) -> Result:
+    """Run a command to its end."""
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, **options)
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def hidden(script: str) -> list[str]:
+    """Return a prefix that runs a command in a mount namespace, after a script there."""
+    return ["unshare", "-m", "sh", "-c", f'set -e; {script}; exec "$@"', "sh"]
+
+
+def passing(seconds: float) -> list[str]:
+    """Return a prefix that runs a command as if it were so many seconds later.
+
+    Offsets of a time namespace are absolute: the tests may run in one themselves.
+    """
+    offset = 0
+    if os.path.exists("/proc/self/timens_offsets"):
+        with open("/proc/self/timens_offsets") as file:
+            offset = next(int(line.split()[1]) for line in file if line.startswith("boottime"))
+    return ["unshare", "-T", "--boottime", str(offset + int(seconds))]
