@@ -308,7 +308,7 @@ def state_lines(session: Session, verbose: int) -> list[str]:
     if verbose > 2:
         from .kernel import privileges
 
-        lines.append(f"Checked as uid {os.geteuid()}, capabilities {privileges.capabilities():x}")
+        lines.append(f"Checked as uid {os.geteuid()}, {privileges.held()}")
     return lines
 
 

@@ -110,7 +110,8 @@ def begin(
         stage("opening the files that the command line names")
         open_files()
     home = drop_privileges(options, late)
-    session = Session(stage, stack, ready, sudo=options.sudo)
+    # Root gives up new privileges for good, and with them sudo, which could add nothing.
+    session = Session(stage, stack, ready, sudo=options.sudo and not as_root)
     session.as_root = as_root
     stage("opening the state directory")
     session.store = open_store(options, home)
@@ -141,7 +142,10 @@ def drop_privileges(options: argparse.Namespace, late: Sequence[str] = ()) -> st
         with suppress(ImportError):  # not every Python has every library
             __import__(name)
     directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED
-    user = privileges.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)
+    try:
+        user = privileges.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)
+    except privileges.UserError as error:
+        raise KernelError(f"--user: {error}") from None
     privileges.drop(user)
     return user.home
 

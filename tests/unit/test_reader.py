@@ -1,4 +1,4 @@
-"""The privileged side: its grammar is closed, and what it writes its counterpart understands."""
+"""The reader's closed grammar, its answers, and the order in which it gives up privileges."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import re
 import struct
 import subprocess
 import sys
+import threading
 
 import pytest
 from hypothesis import example, given, settings
@@ -19,7 +20,7 @@ from check_conntrack.kernel import reader, reader_client, reader_command
 
 PATHS = st.binary(min_size=1, max_size=60).map(lambda name: b"/" + name.replace(b"\0", b"0"))
 REQUEST = re.compile(
-    rb"log\0|(?:limits|counters|expectations|text)\0(?:(?:processes|/[^\0]{1,4094})\0)*"
+    rb"log\0|(?:limits|counters|timeouts|text)\0(?:(?:processes|/[^\0]{1,4094})\0)*"
     rb"|table\0(?:(?:processes|/[^\0]{1,4094})\0)*((?:(?:0|2|10):(?:[0-9a-fA-F]{2})*\0){0,8})",
     re.DOTALL,
 )
@@ -36,16 +37,16 @@ BAD_FILTERS += [
 BAD_FILTERS += [b"2:" + STATUS * 200]
 
 
-def of_the_grammar(data):
+def in_grammar(data):
     """Whether bytes are a request, told without the reader's help."""
     match = REQUEST.fullmatch(data)
     return bool(match) and all(
-        whole_attributes(bytes.fromhex(text.partition(b":")[2].decode()))
+        valid_attributes(bytes.fromhex(text.partition(b":")[2].decode()))
         for text in (match[1] or b"").split(b"\0")
     )
 
 
-def whole_attributes(data):
+def valid_attributes(data):
     while data:
         size, kind = (
             int.from_bytes(data[:2], sys.byteorder),
@@ -73,8 +74,8 @@ def read_request(data):
         os.close(descriptor)
 
 
-WHATS = [b"limits", b"counters", b"timeouts", b"table", b"expectations", b"text", b"log"]
-WORDS = [*WHATS, b"processes", b"/a", b"/", b"", b"../x", *FILTERS, *BAD_FILTERS]
+WHATS = [b"limits", b"counters", b"timeouts", b"table", b"text", b"log"]
+WORDS = [*WHATS, b"expectations", b"processes", b"/a", b"/", b"", b"../x", *FILTERS, *BAD_FILTERS]
 
 
 @given(
@@ -95,31 +96,31 @@ WORDS = [*WHATS, b"processes", b"/a", b"/", b"", b"../x", *FILTERS, *BAD_FILTERS
 @example(b"log\0")
 @example(b"table\0" + b"0:\0" * 8)
 @example(b"table\0" + b"0:\0" * 9)
-def test_any_bytes_are_a_request_of_the_grammar_or_are_refused(data):
+def test_request_in_the_grammar_is_read_and_any_other_refused(data):
     try:
         fields = read_request(data)
     except reader.RefusedError:
-        assert not of_the_grammar(data)
+        assert not in_grammar(data)
     else:
-        assert of_the_grammar(data)
+        assert in_grammar(data)
         assert b"".join(field + b"\0" for field in fields) == data
 
 
 @pytest.mark.parametrize("text", BAD_FILTERS)
-def test_a_filter_that_is_not_of_the_grammar_is_refused(text):
+def test_filter_outside_the_grammar_is_refused(text):
     with pytest.raises(reader.RefusedError):
         read_request(b"table\0" + text + b"\0")
 
 
 @pytest.mark.parametrize("text", FILTERS)
-def test_a_filter_is_a_family_and_the_bytes_of_attributes(text):
+def test_filter_is_a_family_and_attributes(text):
     family, _, digits = text.partition(b":")
     assert read_request(b"table\0" + text + b"\0") == [b"table", text]
     assert reader.parse_filter(text) == (int(family), bytes.fromhex(digits.decode()))
 
 
 @pytest.mark.parametrize("length", [2, 4095, 4096, 5000])
-def test_a_path_is_as_long_as_the_kernel_takes_it_and_no_longer(length):
+def test_path_is_at_most_as_long_as_path_max(length):
     request = b"limits\0" + b"/" * length + b"\0"
     if length <= 4095:
         assert read_request(request) == [b"limits", b"/" * length]
@@ -128,7 +129,7 @@ def test_a_path_is_as_long_as_the_kernel_takes_it_and_no_longer(length):
             read_request(request)
 
 
-def test_a_request_is_not_longer_than_a_mebibyte():
+def test_request_is_at_most_a_mebibyte():
     fits = b"limits\0" + b"processes\0" * ((reader.LONGEST_REQUEST - 7) // 10)
     assert len(read_request(fits)) == 1 + (reader.LONGEST_REQUEST - 7) // 10
     with pytest.raises(reader.RefusedError):
@@ -147,7 +148,7 @@ def test_a_request_is_not_longer_than_a_mebibyte():
         max_size=5,
     )
 )
-def test_the_counterpart_understands_every_frame(frames):
+def test_client_parses_every_frame(frames):
     answer = b"".join(reader.frame(*frame) for frame in frames) + b"end\n"
     assert parsed(answer) == [
         (inode, code, name, os.fsdecode(path), data) for inode, code, name, path, data in frames
@@ -168,17 +169,17 @@ def run(request, **options):
         st.binary(max_size=40), st.sampled_from([b"", b"limits", b"limits\0\0", b"table\0/\0"])
     )
 )
-def test_as_a_program_it_answers_or_exits_2_and_writes_nothing(request):
+def test_program_answers_or_exits_2_without_a_byte(request):
     done = run(request)
     assert done.stderr == b""
-    if of_the_grammar(request):
+    if in_grammar(request):
         assert done.returncode == 0
         parsed(done.stdout)
     else:
         assert (done.returncode, done.stdout) == (2, b"")
 
 
-def test_what_is_no_network_namespace_is_called_missing_and_is_not_opened(tmp_path):
+def test_path_without_a_network_namespace_is_missing_and_not_opened(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "file").write_text("secret")
     (tmp_path / "link").symlink_to("/dev/zero")
@@ -195,7 +196,7 @@ def test_what_is_no_network_namespace_is_called_missing_and_is_not_opened(tmp_pa
     assert done.returncode == 0
 
 
-def test_its_own_namespace_is_read_once_or_said_to_be_closed():
+def test_own_namespace_is_read_once():
     done = run(b"limits\0/proc/self/ns/net\0/proc/self/ns/net\0")
     frames = parsed(done.stdout)
     if frames[0].inode:
@@ -205,7 +206,7 @@ def test_its_own_namespace_is_read_once_or_said_to_be_closed():
         assert {frame.errno for frame in frames} == {errno.EPERM}
 
 
-def test_the_callers_environment_and_folder_have_no_say(tmp_path):
+def test_environment_and_directory_of_the_caller_are_ignored(tmp_path):
     trap = "raise SystemExit(77)\n"
     for name in ("ctypes.py", "signal.py", "sitecustomize.py", "errno.py"):
         (tmp_path / name).write_text(trap)
@@ -215,7 +216,7 @@ def test_the_callers_environment_and_folder_have_no_say(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, b"end\n", b"")
 
 
-def test_it_imports_nothing_of_the_suite_and_its_first_line_isolates_it():
+def test_first_line_isolates_and_nothing_of_the_suite_is_imported():
     with open(reader_command.READER) as file:
         text = file.read()
     assert text.startswith("#!/usr/bin/python3 -ISB\n")
@@ -247,13 +248,13 @@ def setns(monkeypatch):
     return calls
 
 
-def test_to_stay_where_it_is_it_needs_no_right(setns, monkeypatch):
+def test_enter_own_namespace_calls_no_setns(setns, monkeypatch):
     monkeypatch.setattr(reader, "own_inode", lambda: OWN)
     assert reader.enter(b"/proc/self/ns/net", set()) == OWN
     assert setns == []
 
 
-def test_a_namespace_is_entered_once_and_no_descriptor_is_left_open(setns):
+def test_enter_visits_a_namespace_once_and_leaves_no_descriptor(setns):
     before = os.listdir("/proc/self/fd")
     seen = set()
     assert reader.enter(b"/proc/self/ns/net", seen) == OWN
@@ -263,7 +264,7 @@ def test_a_namespace_is_entered_once_and_no_descriptor_is_left_open(setns):
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "reported"),
     [
         (errno.EINVAL, errno.ENOENT),
         (errno.ENXIO, errno.ENOENT),
@@ -271,12 +272,12 @@ def test_a_namespace_is_entered_once_and_no_descriptor_is_left_open(setns):
         (errno.EACCES, errno.EACCES),
     ],
 )
-def test_what_cannot_be_entered_is_missing_or_forbidden_and_nothing_else(setns, code, told):
+def test_enter_reports_missing_or_forbidden_and_nothing_else(setns, code, reported):
     before = os.listdir("/proc/self/fd")
     setns.append(code)
     with pytest.raises(OSError, match=r"no namespace|denied|not permitted") as error:
         reader.enter(b"/proc/self/ns/net", set())
-    assert error.value.errno == told
+    assert error.value.errno == reported
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -304,13 +305,16 @@ def places(monkeypatch):
         return inode
 
     monkeypatch.setattr(reader, "enter", enter)
-    monkeypatch.setattr(reader, "small", lambda path: given(files[path]))
+    monkeypatch.setattr(reader, "read_small", lambda path: given(files[path]))
+    monkeypatch.setattr(reader, "leave", lambda home: None)
+    monkeypatch.setattr(reader, "widen_pipe", lambda pipe: None)
+    monkeypatch.setattr(reader, "allow_descriptors", lambda: None)
     return known, files
 
 
-def test_every_namespace_is_read_once_whatever_leads_to_it(places, monkeypatch):
+def test_each_namespace_is_read_once_by_whatever_path(places, monkeypatch):
     places[0].update({b"/a": 71, b"/p/1": 71, b"/p/2": 72, b"/p/3": 72})
-    monkeypatch.setattr(reader, "processes", lambda: [b"/p/1", b"/p/2", b"/p/3"])
+    monkeypatch.setattr(reader, "threads", lambda: [b"/p/1", b"/p/2", b"/p/3"])
     assert answer(b"limits", [b"/a", b"processes", b"/a"]) == [
         (inode, 0, name, path, b"5\n")
         for inode, path in ((71, "/a"), (72, "/p/2"))
@@ -318,7 +322,7 @@ def test_every_namespace_is_read_once_whatever_leads_to_it(places, monkeypatch):
     ]
 
 
-def test_a_namespace_that_cannot_be_entered_is_a_frame_with_its_error(places):
+def test_namespace_that_cannot_be_entered_is_a_frame_with_its_error(places):
     places[0].update({b"/a": OSError(errno.EPERM, ""), b"/b": OSError(errno.ENOENT, "")})
     for what in WHATS[:-1]:
         assert answer(what, [b"/a", b"/b"]) == [
@@ -327,7 +331,7 @@ def test_a_namespace_that_cannot_be_entered_is_a_frame_with_its_error(places):
         ]
 
 
-def test_a_sysctl_that_cannot_be_read_is_a_frame_with_its_error(places):
+def test_sysctl_that_cannot_be_read_is_a_frame_with_its_error(places):
     count, maximum = reader.LIMITS
     places[0][b"/a"] = 71
     places[1][reader.SYSCTLS + count] = OSError(errno.ENOENT, "")
@@ -338,20 +342,172 @@ def test_a_sysctl_that_cannot_be_read_is_a_frame_with_its_error(places):
     ]
 
 
-def test_processes_are_those_of_the_kernel():
-    paths = reader.processes()
-    assert b"/proc/%d/ns/net" % os.getpid() in paths
-    assert all(re.fullmatch(rb"/proc/[0-9]+/ns/net", path) for path in paths)
+def test_namespaces_of_processes_that_ended_are_left_out(places, monkeypatch):
+    places[0].update({b"/p/1": OSError(errno.ENOENT, ""), b"/p/2": OSError(errno.EACCES, "")})
+    monkeypatch.setattr(reader, "threads", lambda: [b"/p/1", b"/p/2"])
+    assert answer(b"limits", [b"processes"]) == [(0, errno.EACCES, "-", "/p/2", b"")]
+
+
+def test_threads_lists_each_process_and_its_other_threads():
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        paths = list(reader.threads())
+    finally:
+        stop.set()
+        thread.join()
+    assert len(paths) == len(set(paths))
+    pid = os.getpid()
+    assert {b"/proc/%d/ns/net" % pid, b"/proc/%d/task/%d/ns/net" % (pid, thread.native_id)} <= {
+        *paths
+    }
+    assert all(re.fullmatch(rb"/proc/[0-9]+(/task/[0-9]+)?/ns/net", path) for path in paths)
+
+
+# --- whether a request could load a module
+
+BUILTIN = "kernel/net/netfilter/{}.ko\n"
+
+
+@pytest.fixture
+def kernel(monkeypatch, tmp_path):
+    """A kernel with these loaded modules, built-in modules and symbols; None for no such file."""
+
+    def make(modules, builtin=None, symbols=None):
+        for name, text in (
+            ("MODULES", modules),
+            ("BUILTIN_MODULES", builtin),
+            ("SYMBOLS", symbols),
+        ):
+            file = tmp_path / name
+            monkeypatch.setattr(reader, name, str(file))
+            if text is not None:
+                file.write_text(text)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ((None,), True),
+        (("nf_conntrack_netlink 57344 0 - Live 0x0\n",), True),
+        (("nf_conntrack 1 1 nf_nat, Live 0x0\nnf_conntrack_netlink 1 0 - Loading 0x0\n",), False),
+        (("nf_conntrack 172032 1 nf_nat, Live 0x0\n", BUILTIN.format("nfnetlink")), False),
+        (("", BUILTIN.format("nf_conntrack_netlink")), True),
+        (("", None, "0 t ctnetlink_dump_table\n"), True),
+        (("", None, "0 t ctnetlink_dump_table\t[nf_conntrack_netlink]\n"), False),
+        (("", None, "0 t nfnetlink_rcv\n"), False),
+        (("", None, None), False),
+    ],
+    ids=[
+        "kernel without modules",
+        "loaded",
+        "being loaded",
+        "not loaded",
+        "built in",
+        "built in, by its symbols",
+        "symbols of a module",
+        "no such symbols",
+        "nothing known",
+    ],
+)
+def test_ctnetlink_is_asked_only_where_no_module_can_be_loaded(kernel, files, expected):
+    kernel(*files)
+    assert reader.ctnetlink_in_kernel() is expected
+
+
+def test_modules_that_cannot_be_read_leave_ctnetlink_alone(kernel, monkeypatch, tmp_path):
+    kernel("")
+    monkeypatch.setattr(reader, "MODULES", str(tmp_path))
+    assert reader.ctnetlink_in_kernel() is False
+
+
+@pytest.fixture
+def no_sockets(monkeypatch):
+    """Any socket is an error."""
+
+    def refuse(*_, **__):
+        raise AssertionError("ctnetlink was asked")
+
+    monkeypatch.setattr(reader, "request_dump", refuse)
+
+
+@pytest.mark.parametrize("what", ["counters", "table"])
+@pytest.mark.parametrize("lacking", ["conntrack", "ctnetlink"])
+def test_ctnetlink_that_is_not_in_the_kernel_is_not_asked(
+    monkeypatch, tmp_path, no_sockets, what, lacking
+):
+    monkeypatch.setattr(reader, "SYSCTLS", f"{tmp_path}/")
+    monkeypatch.setattr(reader, "ctnetlink_in_kernel", lambda: lacking == "conntrack")
+    if lacking != "conntrack":
+        (tmp_path / reader.COUNT).write_text("5\n")
+    own = "/proc/self/ns/net"
+    frames = {frame.file: frame for frame in answer(what.encode(), [own.encode()])}
+    file = "stats_cpu" if what == "counters" else "dump_a"
+    assert frames[file] == (OWN, errno.EPROTONOSUPPORT, file, own, b"")
+
+
+def test_empty_table_is_not_dumped(monkeypatch, tmp_path, no_sockets):
+    monkeypatch.setattr(reader, "SYSCTLS", f"{tmp_path}/")
+    (tmp_path / reader.COUNT).write_text("0\n")
+    for filters in ([], [b"2:", b"10:"]):
+        frames = answer(b"table", [b"/proc/self/ns/net", *filters])
+        dumps = frames[::2]
+        assert [frame.file for frame in dumps] == ["dump_a", "dump_b"][: len(filters) or 1]
+        for frame in dumps:
+            assert struct.unpack_from("=IH", frame.data) == (20, reader.NLMSG_DONE)
+        assert {frame.data for frame in frames[1::2]} == {b""}
+
+
+def test_file_of_another_namespace_is_stale(tmp_path):
+    (tmp_path / "one").write_text("1")
+    owners = {}
+    for inode in (7, 7):
+        os.close(reader.open_of_namespace(str(tmp_path / "one"), inode, owners))
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="Stale") as error:
+        reader.open_of_namespace(str(tmp_path / "one"), 8, owners)
+    assert error.value.errno == errno.ESTALE
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_leave_falls_back_to_a_new_namespace(monkeypatch):
+    calls = []
+
+    def call(function, *arguments):
+        calls.append(function)
+        if function == "setns":
+            raise PermissionError(errno.EPERM, "")
+
+    monkeypatch.setattr(reader, "call", call)
+    home = os.open("/proc/self/ns/net", os.O_RDONLY)
+    try:
+        reader.leave(home)
+        assert calls == []
+        monkeypatch.setattr(reader, "own_inode", lambda: 0)
+        reader.leave(home)
+    finally:
+        os.close(home)
+    assert calls == ["setns", "unshare"]
+
+
+# --- the order of things
 
 
 @pytest.fixture
 def main(monkeypatch):
     """Run the reader's main with nothing done to this process; what would have been, in order."""
     order = []
-    monkeypatch.setattr(reader.signal, "alarm", lambda seconds: order.append("alarm"))
-    monkeypatch.setattr(reader.signal, "signal", lambda number, handler: None)
-    monkeypatch.setattr(reader, "call", lambda name, *_: order.append(name))
-    monkeypatch.setattr(reader, "drop_rights", lambda: order.append("drop"))
+
+    class TimeLimit:
+        def set(self, seconds):
+            order.append(round(seconds))
+
+    monkeypatch.setattr(reader, "TimeLimit", TimeLimit)
+    monkeypatch.setattr(reader, "protect_process", lambda: order.append("protect"))
+    monkeypatch.setattr(reader, "drop_privileges", lambda: order.append("drop"))
     monkeypatch.setattr(reader, "write", order.append)
 
     def run(request):
@@ -361,15 +517,18 @@ def main(monkeypatch):
     return run
 
 
-def test_the_right_to_look_ends_before_the_answer_is_written(main, places):
+def test_privileges_are_dropped_before_the_answer_is_written(main, places):
     places[0][b"/a"] = OSError(errno.EPERM, "")
     assert main(lambda descriptor: [b"limits", b"/a"]) == (
         0,
-        ["alarm", "prctl", "alarm", "drop", "alarm", "prctl", b"0 1 - 2 0\n/a", b"end\n"],
+        [
+            *("protect", reader.LIFETIME, reader.PREPARATION, "drop", "protect", reader.LIFETIME),
+            *(reader.STALL, b"0 1 - 2 0\n/a", reader.LIFETIME, reader.STALL, b"end\n"),
+        ],
     )
 
 
-def test_a_refused_request_gets_status_2_and_not_a_byte(main):
+def test_refused_request_ends_with_status_2_and_no_byte(main):
     def refuse(descriptor):
         raise reader.RefusedError
 
@@ -378,7 +537,7 @@ def test_a_refused_request_gets_status_2_and_not_a_byte(main):
     assert not [step for step in order if isinstance(step, bytes)]
 
 
-def test_writing_goes_on_where_a_pipe_took_less_than_all(monkeypatch):
+def test_write_continues_after_a_short_write(monkeypatch):
     taken = []
     monkeypatch.setattr(
         reader.os, "write", lambda fd, data: taken.append(data[:3]) or len(data[:3])
@@ -392,6 +551,11 @@ class Answers:
 
     def __init__(self, *said):
         self.said = list(said)
+        self.closed = False
+
+    def close(self):
+        """No more."""
+        self.closed = True
 
     def recv(self, size, flags=0):
         """The next; raised where it is an error."""
@@ -413,13 +577,14 @@ def refusal(code):
 
 
 def dumped(*sockets):
-    """The frames of dumps that were asked for later: file, error, data."""
-    frames = b"".join(map(bytes, reader.tables(list(sockets), 7, b"/a", later=True)))
+    """The frames of deferred dumps: file, error, data."""
+    frames = b"".join(map(bytes, reader.dump_frames(list(sockets), 7, b"/a")))
+    assert all(link.closed for link in sockets)
     return [(frame[2], frame[1], frame[4]) for frame in parsed(frames + b"end\n")]
 
 
 @pytest.mark.parametrize("threads", [True, False])
-def test_dumps_begin_together_and_the_echo_is_not_handed_out(threads, monkeypatch):
+def test_dumps_begin_together_and_the_echo_is_left_out(threads, monkeypatch):
     if not threads:
 
         def refuse(*_):
@@ -448,7 +613,7 @@ def test_dumps_begin_together_and_the_echo_is_not_handed_out(threads, monkeypatc
     ]
 
 
-def test_batches_are_put_together_in_frames_of_some_hundred_kilobytes():
+def test_batches_are_joined_into_large_frames():
     batches = [bytes((number,)) * 32000 for number in range(20)]
     told = dumped(Answers(refusal(errno.EINVAL), *batches, OSError(errno.ENOBUFS, "")))
     assert b"".join(data for _, _, data in told) == b"".join(batches)
@@ -456,7 +621,7 @@ def test_batches_are_put_together_in_frames_of_some_hundred_kilobytes():
     assert [code for _, code, _ in told] == [0, 0, 0, errno.ENOBUFS]
 
 
-def test_a_call_of_libc_that_fails_raises_with_its_error():
+def test_call_raises_the_error_of_libc():
     with pytest.raises(OSError, match="Bad file descriptor") as error:
         reader.call("setns", -1, reader.CLONE_NEWNET)
     assert error.value.errno == errno.EBADF

@@ -1,32 +1,37 @@
 #!/usr/bin/python3 -ISB
-"""The privileged side: it may look into the kernel, and understands nothing of what it sees.
+"""The privileged program of the suite: it reads from the kernel and interprets nothing.
 
-Alone, standard library only, run isolated (-I -S). No arguments. It takes one request on standard
-input, checks it against a closed grammar, opens what it takes a right to open, drops every right,
-and only then writes what it reads, unparsed, to standard output.
+It stands alone (standard library only), runs isolated (-I -S) and takes no arguments. It reads one
+request from standard input, checks it against a closed grammar, opens what needs privileges, goes
+back to its own namespace, drops all privileges, and only then writes what it reads, unparsed, to
+standard output.
 
     request   = what *argument            each field ends with a NUL byte, the whole with EOF
     what      = "limits" *where           nf_conntrack_count and nf_conntrack_max
-              / "counters" *where         the same, /proc/net/stat/nf_conntrack, and what ctnetlink
-                                          says of each CPU
-                  / "table" *where *8filter   all entries over ctnetlink; a dump for each filter
-              / "expectations" *where     all expectations over ctnetlink
+              / "counters" *where         the same, /proc/net/stat/nf_conntrack, and ctnetlink's
+                                          counters of each CPU
+              / "table" *where *8filter   all entries over ctnetlink; a dump for each filter
               / "text" *where             /proc/net/nf_conntrack
               / "timeouts" *where         nf_conntrack_*_timeout*
               / "log"                     /dev/kmsg, a frame for each record
-    where     = "processes" / path        every network namespace that a process is in, or one
-    path      = "/" 1*4094 byte           a file that names a network namespace; anything else that
-                                          lies there is not opened (O_PATH), and called missing
+    where     = "processes" / path        the network namespaces of all threads, or one namespace
+    path      = "/" 1*4094 byte           a file that names a network namespace; anything else is
+                                          not opened (O_PATH) and reported as ENOENT
     filter    = family ":" *attribute     0, 2 or 10, and netlink attributes in hexadecimal: tuples,
                                           status, zone, mark and their masks
 
     answer    = *frame "end" LF
     frame     = inode SP errno SP file SP length-of-path SP length-of-data LF path data
-    file      = where the data comes from, "-" where the namespace could not be entered
+    file      = the source of the data, "-" where the namespace could not be entered
 
-A path that holds no network namespace is ENOENT whatever else lies there, so that the answer tells
-nothing about files that the caller may not see. Netlink requests are built here and can do nothing
-but read. See namespaces(7), setns(2), proc(5), netlink(7).
+Error numbers with a meaning of their own:
+    ENOENT           no network namespace at this path, whatever else is there: the answer reveals
+                     nothing about files that the caller may not see
+    EPROTONOSUPPORT  ctnetlink is not in the kernel, and asking it would load a module
+    ESTALE           /proc shows another namespace's file (kernels before 5.11, after setns(2))
+
+An empty table is not dumped: its answer is the end of a dump, NLMSG_DONE. Netlink requests are
+built here and can only read. See namespaces(7), setns(2), proc(5), netlink(7), timer_create(2).
 """
 
 from __future__ import annotations
@@ -47,45 +52,60 @@ if TYPE_CHECKING:
     from socket import socket
     from typing import Callable
 
-# A caller could keep a request open for ever; nothing this program does takes half as long.
-LIFETIME = 600  # seconds
-PREPARATION = 30  # seconds for all that is done with rights once the request is known
-LOG_TIME = 5.0  # seconds; the log may be written as fast as it is read
+# Time limits, in seconds. SIGALRM ends the process, and SIGKILL where that does not.
+LIFETIME = 600  # waiting for the request; then again the whole answer
+PREPARATION = 30  # everything that is done with privileges
+STALL = 10  # writing one piece of the answer, a quarter of a mebibyte at most
+GRACE = 2  # from SIGALRM to SIGKILL
+LOG_TIME = 5.0  # the log may be written as fast as it is read
+
 LONGEST_REQUEST = 1 << 20  # bytes
 LONGEST_PATH = 4096  # bytes, PATH_MAX
 LONGEST_FILTER = 1024  # bytes of attributes
 MOST_DUMPS = 8
-# A batch of a dump is 32 KiB at most, and has twice the room; past so many bytes they are a frame.
-# A pipe holds several.
+# A batch of a dump has up to 32 KiB, and twice that room; batches are joined into frames.
 LARGEST_BATCH = 1 << 16
 FULL_FRAME = 7 << 15
-PIPE_SIZE = 1 << 20  # bytes, what /proc/sys/fs/pipe-max-size allows everybody
+PIPE_SIZE = 1 << 20  # bytes, what /proc/sys/fs/pipe-max-size allows to all users
 NOBODY = 65534  # the overflow user and group, /proc/sys/kernel/overflowuid
 
 SYSCTLS = "/proc/sys/net/netfilter/"
-LIMITS = ("nf_conntrack_count", "nf_conntrack_max")
+COUNT = "nf_conntrack_count"
+LIMITS = (COUNT, "nf_conntrack_max")
+STAT = "/proc/net/stat/nf_conntrack"
+TABLE = "/proc/net/nf_conntrack"
+OWN_NAMESPACE = "/proc/self/ns/net"
+MODULES = "/proc/modules"
+BUILTIN_MODULES = "/lib/modules/{}/modules.builtin"
+SYMBOLS = "/proc/kallsyms"
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_DUMPABLE = 4
+PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 LINUX_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
+RLIMIT_CORE = 4  # asm-generic/resource.h
+CLOCK_MONOTONIC = 1  # linux/time.h
 F_SETPIPE_SZ = 1031  # linux/fcntl.h
 NETLINK_NETFILTER = 12  # linux/netlink.h
-NLM_F_REQUEST, NLM_F_DUMP = 1, 0x300
-NFNL_SUBSYS_CTNETLINK, NFNL_SUBSYS_CTNETLINK_EXP = 1, 2  # linux/netfilter/nfnetlink.h
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_MULTI, NLM_F_DUMP = 1, 2, 0x300
+NLA_TYPE_MASK = 0x3FFF
+NFNL_SUBSYS_CTNETLINK = 1  # linux/netfilter/nfnetlink.h
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU = 1, 4  # linux/netfilter/nfnetlink_conntrack.h
-IPCTNL_MSG_EXP_GET = 1
 # CTA_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _MARK, _ZONE, _MARK_MASK, _FILTER, _STATUS_MASK
 FILTERS = frozenset({1, 2, 3, 8, 18, 21, 25, 26})
-NLA_TYPE_MASK = 0x3FFF
-NLMSG_ERROR = 2  # linux/netlink.h
+STOP_SIGNALS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+END_SIGNALS = (signal.SIGALRM, signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
 
 
 class RefusedError(Exception):
-    """The request is not of the grammar."""
+    """The request is not in the grammar."""
 
 
-# --- rights
+# --- the process itself
 
 
 def call(function: str, *arguments: object) -> None:
@@ -95,53 +115,123 @@ def call(function: str, *arguments: object) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def drop_rights(uid: int = NOBODY, gid: int = NOBODY, groups: tuple[int, ...] = ()) -> None:
-    """Become an unprivileged user for good: ids, groups, capabilities, and none by exec."""
+def protect_process() -> None:
+    """Leave no core file, let nobody trace this process, and undo what it inherited of signals.
+
+    Called again after privileges are dropped: the kernel resets the first two with the user.
+    """
+    call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+    call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    call("setrlimit", RLIMIT_CORE, (ctypes.c_ulong * 2)())
+    os.umask(0o077)
+    for number in STOP_SIGNALS:  # a terminal sends them, and must not stop a process of root's
+        signal.signal(number, signal.SIG_IGN)
+    for number in END_SIGNALS:  # sudo passes on what its caller ignores and blocks
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+class _SignalEvent(ctypes.Structure):
+    """struct sigevent with SIGEV_SIGNAL (0), asm-generic/siginfo.h."""
+
+    _fields_ = (
+        ("value", ctypes.c_void_p),
+        ("signal", ctypes.c_int),
+        ("notify", ctypes.c_int),
+        ("rest", ctypes.c_byte * 48),
+    )
+
+
+class TimeLimit:
+    """The end of this process, moved from step to step.
+
+    A stopped process takes no SIGALRM. The SIGKILL of a POSIX timer ends it all the same, and
+    asks nobody for permission.
+    """
+
+    def __init__(self) -> None:
+        self._libc: ctypes.CDLL | None = None
+        self._timer = ctypes.c_void_p()
+        event = _SignalEvent(None, signal.SIGKILL, 0)
+        for library in (None, "librt.so.1"):  # glibc before 2.34 has timers in librt
+            with suppress(OSError, AttributeError):
+                libc = ctypes.CDLL(library, use_errno=True)
+                create, target = libc.timer_create, ctypes.byref(self._timer)
+                if create(CLOCK_MONOTONIC, ctypes.byref(event), target) == 0:
+                    self._libc = libc
+                    return
+
+    def set(self, seconds: float) -> None:
+        """End the process after so many seconds from now."""
+        whole = max(1, int(seconds))
+        signal.alarm(whole)
+        if self._libc:
+            times = (ctypes.c_long * 4)(0, 0, whole + GRACE, 0)  # struct itimerspec
+            self._libc.timer_settime(self._timer, 0, times, None)
+
+
+def drop_privileges(uid: int = NOBODY, gid: int = NOBODY, groups: tuple[int, ...] = ()) -> None:
+    """Become an unprivileged user for good: ids, groups, capabilities, no_new_privs.
+
+    Raises OSError where capabilities cannot be given up.
+    """
+    drop_bounding_set()
     if os.geteuid() == 0:
-        # A user namespace that maps no such id or lets nobody set groups, or a root without
-        # CAP_SETUID: each is given up that can be, and the capabilities, below, in any case.
+        # Each step may fail in a user namespace or without CAP_SETUID. The others still count,
+        # and capabilities are given up in any case.
         for change, ids in (
             (os.setgroups, (groups,)),
             (os.setresgid, (gid, gid, gid)),
             (os.setresuid, (uid, uid, uid)),
         ):
-            try:  # noqa: SIM105 - contextlib takes time to import
+            with suppress(OSError):
                 change(*ids)
-            except OSError:
-                pass
     drop_capabilities()
-    call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    forbid_new_privileges()
+
+
+def drop_bounding_set() -> None:
+    """Empty the bounding set, as far as this process may (CAP_SETPCAP)."""
+    with suppress(OSError):  # EPERM, or EINVAL past the last capability
+        for capability in range(64):
+            call("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, the ambient ones too."""
+    """Empty the permitted, effective, inheritable and ambient sets; raises OSError."""
+    with suppress(OSError):  # EINVAL before Linux 4.3, which has no ambient set
+        call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
     call("capset", header, (ctypes.c_uint32 * 6)())
+
+
+def forbid_new_privileges() -> None:
+    """Let no program that is executed from here on gain privileges; raises OSError."""
+    call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 # --- the request
 
 
 def read_request(descriptor: int) -> list[bytes]:
-    """The fields of the request on a descriptor; raises RefusedError for any other bytes."""
+    """Return the fields of the request on a descriptor; raises RefusedError for any other bytes."""
     request = b""
     while len(request) <= LONGEST_REQUEST:
-        piece = os.read(descriptor, 65536)
-        if not piece:
+        data = os.read(descriptor, 65536)
+        if not data:
             break
-        request += piece
+        request += data
     what, *arguments = request.split(b"\0")
     if len(request) > LONGEST_REQUEST or not arguments or arguments.pop() != b"":
         raise RefusedError
-    wheres, filters = split(arguments)
+    paths, filters = split(arguments)
     if what == b"log":
         allowed = not arguments
     elif what == b"table":
         allowed = len(filters) <= MOST_DUMPS
     else:
-        known = b"limits", b"counters", b"timeouts", b"expectations", b"text"
-        allowed = not filters and what in known
-    if not allowed or any(len(where) >= LONGEST_PATH for where in wheres):
+        allowed = not filters and what in (b"limits", b"counters", b"timeouts", b"text")
+    if not allowed or any(len(path) >= LONGEST_PATH for path in paths):
         raise RefusedError
     for text in filters:
         parse_filter(text)
@@ -149,73 +239,78 @@ def read_request(descriptor: int) -> list[bytes]:
 
 
 def split(arguments: list[bytes]) -> tuple[list[bytes], list[bytes]]:
-    """The places among the arguments of a request, and the filters that follow them."""
-    places = 0
+    """Return the namespaces among the arguments of a request, and the filters after them."""
+    count = 0
     for argument in arguments:
         if argument != b"processes" and not (argument[:1] == b"/" and len(argument) > 1):
             break
-        places += 1
-    return arguments[:places], arguments[places:]
+        count += 1
+    return arguments[:count], arguments[count:]
 
 
 def parse_filter(text: bytes) -> tuple[int, bytes]:
-    """The family and the attributes of a filter; raises RefusedError where they are none."""
+    """Return the family and the attributes of a filter; raises RefusedError."""
     family, colon, digits = text.partition(b":")
     try:
         attributes = bytes.fromhex(digits.decode("ascii"))
     except ValueError:
         raise RefusedError from None
-    # fromhex() passes over blanks.
+    # fromhex() skips spaces.
     if family not in (b"0", b"2", b"10") or not colon or len(digits) != 2 * len(attributes):
         raise RefusedError
     if len(attributes) > LONGEST_FILTER:
         raise RefusedError
-    at = 0
-    while at < len(attributes):
-        if len(attributes) - at < 4:
+    offset = 0
+    while offset < len(attributes):
+        if len(attributes) - offset < 4:
             raise RefusedError
-        size, kind = struct.unpack_from("=HH", attributes, at)
-        if size < 4 or at + size > len(attributes) or kind & NLA_TYPE_MASK not in FILTERS:
+        size, kind = struct.unpack_from("=HH", attributes, offset)
+        if size < 4 or offset + size > len(attributes) or kind & NLA_TYPE_MASK not in FILTERS:
             raise RefusedError
-        at += size + 3 & ~3
+        offset += size + 3 & ~3
     return int(family), attributes
 
 
 # --- namespaces
 
 
-def processes() -> list[bytes]:
-    """The files that name the network namespaces of all processes."""
-    pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
-    return [b"/proc/%d/ns/net" % pid for pid in pids]
+def threads() -> Iterator[bytes]:
+    """Yield the files that name the network namespace of each process, and of each thread."""
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        yield b"/proc/%d/ns/net" % pid
+        with suppress(OSError):
+            for tid in map(int, os.listdir(f"/proc/{pid}/task")):
+                if tid != pid:
+                    yield b"/proc/%d/task/%d/ns/net" % (pid, tid)
 
 
 def own_inode() -> int:
-    """The inode of the network namespace that this process is in."""
-    return os.stat("/proc/self/ns/net").st_ino
+    """Return the inode of the network namespace that this process is in."""
+    return os.stat(OWN_NAMESPACE).st_ino
 
 
-def enter(path: bytes, seen: set[int]) -> int:
-    """Move into the network namespace at a path, unless it was seen; returns its inode, or 0.
+def enter(path: bytes, visited: set[int]) -> int:
+    """Move into the network namespace at a path, unless it was visited; return its inode, or 0.
 
-    O_PATH comes first: it opens nothing, so a device, a FIFO or a link to one does no harm. What
-    lies on the kernel's own file system of namespaces can be opened without effect. Raises OSError
-    with ENOENT where there is no network namespace, with EACCES or EPERM where there may be one.
+    O_PATH opens nothing, so a device, a FIFO or a link to one does no harm. Files of the kernel's
+    file system of namespaces can then be opened without effect. Raises OSError: ENOENT where there
+    is no network namespace, EACCES or EPERM where there may be one.
     """
     descriptors = []
     try:
         descriptors.append(os.open(path, os.O_PATH | os.O_CLOEXEC))
-        if os.fstat(descriptors[0]).st_dev != os.stat("/proc/self/ns/net").st_dev:
+        status = os.fstat(descriptors[0])
+        if status.st_dev != os.stat(OWN_NAMESPACE).st_dev:
             raise FileNotFoundError(errno.ENOENT, "no namespace")
-        own = f"/proc/self/fd/{descriptors[0]}"
-        descriptors.append(os.open(own, os.O_RDONLY | os.O_CLOEXEC))
-        inode = os.fstat(descriptors[1]).st_ino
-        if inode in seen:
+        if status.st_ino in visited:
             return 0
-        seen.add(inode)
-        # To stay where one is takes no right: CAP_NET_ADMIN alone suffices for the own table.
+        link = f"/proc/self/fd/{descriptors[0]}"
+        descriptors.append(os.open(link, os.O_RDONLY | os.O_CLOEXEC))
+        inode = os.fstat(descriptors[1]).st_ino
+        visited.add(inode)
+        # To stay needs no privileges: CAP_NET_ADMIN alone is enough for the own table.
         if inode != own_inode():
-            call("setns", descriptors[1], CLONE_NEWNET)  # EINVAL: a namespace of another kind
+            call("setns", descriptors[1], CLONE_NEWNET)  # EINVAL: a namespace of another type
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise
@@ -227,186 +322,273 @@ def enter(path: bytes, seen: set[int]) -> int:
             os.close(descriptor)
 
 
-# --- what is read
+def leave(home: int) -> None:
+    """Go back to the namespace of a descriptor, or to a new and empty one; raises OSError.
 
-
-def frame(inode: int, code: int, file: str, path: bytes, data: bytes = b"") -> bytes:
-    """One piece of the answer."""
-    return head(inode, code, file, path, len(data)) + data
-
-
-def head(inode: int, code: int, file: str, path: bytes, size: int) -> bytes:
-    """What stands before the data, so many bytes, of one piece of the answer."""
-    return f"{inode} {code} {file} {len(path)} {size}\n".encode() + path
-
-
-def small(path: str) -> bytes:
-    """The bytes of a small file of the kernel; raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    In a user namespace that does not own the first one the way back is closed.
+    """
+    if os.fstat(home).st_ino == own_inode():
+        return
     try:
-        pieces = [os.read(descriptor, 65536)]
-        while pieces[-1]:
-            pieces.append(os.read(descriptor, 65536))
-        return b"".join(pieces)
-    finally:
-        os.close(descriptor)
+        call("setns", home, CLONE_NEWNET)
+    except OSError:
+        call("unshare", CLONE_NEWNET)
 
 
-def dump(
-    subsystem: int, message: int, family: int = 0, attributes: bytes = b"", *, later: bool = False
+# --- ctnetlink
+
+
+def ctnetlink_in_kernel() -> bool:
+    """Return whether ctnetlink is in the kernel, so that asking it loads no module.
+
+    A request to a subsystem that is missing makes the kernel run modprobe (nfnetlink_rcv_msg).
+    False where this cannot be excluded.
+    """
+    try:
+        listed = read_small(MODULES)
+    except FileNotFoundError:  # a kernel without loadable modules (CONFIG_MODULES)
+        return True
+    except OSError:
+        return False
+    for line in listed.splitlines():
+        if line.startswith(b"nf_conntrack_netlink "):
+            return b" Live " in line
+    try:
+        builtin = read_small(BUILTIN_MODULES.format(os.uname().release))
+    except OSError:
+        return _has_builtin_symbol(b" ctnetlink_")
+    return b"/nf_conntrack_netlink.ko" in builtin
+
+
+def _has_builtin_symbol(start: bytes) -> bool:
+    """Return whether the kernel itself, not a module, has a symbol that starts so."""
+    try:
+        with open(SYMBOLS, "rb") as symbols:
+            return any(start in line and b"[" not in line for line in symbols)
+    except OSError:
+        return False
+
+
+def require_ctnetlink() -> None:
+    """Raise OSError with EPROTONOSUPPORT where asking ctnetlink here could load a module."""
+    if not os.path.exists(SYSCTLS + COUNT) or not ctnetlink_in_kernel():
+        raise OSError(errno.EPROTONOSUPPORT, "ctnetlink is not in the kernel")
+
+
+def request_dump(
+    message: int, family: int = 0, attributes: bytes = b"", *, deferred: bool = False
 ) -> socket:
-    """A socket on which a dump was asked for; raises OSError. To read on takes no right.
+    """Return a socket on which a dump was requested; raises OSError. Reading needs no privileges.
 
-    later: the kernel begins when the socket is read (`first`), not when it is asked.
+    deferred: the kernel begins when the socket is read (`first_batches`), not at the request.
     """
     from socket import AF_NETLINK, SO_ERROR, SO_RCVBUF, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
 
-    asked = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER)
-    size = 20 + len(attributes)
-    kind = subsystem << 8 | message
+    link = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER)
+    if deferred:
+        # The kernel fills the first batch while it takes the request. Where few entries match, it
+        # walks the whole hash table for that: with our privileges, and under a lock that all users
+        # of ctnetlink need. Where the socket has no room, netlink_dump() (net/netlink/af_netlink.c)
+        # leaves it to the first read.
+        room = link.getsockopt(SOL_SOCKET, SO_RCVBUF)
+        link.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)
+        link.send(echo_request())
+    kind = NFNL_SUBSYS_CTNETLINK << 8 | message
     flags = NLM_F_REQUEST | NLM_F_DUMP
-    if later:
-        # While it takes the request the kernel fills a first batch, and for a filter that lets few
-        # entries pass it walks the whole table then: with rights, under a lock of all ctnetlink,
-        # one dump after the other. netlink_dump() (net/netlink/af_netlink.c) leaves that to the
-        # one who reads where the socket has no room. A kernel that does not is only slower.
-        room = asked.getsockopt(SOL_SOCKET, SO_RCVBUF)
-        asked.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)
-        asked.send(echo())
-    asked.send(struct.pack("=IHHIIBBH", size, kind, flags, 1, 0, family, 0, 0) + attributes)
-    if later:
-        asked.setsockopt(SOL_SOCKET, SO_RCVBUF, room // 2)  # The kernel doubles it.
-        asked.getsockopt(SOL_SOCKET, SO_ERROR)  # ENOBUFS, of which it is to say no more
-    return asked
+    header = struct.pack("=IHHIIBBH", 20 + len(attributes), kind, flags, 1, 0, family, 0, 0)
+    link.send(header + attributes)
+    if deferred:
+        link.setsockopt(SOL_SOCKET, SO_RCVBUF, room // 2)  # the kernel doubles it
+        link.getsockopt(SOL_SOCKET, SO_ERROR)  # clears the ENOBUFS of the missing room
+    return link
 
 
-def echo() -> bytes:
-    """A message that ctnetlink does not know: it says so, and repeats what fills a small buffer."""
+def echo_request() -> bytes:
+    """Return a message that ctnetlink refuses: its answer repeats it and fills a small buffer."""
     rest = bytes(4096)
     kind = NFNL_SUBSYS_CTNETLINK << 8 | 0xFF
     return struct.pack("=IHHIIBBH", 20 + len(rest), kind, NLM_F_REQUEST, 0, 0, 0, 0, 0) + rest
 
 
-def first(sockets: list[socket]) -> list[bytes]:
-    """What comes first of dumps that were asked for `later`, of all at once; no bytes for an echo.
+def first_batches(links: list[socket]) -> list[bytes]:
+    """Return the first batch of each deferred dump, or no bytes in place of an echo.
 
-    The kernel makes each dump's first batch before recv returns: one processor each, for recv
-    holds up no other thread.
+    The kernel makes each batch within recv(), which holds up no other thread: the dumps begin
+    together, on as many processors as there are.
     """
     from _thread import allocate_lock, start_new_thread
 
-    said = [b""] * len(sockets)
-    locks = [allocate_lock() for _ in sockets]
+    batches = [b""] * len(links)
+    locks = [allocate_lock() for _ in links]
 
-    def take(number: int) -> None:
+    def receive(number: int) -> None:
         try:
-            said[number] = sockets[number].recv(65536)
+            batches[number] = links[number].recv(65536)
         except OSError:
-            pass  # It is told to who reads on.
+            pass  # the next recv() reports it
         finally:
             locks[number].release()
 
     for number, lock in enumerate(locks):
         lock.acquire()
         try:
-            start_new_thread(take, (number,))
-        except RuntimeError:  # There may be no more threads.
-            take(number)
+            start_new_thread(receive, (number,))
+        except RuntimeError:  # no more threads are allowed
+            receive(number)
     for lock in locks:
         lock.acquire()
     refused = struct.pack("=i", -errno.EINVAL)
-    kinds = [struct.unpack_from("=H", data, 4)[0] if len(data) >= 20 else 0 for data in said]
+    kinds = [struct.unpack_from("=H", data, 4)[0] if len(data) >= 20 else 0 for data in batches]
     return [
         b"" if kind == NLMSG_ERROR and data[16:20] == refused else data
-        for kind, data in zip(kinds, said)
+        for kind, data in zip(kinds, batches)
     ]
 
 
-def batches(asked: socket) -> Iterator[bytes]:
-    """What a short dump hands out, batch by batch."""
+def read_dump(link: socket) -> Iterator[bytes]:
+    """Yield the batches of a short dump."""
     from socket import MSG_DONTWAIT
 
     while True:
         try:
-            yield asked.recv(65536, MSG_DONTWAIT)
+            yield link.recv(65536, MSG_DONTWAIT)
         except BlockingIOError:
             return
 
 
-def pieces(descriptor: int, inode: int, path: bytes) -> Iterator[bytes]:
-    """The frames of a file that is open already; the last, which is empty, is its end."""
-    data = b"?"
-    while data:
-        data = os.read(descriptor, 65536)
+def cpu_counters() -> bytes:
+    """Return ctnetlink's messages with the counters of each CPU; raises OSError."""
+    require_ctnetlink()
+    with request_dump(IPCTNL_MSG_CT_GET_STATS_CPU) as link:
+        return b"".join(read_dump(link))
+
+
+# --- the answer
+
+
+def frame(inode: int, code: int, file: str, path: bytes, data: bytes = b"") -> bytes:
+    """Return one piece of the answer."""
+    return frame_header(inode, code, file, path, len(data)) + data
+
+
+def frame_header(inode: int, code: int, file: str, path: bytes, size: int) -> bytes:
+    """Return the beginning of a piece of the answer, before its data of that size in bytes."""
+    return f"{inode} {code} {file} {len(path)} {size}\n".encode() + path
+
+
+def dump_name(number: int) -> str:
+    """Return the file of the n-th dump, in its frames."""
+    return "dump_" + "abcdefgh"[number]
+
+
+def read_small(path: str) -> bytes:
+    """Return the bytes of a small file; raises OSError."""
+    return b"".join(read_descriptor(open_file(path)))
+
+
+def open_file(path: str) -> int:
+    """Return a descriptor of a file that is no link; raises OSError."""
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def read_descriptor(descriptor: int) -> Iterator[bytes]:
+    """Yield the rest of a file by pieces, and close it."""
+    try:
+        while True:
+            data = os.read(descriptor, 65536)
+            if not data:
+                return
+            yield data
+    finally:
+        os.close(descriptor)
+
+
+def open_of_namespace(path: str, inode: int, owners: dict[int, int]) -> int:
+    """Return a descriptor of a file under /proc/net; raises OSError, ESTALE if it is another's.
+
+    Each namespace has inodes of its own there. `owners` are those that were opened before.
+    """
+    descriptor = open_file(path)
+    if owners.setdefault(os.fstat(descriptor).st_ino, inode) == inode:
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def text_frames(descriptor: int, inode: int, path: bytes) -> Iterator[bytes]:
+    """Yield the frames of an open file; an empty one is its end."""
+    for data in read_descriptor(descriptor):
         yield frame(inode, 0, "text", path, data)
+    yield frame(inode, 0, "text", path)
 
 
-def records(descriptor: int) -> Iterator[bytes]:
-    """The frames of the kernel log, a record each; one with EAGAIN where time ended before it."""
-    until = time.monotonic() + LOG_TIME
-    while time.monotonic() < until:
+def log_frames(descriptor: int) -> Iterator[bytes]:
+    """Yield the frames of the kernel log, a record each; one with EAGAIN where time ran out."""
+    end = time.monotonic() + LOG_TIME
+    while time.monotonic() < end:
         try:
             yield frame(0, 0, "record", b"", os.read(descriptor, 16384))
         except BlockingIOError:
             return
         except OSError as error:
-            # EPIPE: overwritten before it was read. EINVAL: too long. The next one is whole.
+            # EPIPE: overwritten before it was read. EINVAL: too long. The next record is intact.
             if error.errno not in (errno.EPIPE, errno.EINVAL):
                 raise
     yield frame(0, errno.EAGAIN, "record", b"")
 
 
-def tables(
-    sockets: list[socket], inode: int, path: bytes, *, later: bool = False
-) -> Iterator[bytes | memoryview]:
-    """The frames of dumps, one after the other; the file of the n-th is called dump_n.
+def dump_frames(links: list[socket], inode: int, path: bytes) -> Iterator[bytes | memoryview]:
+    """Yield the frames of deferred dumps, one dump after the other, and close their sockets.
 
-    The last of each holds nothing but the error number, if any: also a dump of which the kernel
-    says nothing has its end. A million entries are 230 MB, whose copies cost time: what is yielded
-    is good until the next is asked for.
+    The last frame of each dump is empty and holds the error number, if any. What is yielded is
+    valid until the next is asked for: a million entries are 230 MB, and copies cost time.
     """
     from socket import MSG_DONTWAIT
 
-    begun = first(sockets) if later else [b""] * len(sockets)
+    batches = first_batches(links)
     room = memoryview(bytearray(FULL_FRAME + LARGEST_BATCH))
-    for number, (asked, data) in enumerate(zip(sockets, begun)):
-        name = "dump_" + "abcdefgh"[number]
-        room[: len(data)] = data
-        filled, code = len(data), 0
+    for number, (link, batch) in enumerate(zip(links, batches)):
+        name = dump_name(number)
+        room[: len(batch)] = batch
+        filled, code = len(batch), 0
         ended = False
         while not ended:
             try:
-                # The next batch lies ready when one was taken, until there is none.
-                filled += asked.recv_into(room[filled:], 0, MSG_DONTWAIT)
+                # The next batch is ready when one was taken, until the dump ends.
+                filled += link.recv_into(room[filled:], 0, MSG_DONTWAIT)
             except BlockingIOError:
                 ended = True
             except OSError as error:
                 code, ended = error.errno or errno.EIO, True
+            if ended:
+                link.close()
             if filled and (ended or filled > FULL_FRAME):
-                yield head(inode, 0, name, path, filled)
+                yield frame_header(inode, 0, name, path, filled)
                 yield room[:filled]
                 filled = 0
         yield frame(inode, code, name, path)
 
 
-def widen(pipe: int) -> None:
-    """Let a pipe hold more, so that neither of its ends often waits for the other."""
-    from fcntl import fcntl
+def empty_dump_frames(count: int, inode: int, path: bytes) -> Iterator[bytes]:
+    """Yield the frames of so many dumps of an empty table."""
+    done = struct.pack("=IHHIIi", 20, NLMSG_DONE, NLM_F_MULTI, 1, 0, 0)
+    for name in map(dump_name, range(count)):
+        yield frame(inode, 0, name, path, done)
+        yield frame(inode, 0, name, path)
 
-    with suppress(OSError):  # No pipe, or the user has too many: then it is slower.
-        fcntl(pipe, F_SETPIPE_SZ, PIPE_SIZE)
 
-
-def small_files(what: bytes, inode: int, path: bytes) -> Iterator[bytes]:
-    """The frames of a namespace's limits, of these and its counters, or of its timeouts."""
+def small_frames(what: bytes, inode: int, path: bytes, owners: dict[int, int]) -> Iterator[bytes]:
+    """Yield the frames of a namespace's limits, of these and its counters, or of its timeouts."""
     names: Iterable[str] = LIMITS
     if what == b"timeouts":
         names = sorted(name for name in os.listdir(SYSCTLS) if "_timeout" in name)
     sources: list[tuple[str, Callable[[], bytes]]]
-    sources = [(name, partial(small, SYSCTLS + name)) for name in names]
+    sources = [(name, partial(read_small, SYSCTLS + name)) for name in names]
     if what == b"counters":
-        sources.append(("stat", partial(small, "/proc/net/stat/nf_conntrack")))
-        sources.append(("stats_cpu", stats_cpu))
+        sources.append(
+            ("stat", lambda: b"".join(read_descriptor(open_of_namespace(STAT, inode, owners))))
+        )
+        sources.append(("stats_cpu", cpu_counters))
     for name, read in sources:
         try:
             yield frame(inode, 0, name, path, read())
@@ -414,84 +596,117 @@ def small_files(what: bytes, inode: int, path: bytes) -> Iterator[bytes]:
             yield frame(inode, error.errno or errno.EIO, name, path)
 
 
-def stats_cpu() -> bytes:
-    """The counters of each CPU as ctnetlink tells them, all messages; raises OSError."""
-    return b"".join(batches(dump(NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET_STATS_CPU)))
-
-
-def begin(
-    what: bytes, path: bytes, filters: list[bytes], seen: set[int]
-) -> Iterable[bytes | memoryview]:
-    """The frames of one place. All that takes a right is done when this returns."""
-    inode = 0
+def table_frames(filters: list[bytes], inode: int, path: bytes) -> Iterable[bytes | memoryview]:
+    """Return the frames of a namespace's table. The dumps are requested when this returns."""
     try:
-        inode = enter(path, seen)
-        if not inode:
-            return []
-        if what in (b"limits", b"counters", b"timeouts"):
-            return list(small_files(what, inode, path))
-        if what == b"text":
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            return pieces(os.open("/proc/net/nf_conntrack", flags), inode, path)
-        if what == b"expectations":
-            return tables([dump(NFNL_SUBSYS_CTNETLINK_EXP, IPCTNL_MSG_EXP_GET)], inode, path)
-        widen(1)
-        get = partial(dump, NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_GET)
-        if not filters:
-            return tables([get()], inode, path)
-        asked = [get(*parse_filter(text), later=True) for text in filters]
-        return tables(asked, inode, path, later=True)
+        if read_small(SYSCTLS + COUNT).strip() == b"0":
+            # Dumping it would walk the whole hash table for nothing.
+            return empty_dump_frames(max(1, len(filters)), inode, path)
+        require_ctnetlink()
+        links = [
+            request_dump(IPCTNL_MSG_CT_GET, *parse_filter(text), deferred=True)
+            for text in filters or [b"0:"]
+        ]
     except OSError as error:
-        return [frame(inode, error.errno or errno.EIO, "-", path)]
+        code = errno.EPROTONOSUPPORT if error.errno == errno.ENOENT else error.errno
+        return [frame(inode, code or errno.EIO, dump_name(0), path)]
+    return dump_frames(links, inode, path)
+
+
+def namespace_frames(
+    what: bytes, inode: int, path: bytes, filters: list[bytes], owners: dict[int, int]
+) -> Iterable[bytes | memoryview]:
+    """Return the frames of the present namespace. All that needs privileges is done then."""
+    if what == b"table":
+        return table_frames(filters, inode, path)
+    try:
+        if what == b"text":
+            return text_frames(open_of_namespace(TABLE, inode, owners), inode, path)
+        return list(small_frames(what, inode, path, owners))
+    except OSError as error:
+        file = "text" if what == b"text" else "-"
+        return [frame(inode, error.errno or errno.EIO, file, path)]
 
 
 def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes | memoryview]]:
-    """The frames of the answer. All that takes a right is done when this returns."""
+    """Return the frames of the answer. All that needs privileges is done when this returns."""
     if what == b"log":
         try:
-            return [records(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))]
+            return [log_frames(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))]
         except OSError as error:
             return [[frame(0, error.errno or errno.EIO, "-", b"")]]
     places, filters = split(arguments)
-    seen: set[int] = set()
+    visited: set[int] = set()
+    owners: dict[int, int] = {}
     answer: list[Iterable[bytes | memoryview]] = []
+    if what in (b"table", b"text"):
+        allow_descriptors()
+        widen_pipe(1)
+    home = os.open(OWN_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
     for place in places:
-        paths = processes() if place == b"processes" else [place]
-        answer += [begin(what, path, filters, seen) for path in paths]
+        listed = place == b"processes"
+        for path in threads() if listed else [place]:
+            try:
+                inode = enter(path, visited)
+            except OSError as error:
+                if not listed or error.errno != errno.ENOENT:  # gone since it was listed
+                    answer.append([frame(0, error.errno or errno.EIO, "-", path)])
+                continue
+            if inode:
+                answer.append(namespace_frames(what, inode, path, filters, owners))
+    leave(home)
+    os.close(home)
     return answer
 
 
-def main() -> int:
-    """Answer one request; returns the exit status."""
-    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
-        return 2  # what is opened here would take their numbers
-    # sudo hands on what its caller ignores and blocks.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    signal.alarm(LIFETIME)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever asked has heard enough
-    call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    try:
-        what, *arguments = read_request(0)
-        signal.alarm(PREPARATION)
-        answer = prepare(what, arguments)
-    except RefusedError:
-        return 2
-    drop_rights()
-    signal.alarm(LIFETIME)
-    # The kernel forgets the signal when the user changes.
-    call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    for frames in answer:
-        for piece in frames:
-            write(piece)
-    write(b"end\n")
-    return 0
+def widen_pipe(pipe: int) -> None:
+    """Let a pipe hold more, so that its two ends seldom wait for each other."""
+    from fcntl import fcntl
+
+    with suppress(OSError):  # no pipe, or the user has too many: only slower
+        fcntl(pipe, F_SETPIPE_SZ, PIPE_SIZE)
+
+
+def allow_descriptors() -> None:
+    """Allow as many open descriptors as may be: every dump of every namespace has a socket."""
+    from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+
+    most = getrlimit(RLIMIT_NOFILE)[1]
+    with suppress(OSError, ValueError):
+        setrlimit(RLIMIT_NOFILE, (most, most))
 
 
 def write(data: bytes | memoryview) -> None:
-    """Put all of it on standard output."""
+    """Write all of it to standard output."""
     while data:
         data = data[os.write(1, data) :]
+
+
+def main() -> int:
+    """Answer one request; return the exit status."""
+    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
+        return 2  # a file that is opened here would take the number of a closed one
+    protect_process()
+    limit = TimeLimit()
+    limit.set(LIFETIME)
+    try:
+        what, *arguments = read_request(0)
+        limit.set(PREPARATION)
+        answer = prepare(what, arguments)
+    except RefusedError:
+        return 2
+    drop_privileges()
+    protect_process()
+    end = time.monotonic() + LIFETIME
+    limit.set(LIFETIME)
+    for frames in answer:
+        for piece in frames:
+            limit.set(STALL)
+            write(piece)
+            limit.set(end - time.monotonic())
+    limit.set(STALL)
+    write(b"end\n")
+    return 0
 
 
 if __name__ == "__main__":
