@@ -209,7 +209,9 @@ def test_the_whole_table_is_kept_as_conntrack_prints_it(problem, inspect):
     run = inspect("--source", problem.directory / name)
     assert run.data["entries"].value == 95
     with gzip.open(problem.directory / name) as file:
-        first = file.readline().decode()
+        header, first = file.readline().decode(), file.readline().decode()
+    assert header.startswith("# check-conntrack table time=")
+    assert " count=95 max=100 tcp_timeout_syn_sent=120 " in header
     assert (
         first
         == tables.tcp("ESTABLISHED", "10.0.0.0", "192.0.2.9", 40000, 443, 431000)
@@ -301,7 +303,9 @@ def test_many_entries_are_taken_from_proc_and_written_as_conntrack_does(
     reader.hands_out("text", *(PROC[at : at + size] for at in range(0, len(PROC), size)))
     inspect("--save", tmp_path)
     (path,) = tmp_path.glob("conntrack-*")
-    assert gzip.decompress(path.read_bytes()).decode() == AS_CONNTRACK_PRINTS
+    _, *lines, end = gzip.decompress(path.read_bytes()).decode().splitlines(keepends=True)
+    assert "".join(lines) == AS_CONNTRACK_PRINTS
+    assert end == "# check-conntrack end entries=3\n"
 
 
 def test_many_entries_are_taken_from_a_dump_where_proc_has_none(
@@ -313,7 +317,7 @@ def test_many_entries_are_taken_from_a_dump_where_proc_has_none(
     reader.hands_out("text", 2, file="-")
     inspect("--save", tmp_path)
     (path,) = tmp_path.glob("conntrack-*")
-    assert gzip.decompress(path.read_bytes()).count(b"\n") == 95
+    assert gzip.decompress(path.read_bytes()).count(b"\n") == 97  # a header and a last line
 
 
 def test_a_dump_that_breaks_off_is_no_snapshot(reader, sysctls, inspect, tmp_path):

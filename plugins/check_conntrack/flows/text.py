@@ -33,13 +33,17 @@ KEPT_OF_LINE = 200
 # So many lines at the beginning of a text show whether something stands before every entry.
 FIRST_LINES = 20
 _BEFORE_ENTRY = re.compile(rb"^[^\n]*?(?=" + ENTRY_START.pattern + rb")", re.MULTILINE)
+# How conntrack(8), and a snapshot, say at their end how many entries there are.
+_ENTRIES = re.compile(
+    SHOWN.pattern + rb"|^# check-conntrack end entries=([0-9]{1,15})$", re.MULTILINE
+)
 _FAILED = re.compile(rb"^conntrack v[^\n]*?: (Operation failed[^\r\n]*)", re.MULTILINE)
 
 
 class Listing:
     """A text in blocks of whole lines, and what it says of itself.
 
-    shown: the entries that conntrack(8) counted at the end of its listing, None where it did not.
+    shown: the entries that it is said to hold at its end, None where that is not said.
     failure: the words with which it failed, empty where it did not. cut: the last line, where it
     has no newline. size: bytes read.
     """
@@ -56,7 +60,7 @@ class Listing:
         """Yield blocks of whole lines; overlong lines go to `bad`, once each, cut short."""
         strip = None
         for block in self._lines():
-            if b"conntrack v" in block or b" been shown" in block:
+            if b"conntrack v" in block or b" been shown" in block or b"# check" in block:
                 self._remarks(block)
             if strip is None:
                 strip = _is_wrapped(block)
@@ -89,8 +93,8 @@ class Listing:
             yield rest
 
     def _remarks(self, block: bytes) -> None:
-        for number in SHOWN.findall(block):
-            self.shown = (self.shown or 0) + int(number)
+        for one, other in _ENTRIES.findall(block):
+            self.shown = (self.shown or 0) + int(one or other)
         failed = _FAILED.search(block)
         if failed and not self.failure:
             self.failure = failed[1][:KEPT_OF_LINE].decode("ascii", "backslashreplace").strip()

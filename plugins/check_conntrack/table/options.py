@@ -140,6 +140,11 @@ def parser() -> cli.Parser:
         "or a file of what these print, gzip too; - is standard input",
     )
     add(
+        "--timeouts",
+        metavar="FILE",
+        help="timeouts and limits of the host that a file came from: the output of sysctl -a",
+    )
+    add(
         "--address",
         action="append",
         default=[],
@@ -215,6 +220,8 @@ def validate(options: argparse.Namespace) -> None:
     """Raise UsageError for options that exclude each other."""
     if options.netns and options.source not in (AUTO, NETLINK, PROC):
         raise cli.UsageError(f"--netns does not go with --source {options.source}")
+    if options.timeouts and options.source in LIVE:
+        raise cli.UsageError("--timeouts goes with a file that --source names")
     if options.save and options.source not in LIVE:
         raise cli.UsageError("--save keeps a live table, not a file")
 
@@ -258,6 +265,8 @@ def late_modules(options: argparse.Namespace) -> list[str]:
         "advice.diagnosis",
         "table.profile",
     ]
+    if options.source not in LIVE:
+        suite += ["flows.text_form", "table.files"]
     if options.save:
         suite += ["table.snapshots", "table.table_text", "flows.text_writer"]
     return late + ["check_conntrack." + name for name in suite]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..advice.diagnosis import LONG_IDLE, TableProfile, TopItem
+from ..flows.tally import IDLE_SHIFT
 from ..kernel import ctnetlink as ct
 from ..kernel import host
 from ..kernel.limits import OWN
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from ..flows.tally import Top
     from .resource import NamespaceReport
 
-# What people set the timeout of established connections to, in seconds.
-_USUAL = (600, 1800, 3600, 7200, 10800, 21600, 43200, 54000, 86400, 172800, 259200, 432000)
+# A timeout shows where this many established entries, and this share of them, have just been
+# renewed: they have nearly all of it left. Entries from before a lower timeout have more left.
+FEWEST_RENEWED, RENEWED_SHARE = 5, 0.01
+RENEWED_BUCKETS = 3  # of 2**IDLE_SHIFT seconds each
+MOST_OLDER = 0.05
 
 
 def table_profile(
@@ -33,12 +37,15 @@ def table_profile(
     tally = table.tally
     entries = figures.entries or 1
     kept = tally.kept or 1
-    established = timeouts.get("tcp_timeout_established") or _assumed(tally.longest_established)
+    established = timeouts.get("tcp_timeout_established") or inferred_timeout(
+        tally.established_timeouts
+    )
     unacknowledged = max(
         timeouts.get(name, DEFAULTS[name])
         for name in ("tcp_timeout_unacknowledged", "tcp_timeout_max_retrans")
     )
-    idle = tally.established_idle(LONG_IDLE, established, unacknowledged)
+    # Without a timeout nothing is known of idle entries.
+    idle = tally.established_idle(LONG_IDLE, established or 0, unacknowledged)
     names = _top_item(tally.top_sources(1)), _top_item(tally.top_half_open_sources(1))
 
     def most_in(state: int) -> TopItem:
@@ -78,6 +85,20 @@ def _top_item(tops: Sequence[Top]) -> TopItem:
     return TopItem(tops[0].name, tops[0].share) if tops else TopItem()
 
 
-def _assumed(longest: int) -> int:
-    """Return the timeout that was in force where a table was collected."""
-    return next((usual for usual in _USUAL if usual >= longest), longest)
+def inferred_timeout(remaining: Mapping[int, int]) -> int | None:
+    """Return the timeout of established connections where their table was collected, in seconds.
+
+    remaining: how many entries have how much left, in units of 2**IDLE_SHIFT seconds. Entries that
+    were just renewed stand together at the timeout in force, and none or few above. None where no
+    such place is found. Rounded down, so that no entry is taken for idle too early.
+    """
+    total = sum(remaining.values())
+    older = 0
+    for top in sorted(remaining, reverse=True):
+        renewed = sum(remaining.get(top - step, 0) for step in range(RENEWED_BUCKETS))
+        if renewed >= max(FEWEST_RENEWED, RENEWED_SHARE * total):
+            return top << IDLE_SHIFT
+        older += remaining[top]
+        if older > MOST_OLDER * total:
+            break
+    return None

@@ -17,6 +17,7 @@ from .. import nagios, places, session
 from ..kernel import KernelError
 from ..kernel.limits import OWN, read_limits
 from ..kernel.namedtuple import NamedTuple
+from ..kernel.table_file import HostValues
 from ..state import trend
 from ..state.state_store import boot_id, kept_series, series_of
 from . import sources
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ..kernel.conntrack_cli import Conntrack
     from ..kernel.limits import Limits
     from ..session import Session
+    from .files import OpenFiles
     from .sources import ReadRequest
 
 
@@ -122,6 +124,9 @@ class TableResource(Resource):
                 yield from one.metrics(hidden=False)
         for problem in report.problems:
             yield Metric("problem", problem, context="problem")
+        for one in report.namespaces:
+            if one.table and one.table.unreadable:
+                yield Metric("unreadable", one.table.unreadable, context="unreadable")
         if report.inactive:
             yield Metric("inactive", "conntrack is not active", context="inactive")
         for one in others:
@@ -131,7 +136,8 @@ class TableResource(Resource):
 class TableReader:
     """One run's way to tables.
 
-    programs: conntrack(8) processes that were started while there were privileges.
+    programs: conntrack(8) processes that were started while there were privileges. files: those
+    that the options name.
     """
 
     def __init__(
@@ -140,12 +146,15 @@ class TableReader:
         session: Session,
         request: ReadRequest,
         programs: list[Conntrack],
+        files: OpenFiles,
         stack: ExitStack,
     ) -> None:
         self.options = options
         self.session = session
         self.request = request
         self._programs = programs
+        self._files = files
+        self._timeouts: dict[str, dict[str, int]] = {}
         self._stack = stack
         self._problems: list[str] = []
         self._errors: list[SourceError] = []
@@ -182,8 +191,23 @@ class TableReader:
         )
 
     def _read_file(self) -> TableReport:
-        table = sources.read_file(self.options.source, self.request, self.session.stage)
-        report = NamespaceReport("", "", 0, "", None, table, table.tally.figures())
+        from . import files
+
+        options, stage = self.options, self.session.stage
+        given = HostValues()
+        if options.timeouts:
+            given = files.read_host_values(options.timeouts, self._files, stage)
+        table = files.read_file(options.source, self._files, self.request, stage)
+        table = table._replace(host=_merged(table.host, given))
+        report = NamespaceReport(
+            table.host.namespace,
+            "",
+            0,
+            "",
+            table.host.limits(table.tally.read),
+            table,
+            table.tally.figures(),
+        )
         problems = (table.fault,) if table.fault else ()
         return TableReport((report,), problems, from_file=True)
 
@@ -277,19 +301,21 @@ class TableReader:
         return table._replace(notes=(*table.notes, note)) if note else table
 
     def timeouts(self, report: NamespaceReport) -> dict[str, int]:
-        """Return the timeouts in force in a namespace in seconds, those that can be read.
-
-        None are known for a file.
-        """
+        """Return the timeouts in force in a namespace in seconds, those that are known."""
         from ..kernel.timeouts import read_timeouts, timeouts_of
 
-        if report.path == OWN:
-            return read_timeouts()
-        if not report.path or not self.session.may_ask:
-            return {}
-        with suppress(KernelError):
-            return timeouts_of(self.session.ask([b"timeouts", os.fsencode(report.path)]))
-        return {}
+        path = report.path
+        if not path:
+            return dict(report.table.host.timeouts) if report.table else {}
+        if path not in self._timeouts:
+            self._timeouts[path] = {}
+            if path == OWN:
+                self._timeouts[path] = read_timeouts()
+            elif self.session.may_ask:
+                with suppress(KernelError):
+                    frames = self.session.ask([b"timeouts", os.fsencode(path)])
+                    self._timeouts[path] = timeouts_of(frames)
+        return self._timeouts[path]
 
     # --- peaks of earlier runs
 
@@ -326,6 +352,16 @@ class TableReader:
         }
         if changes:
             store.update_each(self._others_key(), changes)
+
+
+def _merged(own: HostValues, given: HostValues) -> HostValues:
+    """Return what a file says of its host, with what another file says first."""
+    return own._replace(
+        entries=own.entries if given.entries is None else given.entries,
+        limit=own.limit if given.limit is None else given.limit,
+        buckets=given.buckets or own.buckets,
+        timeouts={**own.timeouts, **given.timeouts},
+    )
 
 
 def _report(place: places.Spot, table: TableReading | None, *, was_read: bool) -> NamespaceReport:

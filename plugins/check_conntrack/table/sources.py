@@ -1,4 +1,4 @@
-"""The sources of a table: ctnetlink, /proc, conntrack(8), or a file.
+"""The sources of a live table: ctnetlink, /proc, conntrack(8).
 
 Each returns a TableReading, or a SourceError that says why there is none. Only the tally of what
 was read is kept.
@@ -13,11 +13,12 @@ from itertools import groupby
 from ..kernel import KernelError
 from ..kernel.limits import OWN
 from ..kernel.namedtuple import NamedTuple
+from ..kernel.table_file import HostValues
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import BinaryIO, Callable
+    from typing import Callable
 
     from ..flows.match import Match
     from ..flows.tally import Prefixes, Tally
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 AUTO, NETLINK, PROC, CONNTRACK = "auto", "netlink", "proc", "conntrack"
 PROC_PATH, CONNTRACK_PATH = "/proc/net/nf_conntrack", "conntrack -L"
 LIVE = (AUTO, NETLINK, PROC, CONNTRACK)
+# More bad lines than this share of all lines, and figures say little.
+MANY_BAD_LINES = 0.1
 # A count and a dump that lie farther apart than this were not of the same table.
 FEWEST_APART, APART = 100, 0.1
 # What the kernel says where the dump lost its place, and what came before it is sound.
@@ -47,6 +50,7 @@ class TableReading(NamedTuple):
 
     kernel_count: the exact number of entries, None where it is not known. sampled: the tally
     holds a part of them. notes: for people. fault: why the figures cannot be trusted, else empty.
+    host: what a file says of its host.
     """
 
     origin: str
@@ -55,6 +59,15 @@ class TableReading(NamedTuple):
     sampled: bool = False
     notes: tuple[str, ...] = ()
     fault: str = ""
+    host: HostValues = HostValues()
+
+    @property
+    def unreadable(self) -> str:
+        """Return how many lines could not be read, where these are many; else nothing."""
+        bad, read = self.tally.bad_lines, self.tally.read
+        if bad <= MANY_BAD_LINES * (bad + read):
+            return ""
+        return f"{bad} of {bad + read} lines could not be read"
 
     @property
     def total(self) -> int | None:
@@ -78,7 +91,8 @@ class _UselessFilterError(Exception):
     """The kernel's filter leaves more entries than may be read, or its answer has no end."""
 
 
-def _tally(request: ReadRequest) -> Tally:
+def new_tally(request: ReadRequest) -> Tally:
+    """Return an empty tally for a request."""
     from ..flows.tally import Tally
 
     return Tally(request.prefixes, request.match)
@@ -157,7 +171,7 @@ def _dumps(
     from ..flows import bulk, parallel_count
     from ..flows.netlink import TableError
 
-    tally = _tally(request)
+    tally = new_tally(request)
     complete, interrupted = True, False
     fault, notes = "", []
     for name, dump in groupby(frames, lambda frame: frame.file):
@@ -241,7 +255,7 @@ def _count_text(pieces: Iterator[bytes], request: ReadRequest) -> tuple[Tally, b
     """What the pieces hold, and whether that is all."""
     from ..flows import text
 
-    tally = _tally(request)
+    tally = new_tally(request)
     file = _Pieces(pieces, request.most)
     text.count(file, tally)  # type: ignore[arg-type]
     return tally, not file.cut
@@ -304,55 +318,6 @@ def read_conntrack(
             return {OWN: SourceError("conntrack", str(error), "CAP_NET_ADMIN" if forbidden else "")}
     count = counts.get(OWN, 0)
     return {OWN: TableReading(CONNTRACK_PATH, tally, count, not complete and tally.read < count)}
-
-
-# --- files
-
-
-def read_file(path: str, request: ReadRequest, stage: Callable[[str], None]) -> TableReading:
-    """The table in a file, whole. Raises KernelError for what is no table.
-
-    One that breaks off gives what came before, and a fault.
-    """
-    from ..flows import text
-    from ..kernel.table_file import STANDARD_INPUT, open_listing, unreadable
-
-    name = "standard input" if path == STANDARD_INPUT else path
-    stage(f"reading {name}")
-    tally = _tally(request)
-    fault = ""
-    with open_listing(path) as file:
-        careful = _Careful(file)
-        text.count(careful, tally)  # type: ignore[arg-type]
-        if careful.why:
-            fault = f"{name}: {unreadable(careful.why)}, after {tally.read} entries"
-    if not tally.read:
-        if fault:
-            raise KernelError(f"{name} is no table: {fault.partition(': ')[2].partition(',')[0]}")
-        if not tally.bad_lines:
-            raise KernelError(f"{name} is empty: no entry stands in it")
-        raise KernelError(f"{name} is no connection-tracking table: {tally.first_bad_line[:60]!r}")
-    return TableReading(name, tally, None, False, (), fault)
-
-
-class _Careful:
-    """A file that ends where it cannot be read on; `why` then says so."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.why: Exception | None = None
-
-    def read(self, size: int) -> bytes:
-        import zlib
-
-        if self.why:
-            return b""
-        try:
-            # One read of what lies below at a time: read() would lose what came before an error.
-            return self._file.read1(size)  # type: ignore[attr-defined, no-any-return]
-        except (OSError, EOFError, zlib.error) as error:
-            self.why = error
-            return b""
 
 
 # --- a dump and the kernel's count

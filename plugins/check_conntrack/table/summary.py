@@ -193,11 +193,14 @@ def _of(report: NamespaceReport, results: Results) -> list[Result]:
 
 def _into(report: NamespaceReport) -> str:
     """Return the words before a command that is to run in a namespace."""
-    if not report.name or report.path == OWN:
+    path = report.path
+    if not path and report.table:
+        path = report.table.host.path
+    if not path or path == OWN:
         return ""
     import shlex
 
-    return f"nsenter --net={shlex.quote(report.path)} "
+    return f"nsenter --net={shlex.quote(path)} "
 
 
 def _sentence(report: NamespaceReport, results: Results) -> str:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from nagiosplugin import Ok, Unknown
+from nagiosplugin import Ok, Unknown, Warn
 
 from .. import nagios, runner, session, signals
 from ..kernel import KernelError, privileges
 from ..ranges import parse_thresholds
 from . import options as table_options
+from .files import OpenFiles
 from .options import EXAMPLES, LABELS, NAMESPACE_LABELS, PURPOSE, parser
 from .resource import TableReader, TableResource
-from .sources import CONNTRACK_PATH
+from .sources import CONNTRACK_PATH, LIVE
 from .summary import TITLE, TableSummary
 
 TYPE_CHECKING = False
@@ -48,6 +49,7 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
     request = table_options.read_request(options)
     with ExitStack() as stack:
         programs = []
+        files = OpenFiles(options)
         if table_options.may_use_conntrack(options) and privileges.has(privileges.CAP_NET_ADMIN):
             programs = _privileged_conntrack(stack, 2 if options.save else 1)
         run = session.begin(
@@ -57,17 +59,21 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             readers=table_options.readers_needed(options),
             capability=privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN,
             late=table_options.late_modules(options),
+            open_files=files.open_all if options.source not in LIVE else None,
         )
-        reader = TableReader(options, run, request, programs, stack)
+        reader = TableReader(options, run, request, programs, files, stack)
         report = reader.read()
         summary = TableSummary(report, reader, options)
-        contexts = nagios.contexts(LABELS, thresholds, options.if_inactive)
-        outcome = nagios.conclude(options, run, TableResource(report), summary, contexts)
+        contexts = [
+            *nagios.contexts(LABELS, thresholds, options.if_inactive),
+            nagios.StateContext("unreadable", Warn),
+        ]
+        result = nagios.conclude(options, run, TableResource(report), summary, contexts)
         reader.remember_peaks(report)
         if not options.save or not summary.shown:
-            return outcome
+            return result
         deadline = started + options.timeout - SPARE_TIME if options.timeout else None
-        return _with_snapshot(outcome, reader, summary.shown, deadline)
+        return _with_snapshot(result, reader, summary.shown, deadline)
 
 
 def _privileged_conntrack(stack: ExitStack, number: int) -> list[Conntrack]:
@@ -81,7 +87,7 @@ def _privileged_conntrack(stack: ExitStack, number: int) -> list[Conntrack]:
 
 
 def _with_snapshot(
-    outcome: runner.CheckResult,
+    result: runner.CheckResult,
     reader: TableReader,
     report: NamespaceReport,
     deadline: float | None,
@@ -92,26 +98,26 @@ def _with_snapshot(
     options, store = reader.options, reader.session.store
     least = {"always": 0, "warning": 1, "critical": 2}[options.save_when]
     # An unknown table is not worth a snapshot.
-    problem = least == 0 or (outcome.state is not Unknown and int(outcome.state) >= least)
+    problem = least == 0 or (result.state is not Unknown and int(result.state) >= least)
     name = report.name or f"net:[{report.inode}]"
     key = f"snapshot/{name}/{options.state_key}"
     now = time.time()
     try:
         if not problem or not report.table:
             # UNKNOWN does not end an incident.
-            if not problem and outcome.state is not Unknown:
+            if not problem and result.state is not Unknown:
                 store.update(key, lambda _: snapshots.remember(problem=False, saved=None))
-            return outcome
+            return result
         line = _save(reader, report, deadline, now, store.read(key))
         if line:
             store.update(key, lambda _: snapshots.remember(problem=True, saved=now))
-            return outcome._replace(lines=[*outcome.lines, line])
+            return result._replace(lines=[*result.lines, line])
     except (Exception, signals.StoppedError) as error:
         failed = f"no snapshot: {error}"
-        if outcome.state is Ok:
-            return outcome._replace(text=f"{outcome.text}; {failed}")
-        return outcome._replace(lines=[*outcome.lines[:1], failed, *outcome.lines[1:]])
-    return outcome
+        if result.state is Ok:
+            return result._replace(text=f"{result.text}; {failed}")
+        return result._replace(lines=[*result.lines[:1], failed, *result.lines[1:]])
+    return result
 
 
 def _save(
@@ -123,7 +129,7 @@ def _save(
 ) -> str:
     """Write a snapshot if one is due; returns the line about it, empty where none is due."""
     from . import snapshots
-    from .table_text import table_text
+    from .table_text import described, host_values, table_text
 
     assert report.table  # noqa: S101 - checked by the caller
     options = reader.options
@@ -137,7 +143,11 @@ def _save(
         program = None
         if reader.has_conntrack or report.table.origin == CONNTRACK_PATH:
             program = reader.take_conntrack()
-        pieces = table_text(reader.session, program, report.table, report.path)
+        pieces = described(
+            table_text(reader.session, program, report.table, report.path),
+            host_values(report, reader.timeouts(report)),
+            now,
+        )
 
         def expired() -> bool:
             return deadline is not None and time.monotonic() > deadline

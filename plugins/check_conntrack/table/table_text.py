@@ -7,15 +7,17 @@ import re
 from contextlib import suppress
 
 from ..kernel import KernelError
+from ..kernel.table_file import HostValues, end_line, header_line
 from .sources import CONNTRACK_PATH, PROC_PATH, batches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from ..kernel.conntrack_cli import Conntrack
     from ..kernel.reader_client import Frame
     from ..session import Session
+    from .resource import NamespaceReport
     from .sources import TableReading
 
 # So many entries are written from a dump in about a second.
@@ -49,6 +51,31 @@ def table_text(
             yield from lines
             return
     yield from _written(session, path)
+
+
+def host_values(report: NamespaceReport, timeouts: Mapping[str, int]) -> HostValues:
+    """Return what a snapshot says of its host."""
+    limits = report.limits
+    # Only a path under /run/netns leads into the same namespace later.
+    named = report.path.startswith("/run/netns/")
+    return HostValues(
+        limits.entries if limits else None,
+        limits.limit if limits else None,
+        limits.buckets if limits else None,
+        timeouts,
+        report.name,
+        report.path if named else "",
+    )
+
+
+def described(pieces: Iterable[bytes], values: HostValues, now: float) -> Iterator[bytes]:
+    """Yield a table's text between a header and a last line that says how many entries it has."""
+    yield header_line(values, now)
+    entries = 0
+    for piece in pieces:
+        entries += piece.count(b"\n")
+        yield piece
+    yield end_line(entries)
 
 
 def _rewritten(frames: Iterable[Frame]) -> Iterator[bytes]:
