@@ -20,7 +20,7 @@ jul july juli juil jui juillet lug luglio julio julho июл июля lip lipca 
 aug august août aoû ago agosto augustus augusti авг августа sie sierpnia srp srpna elo elokuuta ağu ağustos augusztus αυγ αυγούστου сер серпня avg 八月
 sep sept september septembre set settembre septiembre setembro сен сент сентября wrz września zář září syys syyskuuta eyl eylül septembrie szept szeptember σεπ σεπτεμβρίου вер вересня 九月
 oct october okt oktober octobre ott ottobre octubre out outubro окт октября paź października říj října loka lokakuuta eki ekim octombrie október οκτ οκτωβρίου жов жовтня 十月
-nov november novembre noviembre novembro ноя нояб ноября lis listopada marras marraskuuta kas kasım noiembrie νοε νοεμβρίου листопада ное 十一月
+nov november novembre noviembre novembro ноя нояб ноября лис lis listopada marras marraskuuta kas kasım noiembrie νοε νοεμβρίου листопада ное 十一月
 dec december dez dezember déc décembre dic dicembre diciembre dezembro des desember дек декабря gru grudnia pro prosince joulu joulukuuta ara aralık decembrie δεκ δεκεμβρίου гру грудня 十二月
 """  # noqa: E501
 _WEEKDAYS = """\

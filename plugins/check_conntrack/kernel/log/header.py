@@ -36,6 +36,7 @@ _MOST_WORDS_WITHOUT_TAG = 2
 _SPECIAL = re.compile(
     # a priority, with the version of RFC 5424
     r"<(?P<priority>[0-9]{1,3})>(?P<version>[1-9] )?"
+    r"|(?P<unranked>\A1 )(?=[0-9]{4}-[0-9]{2}-[0-9]{2}T)"
     # the kernel's stamp: with a CPU (Amlogic), a caller, or the time since the line before
     r"|\[ *(?P<seconds>[0-9]{1,12})\.(?P<fraction>[0-9]{1,9})(?:@[0-9]+)?"
     r"(?: *<[ +]*[0-9.]+ *>)?(?: *[TC][0-9]+)? *\]"
@@ -54,19 +55,21 @@ _SPECIAL = re.compile(
     r"|(?P<relative>\[ *\+[0-9.]+\]|\[ *<[ +]*[0-9.]+ *>\])"
     # UniFi access points
     r'|\((?P<unifi>"[\w.,-]{1,60}")\)'
-    r"|\[(?P<bracket>[^\[\]]{1,64})\]"
+    r"|\[(?P<bracket>[^\[\]]{1,64})\](?:@[0-9]+)?"
 )
 _SPACE = re.compile(r"[\s|]+")
 _WORD = re.compile(r"[^\s\[<|]+")
 _PID = re.compile(r"\[[\w.@-]{1,40}\]:?")
 _GREP = re.compile(
-    r"(?:\(standard input\)|(?=[^\s:]*/)[^\s:\"'=]+|[^\s:\"'=]+\.(?:log|txt|gz|xz|bz2|zst|[0-9]+)"
-    r"|(?:messages|syslog|kern|dmesg|debug|warn)[\w.-]*):(?:[0-9]+:)?(?=\S|\Z)"
+    r"(?:\(standard input\)|(?![0-9]{1,2}/)(?=[^\s:]*/)[^\s:\"'=]+"
+    r"|[^\s:\"'=]+\.(?:log|txt|gz|xz|bz2|zst|[0-9]+)|(?:messages|syslog|kern|dmesg|debug|warn)[\w.-]*):(?:[0-9]+:)?(?=\S|\Z)"
     r"|[0-9]+:(?=[^\W\d]|[<\[]|[0-9]{4}-|\Z)"
 )
-_STRUCTURED_DATA = re.compile(r"\S{1,128} +\S{1,64} +(?:-|(?:\[[^\]]*\])+) *\ufeff?")
+_STRUCTURED_DATA = re.compile(
+    r"\S{1,128} +\S{1,64} +(?:-|(?:\[(?:[^\]\"]|\"(?:[^\"\\]|\\.)*\")*\])+) *\ufeff?"
+)
 _DAEMON = re.compile(
-    r"(?:kernel|klogd|kmsg|vmunix|imklog|printk|linux-kernel|"
+    r"/?(?:kernel|klogd|kmsg|vmunix|imklog|printk|linux-kernel|"
     r"kern\.[a-z]{1,8}|kernel[-.][a-z]{1,8}|%KERN-[0-9]-[A-Z_]{1,40})",
     re.IGNORECASE,
 )
@@ -162,6 +165,8 @@ class _Reader:
         if match["priority"]:
             self.facility = int(match["priority"]) >> 3
             self.version = bool(match["version"])
+        elif match["unranked"]:
+            self.version = True
         elif match["seconds"]:
             self._uptime(match["seconds"], match["fraction"])
         elif match["kmsg"]:
@@ -225,13 +230,15 @@ class _Reader:
 
     def _word(self, word: str) -> None:
         if '"' in word or "`" in word or word[0] in "'\u2018\u201c\u201e\u00ab":
-            self.proof = self.proof or "a quotation"
+            self.proof = "a quotation"
+        elif word[0] == ">" and not self.stamped:
+            self.proof = "a quotation in a mail"
         elif word.endswith(":") and len(word) > 1:
             self._colon(word)
         elif word == ":" or self._colon_follows():
             self._tag(word if word != ":" else (self.words.pop() if self.words else ""))
-        elif "=" in word:
-            self.proof = self.proof or "a field of a program"
+        elif "=" in word or ";" in word:
+            self.proof = "a field of a program"
         elif not self._known(word):
             self.words.append(word)
 
@@ -253,6 +260,8 @@ class _Reader:
 
     def _tag(self, name: str) -> None:
         bare = re.split(r"[\[(]", name, maxsplit=1)[0]
+        if bare.lower() in ("login", "password") and not self.stamped:
+            return  # a console's prompt
         match = _PRIORITY_NAME.fullmatch(bare)
         if _DAEMON.fullmatch(bare):
             if not self.marked or self.program != KERNEL:
@@ -299,7 +308,6 @@ class _Reader:
         """
         if self.version and len(self.words) == 1:
             self._tag(KERNEL)
-            data = _STRUCTURED_DATA.match(self.text.lstrip(), self.at)
             data = _STRUCTURED_DATA.match(self.text, self.at + 1)
             self.at = data.end() if data is not None else self.at
             return True

@@ -39,6 +39,9 @@ _HOST_KEYS = _HOST_NAMES.split()
 _TIME_KEYS = _TIME_NAMES.split()
 _UPTIME_KEYS = ("_source_monotonic_timestamp",)
 _DEPTH = 6
+KERNEL = "kernel"
+_KERNEL_COLUMNS = frozenset(("kernel", "kern", "klogd", "kernel:"))
+_PAIR = re.compile(r'(?P<key>[A-Za-z_][\w.-]{0,63})=(?P<value>"(?:[^"\\]|\\.)*"|[^\s"]+)')
 _CUT_JSON = re.compile(
     r"[\"'](?:MESSAGE|message|msg|log|short_message|text|line)[\"'] ?(?::|=>) ?[\"']"
 )
@@ -78,7 +81,43 @@ def records(text: str) -> Iterator[Record] | None:
         value = _json(text[brace:])
         if value is not None:
             return _walk(value, {}, 0)
-    return None
+    return _columns(text) or _logfmt(text)
+
+
+def _columns(text: str) -> Iterator[Record] | None:
+    """Return the messages of a line of columns that names the kernel in one of them."""
+    if text.count("\t") > 1:
+        fields = text.split("\t")
+    elif text.startswith('"') or ',"' in text:
+        import csv
+
+        try:
+            fields = next(csv.reader([text]), [])
+        except csv.Error:
+            return None
+    else:
+        return None
+    plain = [field.strip() for field in fields]
+    if not any(field.lower() in _KERNEL_COLUMNS for field in plain):
+        return None
+    return (Record(field, KERNEL, time=plain[0]) for field in plain if " " in field)
+
+
+def _logfmt(text: str) -> Iterator[Record] | None:
+    """Return the message of a line of ``key=value``, where a field of it names the kernel."""
+    if "=" not in text or '="' not in text:
+        return None
+    known = {}
+    for match in _PAIR.finditer(text):
+        value = match["value"]
+        known[match["key"].lower()] = value[1:-1].replace('\\"', '"') if value[0] == '"' else value
+    key = next((key for key in _MESSAGE_NAMES.split() if key in known), None)
+    if key is None or len(known) < 3:
+        return None
+    record = _record(known[key], known)
+    if record.program is None and record.facility is None and record.transport is None:
+        return None
+    return iter((record,))
 
 
 def message_of_cut_json(text: str) -> str | None:
@@ -130,12 +169,13 @@ def _walk(value: dict[str, Any], outer: dict[str, str], depth: int) -> Iterator[
         if isinstance(item, dict):
             yield from _walk(item, known, depth + 1)
         elif str(key).lower() in MESSAGE_KEYS:
-            for text in filter(None, _text(item).split("\n")):
+            for text in item.split("\n") if isinstance(item, str) else ():
                 yield _record(text, known)
-        if isinstance(item, list):
-            for each in item:
-                if isinstance(each, dict):
-                    yield from _walk(each, known, depth + 1)
+        for each in item if isinstance(item, list) else ():
+            if isinstance(each, dict):
+                yield from _walk(each, known, depth + 1)
+            elif _is_pair(each):
+                yield _record(each[1], {**known, "time": each[0]})
 
 
 def _plain_fields(value: dict[str, Any]) -> dict[str, str]:
@@ -150,13 +190,9 @@ def _plain_fields(value: dict[str, Any]) -> dict[str, str]:
     return fields
 
 
-def _text(item: Any) -> str:
-    """Return a message's text; the journal writes one that is no UTF-8 as a list of bytes."""
-    if isinstance(item, str):
-        return item
-    if isinstance(item, list) and item and all(isinstance(n, int) and 0 <= n < 256 for n in item):
-        return bytes(item).decode("utf-8", "replace")
-    return ""
+def _is_pair(value: object) -> bool:
+    """Tell whether it is Loki's pair of a time and a line."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
 
 
 def _record(text: str, known: dict[str, str]) -> Record:

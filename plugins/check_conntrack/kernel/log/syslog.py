@@ -10,7 +10,7 @@ import re
 
 from ..namedtuple import NamedTuple
 from .header import KERNEL, Header, better_stamp, is_kernel_daemon, read_header, read_start
-from .messages import Kind, Message, ends_message, find_messages
+from .messages import Message, ends_message, find_messages
 from .stamps import UNDATED, Stamp, read_stamp
 from .structured import Record, entry_bounds, message_of_cut_json, records
 
@@ -37,6 +37,21 @@ _KERNELS_WORDS = re.compile(
     r"|Initializing cgroup subsys|Booting Linux on physical CPU|"
     r"(?:nf|ip)_conntrack version [0-9.]+ \([0-9]+ buckets)"
 )
+
+
+_FLUENT_BIT = re.compile(r"\[\[?(?P<time>[0-9]{10}\.[0-9]{1,9}), ")
+_TIME_FIELD = re.compile(
+    r'"(?:__REALTIME_TIMESTAMP|@timestamp|timestamp|time|ts|date)" ?: ?"?(?P<time>[^",}]{10,40})'
+)
+_STRUCTURE = ("{", "\n", '"', "\t")
+_KERNEL_FACILITIES = (None, "0", "kern", "kernel", "kernel messages")
+# Lines of an entry of several lines.
+_KERNELS_FIELD = re.compile(
+    r"\s*(?:(?:_TRANSPORT|SYSLOG_IDENTIFIER)=kernel\s*\Z"
+    r'|"(?:_TRANSPORT|SYSLOG_IDENTIFIER)" ?: "kernel"|"dmesg" ?: \[)'
+)
+# util-linux writes dmesg's times in ISO 8601 with a comma, and no host.
+_ISO_DMESG = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8},[0-9]{6}[+-][0-9]{2}:[0-9]{2} ")
 
 
 class LogLine(NamedTuple):
@@ -72,93 +87,112 @@ def clean(line: str) -> str:
 
 
 def parse_line(line: str, reference: float, zone: tzinfo | None = None) -> LogLine | None:
-    """Return what the kernel reports in the line, None where it is not the kernel's or no loss.
+    """Return the first of what ``parse_messages`` returns, None where there is none."""
+    return next(iter(parse_messages(line, reference, zone)), None)
+
+
+def parse_messages(line: str, reference: float, zone: tzinfo | None = None) -> tuple[LogLine, ...]:
+    """Return what the kernel reports in the line; nothing where it is not the kernel's or no loss.
 
     A message counts unless what surrounds it proves that these are somebody else's words: a
-    program's tag, a quotation, a sentence that goes on. ``reference`` is when the line was
-    written at the latest, in seconds since the epoch (the file's last change, or now); ``zone``
-    is the zone of times without an offset, None for the zone of this process. A time that is no
-    time leaves the time unknown, and the message counts. Raises nothing.
+    program's tag, a quotation, a sentence that goes on. ``line`` may be an entry of several lines
+    (entry_bounds). One line holds several messages where a kernel left out a newline. Raises
+    nothing.
+
+    ``reference`` is when the line was written at the latest, in seconds since the epoch (the
+    file's last change, or now); ``zone`` is the zone of times without an offset, None for the
+    zone of this process. A time that is no time leaves the time unknown, and the message counts.
     """
-    if "{" in line or "\n" in line:
+    if any(mark in line for mark in _STRUCTURE):
         data = records(line)
         if data is not None:
             return _parse_records(line, data, reference, zone)
         cut = message_of_cut_json(line)
         if cut is not None:
             line = cut
-    return _parse_text(clean(line), reference, zone)
+    return tuple(found for found, _ in _parse_text(clean(line), reference, zone))
+
+
+def _parse_text(text: str, reference: float, zone: tzinfo | None) -> list[tuple[LogLine, Header]]:
+    """Return what a plain line reports, each with what stands before it."""
+    found: list[tuple[LogLine, Header]] = []
+    at = 0
+    matches = list(find_messages(text))
+    for number, match in enumerate(matches):
+        header = read_header(text[at : match.start], reference, zone)
+        at = match.end
+        glued = number + 1 < len(matches) and matches[number + 1].start == at
+        if header.proof or not (glued or ends_message(text, at)):
+            break
+        if header.times:
+            message = match.message._replace(times=match.message.times * header.times)
+            stamp = header.stamp
+            line = LogLine(
+                message, stamp.time, stamp.slack, header.monotonic, header.host, stamp.offset
+            )
+            found.append((line, header))
+    return found
 
 
 def _parse_records(
     line: str, data: Iterator[Record], reference: float, zone: tzinfo | None
-) -> LogLine | None:
-    found: list[LogLine] = []
+) -> tuple[LogLine, ...]:
+    """Return what the first record reports that is the kernel's.
+
+    One message under two keys (short_message and full_message) is one message.
+    """
+    brace = line.find("{") if "{" in line and "\n" not in line.strip() else 0
+    prefix = line[:brace].removeprefix("data: ")
+    outer = read_start(clean(prefix), reference, zone)
     for record in data:
-        text = record.text
-        inner = parse_line(text, reference, zone) if text[0] == "{" else None
-        inner = inner or _parse_text(clean(text), reference, zone)
-        if inner is not None and _is_kernels(record, text, inner):
-            found.append(_joined(record, inner, line, reference, zone))
-    if not found:
-        return None
-    # One message under two keys (short_message and full_message) is one message.
-    return found[0]
+        if record.text[:1] == "{":
+            nested = parse_messages(record.text, reference, zone)
+            inner = [(found, Header(kernel=True)) for found in nested]
+        else:
+            inner = _parse_text(clean(record.text), reference, zone)
+        if inner and _is_kernels(record, inner[0][1], outer):
+            stamp = _record_stamp(record, outer, prefix, reference, zone)
+            return tuple(_joined(record, found, stamp) for found, _ in inner)
+    return ()
 
 
-def _is_kernels(record: Record, text: str, inner: LogLine) -> bool:
-    """Tell whether the fields beside a message leave it the kernel's."""
-    tagged = text[:2000].lower().find("kernel") >= 0 or inner.monotonic is not None
-    if record.transport == KERNEL:
-        return record.facility in (None, "0", "kern")
-    if record.program is not None:
-        names = record.program.split()
-        if any(is_kernel_daemon(name.rstrip(":")) for name in names):
-            return True
-        if not tagged:
+def _is_kernels(record: Record, inner: Header, outer: Header) -> bool:
+    """Tell whether the fields beside a message, and what stands before it all, leave it so."""
+    names = (record.program or "").split()
+    named = any(is_kernel_daemon(name.rstrip(":")) for name in names)
+    if outer.proof:
+        # Fluentd puts its own tag, with dots, before an object.
+        tag = outer.program or ""
+        shipped = "." in tag and (inner.kernel or named or "kmsg" in tag or "kern" in tag)
+        if not shipped:
             return False
-    if record.transport not in (None, KERNEL, "syslog") and not tagged:
+    if record.transport == KERNEL:
+        return record.facility in _KERNEL_FACILITIES
+    if named or inner.kernel:
+        return True
+    if names or record.transport not in (None, "syslog"):
         return False
-    return record.facility in (None, "0", "kern", "kernel", "kernel messages") or tagged
+    return record.facility in _KERNEL_FACILITIES
 
 
-def _joined(
-    record: Record, inner: LogLine, line: str, reference: float, zone: tzinfo | None
-) -> LogLine:
-    """Return the line of a record, with the fields' values where its text says less."""
-    outer = UNDATED
+def _record_stamp(
+    record: Record, outer: Header, prefix: str, reference: float, zone: tzinfo | None
+) -> Stamp:
+    """Return when a record was made, by its fields or by what stands before it."""
     if record.time is not None:
-        outer = read_stamp(record.time, reference, zone)
-    if outer.time is None:
-        outer = read_start(line.partition("{")[0], reference, zone).stamp
+        stamp = read_stamp(record.time, reference, zone)
+        if stamp.time is not None:
+            return stamp
+    shipped = _FLUENT_BIT.search(prefix)
+    return outer.stamp if shipped is None else read_stamp(shipped["time"], reference)
+
+
+def _joined(record: Record, inner: LogLine, outer: Stamp) -> LogLine:
+    """Return the line of a record, with the fields' values where its text says less."""
     stamp = better_stamp(outer, Stamp(inner.time, inner.slack, inner.offset))
     monotonic = inner.monotonic if inner.monotonic is not None else record.monotonic
     host = inner.host or record.host
     return LogLine(inner.message, stamp.time, stamp.slack, monotonic, host, stamp.offset)
-
-
-def _parse_text(text: str, reference: float, zone: tzinfo | None) -> LogLine | None:
-    found: list[Message] = []
-    first: Header | None = None
-    at = 0
-    for match in find_messages(text):
-        header = read_header(text[at : match.start], reference, zone)
-        at = match.end
-        if header.proof or not ends_message(text, match.end):
-            if first is None:
-                return None
-            break
-        if first is None:
-            first = header
-        found.append(match.message)
-    if first is None or not first.times:
-        return None
-    message = found[0]
-    times = first.times * sum(each.times for each in found if each.kind is message.kind)
-    if message.kind is not Kind.SUPPRESSED or first.times > 1 or len(found) > 1:
-        message = message._replace(times=times)
-    stamp = first.stamp
-    return LogLine(message, stamp.time, stamp.slack, first.monotonic, first.host, stamp.offset)
 
 
 def parse_time(line: str, reference: float, zone: tzinfo | None = None) -> float | None:
@@ -167,6 +201,14 @@ def parse_time(line: str, reference: float, zone: tzinfo | None = None) -> float
     In seconds since the epoch, None where it does not tell; ``reference`` and ``zone`` as for
     ``parse_line``. Raises nothing.
     """
+    if "{" in line:
+        data = records(line)
+        record = None if data is None else next(data, None)
+        if record is not None and record.time is not None:
+            return read_stamp(record.time, reference, zone).time
+        match = _TIME_FIELD.search(line)
+        if match is not None:
+            return read_stamp(match["time"], reference, zone).time
     return read_start(clean(line[:512]), reference, zone).stamp.time
 
 
@@ -175,14 +217,17 @@ def kernel_line(line: str, reference: float, zone: tzinfo | None = None) -> Kern
 
     Raises nothing.
     """
-    brace = line.find("{")
-    if brace >= 0:
+    if any(mark in line for mark in _STRUCTURE):
         data = records(line)
         if data is not None:
             return _kernel_record(data, reference, zone)
-    header = read_start(clean(line[:512]), reference, zone)
+    text = clean(line[:512])
+    header = read_start(text, reference, zone)
     if not header.kernel:
-        return KernelLine() if _KERNELS_WORDS.match(line) else None
+        if _ISO_DMESG.match(text):
+            return KernelLine(None, None, header.stamp.time, header.stamp.offset)
+        known = _KERNELS_WORDS.match(text) or _KERNELS_FIELD.match(text)
+        return KernelLine() if known else None
     return KernelLine(header.host, header.monotonic, header.stamp.time, header.stamp.offset)
 
 
@@ -231,6 +276,7 @@ __all__ = [
     "entry_bounds",
     "kernel_line",
     "parse_line",
+    "parse_messages",
     "parse_repetition",
     "parse_time",
 ]
