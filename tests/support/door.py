@@ -30,6 +30,9 @@ from check_conntrack.kernel import (
     source,
     timeouts,
 )
+from check_conntrack.kernel import (
+    reader as kernel_reader,
+)
 from check_conntrack.kernel.log import gather, journal, kmsg
 from check_conntrack.table import table_check
 from support.contract import Run
@@ -133,6 +136,7 @@ class Door:
         patch(gather, "FILES", ())
         patch(journal, "journal_arguments", lambda *_, **__: self._program("journal"))
         patch(conntrack_cli, "CONNTRACK_PATHS", (str(folder / "conntrack"),))
+        patch(kernel_reader, "require_ctnetlink", lambda: None)
         patch(session.Session, "may_ask", property(lambda _: self.answer is not None))
         patch(reader_command, "reader_command", lambda *, sudo: self._program("answer"))
         patch(session.Session, "_reader", lambda asked: self._reader(asked))  # noqa: PLW0108

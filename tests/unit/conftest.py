@@ -21,6 +21,9 @@ from check_conntrack.kernel import (
     source,
     timeouts,
 )
+from check_conntrack.kernel import (
+    reader as kernel_reader,
+)
 from check_conntrack.state import state_store
 from check_conntrack.table import table_check
 from support.contract import Run
@@ -196,6 +199,7 @@ def reader(monkeypatch):
 def inspect(check, reader, monkeypatch, capfd):
     """Run check_conntrack_table in this process; without answers of `reader`, nothing is read."""
     monkeypatch.setattr(conntrack_cli, "CONNTRACK_PATHS", ())
+    monkeypatch.setattr(kernel_reader, "require_ctnetlink", lambda: None)
     monkeypatch.setattr(timeouts, "read_file", lambda path: source.FileReading(path, b"120\n"))
 
     def run(*arguments):

@@ -175,6 +175,19 @@ def test_a_namespace_that_may_not_be_seen_is_left_to_the_reader(netns):
     assert asked.missing == ()
 
 
+def test_pid_whose_link_leads_to_procfs_is_left_to_the_reader(netns, monkeypatch):
+    # Linux 5.10.262 shows stat() procfs' own directory where the privileges are missing.
+    netns({})
+    stat = os.stat
+    monkeypatch.setattr(
+        os, "stat", lambda path: stat("/proc") if path == "/proc/12/ns/net" else stat(path)
+    )
+    for spec in ("12", "/proc/12/ns/net"):
+        asked = find([spec], OWN)
+        assert asked.targets == (Target("pid-12", "/proc/12/ns/net"),)
+        assert asked.missing == ()
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [

@@ -13,6 +13,7 @@ import pytest
 from check_conntrack import runner, session
 from check_conntrack.kernel import conntrack_cli
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.table import table_check
 from support import flows_dump, tables
 
@@ -155,6 +156,22 @@ def test_what_conntrack_says_of_its_failure_is_told_and_what_to_grant(
     assert f"Tried conntrack: {reason}{needs}" in run.lines
     assert any("AmbientCapabilities" in line for line in run.lines) == right
     assert ("permission denied" in run.text) == right
+
+
+def test_conntrack_is_not_asked_where_that_would_load_a_module(inspect, monkeypatch, tmp_path):
+    fake = tmp_path / "conntrack"
+    fake.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(conntrack_cli, "CONNTRACK_PATHS", (str(fake),))
+
+    def refuse():
+        raise OSError(errno.EPROTONOSUPPORT, "")
+
+    monkeypatch.setattr(kernel_reader, "require_ctnetlink", refuse)
+    run = inspect("--source", "conntrack")
+    assert run.state == "UNKNOWN"
+    assert "nf_conntrack_netlink: not loaded (as root: modprobe nf_conntrack_netlink)" in run.out
+    assert not (tmp_path / "asked").exists()
 
 
 def test_without_rights_each_source_is_told_and_how_to_grant_it(sysctls, inspect):

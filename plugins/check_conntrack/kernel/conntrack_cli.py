@@ -71,7 +71,18 @@ class Conntrack:
                 process.wait(0.2)
 
     def listing(self) -> IO[bytes]:
-        """What it prints; end with `finish`."""
+        """Return its output; end with `finish`.
+
+        Raises KernelError where it would make the kernel load a module.
+        """
+        from . import reader
+
+        try:
+            reader.require_ctnetlink()
+        except OSError:
+            raise KernelError(
+                "nf_conntrack_netlink: not loaded (as root: modprobe nf_conntrack_netlink)"
+            ) from None
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin  # noqa: S101 - they were asked for
         assert stdout  # noqa: S101

@@ -218,6 +218,8 @@ def _inode(target: Target) -> tuple[int | None, str]:
         device = os.stat("/proc/self/ns/net").st_dev
     except OSError:
         device = status.st_dev
+    if status.st_dev != device and _PROCESS.fullmatch(target.path):
+        return None, ""  # some kernels show procfs' own directory to the unprivileged: ask
     if status.st_dev != device:
         return None, f"{name}: {target.path} is not a network namespace"
     return status.st_ino, ""
@@ -312,11 +314,12 @@ def _unseen(hidden: Iterable[str], seen: Iterable[str]) -> list[str]:
     mark = "/net/dev"
     known = {_number("/proc/self" + mark)}
     known |= {_number(path[: -len("/ns/net")] + mark) for path in seen if _PROCESS.fullmatch(path)}
-    return [
+    pids = [
         path.split("/")[2]
         for path in hidden
         if _number(path[: -len("/ns/net")] + mark) not in known | {None}
     ]
+    return list(dict.fromkeys(pids))  # a process has a path for each of its threads
 
 
 def _number(path: str) -> int | None:

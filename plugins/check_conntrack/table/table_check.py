@@ -18,7 +18,7 @@ from . import options as table_options
 from .files import OpenFiles
 from .options import EXAMPLES, LABELS, NAMESPACE_LABELS, PURPOSE, parser
 from .resource import TableReader, TableResource
-from .sources import CONNTRACK_PATH, LIVE
+from .sources import CONNTRACK, CONNTRACK_PATH, LIVE
 from .summary import TITLE, TableSummary
 
 TYPE_CHECKING = False
@@ -50,7 +50,11 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
     with ExitStack() as stack:
         programs = []
         files = OpenFiles(options)
-        if table_options.may_use_conntrack(options) and privileges.has(privileges.CAP_NET_ADMIN):
+        # Started later, it could not use capabilities of its file: new privileges are forbidden.
+        by_name = options.source == CONNTRACK
+        if table_options.may_use_conntrack(options) and (
+            by_name or privileges.has(privileges.CAP_NET_ADMIN)
+        ):
             programs = _privileged_conntrack(stack, 2 if options.save else 1)
         run = session.begin(
             options,
