@@ -11,9 +11,10 @@ from contextlib import ExitStack
 
 from nagiosplugin import Metric, Ok, Resource, Result, Results, Summary
 
-from . import cli, nagios, places, render, runner, session
+from . import cli, nagios, namespaces, render, runner, session
 from .kernel import KernelError
 from .kernel.namedtuple import NamedTuple
+from .kernel.namespaces import Namespace, NamespaceScan
 from .ranges import Label, parse_thresholds
 from .state import trend
 from .state.state_store import boot_id, kept_series, series_of
@@ -61,7 +62,7 @@ class Place(NamedTuple):
     `samples` end with this run's, `growth` is in entries per second, None where it is not known.
     """
 
-    spot: places.Spot
+    spot: Namespace
     samples: tuple[trend.Sample, ...] = ()
     peak: int = 0
     growth: float | None = None
@@ -79,6 +80,7 @@ class Place(NamedTuple):
     @property
     def limits(self) -> Limits:
         """Its entries and its limit."""
+        assert self.spot.limits  # noqa: S101 - a scan leaves out all others
         return self.spot.limits
 
     @property
@@ -137,9 +139,9 @@ class Usage(Resource):
         """The first namespace's metrics, what stands in the way, then the other namespaces'."""
         self.session.stage("reading /proc/sys/net/netfilter")
         try:
-            sight = places.look(self.session, self.options.netns)
+            sight = namespaces.scan(self.session, self.options.netns)
         except KernelError as error:
-            sight = places.Sight(None, (), (str(error),))
+            sight = NamespaceScan(problems=(str(error),))
         self.problems += sight.problems
         self.inactive += sight.inactive
         first = Place(sight.first) if sight.first else None
@@ -175,7 +177,7 @@ class Usage(Resource):
         """
         if not graphed:
             return []
-        key = places.further_key("usage", self.options.netns, self.options.state_key)
+        key = namespaces.further_key("usage", self.options.netns, self.options.state_key)
         changes = {place.spot.key: self._change(place, boot) for place in graphed}
         kept = self.store.update_each(key, changes)
         return [_remembered(place, kept[place.spot.key], boot) for place in graphed]

@@ -442,7 +442,7 @@ def test_buckets_that_cannot_be_read_do_not_hide_a_full_table(netns, usage, tmp_
     with machine_limit(1000):
         result = usage(before=[*namespace.command(), *bind])
     assert result.code == 2
-    assert any("nf_conntrack_buckets holds 'abc'" in line for line in result.lines)
+    assert any("nf_conntrack_buckets: malformed, 'abc'" in line for line in result.lines)
 
 
 def test_a_sysctl_that_may_not_be_read_is_unknown(usage, tmp_path):
@@ -452,7 +452,7 @@ def test_a_sysctl_that_may_not_be_read_is_unknown(usage, tmp_path):
     path = SYSCTLS / "nf_conntrack_count"
     result = usage(before=hidden(f"mount --bind {shlex.quote(str(fake))} {path}"))
     assert result.code == 3
-    assert result.status.endswith(f"{path} cannot be read: Permission denied")
+    assert result.status.endswith(f"{path}: Permission denied")
 
 
 def test_the_old_names_of_ip_conntrack_are_known(usage):

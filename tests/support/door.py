@@ -24,6 +24,7 @@ from check_conntrack.kernel import (
     counters,
     host,
     limits,
+    namespaces,
     privileges,
     reader_client,
     reader_command,
@@ -130,6 +131,8 @@ class Door:
         patch(privileges, "is_root", lambda: False)
         patch(host, "runs_kube_proxy", lambda: False)
         patch(limits, "read_file", self._sysctl)
+        patch(limits, "conntrack_trace", lambda: "")
+        patch(namespaces, "conntrack_trace", lambda: "")
         patch(timeouts, "read_file", self._sysctl)
         patch(counters, "read_text", self._counters)
         patch(kmsg, "open_kmsg", self._forbidden)

@@ -74,6 +74,8 @@ def sysctls(monkeypatch):
     fake = Sysctls()
     fake.holds(1000, 10000, 2048)
     monkeypatch.setattr(limits, "read_file", fake.read)
+    monkeypatch.setattr(limits, "conntrack_trace", lambda: "")
+    monkeypatch.setattr(namespaces, "conntrack_trace", lambda: "")
     return fake
 
 

@@ -101,15 +101,15 @@ def test_no_command_line_breaks_the_contract(check, arguments):
 
 
 BAD_NUMBERS = {
-    "letters": (b"abc\n", "holds 'abc'"),
-    "nothing": (b"", "is empty"),
-    "a line end": (b"\n", "is empty"),
-    "a negative": (b"-5\n", "holds '-5'"),
-    "thirty digits": (b"9" * 30 + b"\n", "holds '99999999999999999999'..."),
-    "too large": (b"4294967296\n", "holds '4294967296'"),
-    "two numbers": (b"1 2\n", "holds '1 2'"),
-    "escapes": (b"\x1b[31m|\n", "holds '\\x1b[31m\\x7c'"),
-    "rubbish": (b"\xff\x00", "holds "),
+    "letters": (b"abc\n", "malformed, 'abc'"),
+    "nothing": (b"", "empty"),
+    "a line end": (b"\n", "empty"),
+    "a negative": (b"-5\n", "malformed, '-5'"),
+    "thirty digits": (b"9" * 30 + b"\n", "malformed, '99999999999999999999'..."),
+    "too large": (b"4294967296\n", "malformed, '4294967296'"),
+    "two numbers": (b"1 2\n", "malformed, '1 2'"),
+    "escapes": (b"\x1b[31m|\n", "malformed, '\\x1b[31m\\x7c'"),
+    "rubbish": (b"\xff\x00", "malformed, "),
 }
 
 
@@ -120,7 +120,7 @@ def test_a_file_that_holds_no_number_is_unknown_and_named(check, sysctls, name, 
     sysctls[limits.NEW + name] = data
     run = check()
     assert run.code == 3
-    assert f"/proc/sys/net/netfilter/nf_conntrack_{name} " in run.text
+    assert f"/proc/sys/net/netfilter/nf_conntrack_{name}: " in run.text
     assert words in run.text
 
 
@@ -130,14 +130,14 @@ def test_a_file_that_cannot_be_read_is_unknown_with_its_path_and_reason(check, s
     sysctls[limits.NEW + name] = code
     run = check()
     assert run.code == 3
-    assert f"nf_conntrack_{name} cannot be read: {os.strerror(code)}" in run.text
+    assert f"nf_conntrack_{name}: {os.strerror(code)}" in run.text
 
 
 def test_a_count_without_a_limit_is_unknown(check, sysctls):
     del sysctls[limits.NEW + "max"]
     run = check()
     assert run.code == 3
-    assert "nf_conntrack_max cannot be read: No such file or directory" in run.text
+    assert "nf_conntrack_max: No such file or directory" in run.text
 
 
 def test_buckets_that_cannot_be_read_hide_no_full_table(check, sysctls):
@@ -145,7 +145,7 @@ def test_buckets_that_cannot_be_read_hide_no_full_table(check, sysctls):
     run = check()
     assert run.code == 2
     assert "9999 of 10000 entries in use" in run.text
-    assert "nf_conntrack_buckets holds 'abc'" in run.text
+    assert "nf_conntrack_buckets: malformed, 'abc'" in run.text
     assert "load_factor" not in run.data
 
 
@@ -162,7 +162,7 @@ def test_a_namespace_that_may_not_be_entered_is_unknown_with_what_to_grant(check
     netns(blue=71)
     run = check("--netns", "blue")
     assert run.code == 3
-    assert "namespace blue: no right to enter (CAP_SYS_ADMIN)" in run.text
+    assert "namespace blue: permission denied (CAP_SYS_ADMIN" in run.text
     assert "sudoers" in run.rest
     assert "NOPASSWD" in run.rest
 
@@ -171,7 +171,7 @@ def test_an_error_nobody_foresaw_is_unknown_with_its_place(check, monkeypatch):
     def broken():
         raise RuntimeError("what | is\nthis")
 
-    monkeypatch.setattr("check_conntrack.places.read_limits", broken)
+    monkeypatch.setattr("check_conntrack.namespaces.read_limits", broken)
     run = check()
     assert (run.code, run.lines) == (3, [])
     assert "internal error while reading /proc/sys/net/netfilter: RuntimeError (" in run.text
@@ -190,7 +190,7 @@ def test_what_no_check_can_help_is_unknown_too(check, monkeypatch, error, words)
     def broken():
         raise error
 
-    monkeypatch.setattr("check_conntrack.places.read_limits", broken)
+    monkeypatch.setattr("check_conntrack.namespaces.read_limits", broken)
     run = check("--exit-ok")
     assert run.code == 3
     assert words in run.text

@@ -21,6 +21,7 @@ from check_conntrack.kernel.limits import Limits
 from check_conntrack.kernel.log import events, gather
 from check_conntrack.kernel.log.files import LogCursor
 from check_conntrack.kernel.log.messages import Kind
+from check_conntrack.kernel.namespaces import Namespace, NamespaceScan
 from check_conntrack.kernel.reader_client import Frame
 from check_conntrack.state import counter_history, state_store
 from check_conntrack.state.counter_history import (
@@ -547,9 +548,9 @@ def test_vvv_says_what_was_read_from_where(door):
 def test_vvv_says_that_the_reader_read(door, monkeypatch):
     path = "/run/netns/gw"
     frames = {"stats_cpu": Frame(7, 0, "stats_cpu", path, b"")}
-    spot = full_check.places.Spot("gw", "gw::", 7, path, Limits(1, 100))
-    sight = full_check.places.Sight(spot, frames={7: frames})
-    monkeypatch.setattr(full_check.places, "look", lambda *_: sight)
+    spot = Namespace("gw", path, 7, Limits(1, 100), prefix="gw::")
+    sight = NamespaceScan(spot, frames={7: frames})
+    monkeypatch.setattr(full_check.namespaces, "scan", lambda *_: sight)
     monkeypatch.setattr(full_check.counters, "parse_stats_cpu", lambda _: counters(drop=1))
     lines = door("-vvv", "--netns", "gw").lines
     assert [line for line in lines if line.startswith("Read ")][1:] == [

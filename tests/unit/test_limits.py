@@ -25,6 +25,7 @@ def test_a_sysctl_holds_any_number_of_32_bits(value):
     assert number(holding(b"%d\n" % value)) == value
 
 
+TRACE = limits.conntrack_trace  # the sysctls fixture replaces it
 BAD = [
     b"",
     b"\n",
@@ -42,7 +43,9 @@ BAD += [b"1_0", b"+1", b"1.0", b"\xd9\xa1", b"\x00", b"1\x00", b"\xff\xfe", b"|\
 
 @pytest.mark.parametrize("data", BAD)
 def test_what_is_no_number_of_32_bits_is_refused_with_the_path(data):
-    with pytest.raises(KernelError, match=r"^/proc/x (holds '.*'|is empty).*no count of entries$"):
+    with pytest.raises(
+        KernelError, match=r"^/proc/x: (malformed, '.*'(\.\.\.)? is not a number of entries|empty)$"
+    ):
         number(holding(data))
 
 
@@ -60,7 +63,7 @@ def test_any_bytes_are_a_number_or_are_refused(data):
 
 
 def test_a_file_that_cannot_be_read_is_named_with_the_reason():
-    with pytest.raises(KernelError, match=r"^/proc/x cannot be read: Permission denied$"):
+    with pytest.raises(KernelError, match=r"^/proc/x: Permission denied$"):
         number(failing(errno.EACCES))
 
 
@@ -85,7 +88,7 @@ def test_buckets_that_cannot_be_read_are_a_fault_and_hide_nothing():
     for buckets in (failing(errno.EACCES), holding(b"abc")):
         read = parse_limits(holding(b"5"), holding(b"6"), buckets)
         assert read[:3] == (5, 6, None)
-        assert read.fault.startswith("/proc/x ")
+        assert read.fault.startswith("/proc/x: ")
 
 
 @pytest.mark.parametrize("buckets", [None, failing(errno.ENOENT), holding(b"0\n")])
@@ -121,12 +124,29 @@ def test_old_kernels_are_read_by_their_own_names(sysctls):
 def test_a_new_count_that_cannot_be_read_is_not_passed_over_for_an_old_one(sysctls):
     sysctls.holds(5, 10, base=OLD)
     sysctls[NEW + "count"] = errno.EACCES
-    with pytest.raises(KernelError, match="nf_conntrack_count cannot be read"):
+    with pytest.raises(KernelError, match="nf_conntrack_count: "):
         read_limits()
 
 
 def test_neither_name_means_inactive(sysctls):
     sysctls.clear()
+    assert read_limits() is None
+
+
+@pytest.mark.parametrize("trace", [*limits.TRACES, limits.MODULES])
+def test_missing_sysctls_are_hidden_where_anything_shows_that_conntrack_is_active(
+    sysctls, monkeypatch, trace
+):
+    sysctls.clear()
+    monkeypatch.setattr(limits, "conntrack_trace", TRACE)
+    monkeypatch.setattr(os.path, "exists", lambda path: path == trace)
+    loaded = b"x_tables 1 2 - Live 0x0\nnf_conntrack 1 2 - Live 0x0\n"
+    modules = loaded if trace == limits.MODULES else b"nf_conntrack_ftp 1 0 - Live 0x0\n"
+    monkeypatch.setattr(limits, "read_long_file", lambda path: FileReading(path, modules))
+    with pytest.raises(limits.HiddenError, match=f"hidden, although {trace} shows"):
+        read_limits()
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    monkeypatch.setattr(limits, "read_long_file", lambda path: FileReading(path, modules[:20]))
     assert read_limits() is None
 
 
@@ -187,9 +207,11 @@ def test_processes_that_are_hidden_are_no_kube_proxy(monkeypatch):
 def test_this_process_has_a_namespace_of_its_own(monkeypatch):
     assert limits.own_inode() == os.stat("/proc/self/ns/net").st_ino
 
-    def hidden(path):
+    def hidden(path, **options):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(os, "stat", hidden)
-    with pytest.raises(KernelError, match="/proc/self/ns/net cannot be read: Permission denied"):
-        limits.own_inode()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", hidden)
+        with pytest.raises(KernelError) as error:
+            limits.own_inode()
+    assert str(error.value) == "/proc/self/ns/net: Permission denied"

@@ -9,8 +9,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from check_conntrack.kernel import namespaces
-from check_conntrack.kernel.limits import NEW
-from check_conntrack.kernel.namespaces import Target, Targets, find, look
+from check_conntrack.kernel.limits import Limits
+from check_conntrack.kernel.namespaces import (
+    Namespace,
+    NamespaceRequest,
+    NamespaceScan,
+    read_answer,
+    select,
+)
 from check_conntrack.kernel.reader_client import Frame
 from check_conntrack.kernel.source import FileReading
 
@@ -98,7 +104,7 @@ def test_without_run_netns_mounts_alone_have_names(monkeypatch, tmp_path):
     monkeypatch.setattr(namespaces, "DIRECTORY", str(tmp_path / "none"))
     monkeypatch.setattr(namespaces, "mounts", lambda: {"/m/a": 73})
     assert namespaces.names() == {73: "a"}
-    assert find(["*"], OWN).missing == (f"no namespace under {tmp_path}/none matches *",)
+    assert select(["*"], OWN).missing == (f"{tmp_path}/none: no namespace matches *",)
 
 
 # --- what --netns asks for
@@ -106,43 +112,41 @@ def test_without_run_netns_mounts_alone_have_names(monkeypatch, tmp_path):
 
 def test_a_name_is_the_file_under_run_netns(netns):
     directory = netns(blue=71)
-    asked = find(["blue"], OWN)
-    assert asked.targets == (Target("blue", str(directory / "blue")),)
+    asked = select(["blue"], OWN)
+    assert asked.targets == (Namespace("blue", str(directory / "blue")),)
     assert (asked.own, asked.everything, asked.missing) == (False, False, ())
     assert asked.first == str(directory / "blue")
 
 
 def test_a_glob_takes_every_name_that_matches_in_order(netns):
     netns({"web-2": 72, "web-1": 71, "db": 73, "Web-3": 74})
-    assert [target.name for target in find(["web-*"], OWN).targets] == ["web-1", "web-2"]
-    assert [target.name for target in find(["[dw]*[b1]"], OWN).targets] == ["db", "web-1"]
-    assert [target.name for target in find(["d?"], OWN).targets] == ["db"]
+    assert [target.name for target in select(["web-*"], OWN).targets] == ["web-1", "web-2"]
+    assert [target.name for target in select(["[dw]*[b1]"], OWN).targets] == ["db", "web-1"]
+    assert [target.name for target in select(["d?"], OWN).targets] == ["db"]
 
 
 def test_a_glob_that_matches_nothing_is_told(netns):
     directory = netns()
-    assert find(["web-*"], OWN).missing == (f"no namespace under {directory} matches web-*",)
+    assert select(["web-*"], OWN).missing == (f"{directory}: no namespace matches web-*",)
 
 
 def test_a_path_is_called_by_its_last_part_and_that_of_a_process_by_its_pid(netns):
     netns({"/x/y/blue": 71, "/proc/12/ns/net": 72, "/proc/12/task/13/ns/net": 73})
-    asked = find(["/x/y/../y/blue", "/proc/12/ns/net", "/proc/12/task/13/ns/net"], OWN)
+    asked = select(["/x/y/../y/blue", "/proc/12/ns/net", "/proc/12/task/13/ns/net"], OWN)
     assert [target.name for target in asked.targets] == ["blue", "pid-12", "pid-12-13"]
 
 
 def test_a_number_is_a_process(netns):
     netns({"/proc/12/ns/net": 71})
-    assert find(["12", "012"], OWN).targets == (Target("pid-12", "/proc/12/ns/net"),)
-    assert find(["999999999"], OWN).missing == (
-        "namespace pid-999999999: there is no such process",
-    )
+    assert select(["12", "012"], OWN).targets == (Namespace("pid-12", "/proc/12/ns/net"),)
+    assert select(["999999999"], OWN).missing == ("namespace pid-999999999: process not found",)
 
 
 def test_all_asks_for_names_mounts_processes_and_ones_own(netns, monkeypatch):
     directory = netns({"blue": 71, "/m/red": 72})
     monkeypatch.setattr(namespaces, "mounts", lambda: {"/m/red": 72})
-    asked = find(["all"], OWN)
-    assert asked.targets == (Target("blue", str(directory / "blue")), Target("red", "/m/red"))
+    asked = select(["all"], OWN)
+    assert asked.targets == (Namespace("blue", str(directory / "blue")), Namespace("red", "/m/red"))
     assert (asked.everything, asked.own, asked.first) == (True, True, OWN)
     assert asked.fields(b"limits") == [
         b"limits",
@@ -155,23 +159,23 @@ def test_all_asks_for_names_mounts_processes_and_ones_own(netns, monkeypatch):
 def test_all_passes_over_names_that_are_no_namespace_or_vanished(netns):
     directory = netns(good=71)
     (directory / "file").touch()
-    asked = find(["all"], OWN)
+    asked = select(["all"], OWN)
     assert [target.name for target in asked.targets] == ["good"]
     assert asked.missing == ()
 
 
 def test_ones_own_namespace_is_never_a_target(netns):
     directory = netns(mine=OWN, blue=71)
-    asked = find(["mine"], OWN)
+    asked = select(["mine"], OWN)
     assert (asked.targets, asked.own, asked.first) == ((), True, OWN)
-    asked = find(["blue", "mine"], OWN)
+    asked = select(["blue", "mine"], OWN)
     assert (asked.own, asked.first) == (True, str(directory / "blue"))
 
 
 def test_a_namespace_that_may_not_be_seen_is_left_to_the_reader(netns):
     netns({"/proc/1/ns/net": None})
-    asked = find(["1"], OWN)
-    assert asked.targets == (Target("pid-1", "/proc/1/ns/net"),)
+    asked = select(["1"], OWN)
+    assert asked.targets == (Namespace("pid-1", "/proc/1/ns/net"),)
     assert asked.missing == ()
 
 
@@ -183,8 +187,8 @@ def test_pid_whose_link_leads_to_procfs_is_left_to_the_reader(netns, monkeypatch
         os, "stat", lambda path: stat("/proc") if path == "/proc/12/ns/net" else stat(path)
     )
     for spec in ("12", "/proc/12/ns/net"):
-        asked = find([spec], OWN)
-        assert asked.targets == (Target("pid-12", "/proc/12/ns/net"),)
+        asked = select([spec], OWN)
+        assert asked.targets == (Namespace("pid-12", "/proc/12/ns/net"),)
         assert asked.missing == ()
 
 
@@ -203,7 +207,7 @@ def test_pid_whose_link_leads_to_procfs_is_left_to_the_reader(netns, monkeypatch
 )
 def test_what_is_not_there_or_no_namespace_is_told_by_name(netns, spec, words):
     netns()
-    asked = find([spec], OWN)
+    asked = select([spec], OWN)
     assert asked.targets == ()
     [sentence] = asked.missing
     assert pytest.raises(AssertionError, match=words).matches(AssertionError(sentence))
@@ -211,7 +215,7 @@ def test_what_is_not_there_or_no_namespace_is_told_by_name(netns, spec, words):
 
 def test_a_first_one_that_is_missing_stays_the_first(netns):
     netns(blue=71)
-    asked = find(["none*", "blue"], OWN)
+    asked = select(["none*", "blue"], OWN)
     assert asked.first == "none*"
     assert len(asked.targets) == len(asked.missing) == 1
 
@@ -228,30 +232,35 @@ def no_other_process(monkeypatch):
 
 
 def asking(*paths, everything=False):
-    return Targets(tuple(Target(os.path.basename(path), path) for path in paths), everything)
+    return NamespaceRequest(
+        tuple(Namespace(os.path.basename(path), path) for path in paths), everything
+    )
 
 
 def test_each_namespace_is_found_with_its_limits():
-    found = look(asking("/r/blue"), frames_of(71, "/r/blue"), OWN, {71: "other name"})
-    assert found == ((("blue", 71, "/r/blue", (5, 10, None, "", NEW)),), (), False)
+    found = read_answer(asking("/r/blue"), frames_of(71, "/r/blue"), OWN, {71: "other name"})
+    assert found.others == (Namespace("blue", "/r/blue", 71, Limits(5, 10)),)
+    assert (found.problems, found.inactive, found.forbidden) == ((), (), False)
 
 
-def test_found_by_all_it_is_called_by_its_name_its_mount_or_its_process():
+def test_found_by_all_it_is_called_by_its_name_its_mount_or_its_process(monkeypatch):
+    monkeypatch.setattr(namespaces, "read_file", lambda path, most=0: FileReading(path, errno=2))
     frames = [*frames_of(71, "/proc/9/ns/net"), *frames_of(72, "/proc/10/ns/net")]
-    found = look(Targets((), everything=True), frames, OWN, {71: "blue"})
-    assert [namespace.name for namespace in found.namespaces] == ["blue", "pid-10"]
+    found = read_answer(NamespaceRequest((), everything=True), frames, OWN, {71: "blue"})
+    assert [namespace.name for namespace in found.others] == ["blue", "pid-10"]
 
 
-def test_asked_for_by_pid_it_is_called_by_its_name_where_it_has_one():
-    targets = Targets((Target("pid-9", "/proc/9/ns/net"),))
+def test_asked_for_by_pid_it_is_called_by_its_name_where_it_has_one(monkeypatch):
+    monkeypatch.setattr(namespaces, "read_file", lambda path, most=0: FileReading(path, errno=2))
+    targets = NamespaceRequest((Namespace("pid-9", "/proc/9/ns/net"),))
     frames = frames_of(71, "/proc/9/ns/net")
-    assert look(targets, frames, OWN, {71: "blue"}).namespaces[0].name == "blue"
-    assert look(targets, frames, OWN, {}).namespaces[0].name == "pid-9"
+    assert read_answer(targets, frames, OWN, {71: "blue"}).others[0].name == "blue"
+    assert read_answer(targets, frames, OWN, {}).others[0].name == "pid-9"
 
 
 def test_ones_own_is_not_found_twice():
-    targets = Targets((), everything=True, own=True)
-    assert look(targets, frames_of(OWN, "/proc/9/ns/net"), OWN, {}).namespaces == ()
+    targets = NamespaceRequest((), everything=True, own=True)
+    assert read_answer(targets, frames_of(OWN, "/proc/9/ns/net"), OWN, {}).others == ()
 
 
 def test_one_that_may_not_be_entered_is_a_problem_and_a_matter_of_rights():
@@ -260,47 +269,65 @@ def test_one_that_may_not_be_entered_is_a_problem_and_a_matter_of_rights():
         ("/r/blue", errno.EACCES, ""),
         ("/proc/9/ns/net", errno.EACCES, " (CAP_SYS_PTRACE)"),
     ):
-        found = look(asking(path), [refused(path, code)], OWN, {})
+        found = read_answer(asking(path), [refused(path, code)], OWN, {})
         (problem,) = found.problems
         assert problem.endswith(f": cannot be entered: {os.strerror(code)}{capability}")
         assert found.forbidden
-    found = look(asking("/r/blue"), [refused("/r/blue", errno.EMFILE)], OWN, {})
+    found = read_answer(asking("/r/blue"), [refused("/r/blue", errno.EMFILE)], OWN, {})
     assert found.problems
     assert not found.forbidden
 
 
 def test_one_that_vanished_is_skipped():
-    found = look(asking("/r/none"), [refused("/r/none", errno.ENOENT)], OWN, {})
-    assert found == ((), (), False)
-    found = look(Targets((), True), [refused("/proc/9/ns/net", errno.ENOENT)], OWN, {})
-    assert found == ((), (), False)
+    found = read_answer(asking("/r/none"), [refused("/r/none", errno.ENOENT)], OWN, {})
+    assert found == NamespaceScan()
+    found = read_answer(
+        NamespaceRequest((), True), [refused("/proc/9/ns/net", errno.ENOENT)], OWN, {}
+    )
+    assert found == NamespaceScan()
 
 
 def test_one_that_is_there_and_no_namespace_is_a_problem(tmp_path):
     path = str(tmp_path)
-    found = look(asking(path), [refused(path, errno.ENOENT)], OWN, {})
+    found = read_answer(asking(path), [refused(path, errno.ENOENT)], OWN, {})
     assert found.problems == (f"namespace {tmp_path.name}: {path} is not a network namespace",)
 
 
-def test_one_without_conntrack_is_inactive_and_no_problem():
-    found = look(asking("/r/blue"), frames_of(71, "/r/blue", code=errno.ENOENT), OWN, {})
-    assert found.namespaces[0].limits is None
-    assert found.problems == ()
+def test_one_without_conntrack_is_inactive_and_no_problem(monkeypatch):
+    monkeypatch.setattr(namespaces, "conntrack_trace", lambda: "")
+    frames = frames_of(71, "/r/blue", code=errno.ENOENT)
+    found = read_answer(asking("/r/blue"), frames, OWN, {})
+    assert (found.others, found.inactive, found.problems) == ((), ("in namespace blue",), ())
+
+
+@pytest.mark.parametrize(
+    ("trace", "more"),
+    [
+        ("/sys/module/nf_conntrack", []),
+        ("", [Frame(71, 0, "stats_cpu", "/r/blue", b"counters")]),
+    ],
+)
+def test_one_whose_sysctls_are_hidden_is_a_problem_and_not_inactive(monkeypatch, trace, more):
+    monkeypatch.setattr(namespaces, "conntrack_trace", lambda: trace)
+    frames = [*frames_of(71, "/r/blue", code=errno.ENOENT), *more]
+    found = read_answer(asking("/r/blue"), frames, OWN, {})
+    assert (found.others, found.inactive) == ((), ())
+    assert "nf_conntrack_count: hidden, although" in found.problems[0]
 
 
 @pytest.mark.parametrize("data", [b"", b"abc", b"-1", b"9" * 30])
 def test_one_whose_files_hold_no_number_is_a_problem_and_hides_no_other(data):
     bad = [frame._replace(data=data) for frame in frames_of(71, "/r/blue")]
-    found = look(asking("/r/blue", "/r/red"), [*bad, *frames_of(72, "/r/red")], OWN, {})
-    assert [namespace.name for namespace in found.namespaces] == ["red"]
+    found = read_answer(asking("/r/blue", "/r/red"), [*bad, *frames_of(72, "/r/red")], OWN, {})
+    assert [namespace.name for namespace in found.others] == ["red"]
     assert found.problems[0].startswith(
-        "namespace blue: /proc/sys/net/netfilter/nf_conntrack_count "
+        "namespace blue: /proc/sys/net/netfilter/nf_conntrack_count: "
     )
 
 
 def test_a_file_the_reader_left_out_is_a_problem():
-    found = look(asking("/r/blue"), frames_of(71, "/r/blue")[:1], OWN, {})
-    assert "nf_conntrack_max cannot be read" in found.problems[0]
+    found = read_answer(asking("/r/blue"), frames_of(71, "/r/blue")[:1], OWN, {})
+    assert "nf_conntrack_max: Input/output error" in found.problems[0]
 
 
 def test_processes_in_namespaces_nobody_looked_into_are_told_once(no_other_process):
@@ -308,12 +335,11 @@ def test_processes_in_namespaces_nobody_looked_into_are_told_once(no_other_proce
         {"/proc/7/net/dev": 1, "/proc/8/net/dev": 2, "/proc/9/net/dev": 3, "/proc/10/net/dev": 2}
     )
     hidden = [refused(f"/proc/{pid}/ns/net", errno.EACCES) for pid in (7, 8, 9, 11)]
-    found = look(Targets((), True), [*frames_of(72, "/proc/10/ns/net"), *hidden], OWN, {})
+    found = read_answer(
+        NamespaceRequest((), True), [*frames_of(72, "/proc/10/ns/net"), *hidden], OWN, {}
+    )
     assert found.problems == (
-        (
-            "1 processes, such as pid 9, are in a network namespace that could not be looked into "
-            "(CAP_SYS_PTRACE)"
-        ),
+        ("network namespaces of 1 processes, such as pid 9: cannot be entered (CAP_SYS_PTRACE)"),
     )
     assert found.forbidden
 
@@ -334,8 +360,8 @@ FRAMES = st.lists(
 @given(FRAMES, st.booleans())
 def test_whatever_the_reader_answers_each_namespace_is_found_at_most_once(frames, everything):
     targets = asking("/r/blue", everything=everything)._replace(own=True)
-    found = look(targets, frames, OWN, {71: "one"})
-    inodes = [namespace.inode for namespace in found.namespaces]
+    found = read_answer(targets, frames, OWN, {71: "one"})
+    inodes = [namespace.inode for namespace in found.others]
     assert len(set(inodes)) == len(inodes)
     assert OWN not in inodes
     assert 0 not in inodes

@@ -611,7 +611,7 @@ def test_a_host_that_cannot_be_read_does_not_hide_a_full_namespace(check, entere
     run = check("--netns", "all")
     assert run.state == "CRITICAL"
     assert "namespace blue full" in run.text
-    assert f"nf_conntrack_{name} holds 'abc'" in run.text
+    assert f"nf_conntrack_{name}: malformed, 'abc'" in run.text
 
 
 def test_namespaces_that_were_asked_for_and_the_own_one_stand_side_by_side(check, entered, netns):

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 from nagiosplugin import Critical, Metric, Ok, Resource, Result, Results, Summary, Warn
 
-from .. import cli, nagios, places, render, runner, session
+from .. import cli, nagios, namespaces, render, runner, session
 from ..advice.source_problems import gap_reason, sentence
 from ..kernel import KernelError, counters, privileges
 from ..kernel.coverage import Coverage, Span, gaps
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from nagiosplugin import Context
 
     from .. import signals
+    from ..kernel.namespaces import Namespace, NamespaceScan
     from ..kernel.reader_client import Frame
     from ..ranges import Thresholds
     from ..session import Session
@@ -123,7 +124,7 @@ class Place(NamedTuple):
     @property
     def key(self) -> str:
         """What its memory goes by; only names under /run/netns are one namespace's alone."""
-        return places.key(self.name, self.inode, named=self.named)
+        return self.name if self.named else f"net:[{self.inode}]"
 
     @property
     def full(self) -> bool:
@@ -226,22 +227,23 @@ class Full(Resource):
     def _look(self) -> tuple[Place | None, list[Place]]:
         """The namespace the plain labels speak of, and the others that were asked for."""
         self.session.stage("reading /proc/sys/net/netfilter")
-        from ..kernel import namespaces
+        from ..kernel.namespaces import names
 
-        self.called = namespaces.names()
-        sight = places.look(self.session, self.options.netns, b"counters", self.called)
+        self.called = names()
+        sight = namespaces.scan(self.session, self.options.netns, b"counters", self.called)
         self.problems += sight.problems
         self.inactive = bool(sight.inactive)
         first = self._place(sight, sight.first) if sight.first else None
-        if sight.blind and not first:
+        if sight.unreadable and not first:
             told, origin = self._own_counters()
             first = Place("", "", own_inode(), None, told, read=(origin,) if origin else ())
         return first, [self._place(sight, spot) for spot in sight.others]
 
-    def _place(self, sight: places.Sight, spot: places.Spot) -> Place:
+    def _place(self, sight: NamespaceScan, spot: Namespace) -> Place:
         """A namespace that was seen, with its counters."""
         own = spot.path == OWN
         told, origin = self._own_counters() if own else self._counters(sight.frames[spot.inode])
+        assert spot.limits  # noqa: S101 - a scan leaves out all others
         read = [f"{spot.limits.origin}count and max {gather.DIRECTLY if own else gather.BY_READER}"]
         read += [origin] if origin else []
         return Place(
@@ -386,9 +388,9 @@ class Full(Resource):
 
     def _by_namespace(self, inside: Sequence[events.Event]) -> None:
         """How many messages name each namespace: one that is there, or one that was before it."""
-        from ..kernel import namespaces
+        from ..kernel.namespaces import births
 
-        self.born = namespaces.births(self.called)
+        self.born = births(self.called)
         for event in inside:
             if event.kind is Kind.TABLE_FULL and event.netns is not None:
                 counts = self.gone if self.is_gone(event) else self.named
@@ -403,7 +405,7 @@ class Full(Resource):
     # history
 
     def _key(self, place: Place | None) -> str:
-        key = place.key if place else places.key("", own_inode())
+        key = place.key if place else f"net:[{own_inode()}]"
         return key + "".join(f"+{path}" for path in self.options.log)
 
     def _now(self, place: Place | None) -> Memory:
@@ -444,7 +446,7 @@ class Full(Resource):
         if not self.options.netns:
             return others
         self.session.stage(f"remembering this run {self.session.store.folder}".strip())
-        key = places.further_key("full", self.options.netns, self.options.state_key)
+        key = namespaces.further_key("full", self.options.netns, self.options.state_key)
         before = Further.from_plain(self.session.store.read(key, state_store.MANY))
         zeros = before.quiet.inodes if before.quiet and before.quiet.boot == self._boot else ()
         found = []

@@ -1,19 +1,19 @@
 """The network namespaces of this host: which there are, what they are called, what they hold.
 
-Names are files under /run/netns (ip-netns(8)); a namespace can also be held by a mount alone
-(type nsfs in /proc/self/mountinfo) or by its processes alone. Its inode number names it for the
-kernel. Every namespace has its own count, held against the one limit. See network_namespaces(7).
+Names are files under /run/netns (ip-netns(8)). A namespace can also be held by a mount (type nsfs
+in /proc/self/mountinfo) or by its processes only. Its inode number identifies it to the kernel,
+until it is deleted and the number is given to another. Each namespace has its own count of entries,
+and all are held against one limit. See network_namespaces(7).
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 
-from .limits import NEW, Limits, parse_limits
+from .limits import NEW, OWN, Limits, conntrack_trace, hidden_error, parse_limits
 from .namedtuple import NamedTuple
-from .source import FileReading, KernelError, read_long_file
+from .source import FileReading, KernelError, read_file, read_long_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,68 +23,123 @@ if TYPE_CHECKING:
 
 
 DIRECTORY = "/run/netns"
-_PROCESS = re.compile(r"/proc/([0-9]{1,10}|self|thread-self)(?:/task/([0-9]{1,10}))?/ns/net")
-_PID = re.compile(r"[0-9]{1,10}", re.ASCII)
 
 
-class Target(NamedTuple):
-    """A namespace that was asked for: what to call it, and the file that leads into it."""
+class Namespace(NamedTuple):
+    """A network namespace.
+
+    name: what it is called; empty for the one that the check runs in.
+    path: a file that leads into it.
+    inode: its number; 0 until it was entered.
+    limits: its entries and their limit; None until they were read, or if they cannot be.
+    born: when its name was made, in seconds since the epoch; 0 if that is not known.
+    prefix: what its perfdata labels begin with; empty for the one that plain labels describe.
+    """
 
     name: str
     path: str
+    inode: int = 0
+    limits: Limits | None = None
+    born: float = 0.0
+    prefix: str = ""
+
+    @property
+    def named(self) -> bool:
+        """Return whether it was entered by its name under /run/netns, which no other has."""
+        return self.path == os.path.join(DIRECTORY, self.name)
+
+    @property
+    def is_own(self) -> bool:
+        """Return whether it is the one that the check runs in."""
+        return self.path == OWN
+
+    @property
+    def key(self) -> str:
+        """Return what its history is kept under."""
+        return self.name if self.named else f"net:[{self.inode}]"
+
+    @property
+    def identity(self) -> str:
+        """Return what tells it from a later namespace that has its name and number."""
+        return f"{self.inode}@{self.born:.3f}" if self.born else str(self.inode)
+
+    @property
+    def entries(self) -> int:
+        """Return its entries; 0 if they are not known."""
+        return self.limits.entries if self.limits else 0
+
+    @property
+    def full(self) -> bool:
+        """Return whether it is at its limit."""
+        return bool(self.limits and self.limits.full)
+
+    @property
+    def fullness(self) -> tuple[float, int]:
+        """Return a key that sorts namespaces by usage, then by entries."""
+        return ((self.limits.usage or 0.0) if self.limits else 0.0, self.entries)
 
 
-class Targets(NamedTuple):
-    """What `--netns` asks for; `missing` are sentences about what is not there.
+class NamespaceRequest(NamedTuple):
+    """What `--netns` asks for.
 
-    The check's own namespace is not among the targets, it is `own`: to read it takes no right.
-    `first` is the inode or path of the first one asked for, which the plain labels speak of.
+    targets: namespaces to enter. The check's own is not among them: reading it is not privileged.
+    everything: whether the namespaces of all processes are asked for as well.
+    own: whether the check's own namespace is asked for.
+    first: the inode (own) or the path of the first one, which plain labels describe.
+    missing: sentences about what was not found.
     """
 
-    targets: tuple[Target, ...]
+    targets: tuple[Namespace, ...] = ()
     everything: bool = False
     own: bool = False
     first: int | str = ""
     missing: tuple[str, ...] = ()
 
     def fields(self, what: bytes) -> list[bytes]:
-        """The question about them for the reader (the grammar stands in reader.py)."""
+        """Return the request for the reader (grammar: reader.py)."""
         paths = [os.fsencode(target.path) for target in self.targets]
         return [what, *paths, *([b"processes"] if self.everything else [])]
 
 
-class Namespace(NamedTuple):
-    """A namespace that was entered by `path`, and its limits; None where conntrack is inactive."""
+class NamespaceScan(NamedTuple):
+    """The namespaces that were asked for, as far as they could be read.
 
-    name: str
-    inode: int
-    path: str
-    limits: Limits | None
+    first: the one that plain labels describe; None if it could not be read.
+    others: all others.
+    problems: sentences about what could not be read.
+    inactive: where conntrack is not active, as in "on this host".
+    unreadable: whether the check's own namespace was asked for and could not be read.
+    forbidden: whether privileges were missing.
+    frames: the reader's answer by inode and file.
+    """
+
+    first: Namespace | None = None
+    others: tuple[Namespace, ...] = ()
+    problems: tuple[str, ...] = ()
+    inactive: tuple[str, ...] = ()
+    unreadable: bool = False
+    forbidden: bool = False
+    frames: Mapping[int, Mapping[str, Frame]] = {}
 
     @property
-    def named(self) -> bool:
-        """Whether it was entered by its name under /run/netns, which no other has."""
-        return self.path == os.path.join(DIRECTORY, self.name)
+    def all(self) -> tuple[Namespace, ...]:
+        """Return all namespaces, the first one first."""
+        return ((self.first,) if self.first else ()) + self.others
 
 
-class Found(NamedTuple):
-    """What was found in the namespaces, and sentences about what could not be looked into."""
-
-    namespaces: tuple[Namespace, ...]
-    problems: tuple[str, ...] = ()
-    forbidden: bool = False
+# --- names
 
 
 def names() -> dict[int, str]:
-    """What each namespace is called that has a name or a mount, by inode number.
+    """Return the names of all namespaces that have a name or a mount, by inode number.
 
-    A name under /run/netns wins; of several, the first in order.
+    A name under /run/netns wins over a mount, and of several the first in alphabetical order.
     """
     called: dict[int, str] = {}
     for path, inode in sorted(mounts().items()):
         called.setdefault(inode, os.path.basename(path))
     try:
-        device = os.stat("/proc/self/ns/net").st_dev
+        device = os.stat(OWN).st_dev
         listed = sorted(os.listdir(DIRECTORY), reverse=True)
     except OSError:
         return called
@@ -99,45 +154,114 @@ def names() -> dict[int, str]:
 
 
 def births(called: Mapping[int, str]) -> dict[int, float]:
-    """Since when each named namespace has had its inode number, in seconds since the epoch.
+    """Return when each named namespace got its name, in seconds since the epoch, by inode number.
 
-    The kernel gives the number of a namespace that is gone to the next one, so a message that
-    names a number may speak of another. What has no name under /run/netns is left out.
+    A message that names an inode number and is older speaks of an earlier namespace. Namespaces
+    without a name under /run/netns are left out.
     """
-    found = {}
+    births = {}
     for inode, name in called.items():
-        try:
-            status = os.stat(os.path.join(DIRECTORY, name))
-        except (OSError, ValueError):
-            continue
-        if status.st_ino == inode:
-            found[inode] = status.st_ctime
-    return found
+        born = _born(os.path.join(DIRECTORY, name), inode)
+        if born:
+            births[inode] = born
+    return births
+
+
+def _born(path: str, inode: int) -> float:
+    """Return when a name was made that leads to a namespace; 0 if it leads to another by now."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return 0.0
+    return status.st_ctime if status.st_ino == inode else 0.0
 
 
 def mounts() -> dict[str, int]:
-    """The mounts that hold a network namespace: path → inode number (proc_pid_mountinfo(5))."""
-    found = {}
+    """Return the inode numbers of mounted namespaces by path (proc_pid_mountinfo(5))."""
+    mounted = {}
     for line in read_long_file("/proc/self/mountinfo").data.splitlines():
         fields = line.split(b" ")
-        # The optional fields end at the first "-", which the type follows.
+        # The optional fields end at the first "-"; the type of the file system follows.
         if len(fields) < 5 or b"-" not in fields:
             continue
         if fields[fields.index(b"-") :][1:2] != [b"nsfs"]:
             continue
         inode = fields[3][5:-1]
         if fields[3][:5] == b"net:[" and inode.isdigit():
-            found[os.fsdecode(_unescape(fields[4]))] = int(inode)
-    return found
+            mounted[os.fsdecode(_unescape(fields[4]))] = int(inode)
+    return mounted
 
 
 def _unescape(field: bytes) -> bytes:
+    import re
+
     return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8) & 0xFF]), field)
 
 
-def find(specs: Iterable[str], own: int) -> Targets:
-    """The namespaces that the user means: names, globs of names, paths, pids and `all`."""
-    targets: dict[Target, None] = {}
+def _process_ids(path: str) -> list[str]:
+    """Return the ids in /proc/PID[/task/TID]/ns/net; empty for any other path."""
+    parts = path.split("/")
+    if parts[:2] != ["", "proc"] or parts[-2:] != ["ns", "net"]:
+        return []
+    ids = parts[2:-2]
+    if len(ids) == 3 and ids[1] == "task":
+        ids = [ids[0], ids[2]]
+    if len(ids) not in (1, 2) or not ids[-1].isascii():
+        return []
+    if len(ids) == 1 and ids[0] in ("self", "thread-self"):
+        return ids
+    return ids if all(part.isascii() and part.isdigit() and len(part) <= 10 for part in ids) else []
+
+
+def inhabitant(pid: str) -> str:
+    """Return what a process is called: its container, else its unit, else its command.
+
+    Empty if the process is gone. Source: /proc/PID/cgroup (cgroups(7)) and /proc/PID/comm.
+    """
+    text = read_file(f"/proc/{pid}/cgroup").data.decode("utf-8", "surrogateescape")
+    # The last group of version 2 ("0::"), or the longest of version 1.
+    groups = [line.split(":", 2)[2] for line in text.splitlines() if line.count(":") >= 2]
+    for group in sorted(groups, key=len, reverse=True):
+        name = _name_of_group(group)
+        if name:
+            return name
+    command = read_file(f"/proc/{pid}/comm", 64).data.strip()
+    return command.decode("utf-8", "surrogateescape")
+
+
+def _name_of_group(group: str) -> str:
+    """Return the container or the unit that a control group belongs to; empty for a login."""
+    parts = [part for part in group.split("/") if part]
+    for part in reversed(parts):
+        stem = part.partition(".scope")[0]
+        engine, _, identity = stem.rpartition("-")
+        if _is_container_id(identity or stem):
+            return f"{engine or _engine(parts)}-{(identity or stem)[:12]}"
+        for mark in ("lxc.payload.", "lxc.payload/", "machine-", "systemd-nspawn@"):
+            if part.startswith(mark):
+                return stem[len(mark) :].partition(".service")[0]
+    for part in reversed(parts):
+        if part.endswith(".service") and not part.startswith(("user@", "session-")):
+            return part[: -len(".service")]
+    return ""
+
+
+def _is_container_id(text: str) -> bool:
+    return len(text) == 64 and all(character in "0123456789abcdef" for character in text)
+
+
+def _engine(parts: Sequence[str]) -> str:
+    return (
+        parts[0] if len(parts) > 1 and parts[0] in ("docker", "kubepods", "podman") else "container"
+    )
+
+
+# --- what --netns asks for
+
+
+def select(specs: Iterable[str], own: int) -> NamespaceRequest:
+    """Return the namespaces that the user means: names, globs of names, paths, pids, and `all`."""
+    targets: dict[Namespace, None] = {}
     missing: list[str] = []
     everything = False
     own_asked = False
@@ -148,33 +272,35 @@ def find(specs: Iterable[str], own: int) -> Targets:
             first = first or own
         candidates = _candidates(spec)
         if not candidates and spec != "all":
-            missing.append(f"no namespace under {DIRECTORY} matches {spec}")
+            missing.append(f"{DIRECTORY}: no namespace matches {spec}")
             first = first or spec
         for target in candidates:
             first = first or target.path
-            inode, fault = _inode(target)
+            inode, problem = _inode(target)
             if inode == own:
                 own_asked = True
                 first = own if first == target.path else first
-            elif not fault:
-                # A path twice costs nothing (each namespace is looked into once).
+            elif not problem:
+                # A path that stands here twice costs nothing: each namespace is entered once.
                 targets[target] = None
             elif spec != "all":
-                missing.append(fault)
-    return Targets(tuple(targets), everything, own_asked, first, tuple(missing))
+                missing.append(problem)
+    return NamespaceRequest(tuple(targets), everything, own_asked, first, tuple(missing))
 
 
-def _candidates(spec: str) -> list[Target]:
+def _candidates(spec: str) -> list[Namespace]:
     if spec == "all":
-        named = [Target(name, os.path.join(DIRECTORY, name)) for name in _listed()]
-        return named + [Target(os.path.basename(path), path) for path in sorted(mounts())]
+        named = [_by_name(name) for name in _listed()]
+        return named + [Namespace(os.path.basename(path), path) for path in sorted(mounts())]
     if "/" in spec:
         return [_at_path(os.path.abspath(spec))]
-    if _PID.fullmatch(spec):
-        return [Target(f"pid-{int(spec)}", f"/proc/{int(spec)}/ns/net")]
+    if spec.isascii() and spec.isdigit() and len(spec) <= 10:
+        return [Namespace(f"pid-{int(spec)}", f"/proc/{int(spec)}/ns/net")]
     if any(character in spec for character in "*?["):
-        return _matching(spec)
-    return [Target(spec, os.path.join(DIRECTORY, spec))]
+        import fnmatch
+
+        return [_by_name(name) for name in _listed() if fnmatch.fnmatchcase(name, spec)]
+    return [_by_name(spec)]
 
 
 def _listed() -> list[str]:
@@ -184,49 +310,44 @@ def _listed() -> list[str]:
         return []
 
 
-def _matching(pattern: str) -> list[Target]:
-    import fnmatch
-
-    return [
-        Target(name, os.path.join(DIRECTORY, name))
-        for name in _listed()
-        if fnmatch.fnmatchcase(name, pattern)
-    ]
+def _by_name(name: str) -> Namespace:
+    return Namespace(name, os.path.join(DIRECTORY, name))
 
 
-def _at_path(path: str) -> Target:
-    process = _PROCESS.fullmatch(path)
-    if process:
-        return Target("-".join(["pid", *(part for part in process.groups() if part)]), path)
-    return Target(os.path.basename(path), path)
+def _at_path(path: str) -> Namespace:
+    ids = _process_ids(path)
+    return Namespace("-".join(["pid", *ids]) if ids else os.path.basename(path), path)
 
 
-def _inode(target: Target) -> tuple[int | None, str]:
-    """The inode of a target as far as this process may see it, and why it is no namespace."""
+def _inode(target: Namespace) -> tuple[int | None, str]:
+    """Return the inode of a target if this process may see it, and why it is no namespace."""
     name = f"namespace {target.name}"
     try:
         status = os.stat(target.path)
     except PermissionError:
-        return None, ""  # there is something; the reader will tell
+        return None, ""  # something is there; the reader can tell
     except OSError as error:
-        if _PROCESS.fullmatch(target.path):
-            return None, f"{name}: there is no such process"
+        if _process_ids(target.path):
+            return None, f"{name}: process not found"
         return None, f"{name}: {target.path}: {os.strerror(error.errno or errno.EIO)}"
     except ValueError:
         return None, f"{name}: not a path"
     try:
-        device = os.stat("/proc/self/ns/net").st_dev
+        device = os.stat(OWN).st_dev
     except OSError:
         device = status.st_dev
-    if status.st_dev != device and _PROCESS.fullmatch(target.path):
+    if status.st_dev != device and _process_ids(target.path):
         return None, ""  # some kernels show procfs' own directory to the unprivileged: ask
     if status.st_dev != device:
         return None, f"{name}: {target.path} is not a network namespace"
     return status.st_ino, ""
 
 
+# --- the reader's answer
+
+
 def by_namespace(frames: Iterable[Frame]) -> dict[int, dict[str, Frame]]:
-    """The frames of each namespace that was entered, by inode and file."""
+    """Return the frames of each namespace that was entered, by inode and file."""
     files: dict[int, dict[str, Frame]] = {}
     for frame in frames:
         if frame.inode:
@@ -234,65 +355,93 @@ def by_namespace(frames: Iterable[Frame]) -> dict[int, dict[str, Frame]]:
     return files
 
 
-def look(targets: Targets, frames: Sequence[Frame], own: int, called: Mapping[int, str]) -> Found:
-    """What the reader's frames say about the targets, in their order, each namespace once.
+def read_answer(
+    request: NamespaceRequest, frames: Sequence[Frame], own: int, called: Mapping[int, str]
+) -> NamespaceScan:
+    """Return what the reader's frames say about the targets, in their order, each namespace once.
 
-    A namespace that is gone by now is skipped; one that is there and could not be entered is a
-    problem. Found by `all`, it is called by its name, its mount, or one of its processes.
+    A namespace that is gone by now is left out; one that is there and could not be entered is a
+    problem. Without a name, it is called by its mount or by what runs in it.
     """
-    asked = {target.path: target for target in targets.targets}
+    targets = {target.path: target for target in request.targets}
     files = by_namespace(frames)
     problems: list[str] = []
-    hidden: list[str] = []
+    closed: list[str] = []
     forbidden = False
     for frame in frames:
         if frame.inode:
             continue
-        if frame.path not in asked:
+        target = targets.get(frame.path)
+        if target is None:
             if frame.errno != errno.ENOENT:
-                hidden.append(frame.path)
+                closed.append(frame.path)
         elif frame.errno != errno.ENOENT:
             forbidden = forbidden or frame.errno in (errno.EPERM, errno.EACCES)
-            problems.append(
-                f"namespace {asked[frame.path].name}: cannot be entered: "
-                + os.strerror(frame.errno)
-                + _lacking(frame)
-            )
+            reason = os.strerror(frame.errno) + _needed_capability(frame)
+            problems.append(f"namespace {target.name}: cannot be entered: {reason}")
         elif os.path.exists(frame.path):
-            problems.append(
-                f"namespace {asked[frame.path].name}: {frame.path} is not a network namespace"
-            )
+            problems.append(f"namespace {target.name}: {frame.path} is not a network namespace")
     namespaces = []
+    inactive = []
     for inode, parts in files.items():
-        if inode == own and targets.own:
+        if inode == own and request.own:
             continue
         path = next(iter(parts.values())).path
-        target = asked.get(path) or _at_path(path)
-        name = called.get(inode, target.name)
-        if path in asked and not targets.everything:
-            name = target.name if not target.name.startswith("pid-") else name
+        name = _name(request, targets, path, inode, called)
         try:
             limits = _limits_of(parts)
         except KernelError as error:
             problems.append(f"namespace {name}: {error}")
             continue
-        namespaces.append(Namespace(name, inode, path, limits))
-    unseen = _unseen(hidden, [part.path for parts in files.values() for part in parts.values()])
-    if unseen:
-        forbidden = True
+        if limits is None:
+            inactive.append(f"in namespace {name}")
+            continue
+        namespaces.append(Namespace(name, path, inode, limits, _birth(path, inode, called)))
+    unread = _unread(closed, [part.path for parts in files.values() for part in parts.values()])
+    if unread:
         problems.append(
-            f"{len(unseen)} processes, such as pid {unseen[0]}, are in a network namespace "
-            "that could not be looked into (CAP_SYS_PTRACE)"
+            f"network namespaces of {len(unread)} processes, such as pid {unread[0]}: "
+            "cannot be entered (CAP_SYS_PTRACE)"
         )
-    return Found(tuple(namespaces), tuple(problems), forbidden)
+    return NamespaceScan(
+        None,
+        tuple(namespaces),
+        tuple(problems),
+        tuple(inactive),
+        forbidden=forbidden or bool(unread),
+        frames=files,
+    )
 
 
-def _lacking(frame: Frame) -> str:
-    """The capability that would have led into a namespace, where that is what was missing."""
+def _name(
+    request: NamespaceRequest,
+    targets: Mapping[str, Namespace],
+    path: str,
+    inode: int,
+    called: Mapping[int, str],
+) -> str:
+    """Return what to call a namespace that was entered by `path`."""
+    target = targets.get(path)
+    if target and not request.everything and not target.name.startswith("pid-"):
+        return target.name
+    ids = _process_ids(path)
+    if inode in called:
+        return called[inode]
+    return (inhabitant(ids[0]) if ids else "") or _at_path(path).name
+
+
+def _birth(path: str, inode: int, called: Mapping[int, str]) -> float:
+    if path.startswith(DIRECTORY + "/"):
+        return _born(path, inode)
+    return _born(os.path.join(DIRECTORY, called[inode]), inode) if inode in called else 0.0
+
+
+def _needed_capability(frame: Frame) -> str:
+    """Return the capability that entering a namespace needs, if it was missing."""
     if frame.errno == errno.EPERM:
         return " (CAP_SYS_ADMIN)"
-    looked = frame.errno == errno.EACCES and _PROCESS.fullmatch(frame.path)
-    return " (CAP_SYS_PTRACE)" if looked else ""
+    needs_ptrace = frame.errno == errno.EACCES and _process_ids(frame.path)
+    return " (CAP_SYS_PTRACE)" if needs_ptrace else ""
 
 
 def _limits_of(parts: Mapping[str, Frame]) -> Limits | None:
@@ -302,21 +451,27 @@ def _limits_of(parts: Mapping[str, Frame]) -> Limits | None:
             return FileReading(NEW + what, errno=errno.EIO)
         return FileReading(NEW + what, frame.data, frame.errno)
 
-    return parse_limits(reading("count"), reading("max"), None)
+    limits = parse_limits(reading("count"), reading("max"), None)
+    if limits is None:
+        counted = [part.file for part in parts.values() if part.data and not part.errno]
+        trace = conntrack_trace() or ("its counters" if counted else "")
+        if trace:
+            raise hidden_error(trace)
+    return limits
 
 
-def _unseen(hidden: Iterable[str], seen: Iterable[str]) -> list[str]:
-    """The pids, of processes the reader could not look into, whose namespace it has not seen.
+def _unread(closed: Iterable[str], entered: Iterable[str]) -> list[str]:
+    """Return the pids, of processes whose namespace is closed to the reader, in unread namespaces.
 
-    /proc/PID/net can be looked at without a right, and each namespace has its own inode numbers
-    there: those of a file that every namespace has tell namespaces apart.
+    Looking at /proc/PID/net is not privileged, and a file there that each namespace has, has
+    another inode number in each.
     """
     mark = "/net/dev"
     known = {_number("/proc/self" + mark)}
-    known |= {_number(path[: -len("/ns/net")] + mark) for path in seen if _PROCESS.fullmatch(path)}
+    known |= {_number(path[: -len("/ns/net")] + mark) for path in entered if _process_ids(path)}
     pids = [
         path.split("/")[2]
-        for path in hidden
+        for path in closed
         if _number(path[: -len("/ns/net")] + mark) not in known | {None}
     ]
     return list(dict.fromkeys(pids))  # a process has a path for each of its threads

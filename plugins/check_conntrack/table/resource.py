@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from nagiosplugin import Metric, Resource
 
-from .. import nagios, places, session
+from .. import nagios, namespaces, session
 from ..kernel import KernelError
 from ..kernel.limits import OWN, read_limits
 from ..kernel.namedtuple import NamedTuple
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..flows.tally import Figures
     from ..kernel.conntrack_cli import Conntrack
     from ..kernel.limits import Limits
+    from ..kernel.namespaces import Namespace
     from ..session import Session
     from .files import OpenFiles
     from .sources import ReadRequest
@@ -164,13 +165,13 @@ class TableReader:
         if self.options.source not in sources.LIVE:
             return self._read_file()
         self.session.stage("reading /proc/sys/net/netfilter")
-        scan = places.look(self.session, self.options.netns)
+        scan = namespaces.scan(self.session, self.options.netns)
         self._problems += scan.problems
         first = [scan.first] if scan.first else []
         # The first is always read, of the others the largest: each takes its time.
-        largest = sorted(scan.others, key=lambda one: one.limits.entries, reverse=True)
-        wanted = first + [one for one in largest[:MOST_NAMESPACES] if one.limits.entries]
-        tables = self._read_tables({one.path: one.limits.entries for one in wanted})
+        largest = sorted(scan.others, key=lambda one: one.entries, reverse=True)
+        wanted = first + [one for one in largest[:MOST_NAMESPACES] if one.entries]
+        tables = self._read_tables({one.path: one.entries for one in wanted})
         reports = []
         for one in [*first, *scan.others]:
             table = tables.get(one.path)
@@ -288,11 +289,11 @@ class TableReader:
             return f"cannot read the table: permission denied (tried {tried})"
         return "cannot read the table: " + "; ".join(map(str, errors))
 
-    def _compared(self, table: TableReading, place: places.Spot) -> TableReading:
+    def _compared(self, table: TableReading, place: Namespace) -> TableReading:
         """Return the table, with a note where it is not the one that was counted."""
         if table.sampled or table.fault or self.request.match.narrows():
             return table
-        before = after = place.limits.entries
+        before = after = place.entries
         if place.path == OWN:
             with suppress(KernelError):
                 limits = read_limits()
@@ -336,7 +337,7 @@ class TableReader:
         return f"table/{report.key}/{self.options.state_key}"
 
     def _others_key(self) -> str:
-        return places.further_key("table", self.options.netns, self.options.state_key)
+        return namespaces.further_key("table", self.options.netns, self.options.state_key)
 
     def remember_peaks(self, report: TableReport) -> None:
         """Keep this run's counts for later runs; further namespaces share one file."""
@@ -364,7 +365,7 @@ def _merged(own: HostValues, given: HostValues) -> HostValues:
     )
 
 
-def _report(place: places.Spot, table: TableReading | None, *, was_read: bool) -> NamespaceReport:
+def _report(place: Namespace, table: TableReading | None, *, was_read: bool) -> NamespaceReport:
     """Return the report on a namespace, from what was read of it."""
     return NamespaceReport(
         place.name,
@@ -374,7 +375,7 @@ def _report(place: places.Spot, table: TableReading | None, *, was_read: bool) -
         place.limits,
         table,
         table.tally.figures(table.total) if table else None,
-        place.limits.entries,
+        place.entries,
         place.key,
         was_read,
     )
