@@ -106,3 +106,46 @@ def test_a_request_the_kernel_would_refuse_is_not_built():
         ct.dump_request(1, ct.KernelFilter(original=ct.TupleFilter(source=bytes(4))))
     with pytest.raises(ValueError, match="protocol"):
         ct.dump_request(1, ct.KernelFilter(2, ct.TupleFilter(source_port=1)))
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"protocols": ["icmp"], "ports": [53]}, "no flow of protocol icmp can have this port"),
+        ({"protocols": ["254", "gre"], "ports": [1]}, "protocol gre, 254 can have this port"),
+        ({"protocols": ["udp"], "states": ["ESTABLISHED"]}, "udp can have this state"),
+        ({"protocols": ["sctp"], "states": ["TIME_WAIT"]}, "sctp can have this state"),
+        ({"protocols": ["icmp"], "addresses": ["::1"]}, "icmp can have this address"),
+        ({"protocols": ["icmpv6"], "addresses": ["10.0.0.0/8"]}, "icmpv6 can have this address"),
+        (
+            {"protocols": ["udp"], "states": ["close"], "ports": [1]},
+            "can have this state and this port",
+        ),
+    ],
+)
+def test_filter_that_can_match_nothing_is_a_contradiction(parts, why):
+    assert why in match.contradiction(match.parse(**parts))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"protocols": ["icmp", "tcp"], "ports": [53]},
+        {"protocols": ["udp", "tcp"], "states": ["ESTABLISHED"], "ports": [1]},
+        {"protocols": ["icmp"], "addresses": ["::1", "10.0.0.1"]},
+        {"protocols": ["sctp"], "states": ["ESTABLISHED"]},
+        {"addresses": ["::/0"], "ports": [53]},
+        {"addresses": ["::/80"]},
+    ],
+)
+def test_filter_that_can_match_a_flow_is_no_contradiction(parts):
+    assert match.contradiction(match.parse(**parts)) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "instead"), [("::ffff:10.0.0.1", "10.0.0.1"), ("::ffff:0:0/96", "0.0.0.0")]
+)
+def test_mapped_address_is_refused(text, instead):
+    with pytest.raises(ValueError, match=rf"not an address of a flow: .* \(write {instead}\)"):
+        match.network(text)

@@ -10,7 +10,14 @@ from __future__ import annotations
 import socket
 
 from check_conntrack.flows.entry import (
+    IPPROTO_DCCP,
     IPPROTO_GRE,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_SCTP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPPROTO_UDPLITE,
     PROTOCOL_NAMES,
     STATE_NAMES,
     Entry,
@@ -25,6 +32,11 @@ if TYPE_CHECKING:
 
 # Where an address can stand, in the order in which positions are asked.
 ORIGINAL_SOURCE, ORIGINAL_DESTINATION, REPLY_SOURCE, REPLY_DESTINATION = range(4)
+
+
+_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address in IPv6 sockets, never in a packet
+_WITH_PORTS = frozenset({IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, IPPROTO_SCTP, IPPROTO_DCCP})
+_ONE_FAMILY = {IPPROTO_ICMP: 4, IPPROTO_ICMPV6: 16}  # bytes of an address
 
 
 class Network(NamedTuple):
@@ -63,6 +75,9 @@ def network(text: str) -> Network:
         if not (prefix_text.isascii() and prefix_text.isdigit()) or int(prefix_text) > bits:
             raise ValueError(f"not a prefix length from 0 to {bits}: {prefix_text!r}")
         prefix = int(prefix_text)
+    if len(address) == 16 and address.startswith(_MAPPED) and prefix >= 8 * len(_MAPPED):
+        mapped = socket.inet_ntoa(address[len(_MAPPED) :])
+        raise ValueError(f"not an address of a flow: {text!r} (write {mapped})")
     mask = prefix_mask(prefix, len(address))
     return Network(bytes(have & keep for have, keep in zip(address, mask)), prefix)
 
@@ -206,7 +221,7 @@ def parse(
     states: Sequence[str] = (),
     ports: Sequence[int] = (),
 ) -> Match:
-    """A Match from what stands on a command line; raises ValueError with the reason."""
+    """Return a Match from the words of a command line; raises ValueError for a malformed one."""
     wanted_states: frozenset[tuple[int, int]] = frozenset()
     for state in states:
         wanted_states |= state_numbers(state)
@@ -215,4 +230,28 @@ def parse(
         frozenset(protocol_number(text) for text in protocols),
         wanted_states,
         frozenset(ports),
+    )
+
+
+def contradiction(wanted: Match) -> str:
+    """Return why no flow can match; empty where one can."""
+    if not wanted.protocols or any(_possible(wanted, each) for each in wanted.protocols):
+        return ""
+    names = [PROTOCOL_NAMES.get(each, str(each)) for each in sorted(wanted.protocols)]
+    parts = (("address", wanted.networks), ("state", wanted.states), ("port", wanted.ports))
+    others = [f"this {name}" for name, values in parts if values]
+    return f"no flow of protocol {', '.join(names)} can have {' and '.join(others)}"
+
+
+def _possible(wanted: Match, protocol: int) -> bool:
+    """Return whether a flow of this protocol can match the other parts."""
+    size = _ONE_FAMILY.get(protocol)
+    return (
+        (not wanted.ports or protocol in _WITH_PORTS)
+        and (not wanted.states or any(protocol == each for each, _ in wanted.states))
+        and (
+            not size
+            or not wanted.networks
+            or any(len(each.address) == size for each in wanted.networks)
+        )
     )

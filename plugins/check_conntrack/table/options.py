@@ -168,7 +168,7 @@ def parser() -> cli.Parser:
         "--port",
         action="append",
         default=[],
-        type=_between(0, 65535),
+        type=_between(1, 65535),
         metavar="PORT",
         help="keep flows with this port, on either side",
     )
@@ -227,10 +227,13 @@ def validate(options: argparse.Namespace) -> None:
 
 
 def read_request(options: argparse.Namespace) -> ReadRequest:
-    """Return what to count, as the options ask for it."""
+    """Return what to count, as the options ask for it; raises UsageError if nothing can match."""
     from ..flows import match, tally
 
     entries = match.parse(options.address, options.protocol, options.state, options.port)
+    contradiction = match.contradiction(entries)
+    if contradiction:
+        raise cli.UsageError(contradiction)
     most = options.max_entries if options.source in LIVE else 0
     return ReadRequest(entries, tally.prefixes(options.prefix), most)
 
