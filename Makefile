@@ -13,10 +13,11 @@ PACKAGING := debhelper dh-python dpkg-dev python3-nagiosplugin rpm
 PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help run test incidents programs load graphs deb rpm dist pyz packaging test-packages lint bench fuzz clean
+.PHONY: help run unit test incidents programs load graphs deb rpm dist pyz packaging test-packages lint bench fuzz clean
 
 help:
 	@echo 'make run    install into $(VENV) and run every check against this host'
+	@echo 'make unit   the unit tests, in half a minute, without root'
 	@echo 'make test   install the test tools, and the programs the tests talk to; run all tests;'
 	@echo '            with COVERAGE=yes also the branch coverage of the library'
 	@echo 'make incidents  stage every incident with real traffic; print what the checks say about it'
@@ -46,6 +47,10 @@ PYTEST := $(MEASURE) run -m pytest
 else
 PYTEST := $(BIN)/python -m pytest
 endif
+
+# Pure and fast: no root, no program but Python.
+unit: $(VENV)/.tested
+	$(BIN)/python -m pytest -q -n 2 tests/unit
 
 test: $(VENV)/.tested programs
 ifdef COVERAGE

@@ -128,7 +128,7 @@ def test_columns_give_what_lines_give_and_need_no_line_alone(line, monkeypatch):
         max_size=8,
     )
 )
-@settings(max_examples=300)
+@settings(max_examples=120)
 def test_lines_with_faults_are_counted_alike_by_columns_and_by_lines(described):
     lines = []
     for whole, changes, times in described:

@@ -206,10 +206,10 @@ def test_the_rest_of_an_overlong_line_is_not_taken_for_a_line_next_time(log):
 def test_a_file_of_nothing_but_events_is_folded_and_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(fl, "MOST_EVENTS", 100)
     path = tmp_path / "kern.log"
-    path.write_bytes(b"".join(full(n % 3600) for n in range(20_000)))
+    path.write_bytes(b"".join(full(n % 3600) for n in range(4000)))
     found = read(path)
-    assert count(found.events) == 20_000
-    assert len(found.events) < 10_000
+    assert count(found.events) == 4000
+    assert len(found.events) < 2000
 
 
 def test_a_log_without_lines_of_the_kernel_says_so(log):
@@ -285,18 +285,18 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, log):
         assert detail in problem.detail
 
 
-def test_a_log_that_may_not_be_read_says_what_to_grant(need):
-    need("setpriv")
+def test_a_log_that_may_not_be_read_says_what_to_grant():
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         log = Path(folder, "kern.log")
         log.write_bytes(full(1))
-        log.chmod(0o600)
-        os.seteuid(65534)
+        log.chmod(0)
+        user = os.geteuid()
+        os.seteuid(user or 65534)
         try:
             [problem] = read(log).problems
         finally:
-            os.seteuid(0)
+            os.seteuid(user)
     assert problem.reason == reasons.PERMISSION_DENIED
 
 
@@ -342,16 +342,14 @@ def test_compressed_logs_are_read_also_of_several_streams(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", PACKERS)
 @pytest.mark.parametrize("keep", [0.2, 0.9])
 def test_of_a_compressed_log_cut_in_the_middle_what_can_be_read_counts(tmp_path, suffix, keep):
-    whole = PACKERS[suffix](
-        b"".join(full(n % 3600) + os.urandom(40) + b"\n" for n in range(30_000))
-    )
+    whole = PACKERS[suffix](b"".join(full(n % 3600) + os.urandom(40) + b"\n" for n in range(9000)))
     path = tmp_path / f"kern.log.2.{suffix}"
     path.write_bytes(whole[: int(len(whole) * keep)])
     found = read(path)
     assert not found.complete
     assert found.problems[0].detail == "end in the middle"
     # xz and bzip2 give what they have block by block.
-    assert count(found.events) > (20_000 * keep if suffix == "gz" else -1)
+    assert count(found.events) > (6000 * keep if suffix == "gz" else -1)
 
 
 def pack_xz(data, dictionary):

@@ -62,27 +62,6 @@ def test_sudo_is_not_searched_along_the_callers_path():
     assert all(path.startswith("/") for path in reader_command.SUDO_PATHS)
 
 
-@pytest.mark.parametrize("loose", ["file", "folder", "owner", "link", None])
-def test_replaceable_part_is_the_path_that_others_may_write(monkeypatch, tmp_path, need, loose):
-    need()
-    monkeypatch.setattr(
-        reader_command.os.path, "dirname", lambda path: folder if path == file else "/"
-    )
-    folder, file = str(tmp_path), str(tmp_path / "reader.py")
-    tmp_path.chmod(0o777 if loose == "folder" else 0o1777)
-    (tmp_path / "real").touch(mode=0o755)
-    if loose == "link":
-        os.chown(tmp_path / "real", 65534, 65534)
-        os.symlink("real", file)
-    else:
-        os.rename(tmp_path / "real", file)
-        os.chmod(file, 0o757 if loose == "file" else 0o755)
-        os.chown(file, 65534 if loose == "owner" else 0, 0)
-    monkeypatch.setattr(reader_command, "READER", file)
-    told = {"folder": folder, "link": str(tmp_path / "real"), None: ""}
-    assert reader_command.replaceable_part() == told.get(loose, file)
-
-
 def test_sudoers_line_allows_no_argument(reader_file, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert reader_command.sudoers_line() == f'root ALL=(root) NOPASSWD: {reader_file} ""'
