@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 # renewed: they have nearly all of it left. Entries from before a lower timeout have more left.
 FEWEST_RENEWED, RENEWED_SHARE = 5, 0.01
 RENEWED_BUCKETS = 3  # of 2**IDLE_SHIFT seconds each
+RENEWED_DENSITY = 3  # times the mean of what has less left
 MOST_OLDER = 0.05
+_UNACKNOWLEDGED = ("tcp_timeout_unacknowledged", "tcp_timeout_max_retrans")
 
 
 def table_profile(
@@ -40,10 +42,7 @@ def table_profile(
     established = timeouts.get("tcp_timeout_established") or inferred_timeout(
         tally.established_timeouts
     )
-    unacknowledged = max(
-        timeouts.get(name, DEFAULTS[name])
-        for name in ("tcp_timeout_unacknowledged", "tcp_timeout_max_retrans")
-    )
+    unacknowledged = max(timeouts.get(name, DEFAULTS[name]) for name in _UNACKNOWLEDGED)
     # Without a timeout nothing is known of idle entries.
     idle = tally.established_idle(LONG_IDLE, established or 0, unacknowledged)
     names = _top_item(tally.top_sources(1)), _top_item(tally.top_half_open_sources(1))
@@ -89,14 +88,20 @@ def inferred_timeout(remaining: Mapping[int, int]) -> int | None:
     """Return the timeout of established connections where their table was collected, in seconds.
 
     remaining: how many entries have how much left, in units of 2**IDLE_SHIFT seconds. Entries that
-    were just renewed stand together at the timeout in force, and none or few above. None where no
-    such place is found. Rounded down, so that no entry is taken for idle too early.
+    were just renewed stand close together at the timeout in force; a few above it are older than
+    a timeout that was lowered. None where no such place is found. Rounded down, so that no entry
+    is taken for idle too early.
     """
-    total = sum(remaining.values())
+    # What has so little left waits for an acknowledgement (Tally.established_idle).
+    waiting = max(DEFAULTS[name] for name in _UNACKNOWLEDGED) >> IDLE_SHIFT
+    buckets = sorted((at for at in remaining if at > waiting), reverse=True)
+    total = sum(remaining[at] for at in buckets)
     older = 0
-    for top in sorted(remaining, reverse=True):
+    for top in buckets:
         renewed = sum(remaining.get(top - step, 0) for step in range(RENEWED_BUCKETS))
-        if renewed >= max(FEWEST_RENEWED, RENEWED_SHARE * total):
+        below = total - older - renewed
+        mean = RENEWED_BUCKETS * below / max(top - RENEWED_BUCKETS + 1 - buckets[-1], 1)
+        if renewed >= max(FEWEST_RENEWED, RENEWED_SHARE * total, RENEWED_DENSITY * mean):
             return top << IDLE_SHIFT
         older += remaining[top]
         if older > MOST_OLDER * total:

@@ -15,12 +15,14 @@ from nagiosplugin import Metric, Resource
 
 from .. import nagios, namespaces, session
 from ..kernel import KernelError
-from ..kernel.limits import OWN, read_limits
+from ..kernel.limits import OWN, number, read_limits
 from ..kernel.namedtuple import NamedTuple
+from ..kernel.source import FileReading
 from ..kernel.table_file import HostValues
 from ..state import trend
 from ..state.state_store import boot_id, kept_series, series_of
 from . import sources
+from .estimates import margins
 from .options import LABELS, MOST_NAMESPACES, NAMESPACE_LABELS
 from .sources import SourceError, TableReading
 
@@ -107,13 +109,17 @@ class TableReport(NamedTuple):
 class TableResource(Resource):
     """The figures of a TableReport, as nagiosplugin takes them.
 
-    total_entries: the entries that a bound in percent of the entries is a share of.
+    total_entries: the entries that a bound in percent of the entries is a share of. margins: of
+    estimated figures, by the name of their metric.
     """
 
     def __init__(self, report: TableReport) -> None:
         self.report = report
         first = next((one for one in report.namespaces if not one.prefix), None)
         self.total_entries = first.figures.entries if first and first.figures else None
+        self.margins: dict[str, float] = {}
+        for one in report.namespaces:
+            self.margins.update(margins(one))
 
     def probe(self) -> Iterator[Metric]:
         """Yield the first namespace's metrics, then problems, then the other namespaces'."""
@@ -156,6 +162,8 @@ class TableReader:
         self._programs = programs
         self._files = files
         self._timeouts: dict[str, dict[str, int]] = {}
+        self._tables: dict[str, TableReading] = {}
+        self._gone: set[str] = set()
         self._stack = stack
         self._problems: list[str] = []
         self._errors: list[SourceError] = []
@@ -164,23 +172,22 @@ class TableReader:
         """Read everything that was asked for. Raises KernelError where nothing can be read."""
         if self.options.source not in sources.LIVE:
             return self._read_file()
-        self.session.stage("reading /proc/sys/net/netfilter")
+        stage = self.session.stage
+        stage("reading /proc/sys/net/netfilter")
         scan = namespaces.scan(self.session, self.options.netns)
         self._problems += scan.problems
         first = [scan.first] if scan.first else []
         # The first is always read, of the others the largest: each takes its time.
         largest = sorted(scan.others, key=lambda one: one.entries, reverse=True)
         wanted = first + [one for one in largest[:MOST_NAMESPACES] if one.entries]
-        tables = self._read_tables({one.path: one.entries for one in wanted})
-        reports = []
-        for one in [*first, *scan.others]:
-            table = tables.get(one.path)
-            was_read = one in wanted
-            if was_read and isinstance(table, TableReading):
-                reports.append(_report(one, self._compared(table, one), was_read=True))
-            elif not was_read or one.path in tables or one.path == OWN:
-                reports.append(_report(one, None, was_read=was_read))
-            # Any other namespace has gone since the scan.
+        # Limits are known by now: they are evaluated, whatever becomes of the tables.
+        with stage.stoppable(self._problems.append):
+            self._read_tables({one.path: one.entries for one in wanted})
+        reports = [
+            _report(one, self._tables.get(one.path), was_read=one in wanted)
+            for one in [*first, *scan.others]
+            if one.path == OWN or one.path not in self._gone
+        ]
         others = [one for one in reports if one.prefix]
         others.sort(key=lambda one: one.fullness, reverse=True)
         plain = [one for one in reports if not one.prefix]
@@ -212,31 +219,29 @@ class TableReader:
         problems = (table.fault,) if table.fault else ()
         return TableReport((report,), problems, from_file=True)
 
-    def _read_tables(self, counts: dict[str, int]) -> dict[str, TableReading | SourceError]:
-        """Return tables by the paths of their namespaces, from the first source that has them."""
-        found: dict[str, TableReading | SourceError] = {}
+    def _read_tables(self, counts: dict[str, int]) -> None:
+        """Read tables of namespaces, by path and count, from the first source that has them."""
         left = dict(counts)
         for source in self._sources():
-            if not left:
+            if not left or (self._errors and sources.time_is_up(self.session.stage)):
                 break
             answers = self._ask(source, left)
-            for path in list(left):
+            for path, count in list(left.items()):
                 table = answers.get(path)
-                if isinstance(table, TableReading):
-                    if not table.fault or path not in found:
-                        found[path] = table
+                if table is None:
+                    self._gone.add(path)
+                    del left[path]
+                elif isinstance(table, SourceError):
+                    self._errors.append(table)
+                else:
+                    table = self._compared(table, path, count)
+                    if not table.fault or path not in self._tables:
+                        self._tables[path] = table
                     if not table.fault:
                         del left[path]
-                elif table is None:  # the namespace is gone
-                    del left[path]
-                else:
-                    self._errors.append(table)
-                    found.setdefault(path, table)
-        tables = [table for table in found.values() if isinstance(table, TableReading)]
-        self._problems += dict.fromkeys(table.fault for table in tables if table.fault)
-        if len(tables) < len(found):
+        self._problems += dict.fromkeys(one.fault for one in self._tables.values() if one.fault)
+        if len(self._tables) + len(self._gone) < len(counts):
             self._problems.append(self._unreadable())
-        return found
 
     def _sources(self) -> tuple[str, ...]:
         if self.options.source == sources.AUTO:
@@ -289,17 +294,26 @@ class TableReader:
             return f"cannot read the table: permission denied (tried {tried})"
         return "cannot read the table: " + "; ".join(map(str, errors))
 
-    def _compared(self, table: TableReading, place: Namespace) -> TableReading:
-        """Return the table, with a note where it is not the one that was counted."""
-        if table.sampled or table.fault or self.request.match.narrows():
+    def _compared(self, table: TableReading, path: str, before: int) -> TableReading:
+        """Return the table, held against the kernel's count before and after."""
+        if self.request.match.narrows() and table.origin == sources.NETLINK_PATH:
+            return table  # a filter of the kernel's may have left entries out
+        compared = sources.compared(table, before, before)
+        if compared is table:
             return table
-        before = after = place.entries
-        if place.path == OWN:
-            with suppress(KernelError):
+        return sources.compared(table, before, self._count_again(path, before))
+
+    def _count_again(self, path: str, before: int) -> int:
+        """Return a namespace's count at this moment; the earlier one where it is not known."""
+        with suppress(KernelError):
+            if path == OWN:
                 limits = read_limits()
-                after = limits.entries if limits else 0
-        note = sources.mismatch(table, before, after)
-        return table._replace(notes=(*table.notes, note)) if note else table
+                return limits.entries if limits else 0
+            if self.session.may_ask:
+                for frame in self.session.ask([b"limits", os.fsencode(path)]):
+                    if frame.file == "nf_conntrack_count" and not frame.errno:
+                        return number(FileReading(frame.file, frame.data))
+        return before
 
     def timeouts(self, report: NamespaceReport) -> dict[str, int]:
         """Return the timeouts in force in a namespace in seconds, those that are known."""
@@ -312,7 +326,7 @@ class TableReader:
             self._timeouts[path] = {}
             if path == OWN:
                 self._timeouts[path] = read_timeouts()
-            elif self.session.may_ask:
+            elif self.session.may_ask and not sources.time_is_up(self.session.stage):
                 with suppress(KernelError):
                     frames = self.session.ask([b"timeouts", os.fsencode(path)])
                     self._timeouts[path] = timeouts_of(frames)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from itertools import groupby
 
 from ..kernel import KernelError
@@ -18,15 +19,17 @@ from ..kernel.table_file import HostValues
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import Callable
 
     from ..flows.match import Match
+    from ..flows.netlink import TableError
     from ..flows.tally import Prefixes, Tally
     from ..kernel.conntrack_cli import Conntrack
     from ..kernel.reader_client import Frame
     from ..session import Session
+    from ..signals import Stage
 
 AUTO, NETLINK, PROC, CONNTRACK = "auto", "netlink", "proc", "conntrack"
+NETLINK_PATH = "ctnetlink"
 PROC_PATH, CONNTRACK_PATH = "/proc/net/nf_conntrack", "conntrack -L"
 LIVE = (AUTO, NETLINK, PROC, CONNTRACK)
 # More bad lines than this share of all lines, and figures say little.
@@ -35,6 +38,16 @@ MANY_BAD_LINES = 0.1
 FEWEST_APART, APART = 100, 0.1
 # What the kernel says where the dump lost its place, and what came before it is sound.
 _LOST = (errno.ENOBUFS, errno.EINTR, errno.EAGAIN)
+# Reading ends so many seconds before the time is up: a smaller sample is better than none.
+READ_RESERVE = 0.5
+# What the reader means by these, which nothing else says here.
+_REASONS = {
+    errno.EPROTONOSUPPORT: (
+        "nf_conntrack_netlink is not loaded (as root, run: modprobe nf_conntrack_netlink)"
+    ),
+    errno.ESTALE: "/proc shows the table of another namespace (kernels before 5.11)",
+}
+_TIMED_OUT = "timed out (allow more time with --timeout)"
 
 
 class ReadRequest(NamedTuple):
@@ -87,6 +100,21 @@ class SourceError(NamedTuple):
         return f"{self.source}: {self.reason}{needs}"
 
 
+def time_is_up(stage: Stage) -> bool:
+    """Return whether reading has to end."""
+    return stage.left() < READ_RESERVE
+
+
+def timed(frames: Iterable[Frame], stage: Stage) -> Iterator[Frame]:
+    """Yield frames; raises TableError with ETIME when reading has to end."""
+    from ..flows.netlink import TableError
+
+    for frame in frames:
+        yield frame
+        if time_is_up(stage):
+            raise TableError(_TIMED_OUT, errno.ETIME)
+
+
 class _UselessFilterError(Exception):
     """The kernel's filter leaves more entries than may be read, or its answer has no end."""
 
@@ -96,6 +124,16 @@ def new_tally(request: ReadRequest) -> Tally:
     from ..flows.tally import Tally
 
     return Tally(request.prefixes, request.match)
+
+
+def _until_time_is_up(
+    groups: Iterator[tuple[str, Iterator[Frame]]],
+) -> Iterator[tuple[str, Iterator[Frame]]]:
+    """Yield groups of frames, those of whole namespaces that fit into the time."""
+    from ..flows.netlink import TableError
+
+    with suppress(TableError):
+        yield from groups
 
 
 def _by_path(frames: Iterable[Frame]) -> Iterator[tuple[str, Iterator[Frame]]]:
@@ -149,14 +187,20 @@ def _netlink(
     paths = [os.fsencode(path) for path in counts]
     fields = [b"table", *paths, *(text.encode() for text, _ in filters)]
     matches = [each for _, each in filters] or [request.match]
-    frames = session.stream(fields)
-    session.stage("reading the table over ctnetlink")
-    for path, group in _by_path(frames):
+    stage = session.stage
+    frames = timed(session.stream(fields), stage)
+    stage("reading the table over ctnetlink")
+    answered = set()
+    for path, group in _until_time_is_up(_by_path(frames)):
+        answered.add(path)
         table = _dumps(group, request, matches, counts.get(path, 0), filtered=bool(filters))
         if table is not None:
             yield path, table
         if len(counts) == 1:
             return  # the rest of the answer is not needed
+    if time_is_up(stage):
+        timed_out = SourceError("netlink", _TIMED_OUT)
+        yield from ((path, timed_out) for path in counts if path not in answered)
 
 
 def _dumps(
@@ -167,47 +211,89 @@ def _dumps(
     *,
     filtered: bool,
 ) -> TableReading | SourceError | None:
-    """The table that the dumps of one namespace make together; None where it is gone."""
-    from ..flows import bulk, parallel_count
-    from ..flows.netlink import TableError
-
-    tally = new_tally(request)
-    complete, interrupted = True, False
-    fault, notes = "", []
+    """Return the table that the dumps of one namespace make together; None where it is gone."""
+    counter = _DumpCounter(request, filtered=filtered)
     for name, dump in groupby(frames, lambda frame: frame.file):
         if name == "-":
             code = next(dump).errno
             return None if code == errno.ENOENT else _source_error("netlink", code)
-        tally.match = tally.match and matches[ord(name[-1]) - ord("a")]
+        if not counter.count(dump, matches[ord(name[-1]) - ord("a")]):
+            break
+    return counter.result(count)
+
+
+class _DumpCounter:
+    """Counts the dumps of one namespace into one tally.
+
+    complete: nothing is missing so far. fault, error: why the figures, or everything, is unusable.
+    """
+
+    def __init__(self, request: ReadRequest, *, filtered: bool) -> None:
+        self.tally = new_tally(request)
+        self.complete = True
+        self.fault = ""
+        self.error: SourceError | None = None
+        self._notes: list[str] = []
+        self._most = request.most
+        self._filtered = filtered
+
+    def count(self, dump: Iterable[Frame], match: Match) -> bool:
+        """Count a dump; returns whether another one makes sense. Raises _UselessFilterError."""
+        from ..flows import bulk, parallel_count
+        from ..flows.netlink import TableError
+
+        tally = self.tally
+        tally.match = tally.match and match
         try:
-            if request.most or filtered:
-                status = bulk.count(batches(dump), tally, request.most)
+            if self._most or self._filtered:
+                status = bulk.count(batches(dump), tally, self._most)
             else:
                 status = parallel_count.count(batches(dump), bulk.count, tally)
         except TableError as error:
-            if error.errno not in _LOST:
-                if not tally.read:
-                    return _source_error("netlink", error.errno, str(error))
-                fault = str(error)
-                break
-            complete = False
-            notes.append(f"the kernel lost part of the dump: {os.strerror(error.errno)}")
-            continue
-        interrupted = interrupted or status.interrupted
+            return self._failed(error)
+        if status.interrupted:
+            self.fault = "the table changed during the dump: entries are missing or counted twice"
         if status.done:
-            continue
-        if filtered:
+            return True
+        if self._filtered:
             raise _UselessFilterError
-        complete = False
-        if request.most and tally.read >= request.most:
-            break
-        notes.append("the dump ended before its end")
-    if not complete and not tally.read:
-        return _source_error("netlink", errno.ENODATA, "the dump ended before it began")
-    if interrupted:
-        notes.append("the table changed under the dump: entries may be missing or counted twice")
-    sampled = not filtered and not complete and tally.read < count
-    return TableReading("ctnetlink", tally, count, sampled, tuple(notes), fault)
+        self.complete = False
+        if self._most and tally.read >= self._most:
+            return False
+        self._notes.append("the dump ended before its end")
+        return True
+
+    def _failed(self, error: TableError) -> bool:
+        if error.errno == errno.ETIME:
+            self.complete = False
+            self._notes.append(_cut_short(self.tally))
+            return False
+        if error.errno in _LOST:
+            self.complete = False
+            self._notes.append(f"the kernel lost part of the dump: {os.strerror(error.errno)}")
+            return True
+        self.fault = str(error)
+        if not self.tally.read:
+            self.error = _source_error("netlink", error.errno, str(error))
+        return False
+
+    def result(self, count: int) -> TableReading | SourceError:
+        """Return what the dumps hold; `count` is the kernel's count before them."""
+        tally, reasons = self.tally, "; ".join(self._notes)
+        if self.error:
+            return self.error
+        if not self.complete and not tally.read:
+            return SourceError("netlink", reasons or "the dump ended before it began")
+        fault = self.fault
+        if self._filtered and not self.complete:
+            # It is not known how many entries of the rest match.
+            fault = fault or f"only a part of the matching entries was read: {reasons}"
+        sampled = not self._filtered and not self.complete and tally.read < count
+        return TableReading(NETLINK_PATH, tally, count, sampled, tuple(self._notes), fault)
+
+
+def _cut_short(tally: Tally) -> str:
+    return f"timed out after {tally.read} entries: the sample is smaller than usual"
 
 
 def batches(frames: Iterable[Frame]) -> Iterator[bytes]:
@@ -222,6 +308,7 @@ def batches(frames: Iterable[Frame]) -> Iterator[bytes]:
 
 def _source_error(source: str, code: int, reason: str = "") -> SourceError:
     forbidden = code in (errno.EPERM, errno.EACCES)
+    reason = _REASONS.get(code, reason)
     privilege = ("CAP_NET_ADMIN" if source == "netlink" else "root") if forbidden else ""
     return SourceError(source, reason or os.strerror(code), privilege)
 
@@ -232,14 +319,18 @@ def _source_error(source: str, code: int, reason: str = "") -> SourceError:
 class _Pieces:
     """Pieces of text as a file, that ends after so many lines."""
 
-    def __init__(self, pieces: Iterator[bytes], most: int) -> None:
+    def __init__(self, pieces: Iterator[bytes], most: int, stage: Stage) -> None:
         self._pieces = pieces
+        self._stage = stage
         self._left = most or -1
         self.cut = False
 
     def read(self, _: int) -> bytes:
         if self._left == 0:
             self.cut = self.cut or bool(next(self._pieces, b""))
+            return b""
+        if time_is_up(self._stage):
+            self.cut = True
             return b""
         piece = next(self._pieces, b"")
         lines = piece.count(b"\n")
@@ -251,12 +342,12 @@ class _Pieces:
         return piece
 
 
-def _count_text(pieces: Iterator[bytes], request: ReadRequest) -> tuple[Tally, bool]:
-    """What the pieces hold, and whether that is all."""
+def _count_text(pieces: Iterator[bytes], request: ReadRequest, stage: Stage) -> tuple[Tally, bool]:
+    """Return what the pieces hold, and whether that is all."""
     from ..flows import text
 
     tally = new_tally(request)
-    file = _Pieces(pieces, request.most)
+    file = _Pieces(pieces, request.most, stage)
     text.count(file, tally)  # type: ignore[arg-type]
     return tally, not file.cut
 
@@ -268,12 +359,13 @@ def read_proc(
 
     Raises KernelError where the reader cannot be asked.
     """
-    frames = session.stream([b"text", *map(os.fsencode, counts)])
-    session.stage("reading /proc/net/nf_conntrack")
+    stage = session.stage
+    frames = timed(session.stream([b"text", *map(os.fsencode, counts)]), stage)
+    stage("reading /proc/net/nf_conntrack")
     found: dict[str, TableReading | SourceError] = {}
-    for path, group in _by_path(frames):
+    for path, group in _until_time_is_up(_by_path(frames)):
         failed: list[Frame] = []
-        tally, complete = _count_text(_texts(group, failed), request)
+        tally, complete = _count_text(_texts(group, failed), request, stage)
         if failed and not tally.read:
             missing = failed[0].errno == errno.ENOENT
             if missing and not failed[0].inode:
@@ -281,33 +373,45 @@ def read_proc(
             reason = "this kernel has no /proc/net/nf_conntrack" if missing else ""
             found[path] = _source_error("proc", failed[0].errno, reason)
             continue
-        count = counts.get(path, 0)
-        sampled = not complete and tally.read < count
-        found[path] = TableReading(PROC_PATH, tally, count, sampled)
+        found[path] = _text_reading(PROC_PATH, tally, counts.get(path, 0), stage, complete=complete)
         if len(counts) == 1:
             break
+    if time_is_up(stage):
+        for path in counts:
+            found.setdefault(path, SourceError("proc", _TIMED_OUT))
     return found
 
 
+def _text_reading(
+    origin: str, tally: Tally, count: int, stage: Stage, *, complete: bool
+) -> TableReading:
+    sampled = not complete and tally.read < count
+    notes = (_cut_short(tally),) if sampled and time_is_up(stage) else ()
+    return TableReading(origin, tally, count, sampled, notes)
+
+
 def _texts(frames: Iterable[Frame], failed: list[Frame]) -> Iterator[bytes]:
-    for frame in frames:
-        if frame.errno:
-            failed.append(frame)
-            return
-        if frame.data:
-            yield frame.data
+    from ..flows.netlink import TableError
+
+    with suppress(TableError):  # the time is up
+        for frame in frames:
+            if frame.errno:
+                failed.append(frame)
+                return
+            if frame.data:
+                yield frame.data
 
 
 def read_conntrack(
     program: Conntrack,
-    stage: Callable[[str], None],
+    stage: Stage,
     request: ReadRequest,
     counts: Mapping[str, int],
 ) -> dict[str, TableReading | SourceError]:
     """The table of the own namespace, as conntrack(8) lists it."""
     stage("reading what conntrack -L prints")
     listing = program.listing()
-    tally, complete = _count_text(iter(lambda: listing.read(1 << 18), b""), request)
+    tally, complete = _count_text(iter(lambda: listing.read(1 << 18), b""), request, stage)
     if complete:
         try:
             program.finish()
@@ -316,18 +420,37 @@ def read_conntrack(
             hints = ("must be root", "CAP_NET_ADMIN", "ermi")
             forbidden = any(hint in str(error) for hint in hints)
             return {OWN: SourceError("conntrack", str(error), "CAP_NET_ADMIN" if forbidden else "")}
+    if time_is_up(stage) and not tally.read:
+        return {OWN: SourceError("conntrack", _TIMED_OUT)}
     count = counts.get(OWN, 0)
-    return {OWN: TableReading(CONNTRACK_PATH, tally, count, not complete and tally.read < count)}
+    return {OWN: _text_reading(CONNTRACK_PATH, tally, count, stage, complete=complete)}
 
 
 # --- a dump and the kernel's count
 
 
-def mismatch(table: TableReading, before: int, after: int) -> str:
-    """A sentence where a table that was read whole is not the one that was counted."""
-    read = table.tally.read
+def compared(table: TableReading, before: int, after: int) -> TableReading:
+    """Return a table that was read to its end, held against the kernel's counts around the dump.
+
+    The count holds expired entries until they are swept, and the dump, which leaves them out,
+    sweeps them: so the count after the dump is the one that has to agree. Fewer entries than both
+    counts allow for are a part of the table, and a random one: the hash's key is. More entries
+    than both are none that figures can be taken from.
+    """
+    if table.sampled or table.fault:
+        return table
+    read = table.tally.read + table.tally.bad_lines
     low, high = min(before, after), max(before, after)
-    room = max(FEWEST_APART, round(high * APART))
-    if low - room <= read <= high + room:
-        return ""
-    return f"{read} entries were read where the kernel counts {after}: the hash may have changed"
+    if read < low - _churn(low):
+        note = f"the dump holds {read} of {after} entries: the hash table may have been resized"
+        return table._replace(kernel_count=after, sampled=True, notes=(*table.notes, note))
+    if read > high + _churn(high):
+        return table._replace(
+            fault=f"the table changed while it was read: {read} of {after} entries"
+        )
+    return table
+
+
+def _churn(count: int) -> int:
+    """Return how many entries may come or go during a dump."""
+    return max(FEWEST_APART, round(count * APART))

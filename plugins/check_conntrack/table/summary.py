@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from nagiosplugin import Summary
+from nagiosplugin import Summary, Unknown
 
 from .. import nagios, render, session
 from ..kernel.limits import OWN
 from . import sources
+from .estimates import EstimateContext
 from .options import LABELS, MOST_NAMESPACES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from nagiosplugin import Result, Results
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 TITLE = "CONNTRACK_TABLE"
 # Without -v, of each list.
 FEW_LINES = 3
+SHORTEST_PART = 30  # characters, below which the beginning of a part says nothing
+# The label whose alarm a cause explains, so that it is not repeated.
+_MENTIONED = {"nat ports": "snat_port_usage"}
 
 
 class TableSummary(Summary):
@@ -45,36 +49,54 @@ class TableSummary(Summary):
         return self.problem(results)
 
     def problem(self, results: Results) -> str:
-        """Return the fullest of the worst, its cause, what alarms, and what was not read."""
+        """Return the state of the table, its cause, what alarms, and what was not read.
+
+        What does not fit is in the long output.
+        """
         report = self.report
-        parts = []
         main = self.shown = self.main(results)
-        if main:
-            alarms = nagios.alarms(_of(main, results))
-            match = self.reader.request.match
-            narrowed = main.table and match.narrows()
-            if main.limits or not narrowed:
-                parts.append(_sentence(main, results))
-            if narrowed:
-                parts.append(_matching(main, match))
-            parts += report.problems
-            parts += [
-                nagios.describe_alarm(result)
-                for result in alarms
-                if nagios.label_of(result) not in ("usage", "entries")
-            ]
-            rest = _doubts(main)
-            if alarms or report.from_file:
-                causes = [cause.sentence(self._profile(main)) for cause in self.causes(main)[:1]]
-                parts += [_fitted(cause, [*parts, *rest]) for cause in causes]
-            parts += rest
-        else:
-            if report.inactive:
-                parts.append("conntrack is not active on this host")
-            parts += report.problems
-        if len(report.namespaces) > 1:
-            parts.append(f"{len(report.namespaces)} namespaces seen")
+        if not main:
+            inactive = ["conntrack is not active on this host"] if report.inactive else []
+            return "; ".join([*inactive, *report.problems])
+        line = StatusLine(self._state(main, results))
+        if nagios.worst(result.state for result in results) is Unknown:
+            line.add_all(report.problems, cut=True)
+        alarms = nagios.alarms(_of(main, results))
+        causes = self.causes(main) if alarms or report.from_file else []
+        for cause in causes[:1]:
+            line.add(cause.sentence(self._profile(main)), cut=True)
+        line.add_all(_alarm_texts(alarms, causes))
+        if main.table and main.table.unreadable:
+            line.add(main.table.unreadable)
+        line.add_all(_doubts(main, results))
+        line.add_all(report.problems, cut=True)
+        line.add_all(self._others(main, results))
+        if main.table:
+            line.add_all(main.table.notes)
+        return line.text
+
+    def _state(self, report: NamespaceReport, results: Results) -> str:
+        """Return how full a table is, or how many entries are the ones that were asked for."""
+        match = self.reader.request.match
+        narrowed = report.table and match.narrows()
+        parts = [_sentence(report, results)] if report.limits or not narrowed else []
+        if narrowed:
+            parts.append(_matching(report, match))
         return "; ".join(parts)
+
+    def _others(self, main: NamespaceReport, results: Results) -> Iterator[str]:
+        """Yield the other namespaces that alarm, or the fullest one where none does."""
+        others = [one for one in self.report.namespaces if one is not main and one.limits]
+        alarming = [one for one in others if nagios.alarms(_of(one, results))]
+        fullest = sorted(others, key=lambda one: one.fullness, reverse=True)[:1]
+        if alarming:
+            yield from (_sentence(one, results) for one in alarming)
+        elif (
+            fullest
+            and fullest[0].fullness > main.fullness
+            and not nagios.alarms(_of(main, results))
+        ):
+            yield f"fullest: {_sentence(fullest[0], results)}"
 
     def empty(self) -> str:
         """Return what to say where there is nothing to say anything about."""
@@ -89,6 +111,8 @@ class TableSummary(Summary):
         lines = [
             f"{result.state.text.upper()}: {nagios.describe_alarm(result)}" for result in alarms
         ]
+        if main and main.table and main.table.unreadable:
+            lines.append(f"WARNING: {main.table.unreadable}")
         lines += [f"UNKNOWN: {problem}" for problem in report.problems]
         if report.errors and (report.problems or verbose > 1):
             lines += [f"Tried {error}" for error in report.errors]
@@ -97,9 +121,10 @@ class TableSummary(Summary):
         ):
             lines += self._grants()
         if main and main.table:
-            if alarms or report.from_file or verbose:
+            # A healthy table gets figures; its diagnosis is for whoever asks twice.
+            if alarms or report.from_file or verbose > 1:
                 lines += self._diagnosis(main, alarms)
-            lines += [f"Note: {note}" for note in _notes(main)]
+            lines += [f"Note: {note}" for note in _notes(main, results)]
             lines += _lists(main, self.options.top, all_lines=bool(verbose))
         if len(report.namespaces) > 1:
             lines += _namespaces(report.namespaces, results)
@@ -119,45 +144,61 @@ class TableSummary(Summary):
         reports = self.report.namespaces
         if not reports:
             return None
-        judged = [_of(one, results) for one in reports]
-        return reports[nagios.decisive(judged, [one.fullness for one in reports])]
+        of_each = [_of(one, results) for one in reports]
+        return reports[nagios.decisive(of_each, [one.fullness for one in reports])]
 
     def causes(self, report: NamespaceReport) -> list[Cause]:
         """Return what fills a table; empty where its figures do not say."""
-        return self._judge(report)[2] if report.table and not self._one_sided else []
+        return [] if self._no_diagnosis(report) else self._judge(report)[2]
 
-    @property
-    def _one_sided(self) -> bool:
-        """Return whether the user chose some protocols, states or ports."""
+    def _no_diagnosis(self, report: NamespaceReport) -> str:
+        """Return why a table is not diagnosed; empty where it is."""
         match = self.reader.request.match
-        return bool(match.protocols or match.states or match.ports)
+        if not report.table:
+            return "the table was not read"
+        if report.table.fault:
+            return "the table was not read to its end"
+        if report.table.unreadable:
+            return "too many lines could not be read"
+        if match.protocols or match.states or match.ports:
+            return "it needs flows of every protocol, state and port"
+        return ""
 
     def _profile(self, report: NamespaceReport) -> TableProfile:
         return self._judge(report)[1]
 
     def _judge(self, report: NamespaceReport) -> tuple[NamespaceReport, TableProfile, list[Cause]]:
         if self._judged is None or self._judged[0] is not report:
-            from ..advice import diagnosis
+            from ..advice.diagnosis import diagnose
             from .profile import table_profile
 
             profile = table_profile(report, self.reader.timeouts(report), _into(report))
-            self._judged = (report, profile, diagnosis.diagnose(profile))
+            self._judged = (report, profile, diagnose(profile))
         return self._judged
 
     def _diagnosis(self, report: NamespaceReport, alarms: Sequence[Result]) -> list[str]:
         """Return causes, remedies, and a larger limit where that is a remedy."""
         from ..advice import capacity, diagnosis, remedies
 
+        why_not = self._no_diagnosis(report)
+        if why_not:
+            return [f"No diagnosis: {why_not}."]
         profile, causes = self._profile(report), self.causes(report)
         lines = [_capital(cause.sentence(profile)) + "." for cause in causes]
-        if self._one_sided:
-            lines.append("No diagnosis: it needs flows of every protocol, state and port.")
-        elif not causes:
+        if not causes:
             lines.append(_capital(diagnosis.NO_CAUSE) + ".")
         lines += remedies.advice_lines(profile, causes)
         labels = {nagios.label_of(result) for result in alarms}
-        if report.limits and all(cause.room for cause in causes):
-            lines += capacity.advise(nagios.capacity_evidence(report.limits, report.peak), labels)
+        limits = report.limits
+        if limits and all(cause.room for cause in causes):
+            if self.report.from_file:
+                # Of that host no more is known.
+                evidence = capacity.CapacityEvidence(
+                    limits.entries, limits.limit, limits.entries, limits.buckets
+                )
+            else:
+                evidence = nagios.capacity_evidence(limits, report.peak)
+            lines += capacity.advise(evidence, labels)
         return lines
 
     def _grants(self) -> list[str]:
@@ -176,11 +217,32 @@ class TableSummary(Summary):
         return lines
 
 
-def _fitted(sentence: str, others: Sequence[str]) -> str:
-    """Return a sentence as long as the status line has room for beside others."""
-    room = render.STATUS_WIDTH - len(f"{TITLE} CRITICAL - ") - sum(len(part) + 2 for part in others)
-    shortest = 24  # enough for the name of a cause; below that, the line itself is cut
-    return sentence if len(sentence) <= room else sentence[: max(room - 3, shortest)] + "..."
+class StatusLine:
+    """Parts of the status line, the weightiest first; what does not fit is left out.
+
+    text: the parts that fit.
+    """
+
+    def __init__(self, state: str) -> None:
+        self.text = state
+        self._parts = {state}
+
+    def add(self, part: str, *, cut: bool = False) -> None:
+        """Add a part if it fits; with `cut`, its beginning if at least that fits."""
+        room = render.STATUS_WIDTH - len(f"{TITLE} CRITICAL - {self.text}; ")
+        if part in self._parts or not part:
+            return
+        if len(render.clean(part)) > room:
+            if not cut or room < SHORTEST_PART:
+                return
+            part = part[: room - 3] + "..."
+        self._parts.add(part)
+        self.text += f"; {part}"
+
+    def add_all(self, parts: Iterable[str], *, cut: bool = False) -> None:
+        """Add parts one after the other."""
+        for part in parts:
+            self.add(part, cut=cut)
 
 
 def _capital(sentence: str) -> str:
@@ -213,10 +275,7 @@ def _sentence(report: NamespaceReport, results: Results) -> str:
     share = nagios.print_value(results[report.prefix + "usage"])
     if limits.full:
         over = f" ({share})" if limits.entries > limits.limit else ""
-        return (
-            f"{where}full: {limits.entries} of {limits.limit} entries{over}, "
-            "new connections are dropped"
-        )
+        return f"{where}at the limit: {limits.entries} of {limits.limit} entries{over}"
     return f"{where}{limits.entries} of {limits.limit} entries ({share})"
 
 
@@ -236,29 +295,41 @@ def _matching(report: NamespaceReport, match: Match) -> str:
     return text
 
 
-def _doubts(report: NamespaceReport) -> list[str]:
+def _alarm_texts(alarms: Sequence[Result], causes: Sequence[Cause]) -> list[str]:
+    """Return the alarms that neither the state nor the first cause has mentioned."""
+    mentioned = {"usage", "entries", *(_MENTIONED.get(cause.name, "") for cause in causes[:1])}
+    return [
+        nagios.describe_alarm(result)
+        for result in alarms
+        if nagios.label_of(result) not in mentioned
+    ]
+
+
+def _doubts(report: NamespaceReport, results: Results) -> list[str]:
+    """Return the thresholds that lie within the margin of an estimate."""
+    found = []
+    for result in _of(report, results):
+        context = nagios.context_of(result)
+        if isinstance(context, EstimateContext):
+            doubt = context.doubts(result.metric, result.metric.resource)
+            found += [doubt] if doubt else []
+    return found
+
+
+def _notes(report: NamespaceReport, results: Results) -> list[str]:
     """Return what limits the meaning of the figures."""
     table = report.table
-    if not table:
-        return []
-    doubts = []
-    if table.total:
-        margin = table.tally.margin(table.total)
-        doubts.append(
-            f"estimated from a sample of {table.tally.read} (+-{max(margin, 0.1):.1f} points)"
-        )
-    if table.tally.bad_lines:
-        doubts.append(f"{table.tally.bad_lines} lines could not be read")
-    return doubts + list(table.notes)
-
-
-def _notes(report: NamespaceReport) -> list[str]:
-    table = report.table
     assert table  # noqa: S101
-    notes = _doubts(report)
-    if table.tally.bad_lines:
-        notes.append(f"the first line that could not be read: {table.tally.first_bad_line}")
-    if not table.tally.exact:
+    tally = table.tally
+    notes = []
+    if table.total:
+        margin = max(tally.margin(table.total), 0.1)
+        notes.append(f"estimated from a sample of {tally.read} entries (+-{margin:.1f} points)")
+    notes += [*_doubts(report, results), *table.notes]
+    if tally.bad_lines:
+        lines = "1 line" if tally.bad_lines == 1 else f"{tally.bad_lines} lines"
+        notes.append(f"{lines} could not be read, the first: {tally.first_bad_line}")
+    if not tally.exact:
         notes.append("sources and destinations are many: top lists may be short by a few")
     return notes
 

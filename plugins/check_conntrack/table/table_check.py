@@ -14,6 +14,7 @@ from nagiosplugin import Ok, Unknown, Warn
 from .. import nagios, runner, session, signals
 from ..kernel import KernelError, privileges
 from ..ranges import parse_thresholds
+from . import estimates
 from . import options as table_options
 from .files import OpenFiles
 from .options import EXAMPLES, LABELS, NAMESPACE_LABELS, PURPOSE, parser
@@ -69,7 +70,7 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
         report = reader.read()
         summary = TableSummary(report, reader, options)
         contexts = [
-            *nagios.contexts(LABELS, thresholds, options.if_inactive),
+            *estimates.contexts(LABELS, thresholds, options.if_inactive),
             nagios.StateContext("unreadable", Warn),
         ]
         result = nagios.conclude(options, run, TableResource(report), summary, contexts)
