@@ -182,7 +182,7 @@ def test_a_sample_is_diagnosed_by_what_was_read_and_not_by_what_it_stands_for(
     sysctls.holds(17000, 20000)
     reader.hands_out("text", tables.listing(tables.syn_flood()))
     run = inspect("--source", "proc", "--max-entries", "99", "-v")
-    assert "estimated from a sample of 99" in run.text
+    assert "estimated from a sample of 99" in run.rest
     assert "No known cause" in run.rest
 
 

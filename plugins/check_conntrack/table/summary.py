@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..advice.diagnosis import Cause, TableProfile
     from ..flows.match import Match
     from .resource import NamespaceReport, TableReader, TableReport
+    from .sources import TableReading
 
 TITLE = "CONNTRACK_TABLE"
 # Without -v, of each list.
@@ -73,6 +74,7 @@ class TableSummary(Summary):
         line.add_all(self._others(main, results))
         if main.table:
             line.add_all(main.table.notes)
+            line.add(_bad_lines(main.table))
         return line.text
 
     def _state(self, report: NamespaceReport, results: Results) -> str:
@@ -91,11 +93,7 @@ class TableSummary(Summary):
         fullest = sorted(others, key=lambda one: one.fullness, reverse=True)[:1]
         if alarming:
             yield from (_sentence(one, results) for one in alarming)
-        elif (
-            fullest
-            and fullest[0].fullness > main.fullness
-            and not nagios.alarms(_of(main, results))
-        ):
+        elif any(one.fullness > main.fullness for one in fullest):
             yield f"fullest: {_sentence(fullest[0], results)}"
 
     def empty(self) -> str:
@@ -285,7 +283,8 @@ def _matching(report: NamespaceReport, match: Match) -> str:
     assert table  # noqa: S101 - nobody asks about a table that was not read
     assert figures  # noqa: S101
     entries = report.limits.entries if report.limits else table.tally.read
-    text = f"{figures.entries} of {max(entries, figures.entries)} entries match"
+    about = "about " if table.total else ""
+    text = f"{about}{figures.entries} of {max(entries, figures.entries)} entries match"
     if match.networks:
         scale = table.tally.scale(table.total)
         inbound, outbound = (
@@ -316,6 +315,13 @@ def _doubts(report: NamespaceReport, results: Results) -> list[str]:
     return found
 
 
+def _bad_lines(table: TableReading) -> str:
+    number = table.tally.bad_lines
+    if not number or table.unreadable:
+        return table.unreadable
+    return f"{number} {'line' if number == 1 else 'lines'} could not be read"
+
+
 def _notes(report: NamespaceReport, results: Results) -> list[str]:
     """Return what limits the meaning of the figures."""
     table = report.table
@@ -327,8 +333,7 @@ def _notes(report: NamespaceReport, results: Results) -> list[str]:
         notes.append(f"estimated from a sample of {tally.read} entries (+-{margin:.1f} points)")
     notes += [*_doubts(report, results), *table.notes]
     if tally.bad_lines:
-        lines = "1 line" if tally.bad_lines == 1 else f"{tally.bad_lines} lines"
-        notes.append(f"{lines} could not be read, the first: {tally.first_bad_line}")
+        notes.append(f"{_bad_lines(table)}, the first: {tally.first_bad_line}")
     if not tally.exact:
         notes.append("sources and destinations are many: top lists may be short by a few")
     return notes
