@@ -1,4 +1,4 @@
-"""The reader with real rights: what it sees, what it tells, and what is left of its rights."""
+"""The reader with real privileges: its answers, and what is left of its privileges."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def ask(reader, *fields):
     return list(parse_answer(io.BytesIO(done.stdout)))
 
 
-def test_it_reads_the_limits_of_a_namespace_and_nothing_else(netns, reader):
+def test_limits_are_those_of_the_namespace(netns, reader):
     namespace = netns()
     namespace.fill(321)
     path = f"/run/netns/{namespace.name}"
@@ -60,7 +60,7 @@ def test_it_reads_the_limits_of_a_namespace_and_nothing_else(netns, reader):
     assert limit.data == Path("/proc/sys/net/netfilter/nf_conntrack_max").read_bytes()
 
 
-def test_it_looks_into_each_namespace_once_however_it_is_asked(netns, reader):
+def test_namespace_is_read_once_by_whatever_path(netns, reader):
     namespace = netns()
     path = f"/run/netns/{namespace.name}"
     holder = subprocess.Popen(namespace.command("sleep", "60"))
@@ -80,7 +80,7 @@ def test_it_looks_into_each_namespace_once_however_it_is_asked(netns, reader):
     ]
 
 
-def test_it_reads_the_counters_of_a_namespace_as_the_kernel_tells_them(netns, reader):
+def test_counters_are_those_of_the_namespace(netns, reader):
     namespace = netns()
     namespace.fill(5)
     path = f"/run/netns/{namespace.name}"
@@ -111,7 +111,7 @@ def entries(frames, name="dump_a"):
     return count
 
 
-def test_it_hands_out_the_whole_table_over_netlink(netns, reader):
+def test_table_holds_every_entry(netns, reader):
     namespace = netns()
     namespace.fill(3000)
     frames = ask(reader, "table", f"/run/netns/{namespace.name}")
@@ -121,7 +121,7 @@ def test_it_hands_out_the_whole_table_over_netlink(netns, reader):
     assert entries(frames) == 3000
 
 
-def test_it_lets_the_kernel_filter_a_dump_for_each_filter(netns, reader):
+def test_table_has_a_dump_for_each_filter(netns, reader):
     namespace = netns()
     namespace.fill(3000)
     # CTA_STATUS and CTA_STATUS_MASK with IPS_SEEN_REPLY: nobody has answered.
@@ -135,7 +135,7 @@ def test_it_lets_the_kernel_filter_a_dump_for_each_filter(netns, reader):
     assert counts[0] == 0
 
 
-def test_the_kernel_looks_for_what_a_filter_lets_pass_when_rights_have_ended(netns):
+def test_deferred_dump_walks_the_table_when_it_is_read(netns):
     namespace = netns()
     namespace.fill(3000)
     # CTA_STATUS and its mask with IPS_SEEN_REPLY: nobody has answered.
@@ -160,7 +160,7 @@ def test_the_kernel_looks_for_what_a_filter_lets_pass_when_rights_have_ended(net
     assert [dump.count(b"\x7f\0\0\1") // 2 for dump in dumps] == [7, 0]
 
 
-def test_it_hands_out_the_table_as_text(netns, reader):
+def test_text_holds_every_entry(netns, reader):
     namespace = netns()
     namespace.fill(700)
     frames = ask(reader, "text", f"/run/netns/{namespace.name}")
@@ -172,7 +172,7 @@ def test_it_hands_out_the_table_as_text(netns, reader):
     assert (frame.errno, frame.file, frame.data) == (0, "text", b"")
 
 
-def test_it_hands_out_the_timeouts_of_a_namespace(netns, reader):
+def test_timeouts_are_those_of_the_namespace(netns, reader):
     namespace = netns()
     namespace.run("sysctl", "-q", "-w", "net.netfilter.nf_conntrack_tcp_timeout_established=7777")
     frames = ask(reader, "timeouts", f"/run/netns/{namespace.name}")
@@ -182,7 +182,7 @@ def test_it_hands_out_the_timeouts_of_a_namespace(netns, reader):
     assert all("_timeout" in frame.file for frame in frames)
 
 
-def test_it_hands_out_the_kernel_log_a_frame_a_record(reader):
+def test_log_has_a_frame_for_each_record(reader):
     frames = ask(reader, "log")
     log = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     try:
@@ -194,11 +194,11 @@ def test_it_hands_out_the_kernel_log_a_frame_a_record(reader):
 
 
 @pytest.mark.parametrize("what", ["table", "text", "timeouts"])
-def test_a_place_that_is_none_is_told_by_a_frame(reader, what):
+def test_path_without_a_namespace_is_a_frame_with_its_error(reader, what):
     assert ask(reader, what, "/etc/passwd") == [(0, 2, "-", "/etc/passwd", b"")]
 
 
-def test_without_the_right_the_kernel_refuses_in_its_own_message(netns, reader):
+def test_refusal_of_the_kernel_is_passed_on(netns, reader):
     namespace = netns()
     namespace.fill(5)
     own = f"/run/netns/{namespace.name}"
@@ -213,7 +213,7 @@ def test_without_the_right_the_kernel_refuses_in_its_own_message(netns, reader):
     assert counters["nf_conntrack_count"].errno == 0
 
 
-def test_a_sysctl_that_is_not_there_is_told_by_its_error(reader):
+def test_missing_sysctl_is_a_frame_with_its_error(reader):
     script = 'mount -t tmpfs none /proc/sys/net; exec "$@"'
     hidden = ["unshare", "-m", "sh", "-c", script, "sh", *reader]
     frames = ask(hidden, "limits", "/proc/self/ns/net")
@@ -223,7 +223,7 @@ def test_a_sysctl_that_is_not_there_is_told_by_its_error(reader):
     ]
 
 
-def test_without_the_right_to_enter_it_says_so(netns, reader):
+def test_namespace_that_may_not_be_entered_is_a_frame_with_its_error(netns, reader):
     path = f"/run/netns/{netns().name}"
     bounded = ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", *reader]
     assert ask(bounded, "limits", path) == [(0, 1, "-", path, b"")]
@@ -260,12 +260,12 @@ def test_without_the_right_to_enter_it_says_so(netns, reader):
     # A name of a test goes into the environment, which is not made for a megabyte.
     ids=lambda request: repr(request[:24]),
 )
-def test_what_is_not_of_its_grammar_it_refuses_without_a_word(reader, bytes_):
+def test_request_outside_the_grammar_is_refused_without_a_byte(reader, bytes_):
     done = subprocess.run(reader, input=bytes_, capture_output=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"")
 
 
-def test_it_has_no_rights_when_it_writes(reader):
+def test_no_privileges_are_left_when_it_writes(reader):
     process = subprocess.Popen(reader, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         process.stdin.write(request("limits", *LONG))
@@ -282,12 +282,12 @@ def test_it_has_no_rights_when_it_writes(reader):
         process.stdout.close()
     assert fields["Uid"] == fields["Gid"] == "65534\t65534\t65534\t65534"
     assert fields["Groups"].strip() == ""
-    for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
         assert int(fields[kind], 16) == 0
     assert fields["NoNewPrivs"] == "1"
 
 
-def test_its_time_is_limited_whatever_signals_its_caller_ignores(reader):
+def test_alarm_ends_it_whatever_its_caller_ignores(reader):
     ignoring = ["sh", "-c", 'trap \'\' ALRM; exec "$0" "$@"', *reader]
     process = subprocess.Popen(ignoring, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
@@ -302,7 +302,7 @@ def test_its_time_is_limited_whatever_signals_its_caller_ignores(reader):
         process.wait()
 
 
-def test_it_dies_with_its_parent(reader):
+def test_reader_dies_with_its_parent(reader):
     script = (
         "import subprocess, sys, time\n"
         "end = int(sys.argv[1])\n"
@@ -339,7 +339,7 @@ def test_it_dies_with_its_parent(reader):
         os.close(ours)
 
 
-def test_it_needs_nothing_of_the_suite(need, installed, tmp_path):
+def test_reader_needs_nothing_of_the_suite(need, installed, tmp_path):
     need("setpriv")
     tree, _ = installed
     alone = shutil.copy(tree / "check_conntrack/kernel/reader.py", tmp_path)
@@ -347,7 +347,7 @@ def test_it_needs_nothing_of_the_suite(need, installed, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, b"end\n", b"")
 
 
-def test_it_tells_nothing_about_files_that_are_no_namespaces(reader, tmp_path):
+def test_files_that_are_no_namespaces_are_not_revealed(reader, tmp_path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     paths = ["/etc/shadow", "/not/there", str(fifo), "/dev/null", "/proc/self/ns/mnt"]
