@@ -12,10 +12,6 @@ import re
 
 from ..namedtuple import NamedTuple
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 NEEDLES = (b"conntrack", b"s suppress")
 """Byte strings to search a log for: each message of interest holds one of them."""
 
@@ -64,47 +60,59 @@ def _or_truncated(words: str) -> str:
 
 
 # Kernels put their module's name before the text, and some of the texts hold it already.
-_MODULE = r"(?:(?:nf|ip)\\?_(?:conntrack|ct)(?:_[a-z0-9_]{1,32})?: {0,2})"
+_MODULE = r"(?:[ni][fp]\\?_(?:conntrack|ct)(?:_[a-z0-9_]{1,32})?: {0,2})"
 _CONTAINER = r"(?:\b(?:VE|VPS|CT)[ :#]{0,2}[\w.-]{1,64}:? {1,2})"
 _PHRASE = re.compile(
-    rf"{_CONTAINER}?(?:"
-    rf"{_MODULE}{{1,3}}{_CONTAINER}?(?:"
+    rf"(?:{_MODULE}{{1,3}}{_CONTAINER}?(?:"
     rf"(?P<full>table full(?: in netns (?P<netns>[0-9]{{1,20}}))?"
     + _or_truncated(", dropping packet")
     + r"|maximum limit of [0-9]{1,20} entries exceeded)"
     r"|(?P<expectation>expectation table full))"
     # Some kernels leave out the colon behind the module's name.
-    r"|(?P<bare>(?:nf|ip)_conntrack table full, dropping packet)"
+    r"|(?P<bare>[ni][fp]_conntrack table full, dropping packet)"
     r"|(?:openvswitch: (?:netlink: )?){1,3}zone: (?P<zone>[0-9]{1,10}) exceeds conntrack limit"
-    # Other functions' "callbacks suppressed" belong to rate limits of their own. Before 2.6.27
-    # the notice came from printk or NET.
-    r"|(?<![\w.-])(?:net_ratelimit|__ratelimit|printk|NET|\w{0,40}conntrack\w{0,40}): "
-    r"(?P<suppressed>[0-9]{1,10}) (?:callbacks|messages) suppresse?d?"
     r")\.?",
     re.IGNORECASE | re.ASCII,
 )
+_CONTAINER_BEFORE = re.compile(rf"{_CONTAINER}\Z", re.ASCII)
+# Other functions' "callbacks suppressed" belong to rate limits of their own. Before 2.6.27 the
+# notice came from printk or NET.
+_NOTICE = re.compile(
+    r"(?<![\w.-])(?:net_ratelimit|__ratelimit|printk|NET|\w{0,40}conntrack\w{0,40}): "
+    r"(?P<suppressed>[0-9]{1,10}) (?:callbacks|messages) suppresse?d?\.?",
+    re.ASCII,
+)
 
 
-def find_messages(text: str) -> Iterator[Match]:
-    """Yield the messages in the text, whoever's words they are. Raise nothing."""
+def find_messages(text: str) -> list[Match]:
+    """Return the messages in the text in their order, whoever's words they are. Raise nothing."""
+    matches = []
     for match in _PHRASE.finditer(text):
         if match["full"] or match["bare"]:
             netns = match["netns"]
             message = Message(Kind.TABLE_FULL, 1, int(netns) if netns else None)
-        elif match["expectation"]:
-            message = Message(Kind.EXPECTATION_FULL)
         elif match["zone"]:
             message = Message(Kind.ZONE_LIMIT, zone=int(match["zone"]))
         else:
+            message = Message(Kind.EXPECTATION_FULL)
+        start = match.start()
+        if text[start - 2 : start] == ": ":
+            container = _CONTAINER_BEFORE.search(text, max(0, start - 80), start)
+            start = start if container is None else container.start()
+        matches.append(Match(message, start, match.end()))
+    if " suppress" in text:
+        for match in _NOTICE.finditer(text):
             message = Message(Kind.SUPPRESSED, int(match["suppressed"]))
-        yield Match(message, match.start(), match.end())
+            matches.append(Match(message, match.start(), match.end()))
+        matches.sort(key=lambda match: match.start)
+    return matches
 
 
 # A message ends its line, or a bracket, a quotation mark of what wraps it or the next message
 # follows. Daemons write a newline as #012, \n or ^M. NX-OS appends the program.
 _END = re.compile(
     r"[.!]?(?:\s|\\+[nr](?![a-z])|\\u000[aAdD]|#01[25]|\^M|\0|</?br ?/?>)*"
-    r"(?:\Z|[\[\](){}<|*;]|- kernel\s*\Z|\t|[\"'](?:[\s,;|}\])]|\Z))"
+    r"(?:\Z|[\[\]{}<|*;]|\)|\([^()]*\)\s*\Z|- kernel\s*\Z|\t|[\"'](?:[\s,;|}\])]|\Z))"
 )
 
 

@@ -29,36 +29,36 @@ QUARTER = 900.0
 WIDEST_ZONE = 26 * 3600.0
 """Seconds between the zones that lie farthest apart, UTC-12 and UTC+14."""
 
+# Strings, not compiled: re compiles and keeps what a log needs, and most logs need two of them.
 _ZONE = r"(?P<zone>Z|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?)?"
 _CLOCK_PARTS = (
     r"(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2})"
     r"(?:[.,](?P<fraction>[0-9]{1,9}))?)?"
 )
-_CLOCK = re.compile(rf"{_CLOCK_PARTS}(?P<half>[ap]m)?{_ZONE}", re.IGNORECASE)
-_YEAR_FIRST = re.compile(
+_CLOCK = rf"{_CLOCK_PARTS}(?P<half>[aApP][mM])?{_ZONE}"
+_YEAR_FIRST = (
     r"(?P<year>[0-9]{4})(?P<mark>[-/.]|)(?P<month>[0-9]{2})(?P=mark)(?P<day>[0-9]{2})"
     rf"(?:[T_:]{_CLOCK_PARTS}{_ZONE}|[T_-](?P<h>[0-9]{{2}})(?P<m>[0-9]{{2}})(?P<s>[0-9]{{2}})Z?)?"
 )
-_DAY_FIRST = re.compile(
+_DAY_FIRST = (
     r"(?P<day>[0-9]{1,2})(?P<mark>[-/.])(?P<month>[0-9]{1,2}|[^\W\d_]{3,9})(?P=mark)"
     rf"(?P<year>[0-9]{{4}})(?:[T_:]{_CLOCK_PARTS}{_ZONE})?"
 )
-_MONTH_FIRST = re.compile(
-    r"(?P<month>[0-9]{2}|[^\W\d_]{3})[-/](?P<day>[0-9]{2})(?:/(?P<year>[0-9]{4}))?"
-)
-_GLUED = re.compile(r"(?P<month>[^\W\d_]{3,9}\.?)(?P<day>[0-9]{1,2})")
-_EAST_ASIAN = re.compile(
+_MONTH_FIRST = r"(?P<month>[0-9]{2}|[^\W\d_]{3})[-/](?P<day>[0-9]{2})(?:/(?P<year>[0-9]{4}))?"
+_GLUED = r"(?P<month>[^\W\d_]{3,9}\.?)(?P<day>[0-9]{1,2})"
+_EAST_ASIAN = (
     r"(?:(?P<year>[0-9]{4})[年년])?(?P<month>[0-9]{1,2})[月월](?:(?P<day>[0-9]{1,2})[日일]?)?"
 )
-_EAST_ASIAN_CLOCK = re.compile(
+_EAST_ASIAN_CLOCK = (
     r"(?P<half>上午|下午|午前|午後|오전|오후)?(?P<hour>[0-9]{1,2})[时時시:](?P<minute>[0-9]{1,2})[分분:]"
     r"(?P<second>[0-9]{1,2})[秒초]?"
 )
-_EPOCH = re.compile(r"(?P<whole>[0-9]{10})(?:(?P<more>[0-9]{3}|[0-9]{6}|[0-9]{9})|"
-                    r"[.,](?P<fraction>[0-9]{1,9}))?")  # fmt: skip
-_TAI64 = re.compile(r"@4(?P<seconds>[0-9a-f]{15})(?P<nanoseconds>[0-9a-f]{8})?")
-_OFFSET = re.compile(r"(?:UTC|GMT)?(?P<offset>[+-][0-9]{1,2}(?::?[0-9]{2})?)")
-_NUMBER = re.compile(r"(?P<number>[0-9]{1,4})(?P<unit>[.,日일年년]?,?)")
+_EPOCH = (
+    r"(?P<whole>[0-9]{10})(?:(?P<more>[0-9]{3}|[0-9]{6}|[0-9]{9})|[.,](?P<fraction>[0-9]{1,9}))?"
+)
+_TAI64 = r"@4(?P<seconds>[0-9a-f]{15})(?P<nanoseconds>[0-9a-f]{8})?"
+_OFFSET = r"(?:UTC|GMT)?(?P<offset>[+-][0-9]{1,2}(?::?[0-9]{2})?)"
+_NUMBER = r"(?P<number>[0-9]{1,4})(?P<unit>[.,日일年년]?,?)"
 
 
 class Stamp(NamedTuple):
@@ -89,12 +89,34 @@ class Dates:
         self.fraction: str | None = None
         self.zone: str | None = None
         self.afternoon: bool | None = None
+        self.weekday = False
         self.slack = 1.0
         self.comma = False
+
+    @classmethod
+    def of_common(cls, match: re.Match[str]) -> Dates:
+        """Return the date of a match that names its parts, as ``header._COMMON`` does."""
+        dates = cls()
+        if match["month"]:
+            dates.month, dates.day = MONTHS.get(match["month"].lower(), 0), int(match["day"])
+        else:
+            dates.year = int(match["year"])
+            dates.month, dates.day = int(match["m"]), int(match["d"])
+        clock = match["clock"]
+        dates.clock = (int(clock[:2]), int(clock[3:5]), int(clock[6:]))
+        dates.zone = match["zone"]
+        if match["part"]:
+            dates.fraction, dates.slack = match["part"], 0.0
+        return dates
 
     def __bool__(self) -> bool:
         """Tell whether it can be a date: a clock, or a point in time."""
         return self.clock is not None or self.epoch is not None
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether it has any part."""
+        return bool(self) or self.weekday or any((self.month, self.day, self.year))
 
     @property
     def complete(self) -> bool:
@@ -115,24 +137,26 @@ class Dates:
     def _take_number(self, word: str, following: str) -> bool:
         if self.epoch is not None:
             return False
-        for pattern in (_CLOCK, _EAST_ASIAN_CLOCK):
-            match = pattern.fullmatch(word)
-            if match is not None and self.clock is None:
+        if len(word) < 5 and word.rstrip(".,").isdigit():
+            return self._take_plain_number(word, following)
+        if self.clock is None and (":" in word or not word.isascii()):
+            match = re.fullmatch(_CLOCK, word) or re.fullmatch(_EAST_ASIAN_CLOCK, word)
+            if match is not None:
                 self._take_clock(match)
                 return True
         for pattern in (_YEAR_FIRST, _DAY_FIRST, _MONTH_FIRST, _EAST_ASIAN):
-            match = pattern.fullmatch(word.rstrip(","))
-            if match is not None and self.month is None and self._take_date(match):
+            match = re.fullmatch(pattern, word.rstrip(",")) if self.month is None else None
+            if match is not None and self._take_date(match, day_first=pattern is _DAY_FIRST):
                 return True
         if self.clock is not None and self.zone is None:
-            match = _OFFSET.fullmatch(word)
+            match = re.fullmatch(_OFFSET, word)
             if match is not None:
                 self.zone = match["offset"]
                 return True
         return self._take_plain_number(word, following) or self._take_epoch(word)
 
     def _take_plain_number(self, word: str, following: str) -> bool:
-        match = _NUMBER.fullmatch(word)
+        match = re.fullmatch(_NUMBER, word)
         if match is None:
             return False
         number = int(match["number"])
@@ -150,13 +174,13 @@ class Dates:
     def _take_epoch(self, word: str) -> bool:
         if self.clock is not None or self.month is not None:
             return False
-        match = _EPOCH.fullmatch(word)
+        match = re.fullmatch(_EPOCH, word)
         if match is not None:
             fraction = match["fraction"] or match["more"]
             self.epoch = int(match["whole"]) + (float("0." + fraction) if fraction else 0.0)
             self.slack = 0.0 if fraction else 1.0
             return True
-        match = _TAI64.fullmatch(word)
+        match = re.fullmatch(_TAI64, word)
         if match is not None:
             # 10 s: the offset that daemontools and s6 use; leap seconds are not counted.
             self.epoch = int(match["seconds"], 16) - 10.0
@@ -181,13 +205,13 @@ class Dates:
         if half:
             self._take_half(half.lower())
 
-    def _take_date(self, match: re.Match[str]) -> bool:
+    def _take_date(self, match: re.Match[str], *, day_first: bool) -> bool:
         parts = match.groupdict()
         month = _month(parts["month"]) or (int(parts["month"]) if parts["month"].isdigit() else 0)
         day = int(parts["day"] or 0)
-        if parts.get("mark") == "/" and match.re is _DAY_FIRST and parts["month"].isdigit():
+        if parts.get("mark") == "/" and day_first and parts["month"].isdigit():
             month, day = _american(month, day)
-        if not month and match.re is not _DAY_FIRST:
+        if not month and not day_first:
             return False
         self.month, self.day = month, day if parts["day"] else self.day
         self.year = int(parts["year"]) if parts["year"] else self.year
@@ -207,10 +231,11 @@ class Dates:
     def _take_word(self, word: str, following: str) -> bool:
         if self.epoch is not None:
             return False
-        match = _EAST_ASIAN_CLOCK.fullmatch(word)
-        if match is not None and self.clock is None:
-            self._take_clock(match)
-            return True
+        if self.clock is None and not word.isascii():
+            match = re.fullmatch(_EAST_ASIAN_CLOCK, word)
+            if match is not None:
+                self._take_clock(match)
+                return True
         plain = word.rstrip(".,").lower()
         if self.month is None:
             # Languages share short names: "mar" is a month, and a day of the week before one.
@@ -219,11 +244,14 @@ class Dates:
             if month is not None and (after_day or plain not in WEEKDAYS):
                 self.month = month
                 return True
-            match = _GLUED.fullmatch(word) or _MONTH_FIRST.fullmatch(word.rstrip(","))
+            match = re.fullmatch(_GLUED, word) or re.fullmatch(_MONTH_FIRST, word.rstrip(","))
             if match is not None and _month(match["month"]) is not None:
                 return self._take_date_of_word(match)
         if self.clock is None:
-            return plain.strip("()") in WEEKDAYS or self._take_half(plain)
+            if plain.strip("()") in WEEKDAYS and not self.weekday:
+                self.weekday = True
+                return True
+            return self._take_half(plain)
         return self._take_half(plain) or self._take_zone(word)
 
     def _take_date_of_word(self, match: re.Match[str]) -> bool:
@@ -235,7 +263,7 @@ class Dates:
     def _take_zone(self, word: str) -> bool:
         if self.zone is not None:
             return False
-        match = _OFFSET.fullmatch(word)
+        match = re.fullmatch(_OFFSET, word)
         if match is not None:
             self.zone = match["offset"]
             return True
@@ -308,9 +336,11 @@ def _fixed(text: str) -> tzinfo | None:
     """Return the zone of an offset (``+02:00``, ``-0530``, ``+1``) or of an abbreviation."""
     from datetime import timedelta, timezone
 
+    if text == "Z":
+        return timezone.utc
     hours = ZONES.get(text.upper())
     if hours is None:
-        match = _OFFSET.fullmatch(text)
+        match = re.fullmatch(_OFFSET, text)
         if match is None:
             return None
         sign, digits = match["offset"][0], match["offset"][1:].replace(":", "")

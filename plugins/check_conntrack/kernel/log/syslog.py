@@ -117,7 +117,7 @@ def _parse_text(text: str, reference: float, zone: tzinfo | None) -> list[tuple[
     """Return what a plain line reports, each with what stands before it."""
     found: list[tuple[LogLine, Header]] = []
     at = 0
-    matches = list(find_messages(text))
+    matches = find_messages(text)
     for number, match in enumerate(matches):
         header = read_header(text[at : match.start], reference, zone)
         at = match.end
@@ -125,7 +125,9 @@ def _parse_text(text: str, reference: float, zone: tzinfo | None) -> list[tuple[
         if header.proof or not (glued or ends_message(text, at)):
             break
         if header.times:
-            message = match.message._replace(times=match.message.times * header.times)
+            message = match.message
+            if header.times > 1:
+                message = message._replace(times=message.times * header.times)
             stamp = header.stamp
             line = LogLine(
                 message, stamp.time, stamp.slack, header.monotonic, header.host, stamp.offset
