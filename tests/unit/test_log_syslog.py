@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from check_conntrack.kernel.log.messages import Kind
-from check_conntrack.kernel.log.syslog import parse_line, parse_repetition, parse_time
+from check_conntrack.kernel.log.syslog import (
+    kernel_line,
+    parse_line,
+    parse_repetition,
+    parse_time,
+)
 
 TEXT = "nf_conntrack: table full, dropping packet"
 DATA = Path(__file__).parent.parent / "data" / "log"
@@ -188,6 +193,41 @@ def test_a_line_of_any_program_tells_when_it_was_written():
     assert parse_time("<30>1 2026-11-21T21:59:00Z gw app - - - x", NOV_21) == NOV_21 - 60
     assert parse_time("[ 1035.620501] x", NOV_21) is None
     assert parse_time("x", NOV_21) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "2026-11-21 20:00:00 install kernel 6.1",
+        "Nov 21 20:00:00 Updated kernel 6.1.0-22.el9",
+        "Nov 21 21:59:00 gw sshd[812]: kernel: x",
+        "[Sat Nov 21 21:59:00 2026] [core:error] [pid 7] x",
+        "type=EXECVE msg=audit(1763674222.123:411): a1=kernel:",
+        "",
+        "the kernel: a history",
+    ],
+)
+def test_line_of_another_program_is_not_the_kernels(line):
+    assert kernel_line(line, NOV_21) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "host", "monotonic"),
+    [
+        ("Nov 21 21:59:00 gw kernel: eth0: link up", "gw", None),
+        ("Nov 21 21:59:00 gw kernel: [ 1035.620501] eth0: link up", "gw", 1035620501),
+        ("Nov 21 21:59:00 gw kernel eth0: link up", "gw", None),
+        ("[ 1035.620501] gw kernel: eth0: link up", "gw", 1035620501),
+        ("[ 1035.620501] rc.local[484]: + sed", None, 1035620501),
+        ("_TRANSPORT=kernel", None, None),
+        ("    SYSLOG_IDENTIFIER=kernel", None, None),
+        ('\t"_TRANSPORT" : "kernel",', None, None),
+        ('{"_TRANSPORT":"kernel","_HOSTNAME":"gw","MESSAGE":"x"}', "gw", None),
+        ("Linux version 2.6.32-279.el6.x86_64 (mockbuild@x86-008)", None, None),
+    ],
+)
+def test_line_of_the_kernel_is_known_whatever_it_says(line, host, monotonic):
+    assert kernel_line(line, NOV_21)[:2] == (host, monotonic)
 
 
 def test_last_message_repeated_speaks_of_the_same_host():

@@ -35,7 +35,7 @@ man tir ti ke to pe la su pon wto śro śr czw pią pt sob nie ndz pn wt út st 
 """
 _MORNING = "am a.m 上午 午前 오전 πμ"
 _AFTERNOON = "pm p.m 下午 午後 오후 μμ"
-_FILLERS = "de del d um at a klo kl à às alle the of - – @ г ч год"
+_FILLERS = "de del d um at a klo kl à às alle of - – @ г ч год"
 _AMBIGUOUS_ZONES = "IST CST BST AST GST PKT ICT PHT BRT ART CLT UYT COT PET IRST"
 
 MONTHS = {

@@ -86,6 +86,7 @@ _DAEMON = re.compile(
 _PRIORITY_NAME = re.compile(r"(?P<facility>[a-z0-9]{2,8})[.:](?P<level>[a-z]{3,8})")
 _SHORT_MONOTONIC = re.compile(r" ?(?P<host>\S{1,255}) kernel(?:\[[0-9]+\])?: ")
 _APACHE = re.compile(r" \[(?:[a-z_]+:)?[a-z]{3,7}\] \[")
+_PACKAGE = re.compile(r"\A[0-9]{4}-[0-9]{2}-[0-9]{2} | kernel v?[0-9]+\.[0-9]")
 _SOURCE_LINE = re.compile(r"[\w/-]+\.[a-z]{1,4}:[0-9]+\]?")
 _EPOCH = re.compile(r"[0-9]{10}(?:[.,][0-9]{1,9})?")
 _GLUE = " \t]>):;|*\u00a0"
@@ -313,14 +314,17 @@ class _Reader:
             self._tag(plain)  # RFC 5424: the word behind the host is the program
             return True
         if plain.lower() in FILLERS or not any(c.isalnum() for c in plain):
-            return self.stamped or bool(self.dates[-1].month) or plain.isalpha()
+            return self.stamped or self.dates[-1].begun
         return False
 
     def _bare_tag(self) -> bool:
         """Take ``kernel`` without a colon for a tag where a tag may stand.
 
-        What reached rsyslog as RFC 5424 has no colon in its traditional forms.
+        What reached rsyslog as RFC 5424 has no colon in its traditional forms. In the log of a
+        package manager the kernel is a package.
         """
+        if _PACKAGE.search(self.text, 0, self.at + 40):
+            return False
         if self.version and len(self.words) == 1:
             self._tag(KERNEL)
             data = _STRUCTURED_DATA.match(self.text, self.at + 1)
@@ -452,6 +456,11 @@ def read_start(line: str, reference: float, zone: tzinfo | None = None) -> Heade
             elif _APACHE.match(reader.text, reader.at):
                 reader.proof = "a log of Apache"
             break
-        if reader.program == KERNEL or len(reader.words) > _MOST_WORDS_BEFORE_TAG:
+        if reader.program == KERNEL:
+            # The kernel's own stamp follows its tag.
+            while reader.text[reader.at : reader.at + 1] in (" ", "[") and reader.monotonic is None:
+                reader.step()
+            break
+        if len(reader.words) > _MOST_WORDS_BEFORE_TAG:
             break
     return reader.header(reference, zone)
