@@ -59,11 +59,11 @@ def values(minute: float) -> dict[str, float]:
         "suppressed": lost * 40,
         "full_drops": lost * 300,
         "early_drops": max(0.0, height - 0.8) * 40000,
-        "drop": 20 * minute + 90000 * max(0.0, min(60, minute - 222)),
-        "early_drop": 40000 * max(0.0, min(66, minute - 212)),
-        "insert_failed": 30 * minute,
-        "clash_resolve": 12 * minute,
-        "invalid": 300 * minute,
+        "drop_total": 20 * minute + 90000 * max(0.0, min(60, minute - 222)),
+        "early_drop_total": 40000 * max(0.0, min(66, minute - 212)),
+        "insert_failed_total": 30 * minute,
+        "clash_resolve_total": 12 * minute,
+        "invalid_total": 300 * minute,
     }
     if growth > 0 and (LIMIT - entries) / growth < 30 * 86400:
         told["time_to_full"] = (LIMIT - entries) / growth

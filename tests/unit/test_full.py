@@ -1,382 +1,809 @@
-"""The arithmetic and the memory of check_conntrack_full."""
+"""check_conntrack_full through its front door, on hosts that a test makes up."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-import types
-from zlib import crc32
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack import runner, session
-from check_conntrack.full import full_check
-from check_conntrack.full.full_check import Place
-from check_conntrack.kernel import host, privileges
-from check_conntrack.kernel.counters import Counters, CpuCounters
+from check_conntrack.full import advice, contexts, evidence, full_check, state
 from check_conntrack.kernel.limits import Limits
-from check_conntrack.kernel.log import events, gather
+from check_conntrack.kernel.log import events, gather, journal
 from check_conntrack.kernel.log.files import LogCursor
 from check_conntrack.kernel.log.messages import Kind
-from check_conntrack.kernel.namespaces import Namespace, NamespaceScan
-from check_conntrack.kernel.reader_client import Frame
 from check_conntrack.state import counter_history, state_store
-from check_conntrack.state.counter_history import (
-    MOST_RISES,
-    Further,
-    Memory,
-    Quiet,
-    Rise,
-    from_plain,
-    risen_since,
-    to_plain,
-)
-from support.contract import Run
+from check_conntrack.state.counter_history import CounterRise, NamespaceState
+from support.full_host import MESSAGE, Host, Namespace
 
-BOOT = "b" * 32
-CURSOR = LogCursor(1, 2, 3, 4, 5, False, True, 6.0)
+NO_NETNS = ("--netns", "all")
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch, capfd, signals):
+    return Host(tmp_path, monkeypatch, capfd)
+
+
+@pytest.fixture
+def busy(host):
+    """A host that dropped packets some day: its counters prove nothing without a history."""
+    host.own.counters = {"drop": 100}
+    return host
 
 
 @pytest.fixture
 def store(tmp_path):
-    opened = state_store.Store.open(str(tmp_path / "state"), {}, None)
+    opened = state_store.Store.open(str(tmp_path / "kept"), {}, None)
     yield opened
     opened.close()
 
 
-def counters(**values):
-    """One CPU's counters, all others zero."""
-    zero = dict.fromkeys(
-        ("drop", "early_drop", "insert_failed", "chaintoolong", "invalid", "insert"), 0
+def values(run, *names):
+    return [run.data[name].value if name in run.data else None for name in names]
+
+
+# --- what OK means: the whole window was covered
+
+
+def test_full_counters_at_zero_cover_the_window_in_the_first_run(host):
+    run = host.run()
+    assert run.status == "CONNTRACK_FULL OK - not full in the last 15m (counters)"
+
+
+def test_full_a_host_younger_than_the_window_claims_its_boot(host):
+    host.up = 300.0
+    host.own.counters = {"early_drop": 3}
+    run = host.run("-w", "early_drops=~:")
+    assert run.text == f"not full since boot at {host.clock(300)} (counters)"
+    host.own.counters = {"drop": 3}
+    run = host.run()
+    assert run.state == "WARNING", "all of them were dropped within the window"
+    assert run.data["full_drops"].value == 3
+
+
+def test_full_the_first_run_is_ok_for_this_moment_and_says_since_when_it_watches(busy):
+    run = busy.run()
+    assert run.state == "OK"
+    assert run.text == f"not full now (counters), watching since {busy.clock()}"
+    assert values(run, "full_drops", "early_drops") == [None, 0]
+
+
+@pytest.mark.parametrize("since", ["15m", "1d"])
+def test_full_counters_seen_for_a_second_do_not_vouch_for_the_window(busy, since):
+    busy.run("--since", since)
+    busy.passes(1)
+    run = busy.run("--since", since)
+    assert run.state == "UNKNOWN"
+    assert run.text.startswith(f"not full since {busy.clock(1)} (counters); not covered ")
+    assert "in the last" not in run.text
+
+
+def test_full_a_gap_has_the_state_that_was_asked_for(busy):
+    busy.run()
+    busy.passes(60)
+    for word in ("ok", "warning", "critical", "unknown"):
+        run = busy.run("--if-incomplete", word)
+        assert run.state == word.upper()
+        assert f"not full since {busy.clock(60)} (counters)" in run.text
+
+
+def test_full_counters_read_over_the_window_are_ok(busy):
+    for _ in range(17):
+        run = busy.run()
+        busy.passes(60)
+    assert run.status == "CONNTRACK_FULL OK - not full in the last 15m (counters)"
+
+
+@pytest.mark.parametrize("how", ["lost", "other key"])
+def test_full_state_that_is_lost_watches_from_now_on(busy, how):
+    busy.run()
+    busy.passes(3600)
+    busy.run()
+    words = ["--state-key", "new"] if how == "other key" else []
+    if how == "lost":
+        for kept in (busy.state / str(os.geteuid())).iterdir():
+            kept.unlink()
+    busy.passes(60)
+    first = busy.run(*words)
+    assert first.state == "OK"
+    assert first.text == f"not full now (counters), watching since {busy.clock()}"
+    busy.passes(60)
+    assert busy.run(*words).state == "UNKNOWN"
+
+
+def test_full_without_state_nothing_before_this_moment_is_known(busy):
+    run = busy.run("--no-state")
+    assert run.state == "UNKNOWN"
+    assert "not covered" in run.text
+    assert "in the last" not in run.text
+
+
+def test_full_a_run_that_could_not_read_the_counters_leaves_no_gap(busy):
+    for minute in range(20):
+        busy.own.counters = None if minute in (17, 18) else {"drop": 100}
+        run = busy.run()
+        busy.passes(60)
+        assert run.state == ("OK" if minute in (0, 15, 16, 19) else "UNKNOWN"), minute
+
+
+def test_full_the_window_reaches_back_to_the_previous_run(busy):
+    busy.run()
+    busy.passes(7200)
+    busy.own.counters = {"drop": 103}
+    run = busy.run()
+    assert run.data["full_drops"].value == 3
+    assert "3 packets dropped in the last 2h" in run.text
+
+
+def test_full_since_boot_needs_no_history(busy):
+    run = busy.run("--since", "boot", "--no-state")
+    assert run.state == "WARNING"
+    assert run.data["full_drops"].value == 100
+    busy.own.counters = {"early_drop": 3}
+    run = busy.run("--since", "boot", "--no-state", "-w", "early_drops=~:")
+    assert run.state == "OK"
+    assert run.text.startswith("not full since boot at 2026-")
+
+
+def test_full_since_last_is_the_time_since_the_previous_run(busy):
+    busy.run("--since", "last")
+    busy.passes(90)
+    run = busy.run("--since", "last")
+    assert run.state == "OK"
+    assert run.text == "not full in the last 1m 30s (counters)"
+
+
+def test_full_since_all_is_all_that_was_read(busy):
+    busy.own.counters = {}
+    run = busy.run("--since", "all", "--log", busy.logs(busy.line(86400 * 40, "eth0: up")))
+    assert run.state == "OK"
+    assert run.text == f"not full in all that was read ({busy.log}, counters)"
+
+
+# --- clocks, boots, modules, namespaces
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0, -86400.0 * 400])
+def test_full_a_clock_that_is_set_makes_no_gap_and_hides_no_drop(busy, step):
+    for minute in range(17):
+        busy.run()
+        busy.passes(60)
+        if minute == 10:
+            busy.own.counters = {"drop": 105}
+    busy.at += step
+    run = busy.run()
+    assert run.state == "WARNING"
+    assert run.data["full_drops"].value == 5
+    assert "not covered" not in run.text
+    for _ in range(16):
+        busy.passes(60)
+        run = busy.run()
+    assert run.status == "CONNTRACK_FULL OK - not full in the last 15m (counters)"
+
+
+def test_full_time_before_the_boot_is_no_gap_and_its_drops_count(busy):
+    for _ in range(3):
+        busy.run()
+        busy.passes(60)
+    busy.own.counters = {"drop": 109}
+    busy.run()
+    busy.reboots()
+    run = busy.run()
+    assert run.state == "WARNING"
+    assert run.data["full_drops"].value == 9
+    assert "not covered" not in run.text
+    busy.passes(16 * 60)
+    run = busy.run()
+    assert run.state == "OK"
+
+
+def test_full_what_a_reloaded_module_had_counted_is_a_gap(busy):
+    for _ in range(17):
+        busy.run()
+        busy.passes(60)
+    busy.module, busy.own.counters = 8, {}
+    run = busy.run()
+    assert run.state == "UNKNOWN"
+    assert f"not covered {busy.clock(60)} to {busy.clock()}" in run.text
+    assert "nf_conntrack was loaded again" in run.out
+    for _ in range(16):
+        busy.passes(60)
+        run = busy.run()
+    assert run.state == "OK"
+
+
+def test_full_a_namespace_of_the_same_name_and_inode_is_told_by_its_birth(host):
+    host.others["red"] = red = Namespace(77, drop=5)
+    red.born = host.at - 86400
+    for _ in range(17):
+        host.run("--netns", "all")
+        host.passes(60)
+    assert host.run("--netns", "all").state == "OK"
+    host.passes(60)
+    red.born, red.counters = host.at - 30, {"drop": 7}
+    run = host.run("--netns", "all")
+    assert run.data["red::full_drops"].value == 7, "not the difference of 2"
+    assert run.state == "WARNING"
+    assert "not covered" not in run.text
+
+
+def test_full_names_the_namespace_whose_window_is_not_covered(host):
+    host.others["red"] = Namespace(77, drop=5)
+    host.others["blue"] = Namespace(78)
+    host.run("--netns", "all")
+    host.passes(60)
+    run = host.run("--netns", "all")
+    assert run.state == "UNKNOWN"
+    assert f"namespace red not covered {host.clock(900)} to {host.clock(60)}" in run.text
+    assert "blue" not in run.text
+
+
+def test_full_a_namespace_that_was_not_there_in_the_previous_run_is_covered_since_then(host):
+    host.run("--netns", "all")
+    host.passes(60)
+    host.others["red"] = Namespace(77, drop=5)
+    run = host.run("--netns", "all")
+    assert run.data["red::full_drops"].value == 5
+    assert run.state == "WARNING"
+    assert "not covered" not in run.text
+
+
+# --- log files
+
+
+def test_full_a_log_that_begins_inside_the_window_is_a_gap(busy):
+    busy.logs(busy.line(300, "eth0: up", host="elsewhere"), busy.line(5, "x", host="elsewhere"))
+    run = busy.run("--log", busy.log, "--no-state")
+    assert run.state == "UNKNOWN"
+    assert f"not full since {busy.clock(300)}" in run.text
+    assert f"{busy.log} not covered {busy.clock(900)} to {busy.clock(300)}" in run.text
+
+
+def test_full_the_first_run_with_such_a_log_says_since_when_it_watches(busy):
+    busy.logs(busy.line(300, "eth0: up", host="elsewhere"), busy.line(5, "x", host="elsewhere"))
+    run = busy.run("--log", busy.log)
+    assert run.state == "OK"
+    assert run.text.endswith(f", watching since {busy.clock()}")
+    busy.passes(60)
+    assert busy.run("--log", busy.log).state == "UNKNOWN"
+
+
+@pytest.mark.xfail(reason="log files do not say it yet", strict=True)
+def test_full_counters_of_this_host_stand_in_for_its_own_log_alone(host):
+    host.logs(host.line(300, "eth0: up"), host.line(5, "eth1: up"))
+    run = host.run("--log", host.log, "--no-state")
+    assert run.state == "OK"
+    assert run.text == f"not full in the last 15m ({host.log}, counters)"
+    for other in ("elsewhere", ""):
+        host.logs(*(host.line(ago, "eth0: up", host="elsewhere") for ago in (300, 5)))
+        if not other:
+            host.log.write_text("[1.5] eth0: up\n")
+        assert host.run("--log", host.log, "--no-state").state == "UNKNOWN"
+
+
+@pytest.mark.xfail(reason="log files do not say it yet", strict=True)
+def test_full_a_log_that_nobody_writes_any_more_is_a_gap(busy):
+    busy.logs(*(busy.line(ago, "x", host="elsewhere") for ago in (86400, 10800)), written=10800)
+    run = busy.run("--log", busy.log)
+    assert run.state == "UNKNOWN", "not even this moment is covered"
+    assert "no longer written" in run.out
+
+
+def test_full_a_log_whose_cursor_is_gone_is_a_gap(busy):
+    lines = [busy.line(ago, f"eth{ago}: up", host="elsewhere") for ago in (2000, 900, 5)]
+    busy.logs(*lines)
+    assert busy.run("--log", busy.log).state == "OK"
+    busy.passes(60)
+    busy.log.unlink()
+    busy.logs(busy.line(10, "eth7: up", host="elsewhere"))
+    run = busy.run("--log", busy.log)
+    assert run.state == "UNKNOWN"
+    assert "not covered" in run.text
+
+
+@pytest.mark.parametrize("missing", ["file", "glob", "folder", "empty"])
+def test_full_a_log_that_the_user_named_and_that_is_missing_is_unknown(host, missing, tmp_path):
+    host.logs(host.line(3600, "eth0: up"), host.line(5, "eth1: up"))
+    words = ["--log", host.log]
+    other = tmp_path / "more" / "messages"
+    other.parent.mkdir()
+    if missing == "glob":
+        words = ["--log", f"{other.parent}/*", "--log", host.log]
+    elif missing == "empty":
+        other.touch()
+        words += ["--log", other]
+    else:
+        words += ["--log", other if missing == "file" else f"{tmp_path}/none/*"]
+    run = host.run(*words)
+    assert run.state == "UNKNOWN"
+    host.logs(host.line(3600, "eth0: up"), host.line(5))
+    assert host.run(*words, "--state-key", "x").state == "CRITICAL", "it never hides a full table"
+
+
+def test_full_a_refused_sudo_is_unknown_whatever_else_was_read(host):
+    host.refused = "sudo: a password is required"
+    run = host.run("--sudo")
+    assert run.state == "UNKNOWN"
+    assert "--sudo: sudo: a password is required" in run.text
+    host.refused = ""
+    assert host.run().state == "OK"
+
+
+def test_full_messages_of_unknown_time_are_a_gap(host):
+    host.logs(f"[  100.123456] {MESSAGE}\n", host.line(3600, "eth0: up"), host.line(5, "x"))
+    for word in ("unknown", "warning", "ok"):
+        run = host.run("--log", host.log, "--if-incomplete", word)
+        assert run.state == word.upper()
+        assert run.data["table_full"].value == 0
+        assert "1 message of unknown time not counted" in run.text
+    assert (
+        f"Not counted: 1 message of unknown time in {host.log}"
+        in host.run("--log", host.log, "-v").rest
     )
-    return Counters((CpuCounters(0, **{**zero, **values}),))
+    run = host.run("--log", host.log, "--since", "all")
+    assert run.state == "CRITICAL"
+    assert run.data["table_full"].value == 1
 
 
-def memory(up, told, *, boot=BOOT, netns=1, usage=0.0, rises=()):
-    """What a run at `up` seconds since boot knows."""
-    return Memory(1e9 + up, up, boot, netns, 0, usage, told, tuple(rises))
+# --- the ring buffer and the journal
 
 
-# --- rises
+def test_full_a_ring_buffer_since_boot_covers_the_window(busy):
+    busy.records = [(1.0, "Linux version"), (busy.up - 60, "eth0: up")]
+    run = busy.run("--no-state", "-w", "full_drops=~:")
+    assert run.text.startswith("not full in the last 15m (kernel log, counters)")
+    assert run.state == "OK"
 
 
-def test_a_first_run_knows_no_rise_and_remembers_none():
-    assert risen_since(None, memory(1000, counters(drop=5)), 100) == (None, ())
+def test_full_a_ring_buffer_that_wrapped_inside_the_window_is_a_gap(busy):
+    busy.records, busy.first_sequence = [(busy.up - 60, "eth0: up")], 77
+    run = busy.run("--no-state")
+    assert run.state == "UNKNOWN"
+    assert f"not full since {busy.clock(60)} (kernel log, counters)" in run.text
+    assert f"not covered {busy.clock(900)} to {busy.clock(60)}" in run.text
 
 
-def test_between_two_runs_the_difference_has_risen():
-    before = memory(1000, counters(drop=5, early_drop=1, insert_failed=2, chaintoolong=1))
-    after = memory(1060, counters(drop=9, early_drop=4, insert_failed=4, chaintoolong=2))
-    risen, rises = risen_since(before, after, 900)
-    # 4 drops, of which one insert failed that no long chain explains.
-    assert risen == Rise(1000, 1060, 3, 3, 2, 1, 0.0)
-    assert rises == (risen,)
+def test_full_counters_fill_the_gap_of_a_ring_buffer(host):
+    host.records, host.first_sequence = [(host.up - 60, "eth0: up")], 77
+    assert host.run().text == "not full in the last 15m (kernel log, counters)"
 
 
-def test_what_rose_before_the_window_has_left_it():
-    rises = (Rise(0, 100, 7, 7, 7, 7, 99.0), Rise(100, 200, 1, 2, 3, 4, 50.0))
-    before = memory(200, counters(drop=8), rises=rises)
-    risen, kept = risen_since(before, memory(300, counters(drop=8)), 150)
-    assert risen == Rise(100, 300, 1, 2, 3, 4, 50.0)
-    assert kept[:2] == rises
-    assert len(kept) == 3
+def test_full_a_journal_that_begins_inside_the_window_is_a_gap(busy):
+    busy.journal = journal.Journal((), 5, busy.at - 300)
+    run = busy.run("--no-state")
+    assert run.state == "UNKNOWN"
+    assert "not covered" in run.text
 
 
-def test_after_a_reboot_all_that_is_counted_has_risen_since_the_last_run():
-    before = memory(90000, counters(drop=500), boot="a" * 32, rises=[Rise(1, 2, 9, 9, 9, 9, 9.0)])
-    risen, kept = risen_since(before, memory(60, counters(drop=3)), -840)
-    assert risen == Rise(0.0, 60, 3, 0, 0, 0, 0.0)
-    assert kept == (risen,)
+# --- thresholds that cannot be evaluated, state that cannot be kept
 
 
-def test_a_namespace_made_anew_counts_from_zero():
-    before = memory(1000, counters(drop=500), netns=1)
-    risen, _ = risen_since(before, memory(1060, counters(drop=3), netns=2), 900)
-    assert risen is not None
-    assert risen.full_drops == 3
+def test_full_a_given_threshold_without_a_figure_is_unknown(host):
+    assert host.run().state == "OK"
+    run = host.run("-c", "table_full=0")
+    assert run.state == "UNKNOWN"
+    assert "table_full cannot be evaluated" in run.text
+    assert host.run("-c", "table_full=~:").state == "OK", "it was never to fire"
+    host.own.counters = None
+    host.records = [(1.0, "Linux version")]
+    run = host.run("-w", "early_drops=5", "--state-key", "new")
+    assert run.state == "UNKNOWN"
+    assert "early_drops cannot be evaluated" in run.text
 
 
-def test_since_boot_everything_counts_whatever_is_remembered():
-    now = memory(5000, counters(drop=12, insert_failed=2))
-    assert risen_since(None, now, None)[0] == Rise(0.0, 5000, 10, 0, 2, 0, 0.0)
+def test_full_a_given_threshold_that_is_not_known_yet_waits(busy):
+    assert busy.run("-w", "full_drops=5").state == "OK"
 
 
-def test_without_counters_nothing_rises_and_what_was_known_is_kept():
-    rises = (Rise(0, 100, 7, 7, 7, 7, 99.0),)
-    before = memory(200, counters(), rises=rises)
-    assert risen_since(before, memory(300, None), 100) == (None, rises)
+def test_full_state_that_cannot_be_written_is_a_warning_in_every_run(host):
+    host.state.write_text("a file, not a folder")
+    for _ in range(2):
+        run = host.run()
+        assert run.state == "WARNING"
+        assert "no history is kept" in run.text
+        assert "state directory" in run.rest
+        host.passes(60)
+    off = [f"{name}=~:" for name in ("full_drops", "early_drops", "chain_overflows")]
+    words = [word for each in (*off, "insert_failures=~:") for word in ("-w", each)]
+    run = host.run(*words)
+    assert run.state == "OK"
+    assert "No history is kept: state directory" in run.rest
 
 
-def test_the_usage_on_record_is_the_largest_of_the_window():
-    before = memory(1000, counters(), usage=97.0)
-    risen, _ = risen_since(before, memory(1060, counters(), usage=3.0), 900)
-    assert risen is not None
-    assert risen.usage == 97.0
+def test_full_a_disk_that_is_full_is_a_warning_in_every_run(host, monkeypatch):
+    host.run()
+    monkeypatch.setattr(state_store.Store, "_write", _no_space)
+    for _ in range(2):
+        host.passes(60)
+        run = host.run()
+        assert run.state == "WARNING"
+        assert "no history is kept: no space left on the disk" in run.text
 
 
-def test_what_rose_long_ago_is_not_forgotten_within_the_window():
-    """A day of runs each minute."""
-    told = memory(0, counters())
-    for minute in range(1, 1440):
-        now = memory(60 * minute, counters(drop=7 if minute > 30 else 0))
-        risen, rises = risen_since(told, now, 0)
-        told = now._replace(rises=rises)
-    assert risen is not None
-    assert risen.full_drops == 7
-    assert len(rises) == MOST_RISES
-    # It leaves a window of three quarters of a day.
-    assert risen_since(told, memory(86400, counters(drop=7)), 86400 / 4)[0].full_drops == 0
+def _no_space(store, *_):
+    store.trouble = "no space left on the disk"
 
 
-def test_a_run_that_cannot_read_the_counters_leaves_the_earlier_ones(monkeypatch):
-    before = memory(1000, counters(drop=5), rises=[Rise(900, 1000, 1, 1, 1, 1, 1.0)])
-    kept = []
-    look = object.__new__(full_check.Full)
-    look.window, look.log, look.named = events.Window(1e9, 1e9 + 1060), None, {}
-    monkeypatch.setattr(full_check.Full, "_now", lambda *_: memory(1060, None))
-    monkeypatch.setattr(full_check.Full, "_start_up", lambda *_: 100)
-    monkeypatch.setattr(full_check.Full, "_remember", lambda _, key, memory: kept.append(memory))
-    look._remembered(Place("", "", 1, None, None), before, "key")
-    assert kept == [before._replace(at=1e9 + 1060)]
+def test_full_the_first_run_on_a_full_disk_is_not_excused(busy, monkeypatch):
+    monkeypatch.setattr(state_store.Store, "_write", _no_space)
+    assert busy.run().state == "UNKNOWN"
 
 
-def test_what_is_remembered_is_bounded():
-    rises = [Rise(at, at + 1, 0, 0, 0, 0, 0.0) for at in range(1000)]
-    _, kept = risen_since(memory(1001, counters(), rises=rises), memory(1002, counters()), 0)
-    assert len(kept) == MOST_RISES
-    assert kept[-1].end == 1002
+def test_full_no_state_is_the_user_s_choice(host):
+    run = host.run("--no-state")
+    assert run.state == "OK"
+    assert "history" not in run.out
+    assert "No history is kept: --no-state" in host.run("--no-state", "-v").rest
+    run = host.run("--no-state", "-w", "early_drops=5")
+    assert run.state == "WARNING"
+    assert "no history is kept: --no-state" in run.text
 
 
-# --- what is remembered
+# --- the table at its limit
 
 
-def test_memory_outlives_json():
-    known = gather.LogHistory(
-        LogCursor(1, 2, 3, 4, 5, False, True, 6.0),
-        (events.Event(Kind.TABLE_FULL, 2, 1e9, boot=BOOT, netns=7),),
-        1e9 - 900,
+def test_full_at_the_limit_without_drops_is_critical_and_says_so(host):
+    host.own.entries = 10000
+    run = host.run()
+    assert run.state == "CRITICAL"
+    assert run.text == "at the limit: 10000 of 10000 entries, no drops seen"
+
+
+def test_full_at_the_limit_and_evicting_says_that_and_how_many(host):
+    host.run()
+    host.passes(60)
+    host.own = Namespace(host.own.inode, 10000, early_drop=2013)
+    run = host.run()
+    assert run.state == "CRITICAL"
+    assert run.text.startswith(
+        "at the limit, evicting: 10000 of 10000 entries, 2013 evicted early in the last 15m"
     )
-    kept = memory(10, counters(drop=3), rises=[Rise(1, 2, None, 3, None, 5, 6.0)])._replace(
-        known=(("/var/log/kern.log", known),)
+    assert "dropped" not in run.text
+
+
+def test_full_at_the_limit_and_dropping_says_that_and_how_many(host):
+    host.run()
+    host.passes(60)
+    host.own = Namespace(host.own.inode, 10000, early_drop=5, drop=1871)
+    run = host.run()
+    assert run.state == "CRITICAL"
+    assert run.text.startswith(
+        "full: 10000 of 10000 entries, new connections are dropped (1871 in the last 15m)"
     )
-    assert from_plain(json.loads(json.dumps(to_plain(kept)))) == kept
 
 
-def test_where_nothing_was_ever_counted_all_that_is_counted_has_risen_since():
-    quiet = Quiet.from_plain(json.loads(json.dumps(Quiet(1000, BOOT, (1, 7)))))
-    assert quiet == Quiet(1000, BOOT, (1, 7))
-    now = memory(1060, counters(drop=3), netns=7)
-    risen, _ = risen_since(quiet.memory(now), now, 900)
-    assert risen == Rise(1000, 1060, 3, 0, 0, 0, 0.0)
-    assert quiet.memory(now._replace(netns=8)) is None
-    assert quiet.memory(now._replace(boot="a" * 32)) is None
+def test_full_evictions_alone_are_a_warning(host):
+    host.run()
+    host.passes(60)
+    host.own.counters = {"early_drop": 7}
+    run = host.run()
+    assert run.state == "WARNING"
+    assert run.text == "7 entries evicted early in the last 15m"
 
 
-# --- what is remembered of further namespaces
+# --- failed inserts
 
 
-class Router:
-    """Runs of a check with `--netns all` one after the other, each a minute later."""
-
-    def __init__(self, monkeypatch, folder):
-        self.folder = folder
-        self.up = 1000.0
-        self.boot = BOOT
-        self.module = 7
-        self.trouble = ""
-        self.problems = []
-        monkeypatch.setattr(full_check, "_module", lambda: self.module)
-
-    def run(self, told, first=1):
-        """The full_drops of the namespaces whose counters are `told`, by their names."""
-        self.up += 60
-        store = state_store.Store.open(str(self.folder), {}, None)
-        assert store.trouble == ""
-        look = object.__new__(full_check.Full)
-        look.options = types.SimpleNamespace(netns=["all"], state_key="")
-        look.session = types.SimpleNamespace(stage=lambda _: None, store=store)
-        look.window = events.Window(1e9 + self.up - 30, 1e9 + self.up)
-        look.log, look.named, look.problems = None, {}, self.problems
-        look._boot = self.boot
-        look._clock = types.SimpleNamespace(realtime=1e9 + self.up, boottime=self.up)
-        look._start_up = lambda window: self.up - 30
-        found = look._with_histories(
-            [
-                Place(name, f"{name}::", first + crc32(name.encode()), None, counted, named=True)
-                for name, counted in told.items()
-            ]
-        )
-        assert [place.name for place in found] == list(told)
-        self.trouble = store.trouble
-        self.files = os.listdir(store.folder)
-        self.size = sum(os.stat(os.path.join(store.folder, name)).st_size for name in self.files)
-        store.close()
-        return [place.risen.full_drops if place.risen else None for place in found]
-
-
-@pytest.fixture
-def router(monkeypatch, tmp_path):
-    return Router(monkeypatch, tmp_path / "state")
-
-
-def same(names, drop):
-    told = counters(drop=drop) if drop is not None else None
-    return dict.fromkeys(names, told)
-
-
-@pytest.mark.parametrize("count", [500, 520, 3000])
-def test_drops_are_seen_in_each_of_however_many_namespaces(router, count):
-    names = [f"qrouter-{at:036}" for at in range(count)]
-    assert router.run(same(names, 0)) == [None] * count
-    assert router.run(same(names, 1000)) == [1000] * count
-    assert router.run(same(names, 2000)) == [1000] * count
-    assert router.trouble == ""
-    assert len(router.files) == 1
-
-
-def test_a_run_that_cannot_read_a_further_namespace_loses_none_of_its_drops(router):
-    rises = [router.run(same(["red"], drop)) for drop in (5, 15, None, 115)]
-    assert rises == [[None], [10], [None], [100]]
-
-
-def test_nor_does_one_where_nothing_had_been_counted(router):
-    rises = [router.run(same(["red"], drop)) for drop in (0, None, 100)]
-    assert rises == [[None], [None], [100]]
-
-
-def test_a_run_without_any_table_leaves_what_was_counted_of_the_first(monkeypatch, store):
-    before = memory(1000, counters(drop=5), rises=[Rise(900, 1000, 1, 1, 1, 1, 1.0)])
-    store.update("full/net:[1]/", lambda _: to_plain(before))
-    look = object.__new__(full_check.Full)
-    look.options = full_check.parser().parse_args(["--netns", "red"])
-    look.session = types.SimpleNamespace(stage=lambda _: None, store=store)
-    look.places, look.problems, look.inactive = [], ["namespace red: no right"], False
-    monkeypatch.setattr(full_check.Full, "_look", lambda _: (None, []))
-    monkeypatch.setattr(full_check, "own_inode", lambda: 1)
-    monkeypatch.setattr(full_check.Full, "_window", lambda *_: events.everything(1e9))
-    monkeypatch.setattr(full_check.Full, "_now", lambda *_: memory(1060, None))
-    monkeypatch.setattr(full_check.Full, "_with_histories", lambda _, others: others)
-    monkeypatch.setattr(full_check.Full, "_metrics", lambda *_: iter(()))
-    known = (("/var/log/kern.log", gather.LogHistory(CURSOR, (), 900.0)),)
-
-    def read(self, memory):
-        self.log = gather.LogEvidence(histories=known)
-
-    monkeypatch.setattr(full_check.Full, "_read_log", read)
-    list(look.probe())
-    told = from_plain(store.read("full/net:[1]/"))
-    assert told == before._replace(at=1e9 + 1060, known=known, heard=1e9 + 1060)
-
-
-@pytest.mark.parametrize("drop", [0, 5])
-def test_a_run_that_can_look_nowhere_forgets_nothing(router, drop):
-    router.run(same(["red"], drop))
-    router.problems = ["no right to enter"]
-    assert router.run({}) == []
-    router.problems = []
-    assert router.run(same(["red"], drop + 100)) == [100]
-
-
-def test_what_was_not_seen_for_a_day_is_forgotten(router):
-    for days, kept in ((0.9, True), (1.1, False)):
-        router.run(same(["red"], 5))
-        router.up += 86400 * days
-        router.run(same(["blue"], 5))
-        assert router.run(same(["red"], 15)) == [10 if kept else None]
-
-
-@pytest.mark.parametrize("anew", ["boot", "module", "inode"])
-def test_what_is_made_anew_under_a_known_name_counts_from_zero(router, anew):
-    router.run(same(["red", "blue"], 500))
-    if anew == "boot":
-        router.boot = "a" * 32
-    elif anew == "module":
-        router.module = 8
-    first = 8 if anew == "inode" else 1
-    assert router.run({"red": counters(drop=503)}, first) == [503]
-    # Also one that the first run afterwards did not see.
-    told = {"red": counters(drop=503), "blue": counters(drop=504)}
-    assert router.run(told, first) == [0, 504]
-
-
-def test_more_namespaces_than_are_remembered_are_said_and_the_known_ones_stay(router, monkeypatch):
-    monkeypatch.setattr(full_check, "MOST_FURTHER", 3)
-    names = ["e", "d", "c", "b", "a"]
-    router.run(same(names[:3], 5))
-    assert router.trouble == ""
-    router.run(same(names[::-1], 5))
-    assert router.trouble == "2 of 5 further namespaces are too many to remember"
-    assert router.run(same(names, 6)) == [1, 1, 1, None, None]
-    monkeypatch.setattr(full_check, "MOST_QUIET", 3)
-    router.run(dict.fromkeys("vwxyz", counters()))
-    assert router.trouble == "2 of 5 further namespaces are too many to remember"
-
-
-def test_ten_thousand_namespaces_that_drop_at_every_run_fit_into_their_file(router, monkeypatch):
-    monkeypatch.setattr(counter_history, "MOST_RISES_IN_ALL", 20)
-    monkeypatch.setattr(full_check, "MOST_FURTHER", 10)
-    names = [f"qrouter-{at:036}" for at in range(10)]
-    sums = dict.fromkeys(CpuCounters._fields[1:], 2**40)
-    for drop in range(30):
-        told = Counters((CpuCounters(0, **{**sums, "drop": 2**41 + drop}),))
-        router.run(dict.fromkeys(names, told), 4026532177)
-    assert router.trouble == ""
-    # A thousandth of what is allowed takes a thousandth of the room.
-    assert router.size < state_store.MANY / 1000
-
-
-def test_counters_of_many_processors_that_pass_the_top_of_32_bits_have_risen(router):
-    def told(drop):
-        # What else it has counted is too much for a minute: it has not begun anew.
-        cpu = CpuCounters(0, drop=drop, insert_failed=0, invalid=2 * 10**9)
-        return {"red": Counters((cpu, cpu._replace(cpu=1)))}
-
-    router.run(told(2**32 - 3))
-    assert router.run(told(7)) == [20]
+def test_full_inserts_that_fail_together_with_drops_are_an_alarm(host):
+    host.run()
+    host.passes(60)
+    host.own.counters = {"drop": 200, "insert_failed": 200}
+    run = host.run()
+    assert run.state == "WARNING"
+    assert run.text == (
+        "inserts failed together with drops in the last 15m: 200, "
+        "source-NAT ports are exhausted, or packets clashed"
+    )
+    assert values(run, "full_drops", "insert_failures") == [0, 200]
 
 
 @pytest.mark.parametrize(
-    "plain",
+    "noise",
     [
-        None,
-        [],
-        {"boot": BOOT, "module": 7, "rows": []},
-        {"boot": BOOT, "module": 7, "rows": {"red": None, "blue": [1], "green": [1] * 6}},
-        {"boot": BOOT, "module": 7, "rows": {"red": [1e9, 1, 1, 0, [10**400], []]}},
-        {"boot": BOOT, "module": 7, "rows": {"red": [1e9, 1, 1, 0, [-1], []]}},
-        {"boot": BOOT, "module": 7, "rows": {"red": [1e9, 1, 1, 0, [1] * 99, []]}},
-        {"boot": BOOT, "module": 7, "rows": {"red": [-1, 1, 1, 0, [1], []]}},
+        {"clash_resolve": 50000},
+        {"clash_resolve": 50000, "drop": 9, "insert_failed": 9},
+        {"insert_failed": 500},  # of entries that were flushed meanwhile
     ],
 )
-def test_what_was_not_written_so_is_no_memory_of_further_namespaces(plain):
-    assert Further.from_plain(plain) == Further()
+def test_full_clashes_that_cost_no_packet_are_no_alarm(host, noise):
+    host.run()
+    host.passes(60)
+    host.own.counters = noise
+    assert host.run().state == "OK"
 
 
-# --- what is remembered of many logs
+def test_full_long_chains_are_told_from_failed_inserts(host):
+    host.run()
+    host.passes(60)
+    host.own.counters = {"insert_failed": 50, "chaintoolong": 50}
+    run = host.run()
+    assert run.text == "50 inserts refused in the last 15m: hash chains too long"
+    assert values(run, "insert_failures", "chain_overflows") == [0, 50]
 
 
-def test_of_more_logs_than_can_be_remembered_the_counters_stay_and_some_are_read_anew(store):
-    lost = tuple(event(900.0 + at, at, "/srv/collected/kern.log") for at in range(3))
-    known = tuple(
-        (f"/srv/collected/host-{at:04}/var/log/kern.log", gather.LogHistory(CURSOR, lost, 900.0))
+# --- limits that were changed
+
+
+def overflows(host):
+    """Let the table be full for a moment, and then half empty."""
+    host.run()
+    host.passes(60)
+    host.own.counters = {"drop": 50, "early_drop": 900}
+    host.records = [(1.0, "Linux version"), (host.up - 5, MESSAGE)]
+
+
+def test_full_a_limit_that_was_raised_since_the_message_is_not_raised_again(host):
+    host.own.limit = 2400
+    overflows(host)
+    run = host.run()
+    assert run.state == "CRITICAL"
+    assert "  sysctl -w net.netfilter.nf_conntrack_max=4096" in run.lines
+    host.passes(120)
+    host.own.limit = 8192
+    run = host.run()
+    assert run.state == "CRITICAL", "the message is in the window"
+    assert run.text.endswith(
+        f"limit raised from 2400 to 8192 at {host.clock()}, since the last message"
+    )
+    between = f"raised from 2400 to 8192 between {host.clock(120)} and {host.clock()}"
+    assert any(line.startswith(f"The limit was {between}, since") for line in run.lines)
+    assert "nf_conntrack_max=" not in run.rest
+    # Full again: that is another matter.
+    host.passes(120)
+    host.records.append((host.up - 5, MESSAGE))
+    assert "  sysctl -w net.netfilter.nf_conntrack_max=16384" in host.run().lines
+
+
+def test_full_a_limit_that_was_lowered_is_said(host):
+    host.own.limit = 262144
+    host.run()
+    host.passes(300)
+    host.own.limit, host.own.entries, host.own.counters = 4000, 4000, {"drop": 9}
+    run = host.run()
+    assert f"limit lowered from 262144 to 4000 at {host.clock()}" in run.text
+    assert "since the last message" not in run.text
+
+
+def test_full_the_peak_of_the_advice_was_counted(host):
+    host.own.entries = 9000
+    host.run()
+    host.passes(60)
+    host.own.entries = 300
+    host.own.counters = {"drop": 50, "early_drop": 900}
+    run = host.run()
+    assert "the peak of 10000 entries" in run.rest, "the kernel counted as many as the limit"
+    host.own.limit = 20000
+    host.passes(60)
+    host.run()
+    host.passes(3600)
+    host.own.counters = {"drop": 50, "early_drop": 901}
+    assert "the peak of 20000 entries" in host.run().rest
+
+
+# --- messages and namespaces
+
+
+def test_full_counters_tell_the_namespace_of_a_message_that_names_none(host):
+    host.others.update(red=Namespace(77), blue=Namespace(78))
+    host.run("--netns", "all")
+    host.passes(60)
+    host.others["red"].counters = {"drop": 1871}
+    host.records = [(1.0, "Linux version"), (host.up - 12, MESSAGE)]
+    run = host.run("--netns", "all")
+    assert run.state == "CRITICAL"
+    assert run.text.startswith(
+        '1 "table full" message in the last 15m, latest 12s ago in namespace red by the counters '
+        "(1871 drops)"
+    )
+
+
+def test_full_a_message_without_drops_here_points_to_other_namespaces(host):
+    host.records = [(1.0, "Linux version"), (host.up - 12, MESSAGE)]
+    assert "no drops in this namespace: see --netns all" in host.run().text
+
+
+def test_full_a_message_names_its_namespace(host):
+    host.others["red"] = Namespace(77)
+    text = "nf_conntrack: nf_conntrack: table full in netns 77, dropping packet"
+    host.records = [(1.0, "Linux version"), (host.up - 12, text)]
+    run = host.run("--netns", "all")
+    assert "latest 12s ago in namespace red (kernel log)" in run.text
+    assert run.data["red::table_full"].value == 1
+
+
+def test_full_a_message_of_long_ago_has_a_date(host):
+    host.logs(host.line(86400 * 2930, "nf_conntrack: table full, dropping packet"))
+    run = host.run("--since", "all", "--log", host.log)
+    date = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(host.at - 86400 * 2930))
+    assert f"latest {date}" in run.text
+
+
+def test_full_names_each_namespace_that_alarms(host):
+    host.others.update({name: Namespace(70 + at) for at, name in enumerate("abcdefghijkl")})
+    host.run("--netns", "all")
+    host.passes(60)
+    for name in "bd":
+        host.others[name].counters = {"drop": 7}
+    run = host.run("--netns", "all")
+    assert run.text.startswith("14 packets dropped in namespaces b, d in the last 15m")
+    for each in host.others.values():
+        each.counters = {"drop": 7}
+    host.passes(60)
+    run = host.run("--netns", "all", "-v")
+    assert run.text.startswith("84 packets dropped in namespaces ")
+    assert "not covered" not in run.text
+
+
+@pytest.mark.parametrize(
+    ("usage", "rise", "critical"),
+    [
+        (10, CounterRise(0, 1, 5, 0, 0, 0, 20.0), False),
+        (10, CounterRise(0, 1, 5, 1, 0, 0, 20.0), True),
+        (95, CounterRise(0, 1, 5, 0, 0, 0, 20.0), True),
+        (10, CounterRise(0, 1, 5, 0, 0, 0, 95.0), True),
+        (94, CounterRise(0, 1, 5, None, 0, 0, 94.9), False),
+    ],
+)
+def test_full_drops_are_critical_beside_evictions_or_a_full_table(usage, rise, critical):
+    report = evidence.NamespaceReport("", "", 1, Limits(usage, 100), None, rise=rise)
+    assert contexts.is_corroborated(report) is critical
+
+
+@pytest.mark.parametrize(
+    ("births", "time", "gone"),
+    [
+        ({7: 1000.0}, 990.0, True),
+        ({7: 1000.0}, 1010.0, False),
+        ({7: 1000.0}, 999.5, False),
+        ({7: 1000.0}, None, True),
+        ({}, 990.0, False),
+    ],
+)
+def test_full_a_message_is_not_about_a_namespace_that_was_made_after_it(births, time, gone):
+    event = events.Event(Kind.TABLE_FULL, 1, time, netns=7)
+    assert evidence._is_gone(event, births) is gone
+
+
+# --- further namespaces
+
+
+def further(host, names, **counted):
+    for at, name in enumerate(names):
+        host.others.setdefault(name, Namespace(1000 + at)).counters = dict(counted)
+
+
+def drops(host, *words):
+    run = host.run("--netns", "all", *words)
+    return {
+        name: int(run.data[f"{name}::full_drops"].value)
+        for name in host.others
+        if f"{name}::full_drops" in run.data
+    }
+
+
+@pytest.mark.parametrize("count", [500, 3000])
+def test_full_drops_are_found_in_each_of_many_namespaces(host, count):
+    names = [f"qrouter-{at:036}" for at in range(count)]
+    further(host, names)
+    host.run("--netns", "all")
+    host.passes(60)
+    further(host, names, drop=10)
+    run = host.run("--netns", "all")
+    assert run.text.startswith(f"{count * 10} packets dropped in namespace {names[0]} and ")
+    host.passes(1000)
+    further(host, names, drop=11)
+    assert host.run("--netns", "all").text.startswith(f"{count} packets dropped")
+    assert len(list((host.state / str(os.geteuid())).iterdir())) == 2
+
+
+def test_full_an_unreadable_namespace_keeps_its_counter_history(host):
+    found = []
+    for counted in (5, 15, None, 115):
+        further(host, ["red"], drop=counted)
+        if counted is None:
+            host.others["red"].counters = None
+        found.append(drops(host).get("red"))
+        host.passes(1000)
+    assert found == [None, 10, None, 100]
+
+
+@pytest.mark.parametrize("counted", [0, 5])
+def test_full_a_run_that_can_enter_no_namespace_keeps_their_history(host, counted):
+    further(host, ["red"], drop=counted)
+    drops(host)
+    host.passes(60)
+    kept, host.others, host.problems = host.others, {}, ("other namespaces: permission denied",)
+    assert host.run("--netns", "all").state == "UNKNOWN"
+    host.passes(60)
+    host.others, host.problems = kept, ()
+    further(host, ["red"], drop=counted + 100)
+    assert drops(host) == {"red": 100}
+
+
+def test_full_a_namespace_that_was_not_there_for_a_day_is_forgotten(host):
+    for days, known in ((0.9, True), (1.1, False)):
+        further(host, ["red"], drop=5)
+        host.run("--netns", "red")
+        del host.others["red"]
+        host.passes(86400 * days)
+        host.run("--netns", "red")
+        further(host, ["red"], drop=15)
+        host.passes(60)
+        run = host.run("--netns", "red")
+        assert ("red::full_drops" in run.data) is known
+        host.passes(86400)
+
+
+@pytest.mark.parametrize("anew", ["boot", "module", "inode"])
+def test_full_what_is_made_anew_under_a_known_name_counts_from_zero(host, anew):
+    further(host, ["red"], drop=500)
+    drops(host)
+    host.passes(1000)
+    if anew == "boot":
+        host.reboots()
+    elif anew == "module":
+        host.module = 8
+    else:
+        host.others["red"].inode += 100
+    further(host, ["red"], drop=503)
+    assert drops(host) == {"red": 503}
+
+
+def test_full_more_namespaces_than_are_kept_are_said_and_known_ones_stay(host, monkeypatch):
+    monkeypatch.setattr(state, "MOST_FURTHER", 3)
+    further(host, "edc", drop=5)
+    assert "too many" not in host.run("--netns", "all").out
+    host.passes(60)
+    further(host, "edcba", drop=5)
+    run = host.run("--netns", "all")
+    assert "2 of 5 further namespaces are too many to keep" in run.out
+    host.passes(1000)
+    further(host, "edcba", drop=6)
+    assert {name: count for name, count in drops(host).items() if count == 1}.keys() >= set("edc")
+
+
+def test_full_ten_thousand_namespaces_that_drop_in_every_run_fit_into_their_file(host, monkeypatch):
+    monkeypatch.setattr(counter_history, "MOST_RISES_IN_ALL", 20)
+    monkeypatch.setattr(state, "MOST_RISES_IN_ALL", 20)
+    monkeypatch.setattr(state, "MOST_FURTHER", 10)
+    names = [f"qrouter-{at:036}" for at in range(10)]
+    many = {"found": 2**32 - 1, "invalid": 2**32 - 1, "insert": 2**32 - 1, "early_drop": 2**31}
+    for drop in range(30):
+        further(host, names, drop=2**31 + drop, insert_failed=2**31, **many)
+        for at, each in enumerate(host.others.values()):
+            each.inode, each.born = 4026532177 + at, host.at - 86400.5 - 60 * drop
+        host.run("--netns", "all")
+        host.passes(61)
+    kept = max(path.stat().st_size for path in (host.state / str(os.geteuid())).glob("further*"))
+    # A thousandth of what is allowed takes a thousandth of the room.
+    assert kept < state_store.MANY / 1000
+
+
+# --- state
+
+
+def test_full_state_holds_more_logs_than_fit_by_leaving_out_some(store):
+    cursor = LogCursor(1, 2, 3, 4, 5)
+    lost = tuple(events.Event(Kind.TABLE_FULL, 1, 900.0 + at, source="kern") for at in range(9))
+    logs = tuple(
+        (f"/srv/collected/host-{at:04}/var/log/kern.log", gather.LogHistory(cursor, lost))
         for at in range(1500)
     )
-    kept = memory(10, counters(drop=3))._replace(known=known)
-    assert state_store.size(to_plain(kept)) > state_store.LARGEST
-    look = object.__new__(full_check.Full)
-    look.session = types.SimpleNamespace(stage=lambda _: None, store=store)
-    look._remember("key", kept)
-    again = from_plain(store.read("key"))
-    assert store.trouble == "", "no threshold goes blind for it"
-    assert again._replace(known=()) == kept._replace(known=())
-    assert set(again.known) < set(known)
-    assert len(again.known) > 500
-    left = 1500 - len(again.known)
+    now = state.Moment(1e9, 10.0, "b", 0)
+    first = NamespaceState(1e9, 10.0, 1, 0.0, 0.0, 0.0)
+    run = state.RunState(1e9, 10.0, "b", 0, 1e9, first=first)
+    state.write_service(store, "key", state.ServiceState(run, logs))
+    again = state.read_service(store, "key", now)
+    assert store.trouble == ""
+    assert again.run == run
+    assert set(again.logs) < set(logs)
+    assert len(again.logs) > 400
+    left = 1500 - len(again.logs)
     assert store.notes == [
-        f"too many log files to remember all: {left} of 1500 are read anew each run"
+        f"too many log files to keep: {left} of 1500 are read from the start each run"
     ]
 
 
@@ -389,217 +816,134 @@ JSON = st.recursive(
 )
 
 
-@given(st.sampled_from(Memory._fields), JSON)
-def test_whatever_stands_in_a_file_it_is_a_memory_or_nothing(field, value):
-    plain = to_plain(memory(10, counters(drop=3), rises=[Rise(1, 2, 0, 0, 0, 0, 6.0)]))
-    plain[field] = value
-    read = from_plain(plain)
-    assert read is None or isinstance(read, Memory)
-    if read is not None:
-        # And a run can go on from it.
-        assert risen_since(read, memory(100, counters(drop=4)), 0)
+@given(JSON, JSON, JSON)
+def test_full_whatever_stands_in_a_state_file_it_is_read_or_nothing(run, logs, rows):
+    class Fake:
+        def read(self, key, most=0):
+            return {"run": run, "logs": logs, "rows": rows, "up": run, "boot": "b", "module": 1}
+
+    now = state.Moment(1e9, 10.0, "b", 0)
+    assert isinstance(state.read_service(Fake(), "key", now), state.ServiceState)
+    assert isinstance(state.read_namespaces(Fake(), "key", now), state.NamespaceStates)
 
 
-def test_a_rise_that_no_float_holds_is_none():
-    plain = to_plain(memory(10, counters(drop=3), rises=[Rise(1, 2, 10**400, 0, 0, 0, 6.0)]))
-    assert from_plain(plain) is None
+@pytest.mark.parametrize("field", ["run", "logs"])
+def test_full_a_damaged_part_of_the_state_leaves_the_others(host, field):
+    host.logs(host.line(3600, "eth0: up"), host.line(100), host.line(50))
+    host.run("--log", host.log)
+    (kept,) = (host.state / str(os.geteuid())).glob("full*")
+    good = json.loads(kept.read_text())
+    for damage in (None, "x", [], {}, -1, 1e300, [[1]], {"/x": [1]}):
+        kept.write_text(json.dumps({**good, field: damage}))
+        run = host.run("--log", host.log)
+        assert run.state == "CRITICAL"
+        assert run.data["table_full"].value == 2
 
 
-@given(JSON)
-def test_what_is_no_memory_is_nothing(value):
-    assert from_plain(value) is None
+# --- advice
 
 
-# --- corroboration
-
-
-@pytest.mark.parametrize(
-    ("usage", "risen", "critical"),
-    [
-        (10, Rise(0, 1, 5, 0, 0, 0, 20.0), False),
-        (10, Rise(0, 1, 5, 1, 0, 0, 20.0), True),
-        (95, Rise(0, 1, 5, 0, 0, 0, 20.0), True),
-        (10, Rise(0, 1, 5, 0, 0, 0, 95.0), True),
-        (94, Rise(0, 1, 5, None, 0, 0, 94.9), False),
-    ],
-)
-def test_drops_are_the_table_s_doing_beside_evictions_or_a_full_table(usage, risen, critical):
-    place = Place("", "", 1, Limits(usage, 100), None, risen=risen)
-    assert full_check._corroborated(place) is critical
-
-
-@pytest.mark.parametrize(
-    ("born", "time", "gone"),
-    [
-        ({7: 1000.0}, 990.0, True),
-        ({7: 1000.0}, 1010.0, False),
-        ({7: 1000.0}, 999.5, False),
-        ({7: 1000.0}, None, True),
-        ({}, 990.0, False),
-    ],
-)
-def test_a_message_is_put_down_to_a_name_that_is_older_than_it(born, time, gone):
-    class Stand:
-        pass
-
-    stand = Stand()
-    stand.born = born
-    about = events.Event(Kind.TABLE_FULL, 1, time, netns=7)
-    assert full_check.Full.is_gone(stand, about) is gone
-
-
-def event(time, stamp, source="x"):
-    return events.Event(Kind.TABLE_FULL, 1, time, 0.0, stamp, BOOT, source=source)
-
-
-FULL = "nf_conntrack: table full, dropping packet"
-
-
-# --- through the front door
-
-QUIET_LINE = "Nov 21 20:00:00 gw kernel: all is quiet\n"
-
-
-@pytest.fixture
-def door(monkeypatch, tmp_path, capfd, signals, sysctls):
-    """Run check_conntrack_full on one log, in this process, which keeps its rights.
-
-    `log` is the log, `counters` sets what the kernel has counted.
-    """
-    monkeypatch.setattr(session, "drop_privileges", lambda options, late=(): None)
-    monkeypatch.setattr(privileges, "has", lambda _: False)
-    monkeypatch.setattr(privileges, "is_root", lambda: False)
-    monkeypatch.setattr(host, "available_memory", lambda: 8 << 30)
-    log = tmp_path / "kern.log"
-    log.write_text(QUIET_LINE)
-
-    def run(*arguments, log=log):
-        capfd.readouterr()
-        words = ["--log", str(log), "--state-dir", str(tmp_path / "state"), *arguments]
-        code = runner.run(full_check.TITLE, full_check.parser(), full_check.run_check, words)
-        return Run(code, *capfd.readouterr(), words)
-
-    def count(**values):
-        monkeypatch.setattr(full_check.counters, "read_text", lambda: counters(**values))
-
-    count()
-    run.log, run.counters = log, count
-    return run
-
-
-def test_drops_that_nothing_else_explains_ask_for_no_larger_table(door, sysctls):
-    sysctls.holds(0, 1100000, 262144)
-    door()
-    door.counters(drop=100, insert_failed=20, chaintoolong=5)
-    run = door("-w", "chain_overflows=~:")
+def test_full_drops_that_nothing_else_explains_ask_for_no_larger_limit(host):
+    host.run()
+    host.passes(60)
+    host.own.counters = {"drop": 100, "insert_failed": 20, "chaintoolong": 15}
+    run = host.run("-w", "chain_overflows=~:")
     assert run.state == "WARNING"
-    assert "85 packets dropped" in run.text
-    assert "sysctl -w" not in run.rest
+    assert run.text == ("95 packets dropped in the last 15m that failed inserts do not explain")
+    assert "nf_conntrack_max=" not in run.rest
     assert "peak" not in run.rest
-    assert "a helper (FTP, SIP, ...) gives up" in run.rest
     assert "  conntrack -S" in run.lines
 
 
 @pytest.mark.parametrize(
-    ("entries", "values", "state"),
+    ("entries", "counted", "run_state"),
     [
         (0, {"drop": 100, "early_drop": 1}, "CRITICAL"),
         (9500, {"drop": 100}, "CRITICAL"),
         (10000, {"drop": 100}, "CRITICAL"),
-        (0, {"early_drop": 7}, "WARNING"),  # of a threshold of the user's
+        (0, {"early_drop": 7}, "WARNING"),
     ],
 )
-def test_drops_of_a_table_that_was_full_ask_for_more_than_its_limit(
-    door, sysctls, entries, values, state
+def test_full_drops_of_a_table_that_was_full_ask_for_a_larger_limit(
+    host, entries, counted, run_state
 ):
-    sysctls.holds(entries, 10000, 2048)
-    door()
-    door.counters(**values)
-    run = door("-w", "early_drops=5")
-    assert run.state == state
-    assert "the peak of 10000 entries plus 30 %" in run.rest
+    host.own.entries = entries
+    host.run()
+    host.passes(60)
+    host.own.counters = counted
+    run = host.run()
+    assert run.state == run_state
+    assert "the peak of 10000 entries" in run.rest
     assert "  sysctl -w net.netfilter.nf_conntrack_max=16384" in run.lines
-    assert "helper" not in run.rest
 
 
-def test_messages_say_that_the_drops_beside_them_are_the_table_s(door):
-    door()
-    door.counters(drop=100)
-    door.log.write_text(f"{time.strftime('%b %d %H:%M:%S')} gw kernel: {FULL}\n")
-    run = door()
-    assert run.state == "CRITICAL"
-    assert "  sysctl -w net.netfilter.nf_conntrack_max=16384" in run.lines
-    assert "helper" not in run.rest
+def test_full_advice_says_that_the_messages_are_of_another_host(host):
+    host.logs(host.line(3600, "x", host="gw"), host.line(5, host="gw"))
+    run = host.run("--log", host.log)
+    assert "The messages are of gw; limits and advice below are of this host." in run.lines
 
 
-def test_vvv_says_what_was_read_from_where(door):
-    inode = full_check.own_inode()
-    size = door.log.stat().st_size
-    lines = door("-vvv").lines
-    assert [line for line in lines if line.startswith("Read ")] == [
-        f"Read {door.log}: {size} bytes",
-        f"Read /proc/sys/net/netfilter/nf_conntrack_count and max directly in net:[{inode}]",
-        f"Read /proc/net/stat/nf_conntrack directly in net:[{inode}]",
-    ]
-    assert f"Read {door.log}: 0 bytes since an earlier run" in door("-vvv").lines
-    assert "Read " not in door("-vv").out
-
-
-def test_vvv_says_that_the_reader_read(door, monkeypatch):
-    path = "/run/netns/gw"
-    frames = {"stats_cpu": Frame(7, 0, "stats_cpu", path, b"")}
-    spot = Namespace("gw", path, 7, Limits(1, 100), prefix="gw::")
-    sight = NamespaceScan(spot, frames={7: frames})
-    monkeypatch.setattr(full_check.namespaces, "scan", lambda *_: sight)
-    monkeypatch.setattr(full_check.counters, "parse_stats_cpu", lambda _: counters(drop=1))
-    lines = door("-vvv", "--netns", "gw").lines
-    assert [line for line in lines if line.startswith("Read ")][1:] == [
-        "Read /proc/sys/net/netfilter/nf_conntrack_count and max by the reader in net:[7] gw",
-        "Read the counters over ctnetlink by the reader in net:[7] gw",
-    ]
-
-
-UNDATED = f"[  100.123456] {FULL}\n"
-
-
-def test_a_message_of_unknown_time_is_mentioned_in_this_run_and_in_later_ones(door):
-    door.log.write_text(UNDATED + QUIET_LINE + UNDATED.replace("100", "101"))
-    for run in (door(), door(), door("-v")):
-        assert run.state == "OK"
-        assert run.data["table_full"].value == 0
-        assert ", 2 messages of unknown time not counted (" in run.text
-    said = f"Not counted: 2 messages of unknown time in {door.log} (--since all counts them)"
-    assert said in run.lines
-    everything = door("--since", "all", "--no-state")
-    assert everything.data["table_full"].value == 2
-    assert "unknown time" not in everything.out
-
-
-def test_what_has_no_time_is_mentioned_until_the_log_it_stands_in_was_rotated(door):
-    door.log.write_text(UNDATED)
-    assert "1 message of unknown time not counted" in door().text
-    with open(door.log, "a") as file:
-        file.write(QUIET_LINE)
-    assert "1 message of unknown time not counted" in door().text
-    door.log.rename(f"{door.log}.1")
-    door.log.write_text(QUIET_LINE)
-    assert "unknown time" not in door().out
-    # One that is written over, as dmesg's file is at boot, is mentioned by what is in it now.
-    door.log.write_text(QUIET_LINE + UNDATED.replace("100", "205"))
-    assert "1 message of unknown time not counted" in door().text
-
-
-def test_a_figure_that_is_too_small_asks_for_nothing(door):
-    run = door("-w", "table_full=1:")
+def test_full_a_figure_that_is_too_small_asks_for_nothing(host):
+    host.records = [(1.0, "Linux version")]
+    run = host.run("-w", "table_full=1:")
     assert run.state == "WARNING"
+    assert run.text.startswith("table_full 0 (threshold 1:)")
     assert "sysctl" not in run.rest
+    assert {label.name for label in full_check.LABELS} >= advice.ABOUT_LIMIT
 
 
-# --- words
+# --- what was read
+
+
+def test_full_vvv_says_what_was_read_from_where(host):
+    host.logs(host.line(3600, "eth0: up"), host.line(5, "eth1: up"))
+    lines = host.run("-vvv", "--log", host.log).lines
+    assert [line for line in lines if line.startswith("Read ")] == [
+        f"Read {host.log}: {host.log.stat().st_size} bytes",
+        "Read /proc/sys/net/netfilter/nf_conntrack_count and max directly in net:[4026531840]",
+        "Read /proc/net/stat/nf_conntrack directly in net:[4026531840]",
+    ]
+    again = host.run("-vvv", "--log", host.log)
+    assert f"Read {host.log}: 0 bytes since an earlier run" in again.lines
+    assert "Read " not in host.run("-vv", "--log", host.log).out
+
+
+def test_full_says_in_one_line_what_could_not_be_read_when_all_is_well(host):
+    run = host.run()
+    assert run.state == "OK"
+    assert run.rest == (
+        "Not read: /dev/kmsg: permission denied (grant CAP_SYSLOG, with --sudo or to the agent's "
+        "service) (and 1 more with -v)"
+    )
+    host.records = [(1.0, "Linux version")]
+    assert host.run().lines == [], "one source covers what another lacks"
+
+
+def test_full_without_any_source_is_unknown(host):
+    host.own.counters = None
+    run = host.run()
+    assert run.state == "UNKNOWN"
+    assert "neither the kernel log nor the counters can be read" in run.text
+    assert any(line.startswith("Not read: counters: ") for line in run.lines)
+
+
+def test_full_a_table_that_is_not_there_was_not_full(host):
+    host.own = None
+    assert host.run().state == "OK"
+    run = host.run("--if-inactive", "warning")
+    assert run.state == "WARNING"
+    assert run.text == "conntrack is not active on this host"
+    host.logs(host.line(3600, "eth0: up"), host.line(5))
+    run = host.run("--log", host.log)
+    assert run.state == "CRITICAL"
+    assert run.data["table_full"].value == 1
+
+
+# --- the command line
 
 
 @pytest.mark.parametrize(
     ("text", "since"), [("15m", 900.0), ("boot", "boot"), ("last", "last"), ("all", "all")]
 )
-def test_a_window_is_a_duration_or_a_word(text, since):
+def test_full_a_window_is_a_duration_or_a_word(text, since):
     assert full_check.parser().parse_args(["--since", text]).since == since

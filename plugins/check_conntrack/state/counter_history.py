@@ -1,32 +1,39 @@
-"""How far counters rose between runs, and what a run of check_conntrack_full leaves to the next.
+"""How far the counters of a namespace rose between runs, over a window, and which time they cover.
 
-Values and pure functions: what reads the counters is kernel/counters.py, what keeps the rest
-history.py.
+Pure functions over values; kernel/counters.py reads the counters. All times are seconds since
+this boot (CLOCK_BOOTTIME), which nobody can set: those of an earlier boot are negative.
 """
 
 from __future__ import annotations
 
 from ..kernel import counters
-from ..kernel.log import gather
+from ..kernel.coverage import TOLERANCE, Span, union
 from ..kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
+    from collections.abc import Sequence
 
 MOST_RISES = 200
-# Of all further namespaces together.
 MOST_RISES_IN_ALL = 20000
-# A usage that makes drops the table's doing, in percent.
+"""Of all further namespaces together."""
 NEARLY_FULL = 95.0
+"""Usage in percent that makes drops the table's doing."""
+EARLIER_BOOT = 0
+"""In place of a namespace's inode: no namespace has this number."""
 
 
-class Rise(NamedTuple):
-    """How far the counters rose between two runs; times in seconds since boot.
+class CounterRise(NamedTuple):
+    """How far the counters rose between two runs.
 
-    `full_drops` is None where the kernel does not tell; `usage` is the larger of both runs', in
-    percent, 0 without a limit.
+    begin, end: seconds since this boot. Equal where it is not known what was counted before.
+    full_drops: packets dropped that failed inserts do not explain.
+    early_drops: entries evicted early.
+    insert_failures: packets dropped because their insert failed.
+    chain_overflows: inserts refused because a hash chain was too long.
+    usage: the larger of both runs', in percent; 0 without a limit.
+
+    A count is None where the kernel does not have the counter.
     """
 
     begin: float
@@ -38,257 +45,210 @@ class Rise(NamedTuple):
     usage: float = 0.0
 
 
-class Memory(NamedTuple):
-    """What a run leaves to the next: when it was, what the counters said, what the log held.
+class NamespaceState(NamedTuple):
+    """What a run leaves to the next of one namespace.
 
-    `at` is in seconds since the epoch, `up` since boot. `module` is the inode of the loaded
-    module, 0 where it is built in. `heard` is `at` of the last run that could read a log, None
-    where none could.
+    at: when the run was, in seconds since the epoch.
+    up: the same, in seconds since boot.
+    netns: inode of the namespace, or EARLIER_BOOT.
+    born: when the namespace was made, in seconds since the epoch; 0 where that is not known.
+    began: since when these counters count without a reset, in seconds since boot.
+    usage: entries of the limit in percent.
+    cpus: the counters; empty where they could not be read.
+    rises: how far they rose between earlier runs, oldest first.
     """
 
     at: float
     up: float
-    boot: str
     netns: int
-    module: int
+    born: float
+    began: float
     usage: float
-    counters: counters.Counters | None = None
-    rises: tuple[Rise, ...] = ()
-    known: tuple[tuple[str, gather.LogHistory], ...] = ()
-    heard: float | None = None
+    cpus: tuple[counters.CpuCounters, ...] = ()
+    rises: tuple[CounterRise, ...] = ()
 
 
-class Quiet(NamedTuple):
-    """Namespaces where nothing had ever been counted, by their inodes, `up` seconds after boot."""
+class CounterWindow(NamedTuple):
+    """What the counters say of a window.
 
-    up: float
-    boot: str
-    inodes: tuple[int, ...]
-
-    @classmethod
-    def from_plain(cls, plain: Any) -> Quiet | None:
-        """What JSON has made of it; None for anything else."""
-        try:
-            up, boot, inodes = plain
-            return cls(float(up), str(boot), tuple(int(inode) for inode in inodes))
-        except (TypeError, ValueError, OverflowError):
-            return None
-
-    def memory(self, now: Memory) -> Memory | None:
-        """What a run then would have remembered of the namespace of `now`, had it been kept."""
-        if now.boot != self.boot or now.netns not in self.inodes or now.counters is None:
-            return None
-        zero = tuple(
-            counters.CpuCounters(cpu.cpu, *(None if value is None else 0 for value in cpu[1:]))
-            for cpu in now.counters.cpus
-        )
-        at = now.at - (now.up - self.up)
-        return now._replace(at=at, up=self.up, usage=0.0, counters=counters.Counters(zero))
-
-
-def to_plain(memory: Memory) -> dict[str, Any]:
-    """What is remembered as JSON can hold it."""
-    plain: dict[str, Any] = dict(zip(memory._fields, memory))
-    plain["counters"] = counters.to_plain(memory.counters) if memory.counters else None
-    plain["rises"] = [list(rise) for rise in memory.rises]
-    plain["known"] = gather.histories_to_plain(memory.known)
-    return plain
-
-
-def from_plain(plain: Any) -> Memory | None:
-    """What to_plain has written; None for anything else."""
-    try:
-        told, heard = plain["counters"], plain["heard"]
-        memory = Memory(
-            float(plain["at"]),
-            float(plain["up"]),
-            str(plain["boot"]),
-            int(plain["netns"]),
-            int(plain["module"]),
-            float(plain["usage"]),
-            counters.from_plain(told) if told is not None else None,
-            tuple(_rise(*numbers) for numbers in plain["rises"]),
-            tuple(gather.histories_from_plain(plain["known"]).items()),
-            float(heard) if heard is not None else None,
-        )
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return memory if 0 <= memory.at < 1e12 and 0 <= memory.up < 1e12 else None
-
-
-def to_row(memory: Memory, most: int) -> list[Any]:
-    """What is remembered of a further namespace, `most` rises at most, as JSON can hold it.
-
-    Short, for there may be thousands: sums over all CPUs, and of rises those that say something.
+    rise: the sums over the window; None where nothing is known.
+    spans: the time in which they show every drop, in seconds since boot.
+    kept: what the next run gets.
     """
-    total = counters.total(memory.counters)[1:] if memory.counters else ()
-    rises = _fold([rise for rise in memory.rises if _tells(rise)], most)
-    return [
-        round(memory.at),
-        memory.up,
-        memory.netns,
-        memory.usage,
-        list(total),
-        [list(rise) for rise in rises],
-    ]
+
+    rise: CounterRise | None
+    spans: tuple[Span, ...]
+    kept: NamespaceState
 
 
-def from_row(row: Any, boot: str, module: int) -> Memory | None:
-    """What to_row has written in that boot, with that module; None for anything else."""
-    try:
-        at, up, netns, usage, sums, rises = row
-        memory = Memory(
-            float(at),
-            float(up),
-            boot,
-            int(netns),
-            module,
-            float(usage),
-            counters.Counters((counters.CpuCounters(None, *map(_count, sums)),)),
-            tuple(_rise(*numbers) for numbers in rises),
-        )
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return memory if 0 <= memory.at < 1e12 and 0 <= memory.up < 1e12 else None
+def from_boot(state: NamespaceState, up: float, at: float) -> NamespaceState:
+    """Return the state of an earlier boot as this boot's uptime tells it, by the wall clock.
 
-
-def _count(value: Any) -> int | None:
-    if value is None or (type(value) is int and 0 <= value < 1 << 63):
-        return value
-    raise ValueError("no sum of counters")
-
-
-def _tells(rise: Rise) -> bool:
-    """Whether a rise changes the sum over any window that it is in."""
-    return bool(
-        rise.full_drops
-        or rise.early_drops
-        or rise.insert_failures
-        or rise.chain_overflows
-        or rise.usage >= NEARLY_FULL
+    up, at: this run, in seconds since boot and since the epoch.
+    """
+    shift = (state.at - state.up) - (at - up)
+    rises = tuple(
+        rise._replace(begin=min(0.0, rise.begin + shift), end=min(0.0, rise.end + shift))
+        for rise in state.rises
     )
+    return state._replace(up=min(0.0, state.up + shift), netns=EARLIER_BOOT, began=0.0, rises=rises)
 
 
-class Further(NamedTuple):
-    """What a run leaves to the next of further namespaces: `memories` by their keys, and `quiet`.
+def compare(
+    before: NamespaceState | None, now: NamespaceState, start: float | None, *, reloaded: bool
+) -> CounterWindow:
+    """Compare this run's counters with those of the run before, over the window since `start`.
 
-    One file holds them all: thousands of files would crowd out what other services remember.
+    now: this run, without rises. start: seconds since boot; None for all that was counted.
+    reloaded: another module counts than in the run before.
     """
+    if not now.cpus:
+        return _unread(before, now, start)
+    total = _sum_of(now.cpus)
+    since_zero = _rise(total, counters.full_drops(total), now.began, now.up, now.usage)
+    began = now.began
+    never = _never_counted(since_zero)
+    rises: tuple[CounterRise, ...] = (never._replace(begin=began),) if never else ()
+    if before is not None:
+        began, rises = _continued(before, now, since_zero, reloaded=reloaded)
+    kept = now._replace(began=began, rises=_fold(rises))
+    if start is None:
+        return CounterWindow(since_zero, _spans(kept, whole=True, known=since_zero), kept)
+    whole = start <= began
+    if whole:
+        # All that these counters hold was counted within the window.
+        inside = [rise for rise in kept.rises if rise.begin < began and start < rise.end <= began]
+        rise: CounterRise | None = _sum([*inside, since_zero._replace(begin=began)])
+    else:
+        rise = _inside(kept.rises, start)
+    return CounterWindow(rise, _spans(kept, whole=whole, known=since_zero), kept)
 
-    memories: Mapping[str, Memory] = {}
-    quiet: Quiet | None = None
 
-    @classmethod
-    def from_plain(cls, plain: Any) -> Further:
-        """What to_plain has written; nothing of what is not as it was written."""
-        try:
-            boot, module, rows = str(plain["boot"]), int(plain["module"]), plain["rows"]
-            read = {key: from_row(row, boot, module) for key, row in rows.items()}
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-            return cls()
-        memories = {key: memory for key, memory in read.items() if memory}
-        return cls(memories, Quiet.from_plain(plain.get("quiet")))
+def _unread(
+    before: NamespaceState | None, now: NamespaceState, start: float | None
+) -> CounterWindow:
+    """Return what earlier runs know where this one could not read the counters."""
+    if before is None or before.netns != now.netns:
+        return CounterWindow(None, (), before or now)
+    inside = _inside(before.rises, start)
+    spans = [Span(rise.begin, rise.end) for rise in before.rises if rise.full_drops is not None]
+    return CounterWindow(inside, union(spans), before._replace(at=now.at))
 
-    def to_plain(self, now: Memory) -> dict[str, Any]:
-        """What is remembered as JSON can hold it, by the run of `now`."""
-        risen = sum(bool(memory.rises) for memory in self.memories.values())
-        most = min(MOST_RISES, max(2, MOST_RISES_IN_ALL // max(1, risen)))
-        rows = {}
-        for key, memory in self.memories.items():
-            same = (memory.boot, memory.module) == (now.boot, now.module)
-            # Another boot's or module's counters are as those of another namespace: no inode is 0.
-            kept = memory if same else memory._replace(netns=0, rises=())
-            rows[key] = to_row(kept, most)
-        quiet = list(self.quiet) if self.quiet else None
-        return {"boot": now.boot, "module": now.module, "quiet": quiet, "rows": rows}
+
+def _continued(
+    before: NamespaceState, now: NamespaceState, since_zero: CounterRise, *, reloaded: bool
+) -> tuple[float, tuple[CounterRise, ...]]:
+    """Return since when the counters count, and all rises, that to this run included."""
+    if before.netns == EARLIER_BOOT:
+        return now.began, (*before.rises, since_zero)
+    remade = bool(before.born and now.born and abs(before.born - now.born) > TOLERANCE)
+    if before.netns != now.netns or remade:
+        # It has the name of another that is gone, and was made after the run before.
+        began = max(now.began, before.up)
+        return began, (since_zero._replace(begin=began),)
+    if not before.cpus:
+        return before.began, before.rises
+    risen = counters.rise(
+        counters.Counters(before.cpus),
+        counters.Counters(now.cpus),
+        counters.Origin(module=0),
+        counters.Origin(module=int(reloaded)),
+        now.up - before.up,
+    )
+    usage = max(now.usage, before.usage)
+    if risen.course in (counters.Course.RESET, counters.Course.UNCLEAR):
+        # What was counted between the run before and the reset is lost.
+        rise = _rise(risen.total, risen.full_drops, now.up, now.up, usage)
+        return now.up, (*before.rises, rise)
+    rise = _rise(risen.total, risen.full_drops, min(before.up, now.up), now.up, usage)
+    return before.began, (*before.rises, rise)
+
+
+def _spans(kept: NamespaceState, *, whole: bool, known: CounterRise) -> tuple[Span, ...]:
+    """Return the time in which no drop can have been missed, this moment included."""
+    if known.full_drops is None:
+        return ()
+    spans = [Span(rise.begin, rise.end) for rise in kept.rises if rise.full_drops is not None]
+    spans.append(Span(kept.up, kept.up))
+    if whole or not known.full_drops:
+        spans.append(Span(min(kept.began, kept.up), kept.up))
+    return union(spans)
+
+
+def _inside(rises: Sequence[CounterRise], start: float | None) -> CounterRise | None:
+    inside = [rise for rise in rises if start is None or start < rise.end]
+    return _sum(inside) if inside else None
+
+
+def _never_counted(since_zero: CounterRise) -> CounterRise | None:
+    """Return what was never counted at all as a rise of 0; None where everything was."""
+    drops, early, failures, overflows = (0 if count == 0 else None for count in since_zero[2:6])
+    if drops is early is failures is overflows is None:
+        return None
+    end, usage = since_zero.end, since_zero.usage
+    return CounterRise(end, end, drops, early, failures, overflows, usage)
+
+
+def _sum_of(cpus: tuple[counters.CpuCounters, ...]) -> counters.CpuCounters:
+    return counters.total(counters.Counters(cpus))
 
 
 def _rise(
-    begin: Any, end: Any, drops: Any, early: Any, failures: Any, overflows: Any, usage: Any
-) -> Rise:
-    def whole(count: Any) -> int | None:
-        float(0 if count is None else count)  # raises OverflowError for what is no sum of counters
-        return None if count is None else max(0, int(count))
-
-    return Rise(
-        float(begin),
-        float(end),
-        whole(drops),
-        whole(early),
-        whole(failures),
-        whole(overflows),
-        float(usage),
-    )
+    total: counters.CpuCounters, full_drops: int | None, begin: float, end: float, usage: float
+) -> CounterRise:
+    failed = None
+    if full_drops is not None and total.drop is not None:
+        failed = max(0, total.drop - full_drops)
+    return CounterRise(begin, end, full_drops, total.early_drop, failed, total.chaintoolong, usage)
 
 
-def risen_since(
-    memory: Memory | None, now: Memory, start: float | None
-) -> tuple[Rise | None, tuple[Rise, ...]]:
-    """The rise over the window, and all rises to be remembered.
+def tells(rise: CounterRise) -> bool:
+    """Tell whether a rise changes the sum over any window that it is in."""
+    return any(rise[2:6]) or rise.usage >= NEARLY_FULL
 
-    `now` is this run, not yet with rises. `start` is the window's begin in seconds since boot,
-    None for all since the counters began. The rise is None where that is not known.
+
+def _fold(rises: Sequence[CounterRise], most: int = MOST_RISES) -> tuple[CounterRise, ...]:
+    """Return at most so many rises.
+
+    Those in which nothing happened are joined with their like. Then the shortest of the older half
+    are joined: a window that begins within such a stretch counts all of it.
     """
-    if now.counters is None:
-        return None, memory.rises if memory and memory.boot == now.boot else ()
-    total = counters.total(now.counters)
-    since_zero = Rise(
-        0.0,
-        now.up,
-        counters.full_drops(total),
-        total.early_drop,
-        total.insert_failed,
-        total.chaintoolong,
-        now.usage,
-    )
-    rises: list[Rise] = []
-    if memory and memory.counters:
-        same = memory.boot == now.boot and memory.netns == now.netns
-        risen = counters.rise(
-            memory.counters,
-            now.counters,
-            counters.Origin(memory.boot, memory.netns, memory.module),
-            counters.Origin(now.boot, now.netns, now.module),
-            now.up - memory.up if same else None,
-        )
-        rises = list(memory.rises) if same else []
-        begin = memory.up if same and memory.up <= now.up else 0.0
-        rises.append(
-            Rise(
-                begin,
-                now.up,
-                risen.full_drops,
-                risen.total.early_drop,
-                risen.total.insert_failed,
-                risen.total.chaintoolong,
-                max(now.usage, memory.usage) if same else now.usage,
-            )
-        )
-    kept = _fold(rises)
-    if start is None:
-        return since_zero, kept
-    inside = [rise for rise in kept if start < rise.end <= now.up]
-    return (_sum(inside) if inside else None), kept
+    kept: list[CounterRise] = []
+    for rise in rises:
+        if kept and not tells(rise) and not tells(kept[-1]) and _touch(kept[-1], rise):
+            kept[-1] = _join(kept[-1], rise)
+        else:
+            kept.append(rise)
+    while len(kept) > most:
+        old = range(len(kept) - max(1, most // 2))
+        at = min(old, key=lambda at: kept[at + 1].end - kept[at].begin)
+        kept[at : at + 2] = [_join(kept[at], kept[at + 1])]
+    return tuple(kept)
 
 
-def _fold(rises: list[Rise], most: int = MOST_RISES) -> tuple[Rise, ...]:
-    """At most so many, the newest half as they are; of the others the shortest are joined.
-
-    A window that begins within a joined stretch counts all of it.
-    """
-    while len(rises) > most:
-        old = range(len(rises) - most // 2)
-        at = min(old, key=lambda at: rises[at + 1].end - rises[at].begin)
-        rises[at : at + 2] = [_sum(rises[at : at + 2])]
-    return tuple(rises)
+def shortened(state: NamespaceState, most: int) -> NamespaceState:
+    """Return the state with at most so many rises, and its counters summed over all CPUs."""
+    cpus = (_sum_of(state.cpus),) if state.cpus else ()
+    return state._replace(cpus=cpus, rises=_fold(state.rises, most))
 
 
-def _sum(rises: Sequence[Rise]) -> Rise:
-    def total(values: Sequence[int | None]) -> int | None:
-        known = [value for value in values if value is not None]
+def _touch(one: CounterRise, other: CounterRise) -> bool:
+    same = [count is None for count in one[2:6]] == [count is None for count in other[2:6]]
+    return same and other.begin <= one.end + TOLERANCE
+
+
+def _join(one: CounterRise, other: CounterRise) -> CounterRise:
+    """Return both as one, which covers no time that neither did."""
+    begin = one.begin if _touch(one, other) else other.begin
+    return _sum([one, other])._replace(begin=begin)
+
+
+def _sum(rises: Sequence[CounterRise]) -> CounterRise:
+    def total(counts: Sequence[int | None]) -> int | None:
+        known = [count for count in counts if count is not None]
         return sum(known) if known else None
 
-    return Rise(
+    return CounterRise(
         rises[0].begin,
         rises[-1].end,
         total([rise.full_drops for rise in rises]),

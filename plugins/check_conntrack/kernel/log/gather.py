@@ -128,7 +128,8 @@ class _Gathering:
         """Add the coverage of a source of this host."""
         if problem is not None:
             self.problems.append(problem)
-            self.coverage.append(Coverage(name, tuple(spans), problem.reason, problem.detail))
+            why = (problem.reason, problem.detail, problem.path)
+            self.coverage.append(Coverage(name, tuple(spans), *why))
         else:
             self.coverage.append(Coverage(name, tuple(spans)))
 

@@ -1,0 +1,204 @@
+"""Evaluate: the states of the figures, of gaps, and of a history that cannot be kept."""
+
+from __future__ import annotations
+
+from nagiosplugin import Critical, Metric, Ok, Resource, Result, Warn
+
+from .. import nagios
+from ..kernel.namedtuple import NamedTuple
+from ..nagios import LabelContext, StateContext
+from ..state.counter_history import NEARLY_FULL
+from .coverage import Claim, claim_of
+from .labels import LABELS, MOST_NAMESPACES, NAMESPACE_LABELS, RISES, TOTAL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from nagiosplugin import Context
+
+    from ..ranges import Thresholds
+    from .evidence import Evidence
+    from .namespace_reports import NamespaceReport
+
+
+class Findings(NamedTuple):
+    """What a run has found, and what is to be evaluated beside its figures.
+
+    problems: what the user asked for and could not be had: UNKNOWN.
+    unevaluated: given thresholds whose label has no value: UNKNOWN.
+    history_trouble: why the next run will know nothing of this one.
+    excused: gaps are OK: it is the first run, and this moment is covered.
+    """
+
+    evidence: Evidence
+    claim: Claim
+    problems: tuple[str, ...] = ()
+    unevaluated: tuple[str, ...] = ()
+    history_trouble: str = ""
+    excused: bool = False
+
+
+def find(evidence: Evidence, thresholds: Thresholds, trouble: str, since: float | str) -> Findings:
+    """Return what is to be evaluated.
+
+    trouble: why state cannot be kept; empty where it can. since: the window that was asked for.
+    """
+    claim = claim_of(evidence)
+    problems = list(evidence.problems)
+    if evidence.refused:
+        problems.append(f"--sudo: {evidence.refused}")
+    problems += _missing(evidence)
+    if not claim.sources and not problems and not evidence.inactive:
+        problems.append("neither the kernel log nor the counters can be read")
+    return Findings(
+        evidence,
+        claim,
+        tuple(problems),
+        tuple(_unevaluated(evidence, thresholds, trouble)),
+        trouble if since not in ("boot", "all") else "",
+        excused=evidence.earlier.run is None and not trouble and claim.since is not None,
+    )
+
+
+def _missing(evidence: Evidence) -> list[str]:
+    from ..advice.source_problems import sentence
+
+    return [sentence(problem) for problem in evidence.log.missing]
+
+
+def _unevaluated(evidence: Evidence, thresholds: Thresholds, trouble: str) -> Iterator[str]:
+    """Yield the labels whose given thresholds can never fire, for they have no value."""
+    for label in LABELS:
+        fires = any(bounds.alerts(label.minimum) for bounds in thresholds.of[label.name] if bounds)
+        if label.name not in thresholds.given or not fires or evidence.inactive:
+            continue
+        if figure(evidence, evidence.first, label.name) is not None:
+            continue
+        known_later = evidence.first and evidence.first.counters and not trouble
+        if not (label.needs_history and (known_later or trouble)):
+            yield label.name
+
+
+def figure(evidence: Evidence, report: NamespaceReport | None, name: str) -> int | None:
+    """Return a figure by its label; None where it is not known.
+
+    Of a namespace, or, for those of the log in the plain labels, of the host.
+    """
+    counts = evidence.log.counts
+    if report is None or not report.prefix:
+        logged = {
+            "table_full": counts.table_full,
+            "suppressed": counts.suppressed,
+            "other_loss": counts.other_loss,
+        }
+        if name in logged:
+            return logged[name] if evidence.log.usable else None
+    if report is None:
+        return None
+    if name == "table_full":
+        return report.messages
+    if name in RISES:
+        value: int | None = getattr(report.rise, name) if report.rise else None
+        return value
+    return report.total(name[: -len(TOTAL)]) if name.endswith(TOTAL) else None
+
+
+class FullCheck(Resource):
+    """Hands the figures of a run to their contexts."""
+
+    def __init__(self, findings: Findings) -> None:
+        self.findings = findings
+        self.reports = {report.prefix: report for report in findings.evidence.reports}
+
+    def probe(self) -> Iterator[Metric]:
+        """Yield the figures of the first namespace, what is missing, then the others'."""
+        findings = self.findings
+        evidence = findings.evidence
+        for label in LABELS:
+            value = figure(evidence, evidence.first, label.name)
+            if value is not None:
+                yield Metric(label.name, value, min=0)
+        for problem in findings.problems:
+            yield Metric("problem", problem, context="problem")
+        for name in findings.unevaluated:
+            yield Metric("problem", f"{name} cannot be evaluated", context="problem")
+        if evidence.inactive:
+            yield Metric("inactive", "conntrack is not active", context="inactive")
+        if any(report.full for report in evidence.reports):
+            yield Metric("full_now", "the table is at its limit", context="full_now")
+        for gap in findings.claim.gaps:
+            context = "watching" if findings.excused else "incomplete"
+            yield Metric("gap", gap.subject, context=context)
+        if evidence.log.undated:
+            yield Metric("undated", "messages without a time", context="incomplete")
+        if findings.history_trouble:
+            yield Metric("history", findings.history_trouble, context="history")
+        yield from self._further([report for report in evidence.others if report.notable])
+
+    def _further(self, reports: Sequence[NamespaceReport]) -> Iterator[Metric]:
+        """Yield further namespaces' figures: of the first few for graphs, of all to evaluate."""
+        evidence = self.findings.evidence
+        for report in reports[:MOST_NAMESPACES]:
+            for name in NAMESPACE_LABELS:
+                value = figure(evidence, report, name)
+                if value is not None:
+                    yield Metric(report.prefix + name, value, min=0, context=name)
+        for number, report in enumerate(reports):
+            for name in RISES:
+                value = figure(evidence, report, name)
+                if value is None or (number < MOST_NAMESPACES and name in NAMESPACE_LABELS):
+                    continue
+                yield Metric(report.prefix + name, value, min=0, context=nagios.HIDDEN + name)
+
+
+class FullDropsContext(LabelContext):
+    """Packets dropped: critical where something else says that the table was full.
+
+    That holds for the default threshold alone; one of the user's is taken as it is.
+    """
+
+    default = True
+
+    def evaluate(self, metric: Metric, resource: Resource) -> Result:
+        """Return the state of the figure."""
+        result = super().evaluate(metric, resource)
+        if not self.default or result.state is not Warn or not isinstance(resource, FullCheck):
+            return result
+        report = resource.reports.get(metric.name[: -len(self.label.name)])
+        if report and is_corroborated(report):
+            return Result(Critical, result.hint, metric)
+        return result
+
+
+def is_corroborated(report: NamespaceReport) -> bool:
+    """Tell whether something beside its drops says that a table was full, or nearly."""
+    if report.rise is None:
+        return False
+    usage = (report.limits.usage or 0.0) if report.limits else 0.0
+    return bool(report.rise.early_drops) or max(usage, report.rise.usage) >= NEARLY_FULL
+
+
+def contexts(thresholds: Thresholds, options: argparse.Namespace) -> list[Context]:
+    """Return all the contexts that this check's metrics name."""
+    label = next(label for label in LABELS if label.name == "full_drops")
+    all_contexts = nagios.contexts(LABELS, thresholds, options.if_inactive)
+    for hidden in (False, True):
+        drops = FullDropsContext(label, thresholds.of[label.name], hidden=hidden)
+        drops.default = label.name not in thresholds.given
+        all_contexts.append(drops)
+    blind = any(
+        threshold.alerts(each.minimum)
+        for each in LABELS
+        if each.needs_history and (not options.no_state or each.name in thresholds.given)
+        for threshold in thresholds.of[each.name]
+        if threshold
+    )
+    return [
+        *all_contexts,
+        StateContext("full_now", Critical),
+        StateContext("incomplete", nagios.STATES[options.if_incomplete]),
+        StateContext("watching", Ok),
+        StateContext("history", Warn if blind else Ok),
+    ]

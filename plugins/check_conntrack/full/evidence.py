@@ -1,0 +1,413 @@
+"""Acquire: what the namespaces, their counters and the kernel log say, as values.
+
+acquire() reads; nothing is judged or written here.
+"""
+
+from __future__ import annotations
+
+import time
+
+from .. import places, render
+from ..kernel import counters
+from ..kernel.coverage import Span
+from ..kernel.limits import own_inode
+from ..kernel.log import events, files, gather, kmsg
+from ..kernel.log.messages import Kind
+from ..kernel.namedtuple import NamedTuple
+from ..state import state_store
+from ..state.counter_history import NamespaceState, compare
+from . import state
+from .namespace_reports import Asking, NamespaceReading, NamespaceReport, module_inode
+from .state import Moment, NamespaceStates, RunState, ServiceState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+
+    from ..kernel.coverage import Coverage
+    from ..kernel.reasons import SourceProblem
+    from ..session import Session
+    from ..state.trend import Peak
+    from .state import LimitChange
+
+DEFAULT_WINDOW = 900.0
+"""Seconds."""
+LOG_SHARE = 0.7
+"""Of the time-out, the part that reading the log may take."""
+
+
+class LogReport(NamedTuple):
+    """What the kernel log shows of the window.
+
+    usable: any source shows anything.
+    coverage: the spans of each source, also of those that show nothing.
+    missing: what the user named and cannot be read.
+    problems: what else cannot be read.
+    counts: the figures of the window.
+    undated: events whose time is not known, or lies in the future.
+    hosts: the hosts that the events of the window name.
+    named, gone: how many messages name a namespace by its inode: one that exists, one that does
+    not any more.
+    histories: what the next run gets.
+    read: what was read, and how.
+    """
+
+    usable: bool = False
+    coverage: tuple[Coverage, ...] = ()
+    missing: tuple[SourceProblem, ...] = ()
+    problems: tuple[SourceProblem, ...] = ()
+    counts: events.EventCounts = events.EventCounts()
+    undated: tuple[events.Event, ...] = ()
+    hosts: tuple[str, ...] = ()
+    named: Mapping[int, int] = {}
+    gone: Mapping[int, int] = {}
+    histories: tuple[tuple[str, gather.LogHistory], ...] = ()
+    read: tuple[str, ...] = ()
+
+
+class Evidence(NamedTuple):
+    """All that a run has read.
+
+    reports: the namespace of the plain labels first where there is one, then the others, the worst
+    first.
+    names: of namespaces, by inode.
+    births: when the namespaces with names were made, by inode.
+    problems: what the user asked for and could not be read.
+    unavailable: counters that could not be read.
+    refused: why --sudo was of no use; empty where it was.
+    earlier: what the run before left of this service.
+    kept: what the next run gets, and `rows` of further namespaces.
+    """
+
+    now: Moment
+    window: events.Window
+    log: LogReport
+    reports: tuple[NamespaceReport, ...] = ()
+    has_first: bool = False
+    names: Mapping[int, str] = {}
+    births: Mapping[int, float] = {}
+    problems: tuple[str, ...] = ()
+    unavailable: tuple[str, ...] = ()
+    inactive: bool = False
+    refused: str = ""
+    earlier: ServiceState = ServiceState()
+    kept: ServiceState = ServiceState()
+    rows: Mapping[str, NamespaceState] = {}
+    further: NamespaceStates = NamespaceStates()
+    service: str = ""
+
+    @property
+    def first(self) -> NamespaceReport | None:
+        """The namespace that the plain labels speak of."""
+        return self.reports[0] if self.has_first else None
+
+    @property
+    def others(self) -> tuple[NamespaceReport, ...]:
+        """Further namespaces, the worst first."""
+        return self.reports[1:] if self.has_first else self.reports
+
+    @property
+    def shown(self) -> tuple[NamespaceReport, ...]:
+        """The namespaces that there is something to say about."""
+        return (
+            *self.reports[: int(self.has_first)],
+            *(each for each in self.others if each.notable),
+        )
+
+    @property
+    def limit_changes(self) -> tuple[LimitChange, ...]:
+        """The changes of the limit that runs have noticed, oldest first."""
+        return self.kept.run.limit_changes if self.kept.run else ()
+
+    @property
+    def peaks(self) -> tuple[Peak, ...]:
+        """The largest count of each day of the first namespace."""
+        return self.kept.run.peaks if self.kept.run else ()
+
+    def is_gone(self, event: events.Event) -> bool:
+        """Tell whether the namespace with an event's number is a later one than the event's."""
+        return _is_gone(event, self.births)
+
+
+def acquire(options: argparse.Namespace, session: Session) -> Evidence:
+    """Read everything that the options ask for."""
+    from ..kernel import namespaces
+
+    clock = kmsg.read_clock()
+    now = Moment(
+        round(clock.realtime, 3), round(clock.boottime, 3), state_store.boot_id(), module_inode()
+    )
+    asking = Asking(session)
+    session.stage("reading /proc/sys/net/netfilter")
+    names = namespaces.names()
+    births = namespaces.births(names)
+    found = NamespaceReading(asking, options, names)
+    service = f"full/{_key(found.first, options)}/{options.state_key}"
+    earlier = state.read_service(session.store, service, now)
+    window = window_of(options, clock, now, state.previous_run(earlier.run, now))
+    session.stage("reading the kernel log")
+    log, window = read_log(options, asking, clock, now, window, earlier, births)
+    start = _start_up(options, window, now)
+    past = _Past(now, births, log.named, reloaded=_is_reloaded(earlier.run, now))
+    first = kept = None
+    if found.first:
+        first, kept = _with_history(
+            found.first, earlier.run.first if earlier.run else None, start, past
+        )
+    further = NamespaceStates()
+    if options.netns:
+        further = state.read_namespaces(session.store, _further_key(options), now)
+    unseen_at = further.up if further.complete else None
+    past = past._replace(reloaded=further.reloaded, unseen_at=unseen_at)
+    others, rows = [], {}
+    for report in found.others:
+        other, row = _with_history(report, further.rows.get(report.key), start, past)
+        others.append(other)
+        if row.cpus or row.rises:
+            rows[report.key] = row
+    others.sort(key=lambda report: report.trouble, reverse=True)
+    return Evidence(
+        now=now,
+        window=window,
+        log=log,
+        reports=(*([first] if first else []), *others),
+        has_first=first is not None,
+        names=names,
+        births=births,
+        problems=found.problems,
+        unavailable=tuple(found.unavailable),
+        inactive=found.inactive,
+        refused=asking.refused if options.sudo and session.forbidden else "",
+        earlier=earlier,
+        kept=_kept_of(earlier, now, first, kept, log),
+        rows=rows,
+        further=further,
+        service=service,
+    )
+
+
+class _Past(NamedTuple):
+    """What the history of a namespace is compared with.
+
+    births: when namespaces with names were made, by inode.
+    named: how many messages name a namespace, by inode.
+    reloaded: another module counted in the run before.
+    unseen_at: when a run looked at every namespace, in seconds since boot; None where none did.
+    """
+
+    now: Moment
+    births: Mapping[int, float]
+    named: Mapping[int, int]
+    reloaded: bool = False
+    unseen_at: float | None = None
+
+
+def _is_reloaded(run: RunState | None, now: Moment) -> bool:
+    return bool(run and run.boot == now.boot and run.module != now.module)
+
+
+def write(evidence: Evidence, options: argparse.Namespace, session: Session) -> None:
+    """Keep for the next run what this one has found. Problems are in session.store.trouble."""
+    session.stage(f"writing the state {session.store.folder}".strip())
+    if evidence.kept.run:
+        state.write_service(session.store, evidence.service, evidence.kept)
+    if options.netns:
+        trouble = state.write_namespaces(
+            session.store,
+            _further_key(options),
+            evidence.further,
+            evidence.rows,
+            evidence.now,
+            complete="all" in options.netns and not evidence.problems,
+        )
+        session.store.trouble = session.store.trouble or trouble
+
+
+# --- the window
+
+
+def window_of(
+    options: argparse.Namespace, clock: kmsg.Clock, now: Moment, previous: float | None
+) -> events.Window:
+    """Return the window that was asked for; `previous` is the time of the run before."""
+    if options.since == "all":
+        return events.everything(now.at)
+    if options.since == "boot":
+        return events.since_boot(now.at, kmsg.boot_time(clock), now.boot.replace("-", ""))
+    if options.since == "last":
+        return events.since_last(now.at, previous, DEFAULT_WINDOW)
+    return events.last_seconds(options.since, now.at, previous)
+
+
+def _start_up(options: argparse.Namespace, window: events.Window, now: Moment) -> float | None:
+    """Return the start of the window in seconds since boot; None for all that was counted."""
+    if options.since == "boot":
+        return 0.0
+    return None if window.start is None else now.up - (window.end - window.start)
+
+
+# --- the log
+
+
+def read_log(
+    options: argparse.Namespace,
+    asking: Asking,
+    clock: kmsg.Clock,
+    now: Moment,
+    window: events.Window,
+    earlier: ServiceState,
+    births: Mapping[int, float],
+) -> tuple[LogReport, events.Window]:
+    """Read the log, back to the last run that could read one.
+
+    Return the window with it, which then reaches as far back.
+    """
+    deadline = time.monotonic() + LOG_SHARE * options.timeout if options.timeout else None
+
+    def stop() -> bool:
+        return deadline is not None and time.monotonic() > deadline
+
+    def read(span: events.Window) -> gather.LogEvidence:
+        return gather.gather(
+            options.log or [gather.AUTO],
+            span,
+            now.boot,
+            dict(earlier.logs),
+            stop,
+            asking.ring if asking.may_ask else None,
+        )
+
+    log = read(window)
+    inside = events.select(log.events, window)
+    last = earlier.run.last_log_read if earlier.run else None
+    start = window.start
+    unread = last is not None and start is not None and last < start
+    if unread and log.usable and files.STANDARD_INPUT not in options.log:
+        # What this run has read stands, however far back the longer reading gets in time.
+        window = window_of(options, clock, now, last)
+        longer = read(window)
+        early = [each for each in longer.events if each.time and each.time < (start or 0.0)]
+        inside = events.select([*early, *inside.inside, *inside.undated], window)
+        log = log._replace(coverage=longer.coverage, problems=longer.problems)
+    named, gone = _by_namespace(inside.inside, births)
+    return LogReport(
+        usable=log.usable,
+        coverage=log.coverage,
+        missing=log.missing,
+        problems=log.problems,
+        counts=events.count_events(inside.inside),
+        undated=inside.undated,
+        hosts=tuple(dict.fromkeys(event.host for event in inside.inside if event.host)),
+        named=named,
+        gone=gone,
+        histories=log.histories,
+        read=log.read,
+    ), window
+
+
+def _by_namespace(
+    inside: Sequence[events.Event], births: Mapping[int, float]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Return how many messages name each namespace: those that exist, and those that are gone."""
+    named: dict[int, int] = {}
+    gone: dict[int, int] = {}
+    for event in inside:
+        if event.kind is Kind.TABLE_FULL and event.netns is not None:
+            counts = gone if _is_gone(event, births) else named
+            counts[event.netns] = counts.get(event.netns, 0) + event.times
+    return named, gone
+
+
+def _is_gone(event: events.Event, births: Mapping[int, float]) -> bool:
+    """Tell whether an event names the number of a namespace that was made after it."""
+    if event.netns is None or event.netns not in births:
+        return False
+    return event.time is None or event.time + event.slack + 1 < births[event.netns]
+
+
+# --- history
+
+
+def _key(first: NamespaceReport | None, options: argparse.Namespace) -> str:
+    key = first.key if first else places.key("", own_inode())
+    return key + "".join(f"+{path}" for path in options.log)
+
+
+def _further_key(options: argparse.Namespace) -> str:
+    return places.further_key("full", options.netns, options.state_key)
+
+
+def _with_history(
+    report: NamespaceReport,
+    before: NamespaceState | None,
+    start: float | None,
+    past: _Past,
+) -> tuple[NamespaceReport, NamespaceState]:
+    """Return the report with what its counters say of the window, and what the next run gets."""
+    now, born = past.now, past.births.get(report.inode, 0.0)
+    usage = report.limits.usage if report.limits else None
+    cpus = report.counters.cpus if report.counters else ()
+    if report.prefix and cpus:
+        # There may be thousands of these.
+        cpus = (counters.total(counters.Counters(cpus)),)
+    began = max(0.0, min(now.up, now.up - (now.at - born))) if born else 0.0
+    if before is None and past.unseen_at is not None:
+        # The run before has looked everywhere and not found it.
+        began = max(began, past.unseen_at)
+    found = compare(
+        before,
+        NamespaceState(now.at, now.up, report.inode, born, began, round(usage or 0.0, 3), cpus),
+        start,
+        reloaded=past.reloaded,
+    )
+    losses = [rise.end for rise in found.kept.rises if rise.full_drops or rise.early_drops]
+    shift = now.at - now.up
+    return report._replace(
+        rise=found.rise,
+        coverage=tuple(Span(span.start + shift, span.end + shift) for span in found.spans),
+        born=began + shift if began else 0.0,
+        messages=past.named.get(report.inode, 0),
+        last_loss=losses[-1] + shift if losses else 0.0,
+        why_short=_why_short(report, found.kept, past),
+    ), found.kept
+
+
+def _why_short(report: NamespaceReport, kept: NamespaceState, past: _Past) -> str:
+    """Return why the counters cover no more than they do."""
+    if report.counters is None:
+        return ""
+    if past.reloaded or kept.began == kept.up:
+        return "counters: they began anew, nf_conntrack was loaded again"
+    since = kept.rises[0].begin if kept.rises else kept.up
+    return f"counters: known since {render.clock_time(past.now.boot_time + since, past.now.at)}"
+
+
+def _kept_of(
+    earlier: ServiceState,
+    now: Moment,
+    first: NamespaceReport | None,
+    kept: NamespaceState | None,
+    log: LogReport,
+) -> ServiceState:
+    """Return what the next run of the service gets."""
+    run = earlier.run
+    state_now = RunState(
+        now.at,
+        now.up,
+        now.boot,
+        now.module,
+        watching=min(run.watching, now.at) if run else now.at,
+        last_log_read=now.at if log.usable else run.last_log_read if run else None,
+        limit=run.limit if run else None,
+        limit_changes=run.limit_changes if run else (),
+        peaks=run.peaks if run else (),
+        first=kept or (run.first if run else None),
+    )
+    if first and first.limits:
+        state_now = state_now._replace(
+            limit=first.limits.limit,
+            limit_changes=state.with_limit(run, first.limits.limit, now),
+            peaks=state.with_entries(run, first.limits.entries, now),
+        )
+    return ServiceState(state_now, log.histories if log.usable else earlier.logs)

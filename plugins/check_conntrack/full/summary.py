@@ -1,0 +1,415 @@
+"""Present: the status line and the long output."""
+
+from __future__ import annotations
+
+import os
+
+from nagiosplugin import Ok, Summary
+
+from .. import nagios, render, session
+from ..advice.source_problems import sentence
+from ..kernel import counters
+from ..kernel.log import events
+from . import advice
+from .contexts import figure
+from .labels import LABELS, MOST_NAMESPACES, RISES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+
+    from nagiosplugin import Result, Results
+
+    from ..session import Session
+    from .contexts import Findings
+    from .coverage import Gap
+    from .namespace_reports import NamespaceReport
+
+DAY = 86400.0
+# A figure that is too large, in words: the fact, and what explains it where there is room.
+FACTS = {
+    "full_drops": ("{count} packets dropped{where}", " that failed inserts do not explain"),
+    "early_drops": ("{count} entries evicted early{where}", ""),
+    "insert_failures": (
+        "inserts failed together with drops{where}: {count}",
+        ", source-NAT ports are exhausted, or packets clashed",
+    ),
+    "chain_overflows": ("{count} inserts refused{where}: hash chains too long", ""),
+}
+
+
+class FullSummary(Summary):
+    """The sentences for the status line, and the lines below it."""
+
+    def __init__(self, findings: Findings, options: argparse.Namespace, run: Session) -> None:
+        self.findings = findings
+        self.evidence = findings.evidence
+        self.options = options
+        self.session = run
+        # The namespaces whose counters say that they dropped packets, the worst first.
+        self.suspects = sorted(
+            (report for report in self.evidence.reports if report.full_drops),
+            key=lambda report: -report.full_drops,
+        )
+
+    def ok(self, results: Results) -> str:
+        """Return what was looked at, and since when."""
+        return self.problem(results)
+
+    def problem(self, results: Results) -> str:
+        """Return the gravest fact first, then what could not be read or is not covered."""
+        evidence = self.evidence
+        alarms = self._alarms(results)
+        parts: list[str | tuple[str, ...]] = [*self._at_limit()]
+        change = advice.limit_change(evidence)
+        if evidence.log.counts.table_full:
+            messages = self._messages()
+            parts.append(messages[-1:] if change else messages)
+        facts = self._facts(alarms)
+        quiet = not parts and not facts
+        if change and not quiet:
+            parts.append(change)
+        parts += facts
+        parts += self.findings.problems
+        if self.findings.unevaluated:
+            parts.append(f"{', '.join(self.findings.unevaluated)} cannot be evaluated")
+        if quiet and evidence.inactive:
+            parts.append("conntrack is not active on this host")
+        elif quiet and self.findings.claim.sources:
+            parts.append(self._claim())
+        parts += self._gaps()
+        if evidence.log.undated:
+            parts.append(f"{self._undated()} not counted")
+        parts += [
+            (f"no history is kept: {result.hint}", "no history is kept")
+            for result in nagios.history_alarms(results)
+        ]
+        return render.fit(parts)
+
+    def verbose(self, results: Results) -> list[str]:
+        """Return alarms, what could not be read, what to do, and the figures."""
+        evidence = self.evidence
+        lines = [
+            f"{result.state.text.upper()}: {nagios.describe_alarm(result)}"
+            for result in self._alarms(results)
+        ]
+        lines += [f"UNKNOWN: {problem}" for problem in self.findings.problems]
+        lines += [f"UNKNOWN: {name} cannot be evaluated" for name in self.findings.unevaluated]
+        lines += self._gap_lines()
+        lines += [
+            f"WARNING: no history is kept, so these alarms are blind: {', '.join(RISES)}: "
+            f"{result.hint}"
+            for result in nagios.history_alarms(results)
+        ]
+        lines += [f"Not read: {each}" for each in self.unread()]
+        if self.session.forbidden:
+            lines += session.grant("read what needs privileges", as_root=self.session.as_root)
+        if evidence.log.undated:
+            sources = _few(list(dict.fromkeys(event.source for event in evidence.log.undated)))
+            lines.append(f"Not counted: {self._undated()} in {sources} (--since all counts them)")
+        lines += self._namespaces()
+        lines += self._elsewhere(advice.lines(self.findings, results))
+        if self.options.verbose:
+            lines += self._figures()
+        if self.options.verbose > 2:
+            lines += self._read()
+        return lines + nagios.state_lines(self.session, self.options.verbose)
+
+    def unread(self) -> list[str]:
+        """Return the sources of this host that could not be read, as sentences."""
+        return list(
+            dict.fromkeys([*map(sentence, self.evidence.log.problems), *self.evidence.unavailable])
+        )
+
+    # --- the status line
+
+    def _at_limit(self) -> list[tuple[str, ...]]:
+        """Return what the tables at their limit do: drop, or evict early."""
+        return [self._full(report) for report in self.evidence.reports if report.full][:3]
+
+    def _full(self, report: NamespaceReport) -> tuple[str, ...]:
+        where = f"namespace {report.name} " if report.name else ""
+        limits = report.limits
+        entries = f"{limits.entries} of {limits.limit} entries" if limits else ""
+        drops, evicted = report.full_drops, report.evicted
+        if drops or self._messages_of(report):
+            count = f" ({drops} {self._when()})" if drops else ""
+            text = f"{where}full: {entries}, new connections are dropped"
+            return text + count, text
+        if evicted:
+            text = f"{where}at the limit, evicting: {entries}, {evicted} evicted early"
+            return f"{text} {self._when()}", text
+        return (f"{where}at the limit: {entries}, no drops seen",)
+
+    def _messages_of(self, report: NamespaceReport) -> int:
+        """Return the messages about this namespace: those that name it, or those that name none."""
+        if report.messages:
+            return report.messages
+        alone = len(self.evidence.reports) == 1 or self.suspects == [report]
+        return self._unnamed() if alone else 0
+
+    def _unnamed(self) -> int:
+        counts = self.evidence.log.counts
+        return counts.table_full - sum(count for _, count in counts.namespaces)
+
+    def _messages(self) -> tuple[str, ...]:
+        """Return the "table full" messages, the latest, its namespace and the source."""
+        log = self.evidence.log
+        counts = log.counts
+        text = f"{render.plural(counts.table_full, _TABLE_FULL + ' message')} {self._when()}"
+        if counts.latest and counts.latest.time is not None:
+            text += f", latest {self._ago(counts.latest.time)}"
+        where = self._whose()
+        sources = ", ".join(self._log_sources())
+        short = text + where
+        suppressed = f", up to {counts.suppressed} more suppressed" if counts.suppressed else ""
+        return (
+            f"{short} ({sources}){suppressed}",
+            f"{short} ({sources})",
+            short,
+        )
+
+    def _whose(self) -> str:
+        """Return the namespace that the messages are about, by their names or by the counters."""
+        evidence = self.evidence
+        latest = evidence.log.counts.latest
+        if latest and latest.netns is not None:
+            return f" in {self._called(latest.netns, gone=evidence.is_gone(latest))}"
+        if not self._unnamed() or not self._of_this_host():
+            return ""
+        suspects = self.suspects
+        if suspects and len(evidence.reports) > 1:
+            worst = suspects[0]
+            name = f"namespace {worst.name}" if worst.name else "this namespace"
+            more = f" and {len(suspects) - 1} more" if suspects[1:] else ""
+            return f" in {name}{more} by the counters ({worst.full_drops} drops)"
+        first = evidence.first
+        alone = first is not None and not self.options.netns and not first.full
+        if alone and first and first.rise and first.rise.full_drops == 0:
+            return ", no drops in this namespace: see --netns all"
+        return ""
+
+    def _of_this_host(self) -> bool:
+        own = events.short(os.uname().nodename)
+        hosts = self.evidence.log.hosts
+        return not hosts or own in map(events.short, hosts)
+
+    def _facts(self, alarms: Sequence[Result]) -> list[str | tuple[str, ...]]:
+        """Return the figures that alarm, each once, with the namespaces that they are of."""
+        said = {
+            (report.prefix, label)
+            for report in self.evidence.reports
+            if report.full or self._messages_of(report)
+            for label in ("full_drops", "early_drops")
+        }
+        groups: dict[str, list[Result]] = {}
+        facts: list[str | tuple[str, ...]] = []
+        for result in alarms:
+            label = nagios.label_of(result)
+            if label == "table_full" and self.evidence.log.counts.table_full:
+                continue
+            if (self._prefix(result), label) not in said:
+                groups.setdefault(label, []).append(result)
+        for label, results in groups.items():
+            facts.append(self._fact(label, results))
+        return facts
+
+    def _fact(self, label: str, results: Sequence[Result]) -> str | tuple[str, ...]:
+        """Return what a label's alarms say, in words where a figure is too large."""
+        first = results[0]
+        low = (first.hint or "")[:1] == "@" or nagios.context_of(first).too_low(first)
+        if low or label not in (*FACTS, "other_loss"):
+            return "; ".join(map(nagios.describe_alarm, results[:3]))
+        when = "" if self.evidence.log.counts.table_full else f" {self._when()}"
+        if label == "other_loss":
+            counts = self.evidence.log.counts
+            kinds = (("expectation table full", counts.expectations), ("zone limit", counts.zones))
+            text = ", ".join(f'{times} "{kind}"' for kind, times in kinds if times)
+            return f"{text} messages{when}"
+        results = sorted(results, key=lambda result: -result.metric.value)
+        versions = []
+        for most in (len(results), 3, 2, 1):
+            names = [self._prefix(result)[:-2] for result in results[:most]]
+            where = "" if names == [""] else f" in namespace {', '.join(filter(None, names))}"
+            if len(names) > 1:
+                where = f" in {_list(names)}"
+            where += f" and {len(results) - most} more" if len(results) > most else ""
+            count = sum(result.metric.value for result in results)
+            fact, why = FACTS[label]
+            said = fact.format(count=count, where=where + when)
+            versions += [said + why, said]
+        return tuple(dict.fromkeys(versions))
+
+    def _claim(self) -> tuple[str, ...]:
+        """Return since when the table was not full, and, where there is room, who says so."""
+        sources = self.findings.claim.sources
+        watching = ""
+        if self.findings.excused and self.findings.claim.gaps:
+            watching = f", watching since {self._clock(self.evidence.now.at)}"
+        claim = self._claimed()
+        few = f" ({sources[0]} and {len(sources) - 1} more)" if sources[1:] else ""
+        versions = (f" ({', '.join(sources)})", few, "")
+        return tuple(dict.fromkeys(f"{claim}{named}{watching}" for named in versions))
+
+    def _claimed(self) -> str:
+        claim = self.findings.claim
+        now = self.evidence.now
+        if self.options.since == "all":
+            return "not full in all that was read"
+        if claim.from_boot or (self.options.since == "boot" and not claim.gaps):
+            return f"not full since boot at {self._clock(now.boot_time)}"
+        if not claim.gaps:
+            return f"not full {self._when()}"
+        if claim.since is None:
+            return "not known to be full"
+        if claim.since >= now.at - 0.01:
+            return "not full now"
+        return f"not full since {self._clock(claim.since)}"
+
+    def _gaps(self) -> list[str | tuple[str, ...]]:
+        """Return the parts of the window that are not covered."""
+        if self.findings.excused or not self.findings.claim.gaps:
+            return []
+        gaps = self.findings.claim.gaps
+        texts = [self._gap(gap) for gap in gaps]
+        more = f" and {len(gaps) - 1} more" if gaps[1:] else ""
+        reason = next((gap.reasons[0] for gap in gaps if gap.reasons), "")
+        short = texts[0] + more
+        return [tuple(dict.fromkeys([f"{short}: {reason}" if reason else short, short]))]
+
+    def _gap(self, gap: Gap) -> str:
+        subject = ""
+        if gap.subject:
+            names = {report.name for report in self.evidence.reports}
+            subject = f"namespace {gap.subject} " if gap.subject in names else f"{gap.subject} "
+        if gap.span is None:
+            return f"{subject}incomplete"
+        start, end = self._clock(gap.span.start), self._clock(gap.span.end)
+        span = start if start == end else f"{start} to {end}"
+        return f"{subject}not covered {span}"
+
+    def _when(self) -> str:
+        since = self.options.since
+        if since == "all":
+            return "in all that was read"
+        if since == "boot":
+            return "since boot"
+        window = self.evidence.window
+        return f"in the last {render.duration(window.end - (window.start or 0.0))}"
+
+    def _clock(self, when: float) -> str:
+        return render.clock_time(when, self.evidence.now.at)
+
+    def _ago(self, when: float) -> str:
+        """Return how long ago it was; after a day, its date."""
+        import time
+
+        ago = max(0.0, self.evidence.now.at - when)
+        if ago < DAY:
+            return f"{render.duration(ago)} ago"
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+
+    def _called(self, inode: int, *, gone: bool) -> str:
+        """Return what a namespace that a message names is called, where it still exists."""
+        for report in self.evidence.reports:
+            if report.inode == inode and not report.prefix and not report.name:
+                return "this namespace"
+        name = "" if gone else self.evidence.names.get(inode)
+        return f"namespace {name}" if name else f"namespace net:[{inode}]"
+
+    def _log_sources(self) -> list[str]:
+        return [each.source for each in self.evidence.log.coverage if each.usable]
+
+    def _undated(self) -> str:
+        count = events.count_messages(self.evidence.log.undated)
+        return f"{render.plural(count, 'message')} of unknown time"
+
+    def _alarms(self, results: Results) -> list[Result]:
+        prefixes = [report.prefix for report in self.evidence.reports]
+        if not self.evidence.has_first:
+            prefixes.append("")
+        found = [
+            result for prefix in prefixes for result in nagios.results_of(prefix, LABELS, results)
+        ]
+        return nagios.alarms(found)
+
+    def _prefix(self, result: Result) -> str:
+        name: str = result.metric.name
+        return name[: -len(nagios.label_of(result))]
+
+    # --- the long output
+
+    def _gap_lines(self) -> list[str]:
+        if self.findings.excused:
+            return []
+        state = nagios.STATES[self.options.if_incomplete]
+        word = "" if state is Ok else f"{state.text.upper()}: "
+        lines: list[str] = []
+        for gap in self.findings.claim.gaps[:MOST_NAMESPACES]:
+            reasons = "; ".join(gap.reasons)
+            lines.append(f"{word}{self._gap(gap)}" + (f": {reasons}" if reasons else ""))
+        return lines
+
+    def _namespaces(self) -> list[str]:
+        evidence = self.evidence
+        rows = [("namespace", "messages", "drops", "entries")]
+        for gone, counts in ((False, evidence.log.named), (True, evidence.log.gone)):
+            for inode, count in sorted(counts.items(), key=lambda item: -item[1]):
+                name = render.clean(self._called(inode, gone=gone)) + (" (gone)" if gone else "")
+                there = (report for report in evidence.reports if report.inode == inode)
+                report = None if gone else next(there, None)
+                drops = figure(evidence, report, "full_drops") if report else None
+                entries = str(report.limits.entries) if report and report.limits else ""
+                rows.append((name, str(count), "" if drops is None else str(drops), entries))
+        return render.table(rows[: MOST_NAMESPACES + 1]) if len(rows) > 1 else []
+
+    def _elsewhere(self, steps: Sequence[str]) -> list[str]:
+        """Return the advice, and, where the messages are other hosts', that it is for this one."""
+        hosts = self.evidence.log.hosts
+        if not steps or not hosts or self._of_this_host():
+            return list(steps)
+        return [
+            f"The messages are of {_few(hosts)}; limits and advice below are of this host.",
+            *steps,
+        ]
+
+    def _figures(self) -> list[str]:
+        lines = [f"Window: {self._when()}"]
+        most = None if self.options.verbose > 1 else MOST_NAMESPACES + 1
+        for report in self.evidence.shown[:most]:
+            if report.counters is not None:
+                total = counters.total(report.counters)
+                values = ", ".join(
+                    f"{name} {value}" for name, value in zip(counters.COUNTERS, total[1:]) if value
+                )
+                name = render.clean(report.name) or "host"
+                cpus = render.plural(len(report.counters.cpus), "CPU")
+                lines.append(f"Counters of {cpus} ({name}): {values or 'all 0'}")
+        return lines
+
+    def _read(self) -> list[str]:
+        """Return what was read from where: the log's sources, then the namespaces."""
+        return [f"Read {what}" for what in self.evidence.log.read] + [
+            f"Read {what} in net:[{report.inode}] {report.name}"
+            for report in self.evidence.shown
+            for what in report.read
+        ]
+
+
+_TABLE_FULL = '"table full"'
+
+
+def _list(names: Sequence[str]) -> str:
+    """Return names of namespaces in a sentence; the first may be the host's."""
+    named = [name for name in names if name]
+    here = "this namespace" if len(named) < len(names) else ""
+    word = "namespace" if len(named) == 1 else "namespaces"
+    return " and ".join(filter(None, [here, f"{word} {', '.join(named)}" if named else ""]))
+
+
+def _few(names: Iterable[str]) -> str:
+    """Return the first few names from outside, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - 3} more" if len(every) > 3 else ""
+    return ", ".join(map(render.clean, every[:3])) + more
