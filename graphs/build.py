@@ -162,7 +162,10 @@ PANELS = (
         "invalid",
         "Invalid packets and restarted look-ups",
         "pps",
-        (Curve("invalid_total", "invalid", ORANGE), Curve("search_restart_total", "search_restart", GREY)),
+        (
+            Curve("invalid_total", "invalid", ORANGE),
+            Curve("search_restart_total", "search_restart", GREY),
+        ),
         "Per second, from the kernel's counters.",
         rate=True,
     ),
