@@ -9,11 +9,12 @@ import errno
 import time
 from typing import TYPE_CHECKING
 
-from check_conntrack import places, runner, session
+from check_conntrack import namespaces, runner, session
 from check_conntrack.full import evidence, full_check, namespace_reports
 from check_conntrack.kernel import counters as kernel_counters
 from check_conntrack.kernel import host as kernel_host
-from check_conntrack.kernel import limits, namespaces, privileges
+from check_conntrack.kernel import limits, privileges
+from check_conntrack.kernel import namespaces as kernel_namespaces
 from check_conntrack.kernel.limits import OWN, Limits
 from check_conntrack.kernel.log import gather, journal, kmsg
 from check_conntrack.kernel.reader_client import Frame
@@ -80,12 +81,15 @@ class Host:
         patch(kernel_host, "runs_kube_proxy", lambda: False)
         patch(limits, "may_set_limits", lambda: True)
         patch(limits, "buckets_sysctl_writable", lambda: True)
-        patch(places, "look", lambda *_: self._sight())
-        patch(places, "own_inode", lambda: 4026531840)
+        patch(namespaces, "scan", lambda *_: self._scan())
         patch(evidence, "own_inode", lambda: 4026531840)
         patch(evidence, "module_inode", lambda: self.module)
-        patch(namespaces, "names", lambda: {one.inode: name for name, one in self.others.items()})
-        patch(namespaces, "births", lambda _: self._births())
+        patch(
+            kernel_namespaces,
+            "names",
+            lambda: {one.inode: name for name, one in self.others.items()},
+        )
+        patch(kernel_namespaces, "births", lambda _: self._births())
         patch(kernel_counters, "read_text", self._own_counters)
         patch(namespace_reports.NamespaceReading, "_own_by_netlink", lambda _: (None, ""))
         patch(kmsg, "read_clock", lambda: kmsg.Clock(self.at, self.up, self.up))
@@ -143,23 +147,32 @@ class Host:
         """Return a time of today as the check prints it."""
         return time.strftime("%H:%M", time.localtime(self.at - ago))
 
-    def _sight(self) -> places.Sight:
+    def _scan(self) -> kernel_namespaces.NamespaceScan:
         own = self.own
         frames = {}
-        spots = []
+        others = []
         for name, one in self.others.items():
-            told = one.counters
-            data = b"" if told is None else stat(one.entries, told)
-            code = errno.EACCES if told is None else 0
+            counted = one.counters
+            data = b"" if counted is None else stat(one.entries, counted)
+            code = errno.EACCES if counted is None else 0
             frames[one.inode] = {"stat": Frame(one.inode, code, "stat", "", data)}
             known = Limits(one.entries, one.limit)
             path = f"/run/netns/{name}"
-            spots.append(places.Spot(name, f"{name}::", one.inode, path, known, named=True))
-        if own is None:
-            return places.Sight(None, tuple(spots), self.problems, ("on this host",), frames=frames)
-        known = Limits(own.entries, own.limit, 2048)
-        first = places.Spot("", "", own.inode, OWN, known)
-        return places.Sight(first, tuple(spots), self.problems, frames=frames)
+            namespace = kernel_namespaces.Namespace(
+                name, path, one.inode, known, one.born or 0.0, f"{name}::"
+            )
+            others.append(namespace)
+        first = None
+        if own:
+            known = Limits(own.entries, own.limit, 2048)
+            first = kernel_namespaces.Namespace("", OWN, own.inode, known)
+        return kernel_namespaces.NamespaceScan(
+            first,
+            tuple(others),
+            self.problems,
+            () if own else ("on this host",),
+            frames=frames,
+        )
 
     def _births(self) -> dict[int, float]:
         return {one.inode: one.born for one in self.others.values() if one.born is not None}

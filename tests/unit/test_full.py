@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack.full import advice, contexts, evidence, full_check, state
-from check_conntrack.kernel.limits import Limits
+from check_conntrack.full import (
+    advice,
+    contexts,
+    evidence,
+    full_check,
+    namespace_reports,
+    state,
+)
+from check_conntrack.kernel import namespaces as kernel_namespaces
+from check_conntrack.kernel.limits import OWN, Limits
 from check_conntrack.kernel.log import events, gather, journal
 from check_conntrack.kernel.log.files import LogCursor
 from check_conntrack.kernel.log.messages import Kind
@@ -494,7 +502,7 @@ def test_full_inserts_that_fail_together_with_drops_are_an_alarm(host):
     run = host.run()
     assert run.state == "WARNING"
     assert run.text == (
-        "inserts failed together with drops in the last 15m: 200, "
+        "200 inserts failed together with drops in the last 15m: "
         "source-NAT ports are exhausted, or packets clashed"
     )
     assert values(run, "full_drops", "insert_failures") == [0, 200]
@@ -595,8 +603,8 @@ def test_full_counters_tell_the_namespace_of_a_message_that_names_none(host):
     run = host.run("--netns", "all")
     assert run.state == "CRITICAL"
     assert run.text.startswith(
-        '1 "table full" message in the last 15m, latest 12s ago in namespace red by the counters '
-        "(1871 drops)"
+        '1871 packets dropped in the last 15m, 1 "table full" message, latest 12s ago '
+        "in namespace red by the counters"
     )
 
 
@@ -648,7 +656,8 @@ def test_full_names_each_namespace_that_alarms(host):
     ],
 )
 def test_full_drops_are_critical_beside_evictions_or_a_full_table(usage, rise, critical):
-    report = evidence.NamespaceReport("", "", 1, Limits(usage, 100), None, rise=rise)
+    own = kernel_namespaces.Namespace("", OWN, 1, Limits(usage, 100))
+    report = namespace_reports.NamespaceReport(own, None, rise=rise)
     assert contexts.is_corroborated(report) is critical
 
 

@@ -127,7 +127,7 @@ def _subjects(evidence: Evidence, window: Span) -> list[_Subject]:
     if not reports and not evidence.inactive:
         subjects.append(_Subject("", window, tuple(shared)))
     for report in reports:
-        start = max(window.start, min(report.born or boot, window.end), min(boot, window.end))
+        start = max(window.start, min(report.since or boot, window.end), min(boot, window.end))
         counted = Coverage(COUNTERS, report.coverage, detail=report.why_short)
         subjects.append(_Subject(report.name, Span(start, window.end), (*shared, counted)))
     return subjects

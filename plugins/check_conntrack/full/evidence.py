@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 
-from .. import places, render
+from .. import render
 from ..kernel import counters
 from ..kernel.coverage import Span
 from ..kernel.limits import own_inode
 from ..kernel.log import events, files, gather, kmsg
 from ..kernel.log.messages import Kind
 from ..kernel.namedtuple import NamedTuple
+from ..namespaces import further_key
 from ..state import state_store
 from ..state.counter_history import NamespaceState, compare
 from . import state
@@ -132,7 +133,7 @@ class Evidence(NamedTuple):
 
 def acquire(options: argparse.Namespace, session: Session) -> Evidence:
     """Read everything that the options ask for."""
-    from ..kernel import namespaces
+    from ..kernel.namespaces import births, names
 
     clock = kmsg.read_clock()
     now = Moment(
@@ -140,16 +141,16 @@ def acquire(options: argparse.Namespace, session: Session) -> Evidence:
     )
     asking = Asking(session)
     session.stage("reading /proc/sys/net/netfilter")
-    names = namespaces.names()
-    births = namespaces.births(names)
-    found = NamespaceReading(asking, options, names)
+    called = names()
+    born = births(called)
+    found = NamespaceReading(asking, options, called)
     service = f"full/{_key(found.first, options)}/{options.state_key}"
     earlier = state.read_service(session.store, service, now)
     window = window_of(options, clock, now, state.previous_run(earlier.run, now))
     session.stage("reading the kernel log")
-    log, window = read_log(options, asking, clock, now, window, earlier, births)
+    log, window = read_log(options, asking, clock, now, window, earlier, born)
     start = _start_up(options, window, now)
-    past = _Past(now, births, log.named, reloaded=_is_reloaded(earlier.run, now))
+    past = _Past(now, log.named, reloaded=_is_reloaded(earlier.run, now))
     first = kept = None
     if found.first:
         first, kept = _with_history(
@@ -162,10 +163,10 @@ def acquire(options: argparse.Namespace, session: Session) -> Evidence:
     past = past._replace(reloaded=further.reloaded, unseen_at=unseen_at)
     others, rows = [], {}
     for report in found.others:
-        other, row = _with_history(report, further.rows.get(report.key), start, past)
+        other, row = _with_history(report, further.rows.get(report.namespace.key), start, past)
         others.append(other)
         if row.cpus or row.rises:
-            rows[report.key] = row
+            rows[report.namespace.key] = row
     others.sort(key=lambda report: report.trouble, reverse=True)
     return Evidence(
         now=now,
@@ -173,8 +174,8 @@ def acquire(options: argparse.Namespace, session: Session) -> Evidence:
         log=log,
         reports=(*([first] if first else []), *others),
         has_first=first is not None,
-        names=names,
-        births=births,
+        names=called,
+        births=born,
         problems=found.problems,
         unavailable=tuple(found.unavailable),
         inactive=found.inactive,
@@ -190,14 +191,12 @@ def acquire(options: argparse.Namespace, session: Session) -> Evidence:
 class _Past(NamedTuple):
     """What the history of a namespace is compared with.
 
-    births: when namespaces with names were made, by inode.
     named: how many messages name a namespace, by inode.
     reloaded: another module counted in the run before.
     unseen_at: when a run looked at every namespace, in seconds since boot; None where none did.
     """
 
     now: Moment
-    births: Mapping[int, float]
     named: Mapping[int, int]
     reloaded: bool = False
     unseen_at: float | None = None
@@ -330,12 +329,12 @@ def _is_gone(event: events.Event, births: Mapping[int, float]) -> bool:
 
 
 def _key(first: NamespaceReport | None, options: argparse.Namespace) -> str:
-    key = first.key if first else places.key("", own_inode())
+    key = first.namespace.key if first else f"net:[{own_inode()}]"
     return key + "".join(f"+{path}" for path in options.log)
 
 
 def _further_key(options: argparse.Namespace) -> str:
-    return places.further_key("full", options.netns, options.state_key)
+    return further_key("full", options.netns, options.state_key)
 
 
 def _with_history(
@@ -345,7 +344,7 @@ def _with_history(
     past: _Past,
 ) -> tuple[NamespaceReport, NamespaceState]:
     """Return the report with what its counters say of the window, and what the next run gets."""
-    now, born = past.now, past.births.get(report.inode, 0.0)
+    now, born = past.now, report.namespace.born
     usage = report.limits.usage if report.limits else None
     cpus = report.counters.cpus if report.counters else ()
     if report.prefix and cpus:
@@ -366,7 +365,7 @@ def _with_history(
     return report._replace(
         rise=found.rise,
         coverage=tuple(Span(span.start + shift, span.end + shift) for span in found.spans),
-        born=began + shift if began else 0.0,
+        since=began + shift if began else 0.0,
         messages=past.named.get(report.inode, 0),
         last_loss=losses[-1] + shift if losses else 0.0,
         why_short=_why_short(report, found.kept, past),

@@ -18,7 +18,7 @@ from ..kernel.log import files, gather, kmsg
 from ..ranges import parse_thresholds
 from . import contexts
 from .evidence import DEFAULT_WINDOW, acquire, write
-from .labels import LABELS
+from .labels import LABELS, NAMESPACE_LABELS
 from .summary import FullSummary
 
 TYPE_CHECKING = False
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ..ranges import Thresholds
     from ..session import Session
     from .evidence import Evidence
+
+__all__ = ["DEFAULT_WINDOW", "LABELS", "NAMESPACE_LABELS", "TITLE", "main", "parser", "run_check"]
 
 TITLE = "CONNTRACK_FULL"
 PURPOSE = """\
@@ -94,9 +96,9 @@ def parser() -> cli.Parser:
 
 
 def _readers(options: argparse.Namespace) -> int:
-    """Return how many requests may need privileges: the log, the counters."""
+    """Return how many requests may need privileges: log, namespaces, the own counters."""
     log = (not options.log or gather.AUTO in options.log) and kmsg.is_restricted()
-    return int(log) + int(bool(options.netns) or not os.path.exists(counters.PATH))
+    return int(log) + int(bool(options.netns)) + int(not os.path.exists(counters.PATH))
 
 
 def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.CheckResult:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 
-from .. import places
+from .. import namespaces
 from ..kernel import KernelError, counters
-from ..kernel.limits import OWN, Limits, own_inode
+from ..kernel.limits import OWN, own_inode
 from ..kernel.log.gather import BY_READER, DIRECTLY
 from ..kernel.namedtuple import NamedTuple
+from ..kernel.namespaces import Namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from ..kernel.coverage import Span
+    from ..kernel.limits import Limits
+    from ..kernel.namespaces import NamespaceScan
     from ..kernel.reader_client import Frame
     from ..session import Session
     from ..state.counter_history import CounterRise
@@ -25,11 +28,10 @@ if TYPE_CHECKING:
 class NamespaceReport(NamedTuple):
     """The figures of one network namespace.
 
-    prefix: what its labels begin with; empty for the namespace of the plain labels.
-    limits: None where they could not be read; counters likewise.
+    counters: None where they could not be read.
     rise: the sums over the window; None where nothing is known.
     coverage: the time in which its counters show every drop, by the wall clock.
-    born: since when it exists, in seconds since the epoch; this boot where that is not known.
+    since: since when it exists, in seconds since the epoch; 0 where that is not known.
     messages: "table full" messages that name it.
     last_loss: when packets were last dropped or entries evicted early, at the latest, in seconds
     since the epoch; 0 where that is not known.
@@ -37,29 +39,40 @@ class NamespaceReport(NamedTuple):
     read: which files were read, and how.
     """
 
-    name: str
-    prefix: str
-    inode: int
-    limits: Limits | None
+    namespace: Namespace
     counters: counters.Counters | None
-    named: bool = False
     rise: CounterRise | None = None
     coverage: tuple[Span, ...] = ()
-    born: float = 0.0
+    since: float = 0.0
     messages: int = 0
     last_loss: float = 0.0
     why_short: str = ""
     read: tuple[str, ...] = ()
 
     @property
-    def key(self) -> str:
-        """What its state goes by; only names under /run/netns are one namespace's alone."""
-        return places.key(self.name, self.inode, named=self.named)
+    def name(self) -> str:
+        """What it is called; empty for the one that the check runs in."""
+        return self.namespace.name
+
+    @property
+    def prefix(self) -> str:
+        """What its labels begin with; empty for the namespace of the plain labels."""
+        return self.namespace.prefix
+
+    @property
+    def inode(self) -> int:
+        """Its number."""
+        return self.namespace.inode
+
+    @property
+    def limits(self) -> Limits | None:
+        """Its entries and their limit; None where they could not be read."""
+        return self.namespace.limits
 
     @property
     def full(self) -> bool:
         """Whether it is at its limit at this moment."""
-        return bool(self.limits and self.limits.full)
+        return self.namespace.full
 
     def total(self, name: str) -> int | None:
         """Return one of its counters, over all CPUs; None where it is not known."""
@@ -81,18 +94,14 @@ class NamespaceReport(NamedTuple):
     @property
     def trouble(self) -> tuple[int, int, float]:
         """What orders further namespaces, the worst highest."""
-        entries = self.limits.entries if self.limits else 0
         usage = self.limits.usage if self.limits else None
-        return (self.messages, self.full_drops, float(entries) if usage is None else usage)
+        entries = float(self.namespace.entries)
+        return (self.messages, self.full_drops, entries if usage is None else usage)
 
     @property
     def notable(self) -> bool:
         """Whether there is anything to say about it."""
-        return bool(
-            self.messages
-            or (self.limits and self.limits.entries)
-            or (self.rise and any(self.rise[2:6]))
-        )
+        return bool(self.messages or self.namespace.entries or (self.rise and any(self.rise[2:6])))
 
 
 class Asking:
@@ -137,24 +146,28 @@ class NamespaceReading:
     ) -> None:
         self.unavailable: list[str] = []
         self._asking = asking
-        sight = places.look(asking.session, options.netns, b"counters", names)
-        self.problems = tuple(sight.problems)
-        self.inactive = bool(sight.inactive)
-        self.first = self._report(sight, sight.first) if sight.first else None
-        if sight.blind and not self.first:
+        scan = namespaces.scan(asking.session, options.netns, b"counters", names)
+        self.problems = scan.problems
+        self.inactive = bool(scan.inactive)
+        self.first = self._report(scan, scan.first) if scan.first else None
+        if scan.unreadable and not self.first:
             values, origin = self._own_counters()
-            read = (origin,) if origin else ()
-            self.first = NamespaceReport("", "", own_inode(), None, values, read=read)
-        self.others = [self._report(sight, spot) for spot in sight.others]
+            own = Namespace("", OWN, own_inode())
+            self.first = NamespaceReport(own, values, read=(origin,) if origin else ())
+        self.others = [self._report(scan, namespace) for namespace in scan.others]
 
-    def _report(self, sight: places.Sight, spot: places.Spot) -> NamespaceReport:
-        own = spot.path == OWN
-        values, origin = self._own_counters() if own else self._counters(sight.frames[spot.inode])
-        how = DIRECTLY if own else BY_READER
-        read = [f"{spot.limits.origin}count and max {how}", *([origin] if origin else [])]
-        return NamespaceReport(
-            spot.name, spot.prefix, spot.inode, spot.limits, values, spot.named, read=tuple(read)
+    def _report(self, scan: NamespaceScan, namespace: Namespace) -> NamespaceReport:
+        own = namespace.is_own
+        values, origin = (
+            self._own_counters()
+            if own
+            else self._counters(scan.frames.get(namespace.inode, {}), namespace.entries)
         )
+        read = [origin] if origin else []
+        if namespace.limits:
+            how = DIRECTLY if own else BY_READER
+            read.insert(0, f"{namespace.limits.origin}count and max {how}")
+        return NamespaceReport(namespace, values, read=tuple(read))
 
     def _own_counters(self) -> tuple[counters.Counters | None, str]:
         """Return the counters of the check's own namespace, and where they were read."""
@@ -177,23 +190,45 @@ class NamespaceReading:
             return None, ""
         return self._counters({frame.file: frame for frame in frames})
 
-    def _counters(self, frames: Mapping[str, Frame]) -> tuple[counters.Counters | None, str]:
-        """Parse the reader's frames: /proc's text where there is one, else netlink."""
+    def _counters(
+        self, frames: Mapping[str, Frame], entries: int | None = None
+    ) -> tuple[counters.Counters | None, str]:
+        """Parse the reader's frames: netlink's answer, else the text of /proc.
+
+        entries: what the namespace's count says. Up to Linux 5.4 the text may be that of another
+        namespace, which the reader has entered before.
+        """
         problem = ""
         for file, parse, origin in (
-            ("stat", counters.parse_text, counters.PATH),
             ("stats_cpu", counters.parse_stats_cpu, "the counters over ctnetlink"),
+            ("stat", counters.parse_text, counters.PATH),
         ):
             frame = frames.get(file)
             if frame is None or frame.errno:
                 problem = problem or (os.strerror(frame.errno) if frame else "not found")
                 continue
             try:
-                return parse(frame.data), f"{origin} {BY_READER}"
+                values = parse(frame.data)
             except (counters.CountersError, OSError) as error:
                 problem = str(error)
+                continue
+            if _is_another(values.entries, entries):
+                problem = f"{counters.PATH} shows another namespace"
+                continue
+            return values, f"{origin} {BY_READER}"
         self.unavailable.append(f"counters: {problem}")
         return None, ""
+
+
+def _is_another(entries: int | None, count: int | None) -> bool:
+    """Tell whether two readings of a table a moment apart differ by more than that explains."""
+    if entries is None or count is None:
+        return False
+    return (not entries) != (not count) and max(entries, count) > FEW
+
+
+FEW = 100
+"""Entries that may come or go between two readings."""
 
 
 def module_inode() -> int:

@@ -29,13 +29,20 @@ if TYPE_CHECKING:
 DAY = 86400.0
 # A figure that is too large, in words: the fact, and what explains it where there is room.
 FACTS = {
-    "full_drops": ("{count} packets dropped{where}", " that failed inserts do not explain"),
-    "early_drops": ("{count} entries evicted early{where}", ""),
+    "full_drops": ("{count} dropped{where}", " that failed inserts do not explain"),
+    "early_drops": ("{count} evicted early{where}", ""),
     "insert_failures": (
-        "inserts failed together with drops{where}: {count}",
-        ", source-NAT ports are exhausted, or packets clashed",
+        "{count} failed together with drops{where}",
+        ": source-NAT ports are exhausted, or packets clashed",
     ),
-    "chain_overflows": ("{count} inserts refused{where}: hash chains too long", ""),
+    "chain_overflows": ("{count} refused{where}: hash chains too long", ""),
+}
+
+UNITS = {
+    "full_drops": ("packet", "packets"),
+    "early_drops": ("entry", "entries"),
+    "insert_failures": ("insert", "inserts"),
+    "chain_overflows": ("insert", "inserts"),
 }
 
 
@@ -65,7 +72,8 @@ class FullSummary(Summary):
         change = advice.limit_change(evidence)
         if evidence.log.counts.table_full:
             messages = self._messages()
-            parts.append(messages[-1:] if change else messages)
+            # A limit that was changed since says more than the window and the source.
+            parts.append(messages[-1:] if change else messages[:-1])
         facts = self._facts(alarms)
         quiet = not parts and not facts
         if change and not quiet:
@@ -154,21 +162,25 @@ class FullSummary(Summary):
         return counts.table_full - sum(count for _, count in counts.namespaces)
 
     def _messages(self) -> tuple[str, ...]:
-        """Return the "table full" messages, the latest, its namespace and the source."""
+        """Return what was lost, the "table full" messages, the latest, whose, and the source."""
         log = self.evidence.log
         counts = log.counts
-        text = f"{render.plural(counts.table_full, _TABLE_FULL + ' message')} {self._when()}"
+        messages = render.plural(counts.table_full, '"table full" message')
+        drops = 0
+        if self._of_this_host():
+            reports = [report for report in self.evidence.reports if self._messages_of(report)]
+            # A table that is at its limit has said so itself.
+            drops = sum(report.full_drops for report in reports if not report.full)
+        lost = f"{render.plural(drops, 'packet')} dropped" if drops else ""
+        text = f"{lost} {self._when()}, {messages}" if drops else f"{messages} {self._when()}"
+        latest = ""
         if counts.latest and counts.latest.time is not None:
-            text += f", latest {self._ago(counts.latest.time)}"
-        where = self._whose()
-        sources = ", ".join(self._log_sources())
-        short = text + where
+            latest = f", latest {self._ago(counts.latest.time)}"
+        latest += self._whose()
+        text += latest
+        sources = f" ({', '.join(self._log_sources())})"
         suppressed = f", up to {counts.suppressed} more suppressed" if counts.suppressed else ""
-        return (
-            f"{short} ({sources}){suppressed}",
-            f"{short} ({sources})",
-            short,
-        )
+        return text + sources + suppressed, text + sources, text, messages + latest
 
     def _whose(self) -> str:
         """Return the namespace that the messages are about, by their names or by the counters."""
@@ -183,7 +195,7 @@ class FullSummary(Summary):
             worst = suspects[0]
             name = f"namespace {worst.name}" if worst.name else "this namespace"
             more = f" and {len(suspects) - 1} more" if suspects[1:] else ""
-            return f" in {name}{more} by the counters ({worst.full_drops} drops)"
+            return f" in {name}{more} by the counters"
         first = evidence.first
         alone = first is not None and not self.options.netns and not first.full
         if alone and first and first.rise and first.rise.full_drops == 0:
@@ -237,7 +249,7 @@ class FullSummary(Summary):
             where += f" and {len(results) - most} more" if len(results) > most else ""
             count = sum(result.metric.value for result in results)
             fact, why = FACTS[label]
-            said = fact.format(count=count, where=where + when)
+            said = fact.format(count=render.plural(count, *UNITS[label]), where=where + when)
             versions += [said + why, said]
         return tuple(dict.fromkeys(versions))
 
@@ -395,9 +407,6 @@ class FullSummary(Summary):
             for report in self.evidence.shown
             for what in report.read
         ]
-
-
-_TABLE_FULL = '"table full"'
 
 
 def _list(names: Sequence[str]) -> str:
