@@ -697,14 +697,14 @@ def drops(host, *words):
 def test_full_drops_are_found_in_each_of_many_namespaces(host, count):
     names = [f"qrouter-{at:036}" for at in range(count)]
     further(host, names)
-    host.run("--netns", "all")
+    host.run("--netns", "all", "-t", "60")
     host.passes(60)
     further(host, names, drop=10)
-    run = host.run("--netns", "all")
+    run = host.run("--netns", "all", "-t", "60")
     assert run.text.startswith(f"{count * 10} packets dropped in namespace {names[0]} and ")
     host.passes(1000)
     further(host, names, drop=11)
-    assert host.run("--netns", "all").text.startswith(f"{count} packets dropped")
+    assert host.run("--netns", "all", "-t", "60").text.startswith(f"{count} packets dropped")
     assert len(list((host.state / str(os.geteuid())).iterdir())) == 2
 
 
