@@ -457,6 +457,8 @@ def read_start(line: str, reference: float, zone: tzinfo | None = None) -> Heade
                 reader.proof = "a log of Apache"
             break
         if reader.program == KERNEL:
+            if not reader.stamped and reader.facility is None:
+                reader.proof = "a heading"
             # The kernel's own stamp follows its tag.
             while reader.text[reader.at : reader.at + 1] in (" ", "[") and reader.monotonic is None:
                 reader.step()
