@@ -232,10 +232,7 @@ class _Reader:
 
     def _date_words(self, text: str) -> bool:
         """Read a date that stands by itself; return whether it is one."""
-        dates = Dates()
-        words = text.replace(",", " ").split() if text.count(",") > 1 else text.split()
-        for number, word in enumerate(words):
-            dates.take(word, words[number + 1] if number + 1 < len(words) else "")
+        dates = Dates.of_text(text)
         if dates:
             self.dates.append(dates)
         return bool(dates)
@@ -370,7 +367,9 @@ class _Reader:
         stamp = UNDATED
         for dates in self.dates:
             if dates:
-                stamp = better_stamp(stamp, dates.stamp(reference, zone))
+                # The inner line was written before the outer one.
+                latest = reference if stamp.time is None else stamp.time
+                stamp = better_stamp(stamp, dates.stamp(latest, zone))
         host = self.host
         if host is None and self.words and self.stamped:
             host = self.words[0]

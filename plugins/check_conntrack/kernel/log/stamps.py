@@ -13,6 +13,7 @@ from ..namedtuple import NamedTuple
 from .calendar_words import (
     AFTERNOON,
     AMBIGUOUS_ZONES,
+    FILLERS,
     MONTHS,
     MORNING,
     WEEKDAYS,
@@ -90,8 +91,18 @@ class Dates:
         self.zone: str | None = None
         self.afternoon: bool | None = None
         self.weekday = False
+        self.doubtful = False
         self.slack = 1.0
         self.comma = False
+
+    @classmethod
+    def of_text(cls, text: str) -> Dates:
+        """Return the date in a text that holds nothing else."""
+        dates = cls()
+        words = [word for word in text.replace(", ", " ").split() if word not in FILLERS]
+        for word, following in zip(words, [*words[1:], ""]):
+            dates.take(word, following)
+        return dates
 
     @classmethod
     def of_common(cls, match: re.Match[str]) -> Dates:
@@ -237,11 +248,12 @@ class Dates:
                 self._take_clock(match)
                 return True
         plain = word.rstrip(".,").lower()
-        if self.month is None:
+        if self.month is None or self.doubtful:
             # Languages share short names: "mar" is a month, and a day of the week before one.
             month = _month(plain)
             after_day = self.day is not None or following.rstrip(".,日일").isdigit()
             if month is not None and (after_day or plain not in WEEKDAYS):
+                self.doubtful = self.month is None and plain in WEEKDAYS
                 self.month = month
                 return True
             match = re.fullmatch(_GLUED, word) or re.fullmatch(_MONTH_FIRST, word.rstrip(","))
@@ -312,11 +324,7 @@ def read_stamp(text: str, reference: float, zone: tzinfo | None = None) -> Stamp
 
     A number is in seconds, milli-, micro- or nanoseconds since the epoch, by its size.
     """
-    dates = Dates()
-    words = text.replace(",", ", ").split() if text.count(",") > 1 else text.split()
-    for number, word in enumerate(words):
-        dates.take(word, words[number + 1] if number + 1 < len(words) else "")
-    return dates.stamp(reference, zone)
+    return Dates.of_text(text).stamp(reference, zone)
 
 
 def _month(word: str) -> int | None:

@@ -147,13 +147,14 @@ def _parse_records(
     prefix = line[:brace].removeprefix("data: ")
     outer = read_start(clean(prefix), reference, zone)
     for record in data:
+        stamp = _record_stamp(record, outer, prefix, reference, zone)
+        latest = reference if stamp.time is None else stamp.time
         if record.text[:1] == "{":
-            nested = parse_messages(record.text, reference, zone)
+            nested = parse_messages(record.text, latest, zone)
             inner = [(found, Header(kernel=True)) for found in nested]
         else:
-            inner = _parse_text(clean(record.text), reference, zone)
+            inner = _parse_text(clean(record.text), latest, zone)
         if inner and _is_kernels(record, inner[0][1], outer):
-            stamp = _record_stamp(record, outer, prefix, reference, zone)
             return tuple(_joined(record, found, stamp) for found, _ in inner)
     return ()
 
