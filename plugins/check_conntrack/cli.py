@@ -7,6 +7,7 @@ nor ends the process.
 from __future__ import annotations
 
 import argparse
+from argparse import ArgumentTypeError
 
 from . import __version__
 from .ranges import Label, ThresholdError, parse_duration
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
+
+__all__ = ["ArgumentTypeError", "Parser", "make_parser", "parse_seconds"]
 
 DEFAULT_TIMEOUT = 8.0  # seconds; check_nrpe gives up after 10
 STATE_NAMES = ("ok", "warning", "critical", "unknown")

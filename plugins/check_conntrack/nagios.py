@@ -30,7 +30,7 @@ from .runner import CheckResult
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
 
     from nagiosplugin import Summary
     from nagiosplugin.state import ServiceState
@@ -93,6 +93,13 @@ class LabelContext(Context):
         self.hidden = hidden
         self.label = label
         self.thresholds = thresholds
+
+    @property
+    def can_alert(self) -> bool:
+        """Return whether any value can alert."""
+        return any(
+            threshold.alerts(self.label.minimum) for threshold in self.thresholds if threshold
+        )
 
     def evaluate(self, metric: Metric, resource: Resource) -> Result:
         """Return the state of a metric, with the range that it violates as the hint."""
@@ -318,23 +325,91 @@ def conclude(
     resource: Resource,
     summary: Summary,
     all_contexts: Sequence[Context],
+    *,
+    thresholds: Thresholds | None = None,
+    not_applicable: Container[str] = (),
+    remember: Callable[[], None] | None = None,
 ) -> CheckResult:
-    """Run nagiosplugin's check, and return its state, text, perfdata and long output.
+    """Run nagiosplugin's check, keep the history, and return state, text, perfdata, long output.
 
-    A state directory that is refused does not change the verdict, but is always mentioned:
-    somebody else may have put it there.
+    thresholds: with them, a label that a range was given for and that could not be evaluated is
+    UNKNOWN, unless it is in `not_applicable`.
+    remember: writes the history, once the verdict is known. With it, a history that cannot be kept
+    is said in every run; it is a WARNING if a range, a default one included, needs it. If the user
+    wants no history (--no-state), that holds for given ranges only, and is said with -v.
     """
     check = OrderedCheck(resource, summary, WorstResults(), *all_contexts)
     check()
-    detailed = options.verbose or check.state is not Ok
+    labels = [context for context in all_contexts if isinstance(context, LabelContext)]
+    extra: list[Sequence[str]] = []
+    notes: list[str] = []
+    if thresholds:
+        missing = _unevaluated(labels, thresholds, check.results, not_applicable)
+        if missing:
+            problem = f"cannot be evaluated: {', '.join(missing)}"
+            check.results.add(Result(Unknown, problem, Metric("problem", 0, context="problem")))
+            extra.append([problem])
+            notes.append(f"UNKNOWN: {problem}")
+    if remember:
+        with session.stage.stoppable(session.store.fail):
+            session.stage("writing the state")
+            remember()
+    trouble = session.store.trouble
+    if remember and trouble:
+        needs = thresholds and _needs_history(labels, thresholds, given=options.no_state)
+        if needs:
+            metric = Metric("history", 0, context="history")
+            check.results.add(Result(Warn, trouble, metric))
+            extra.append(render.versions(f"no history: {trouble}"))
+            notes.append(f"WARNING: {', '.join(needs)} cannot be evaluated, no history: {trouble}")
+        elif not options.no_state:
+            notes.append(f"No history is kept: {trouble}")
+    state = check.state
+    detailed = options.verbose or state is not Ok
     lines = list(check.verbose_str) if detailed else []
-    notes = []
-    store = session.store
-    if store.refused and not any(store.trouble in line for line in lines):
-        refusal = f"No history is kept: {store.trouble}"
-        if check.state is Ok:
-            notes.append(refusal)
-        else:
-            # After the worst alarm, where the bound on the output does not cut it off.
-            lines.insert(1, refusal)
-    return CheckResult(check.state, check.summary_str, check.perfdata, lines, notes)
+    text = render.fit([[check.summary_str], *extra])
+    if session.store.refused and not any(trouble in line for line in (*lines, *notes)):
+        notes.append(f"No history is kept: {trouble}")
+    notes = [note for note in notes if note not in lines]
+    if state is not Ok:
+        # After the worst alarm, where the bound on the output does not cut them off.
+        return CheckResult(state, text, check.perfdata, [*lines[:1], *notes, *lines[1:]])
+    return CheckResult(state, text, check.perfdata, lines, notes)
+
+
+def _unevaluated(
+    labels: Sequence[LabelContext],
+    thresholds: Thresholds,
+    results: Results,
+    not_applicable: Container[str],
+) -> list[str]:
+    """Return the labels that a range was given for, and that have no value in any namespace."""
+    evaluated = {
+        result.metric.contextobj.label.name
+        for result in results
+        if isinstance(result.metric.contextobj, LabelContext)
+    }
+    return [
+        context.label.name
+        for context in labels
+        if not context.hidden
+        and context.label.name in thresholds.given
+        and context.label.name not in evaluated
+        and context.label.name not in not_applicable
+        and not context.label.when_known
+        and context.can_alert
+    ]
+
+
+def _needs_history(
+    labels: Sequence[LabelContext], thresholds: Thresholds, *, given: bool
+) -> list[str]:
+    """Return the labels that need a history and can alert; `given`: of those with given ranges."""
+    return [
+        context.label.name
+        for context in labels
+        if not context.hidden
+        and context.label.needs_history
+        and context.can_alert
+        and (context.label.name in thresholds.given or not given)
+    ]

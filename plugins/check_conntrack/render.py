@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STATUS_WIDTH = 160  # characters, without the perfdata
 TEXT_WIDTH = STATUS_WIDTH - len("CONNTRACK_USAGE CRITICAL - ")
+SHORTEST = 64  # characters of a problem on the status line; its long output has the rest
 OUTPUT_SIZE = 4096  # bytes without -v; Nagios takes 8 KiB, and an agent adds to it
 _DURATIONS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 _SIZES = (("GiB", 1 << 30), ("MiB", 1 << 20))
@@ -110,6 +111,13 @@ def fit(parts: Iterable[str | Sequence[str]], room: int = TEXT_WIDTH) -> str:
     while len(chosen) > 1 and len(clean("; ".join(filter(None, chosen)))) > room:
         chosen.pop()
     return "; ".join(filter(None, chosen))
+
+
+def versions(problem: str) -> list[str]:
+    """Return a sentence "<object>: <problem> (<remedy>)" for fit(): whole, shorter, cut."""
+    short = problem[: problem.rindex(" (")] if problem[-1:] == ")" and " (" in problem else problem
+    cut = short if len(short) <= SHORTEST else short[: SHORTEST - 3] + "..."
+    return list(dict.fromkeys([problem, short, cut]))
 
 
 def status_line(title: str, state: str, text: str) -> str:

@@ -109,12 +109,12 @@ def begin(
     if open_files and is_plain_root(options):
         stage("opening the files that the command line names")
         open_files()
-    home = drop_privileges(options, late)
+    home, store = drop_privileges(options, late)
     # Root gives up new privileges for good, and with them sudo, which could add nothing.
     session = Session(stage, stack, ready, sudo=options.sudo and not as_root)
     session.as_root = as_root
     stage("opening the state directory")
-    session.store = open_store(options, home)
+    session.store = store or open_store(options, home)
     stack.callback(session.store.close)
     return session
 
@@ -124,15 +124,19 @@ def is_plain_root(options: argparse.Namespace) -> bool:
     return privileges.is_root() and options.user is None and not os.environ.get("SUDO_UID")
 
 
-def drop_privileges(options: argparse.Namespace, late: Sequence[str] = ()) -> str | None:
-    """Become unprivileged for good; returns the home of the user that root became.
+def drop_privileges(
+    options: argparse.Namespace, late: Sequence[str] = ()
+) -> tuple[str | None, Store | None]:
+    """Become unprivileged for good; returns the home of the user that root became, and a store.
 
-    None: the process was not root. Empty: the user has no home. `late` are modules to import
-    first. Raises KernelError if the user does not exist, or privileges cannot be given up.
+    Home: None if the process was not root, empty if the user has none. The store is one that root
+    itself, without sudo and --user, opened below a folder of its own; else None. `late` are modules
+    to import first. Raises KernelError if the user does not exist, or privileges cannot be given
+    up.
     """
     if os.geteuid() != 0:
         privileges.drop(privileges.User(os.geteuid(), os.getegid()), sudo=options.sudo)
-        return None
+        return None, None
     # The user may not be allowed to read the folder that the suite or Python is installed in, so
     # modules that are imported later are imported now.
     from .advice import capacity  # noqa: F401
@@ -146,8 +150,11 @@ def drop_privileges(options: argparse.Namespace, late: Sequence[str] = ()) -> st
         user = privileges.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)
     except privileges.UserError as error:
         raise KernelError(f"--user: {error}") from None
+    store = None
+    if is_plain_root(options) and not options.no_state:
+        store = Store.open_as_root(options.state_dir, os.environ, user.uid, user.gid)
     privileges.drop(user)
-    return user.home
+    return user.home, store
 
 
 def open_store(options: argparse.Namespace, home: str | None) -> Store:

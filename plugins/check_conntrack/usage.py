@@ -1,51 +1,62 @@
 """check_conntrack_usage: how full the connection-tracking table is, and when it will be full.
 
-Reads sysctls that everybody may read. Only other network namespaces take a right, and then the
-reader looks. In three acts: Usage (acquire), contexts (evaluate), UsageSummary (present).
+Reads sysctls that everybody may read; only other network namespaces need privileges, and the
+reader. In three acts: acquire (read, Usage), evaluate (contexts in nagios.py), present
+(UsageSummary).
 """
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 
-from nagiosplugin import Metric, Ok, Resource, Result, Results, Summary
+from nagiosplugin import Metric, Ok, Resource, Summary
 
-from . import cli, nagios, namespaces, render, runner, session
+from . import cli, nagios, namespaces, render, reports, runner, session
 from .kernel import KernelError
 from .kernel.namedtuple import NamedTuple
 from .kernel.namespaces import Namespace, NamespaceScan
 from .ranges import Label, parse_thresholds
 from .state import trend
-from .state.state_store import boot_id, kept_series, series_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
-    from typing import Callable
+    from collections.abc import Iterator, Sequence
 
-    from . import signals
-    from .kernel.limits import Limits
+    from nagiosplugin import Result, Results
+
     from .session import Session
+    from .signals import Stage
+    from .state.trend import Series
 
 TITLE = "CONNTRACK_USAGE"
 PURPOSE = """\
 How full is the kernel's connection-tracking table, and when will it be full? A full
-table drops every new connection while established ones go on. Needs no right."""
+table refuses new connections while established ones go on. Needs no privileges."""
 LABELS = (
-    Label("usage", "entries of the limit", "%", 1, warning="80", critical="90"),
+    Label("usage", "entries in percent of the limit", "%", 1, warning="80", critical="90"),
     Label("entries", "entries in the table; a bound in % is of the limit", share_of="limit"),
     Label("limit", "nf_conntrack_max, 0 for none"),
     Label("load_factor", "entries per hash bucket", decimals=2),
-    Label("growth", "entries per second, when known", decimals=2, minimum=None, needs_history=True),
-    Label("time_to_full", "time left at that growth, when known", "s", needs_history=True),
+    Label(
+        "growth",
+        "entries per second, when known",
+        decimals=2,
+        minimum=None,
+        needs_history=True,
+        when_known=True,
+    ),
+    Label(
+        "time_to_full",
+        "time left at that growth, when known",
+        "s",
+        needs_history=True,
+        when_known=True,
+    ),
 )
-# Of further namespaces so many are graphed, the fullest first, by these labels.
-MOST_NAMESPACES = 10
-NAMESPACE_LABELS = ("usage", "entries", "time_to_full")
+NAMESPACE_LABELS = ("usage", "entries", "time_to_full")  # of namespaces beside the first
 LONGEST_WINDOW = 30 * 86400  # seconds
-SOON = 86400  # seconds; what is farther away stands in the perfdata alone
+SOON = 86400  # seconds; a longer time to full is not on the status line
 EXAMPLES = """\
 Examples:
   check_conntrack_usage -w 80 -c 90
@@ -56,47 +67,33 @@ Examples:
 """
 
 
-class Place(NamedTuple):
-    """A network namespace as this run found it, and what is remembered of it.
+# --- acquire
 
-    `samples` end with this run's, `growth` is in entries per second, None where it is not known.
-    """
 
-    spot: Namespace
-    samples: tuple[trend.Sample, ...] = ()
-    peak: int = 0
-    growth: float | None = None
+class NamespaceReport(NamedTuple):
+    """A namespace's limits and their history, this run included; None where it is not kept."""
 
-    @property
-    def name(self) -> str:
-        """What it is called, empty for the one the check runs in."""
-        return self.spot.name
+    namespace: Namespace
+    series: Series | None = None
+    graphed: bool = True
 
     @property
-    def prefix(self) -> str:
-        """What its labels begin with."""
-        return self.spot.prefix
-
-    @property
-    def limits(self) -> Limits:
-        """Its entries and its limit."""
-        assert self.spot.limits  # noqa: S101 - a scan leaves out all others
-        return self.spot.limits
+    def growth(self) -> float | None:
+        """Return the entries per second, signed; None if not known yet."""
+        return trend.growth(self.series.samples) if self.series else None
 
     @property
     def time_to_full(self) -> float | None:
-        """Seconds until the table is full; None where that is not in sight."""
-        return trend.time_to_full(self.limits.entries, self.limits.limit, self.growth)
+        """Return the seconds until the table is full; None if that is not in sight."""
+        limits = self.namespace.limits
+        return trend.time_to_full(limits.entries, limits.limit, self.growth) if limits else None
 
-    @property
-    def fullness(self) -> tuple[float, int]:
-        """What orders places, the fullest highest."""
-        return (self.limits.usage or 0.0, self.limits.entries)
-
-    def metrics(self, *, quiet: bool) -> Iterator[Metric]:
-        """The figures in the order of LABELS; of further namespaces the main ones alone."""
-        limits = self.limits
-        values: dict[str, float | None] = {
+    def metrics(self) -> Iterator[Metric]:
+        """Yield the values in the order of LABELS; only NAMESPACE_LABELS beside the first."""
+        limits, prefix = self.namespace.limits, self.namespace.prefix
+        if limits is None:
+            return
+        values = {
             "usage": limits.usage,
             "entries": limits.entries,
             "limit": limits.limit,
@@ -104,295 +101,262 @@ class Place(NamedTuple):
             "growth": self.growth,
             "time_to_full": self.time_to_full,
         }
-        most = {"usage": 100, "entries": limits.limit or None}
+        largest = {"usage": 100, "entries": limits.limit or None}
         for label in LABELS:
             value = values[label.name]
-            if value is not None and (not self.prefix or label.name in NAMESPACE_LABELS):
+            if value is not None and (not prefix or label.name in NAMESPACE_LABELS):
+                context = label.name if self.graphed else nagios.HIDDEN + label.name
+                largest_value = largest.get(label.name)
                 yield Metric(
-                    self.prefix + label.name,
-                    value,
-                    min=label.minimum,
-                    max=most.get(label.name),
-                    context=(nagios.HIDDEN if quiet else "") + label.name,
+                    prefix + label.name, value, None, label.minimum, largest_value, context
                 )
 
 
-# --- acquire
+def read(run: Session, options: argparse.Namespace) -> tuple[Usage, reports.Histories]:
+    """Return the tables that were asked for, and the histories to write after the verdict."""
+    run.stage("reading /proc/sys/net/netfilter")
+    try:
+        scan = namespaces.scan(run, options.netns)
+    except KernelError as error:
+        scan = NamespaceScan(problems=(str(error),))
+    run.stage("reading the state")
+    histories = reports.Histories("usage", options, run, options.trend_window)
+    graphed, hidden = reports.graphed(scan.others)
+    shown = [scan.first, *graphed] if scan.first else graphed
+    series = histories.read(shown)
+    namespace_reports = [NamespaceReport(one, series[one.path]) for one in shown]
+    namespace_reports += [NamespaceReport(one, graphed=False) for one in hidden]
+    return Usage(namespace_reports, scan), histories
 
 
 class Usage(Resource):
-    """The tables of the network namespaces that were asked for.
+    """The tables that were asked for, the one that plain labels describe first."""
 
-    After probe(): `places`, the one the plain labels speak of first; `problems`, what could not
-    be looked at; `inactive`, where conntrack is not active.
-    """
+    def __init__(self, namespace_reports: Sequence[NamespaceReport], scan: NamespaceScan) -> None:
+        self.reports = namespace_reports
+        self.problems = scan.problems
+        self.inactive = scan.inactive
 
-    def __init__(self, options: argparse.Namespace, session: Session) -> None:
-        self.options = options
-        self.session = session
-        self.store = session.store
-        self.places: list[Place] = []
-        self.problems: list[str] = []
-        self.inactive: list[str] = []
+    @property
+    def not_applicable(self) -> tuple[str, ...]:
+        """Return the labels that have no value and need none: there is no table, or no limit."""
+        first = self.reports[0].namespace.limits if self.reports else None
+        if first is None:
+            return tuple(label.name for label in LABELS) if self.inactive else ()
+        return () if first.limit else ("usage",)
 
     def probe(self) -> Iterator[Metric]:
-        """The first namespace's metrics, what stands in the way, then the other namespaces'."""
-        self.session.stage("reading /proc/sys/net/netfilter")
-        try:
-            sight = namespaces.scan(self.session, self.options.netns)
-        except KernelError as error:
-            sight = NamespaceScan(problems=(str(error),))
-        self.problems += sight.problems
-        self.inactive += sight.inactive
-        first = Place(sight.first) if sight.first else None
-        others = [Place(spot) for spot in sight.others]
-        self.session.stage(f"remembering this run {self.store.folder}".strip())
-        boot = boot_id()
-        others.sort(key=lambda place: place.fullness, reverse=True)
-        graphed = [place for place in others[:MOST_NAMESPACES] if place.limits.entries]
-        quiet = others[len(graphed) :]
-        graphed = self._with_histories(graphed, boot)
-        if first:
-            key = f"usage/{first.spot.key}/{self.options.state_key}"
-            kept = self.store.update(key, self._change(first, boot))
-            first = _remembered(first, kept, boot)
-            self.places.append(first)
-            yield from first.metrics(quiet=False)
-        self.places += graphed + quiet
+        """Yield the first namespace's metrics, then the problems, then those of the others."""
+        for report in self.reports:
+            if not report.namespace.prefix:
+                yield from report.metrics()
         for problem in self.problems:
             yield Metric("problem", problem, context="problem")
         if self.inactive:
             yield Metric("inactive", ", ".join(self.inactive), context="inactive")
-        if self.store.trouble:
-            yield Metric("history", self.store.trouble, context="history")
-        for place in graphed:
-            yield from place.metrics(quiet=False)
-        for place in quiet:
-            yield from place.metrics(quiet=True)
-
-    def _with_histories(self, graphed: list[Place], boot: str) -> list[Place]:
-        """The further places with what earlier runs saw of them, to which this run is added.
-
-        All of them share one file: where namespaces come and go there would be thousands.
-        """
-        if not graphed:
-            return []
-        key = namespaces.further_key("usage", self.options.netns, self.options.state_key)
-        changes = {place.spot.key: self._change(place, boot) for place in graphed}
-        kept = self.store.update_each(key, changes)
-        return [_remembered(place, kept[place.spot.key], boot) for place in graphed]
-
-    def _change(self, place: Place, boot: str) -> Callable[[object], object]:
-        """What adds this run to what is kept of a place."""
-        now = trend.Sample(round(time.clock_gettime(time.CLOCK_BOOTTIME), 1), place.limits.entries)
-        today = trend.Peak(int(time.time() // 86400), place.limits.entries)
-
-        def change(kept: object) -> object:
-            samples, peaks = series_of(kept, boot, place.spot.inode)
-            samples = trend.extended(samples, now, self.options.trend_window)
-            return kept_series(boot, place.spot.inode, samples, trend.with_peak(peaks, today))
-
-        return change
-
-
-def _remembered(place: Place, kept: object, boot: str) -> Place:
-    """The place with what is kept of it, this run included."""
-    samples, peaks = series_of(kept, boot, place.spot.inode)
-    return place._replace(
-        samples=samples,
-        peak=max(peak.entries for peak in peaks),
-        growth=trend.growth(samples),
-    )
+        for report in self.reports:
+            if report.namespace.prefix:
+                yield from report.metrics()
 
 
 # --- present
 
 
 class UsageSummary(Summary):
-    """The sentence for the status line, and the lines below it."""
+    """The text of the status line, and the long output."""
 
-    def __init__(self, usage: Usage) -> None:
+    def __init__(self, usage: Usage, run: Session, verbose: int) -> None:
         self.usage = usage
+        self.run = run
+        self.verbosity = verbose
 
     def ok(self, results: Results) -> str:
-        """The figures of the first namespace."""
+        """Return the state of the first table, and of the fullest one."""
         return self.problem(results)
 
     def problem(self, results: Results) -> str:
-        """The fullest of the worst, what else alarms there, and what could not be seen."""
-        parts = []
-        head = self._head(results)
-        if head:
-            parts.append(self._sentence(head, results))
+        """Return the state of the worst table, the cause, other namespaces, the time left."""
+        shown = reports.by_severity(self.usage.reports, LABELS, results)
+        parts: list[Sequence[str]] = []
+        if shown:
+            alarms = nagios.alarms(reports.results_of(shown[0], LABELS, results))
+            cause = _cause(shown[0], alarms)
+            left = _time_left(shown[0], alarms)
+            suffix = f", {left}" if left and not cause else ""
+            usage = reports.usage_of(shown[0], results)
+            parts.append(reports.table_state(shown[0].namespace, usage, suffix))
+            parts += map(render.versions, self.usage.problems)
+            parts.append([cause])
             parts += [
-                nagios.describe_alarm(result)
-                for result in nagios.alarms(_of(head, results))
-                if nagios.label_of(result) not in ("usage", "entries")
+                [reports.too_high_or_low(alarm)]
+                for alarm in alarms
+                if nagios.label_of(alarm) not in ("usage", "entries", "time_to_full")
             ]
-        if self.usage.inactive and not head:
-            parts.append("conntrack is not active on this host")
+            parts.append([left if cause else ""])
+            if alarms:
+                parts.append(reports.also(shown[1:], results))
+            else:
+                parts.append(reports.fullest(self.usage.reports, shown[0], results))
+        else:
+            parts += map(render.versions, self.usage.problems)
+        if self.usage.inactive and not shown:
+            parts.append(["conntrack is not active on this host"])
         elif self.usage.inactive and results["inactive"].state is not Ok:
-            parts.append(f"conntrack is not active {', '.join(self.usage.inactive)}")
-        parts += self.usage.problems
-        parts += [f"growth unknown: {result.hint}" for result in nagios.history_alarms(results)]
-        if len(self.usage.places) > 1:
-            parts.append(f"{len(self.usage.places)} namespaces seen")
-        return "; ".join(parts)
+            parts.append([f"conntrack is not active {', '.join(self.usage.inactive)}"])
+        return render.fit(parts)
 
     def empty(self) -> str:
-        """There is nothing to say anything about."""
-        return "every namespace that was asked for is gone"
+        """Return the text if there is nothing to evaluate."""
+        return "all namespaces that were asked for are gone"
 
     def verbose(self, results: Results) -> list[str]:
-        """What alarms and since when, what was not seen, what to do, and the figures."""
+        """Return what alarms and since when, what could not be read, what to do, the numbers."""
         usage = self.usage
-        head = self._head(results)
-        lines: list[str] = []
-        alarms = nagios.alarms(_of(head, results)) if head else []
-        lines += [
-            f"{result.state.text.upper()}: {nagios.describe_alarm(result)}{_since(head, result)}"
-            for result in alarms
-            if head
+        shown = reports.by_severity(usage.reports, LABELS, results)
+        alarms = nagios.alarms(reports.results_of(shown[0], LABELS, results)) if shown else []
+        lines = [
+            f"{alarm.state.text.upper()}: {nagios.describe_alarm(alarm)}{_since(shown[0], alarm)}"
+            for alarm in alarms
         ]
         lines += [f"UNKNOWN: {problem}" for problem in usage.problems]
-        lines += [
-            f"WARNING: growth cannot be judged: {result.hint}"
-            for result in nagios.history_alarms(results)
-        ]
-        if usage.session.forbidden:
-            lines += session.grant("look into other namespaces", as_root=usage.session.as_root)
-        if len(usage.places) > 1:
-            lines += _listing(usage.places, results, whole=usage.options.verbose > 1)
-        if head:
-            lines += _figures(head)
-            if alarms:
-                from .advice import capacity
-
-                labels = {nagios.label_of(result) for result in alarms if _too_full(result)}
-                evidence = nagios.capacity_evidence(head.limits, head.peak)
-                if labels & {"growth", "time_to_full"}:
-                    evidence = evidence._replace(growth=head.growth or 0.0)
-                lines += capacity.advise(evidence, labels)
-        if usage.options.verbose > 2:
+        if self.run.forbidden:
+            lines += session.grant("read other namespaces", as_root=self.run.as_root)
+        if len(usage.reports) > 1:
+            most = None if self.verbosity > 1 else reports.MOST_GRAPHED + 1
+            left = {"full in": _full_in}
+            lines += reports.namespace_table(usage.reports, results, left, most)
+        if shown:
+            lines += _history(shown[0]) + _advice(shown[0], alarms)
+        if self.verbosity > 2:
             lines += [
-                f"Read {place.limits.origin}count and max in net:[{place.spot.inode}] {place.name}"
-                for place in usage.places
+                f"Read {one.limits.origin}count and max in net:[{one.inode}] {one.name}"
+                for one in (report.namespace for report in usage.reports)
+                if one.limits
             ]
-        return lines + nagios.state_lines(usage.session, usage.options.verbose)
-
-    def _head(self, results: Results) -> Place | None:
-        """The place that the status line is about: the fullest of those that are worst."""
-        places = self.usage.places
-        if not places:
-            return None
-        judged = [_of(place, results) for place in places]
-        return places[nagios.decisive(judged, [place.fullness for place in places])]
-
-    def _sentence(self, place: Place, results: Results) -> str:
-        limits = place.limits
-        where = f"namespace {place.name} " if place.name else ""
-        if not limits.limit:
-            return f"{where}{limits.entries} entries in use, no limit"
-        share = nagios.print_value(results[place.prefix + "usage"])
-        if limits.full:
-            over = f" ({share})" if limits.entries > limits.limit else ""
-            return (
-                f"{where}full: {limits.entries} of {limits.limit} entries{over}, "
-                "new connections are dropped"
-            )
-        left = place.time_to_full
-        soon = f", full in about {render.duration(left)}" if left and left < SOON else ""
-        return f"{where}{limits.entries} of {limits.limit} entries in use ({share}){soon}"
+        return lines + nagios.state_lines(self.run, self.verbosity)
 
 
-def _of(place: Place, results: Results) -> list[Result]:
-    return nagios.results_of(place.prefix, LABELS, results)
-
-
-def _since(place: Place, result: Result) -> str:
-    """For how long usage has been outside its range, as far back as runs are remembered."""
-    context = nagios.context_of(result)
-    if context.label.name != "usage":
+def _cause(report: NamespaceReport, alarms: Sequence[Result]) -> str:
+    """Return that the limit was lowered, if too many entries are in use; else nothing."""
+    change = trend.lowered(report.series) if report.series else None
+    labels = {nagios.label_of(alarm) for alarm in alarms if _is_too_full(alarm)}
+    if change is None or report.series is None or not labels:
         return ""
-    held = trend.held_for(
-        place.samples,
-        lambda entries: context.violates(result.state, 100 * entries / place.limits.limit),
+    return reports.change_text(change, report.series.last)
+
+
+def _time_left(report: NamespaceReport, alarms: Sequence[Result]) -> str:
+    """Return when the table will be full, if that is soon or an alarm; empty if it is full."""
+    left = report.time_to_full
+    alarming = any(nagios.label_of(alarm) == "time_to_full" for alarm in alarms)
+    if not left or not (left < SOON or alarming):
+        return ""
+    return f"full in about {render.duration(left)}"
+
+
+def _full_in(report: reports.Report) -> str:
+    left = report.time_to_full if isinstance(report, NamespaceReport) else None
+    return "" if left is None else render.duration(left) if left else "now"
+
+
+def _since(report: NamespaceReport, alarm: Result) -> str:
+    """Return for how long usage has violated its threshold, as far back as the history goes.
+
+    With another limit the same count was another usage: only runs with the present limit count.
+    """
+    context, limits, series = nagios.context_of(alarm), report.namespace.limits, report.series
+    if context.label.name != "usage" or not limits or not series:
+        return ""
+    limit = limits.limit
+    since = max(
+        [change.before.up for change in series.changes if change.what == "limit"], default=0.0
     )
-    return f", for {render.duration(held)} at least" if held else ""
+    held = trend.held_for(
+        [sample for sample in series.samples if sample.at >= since],
+        lambda entries: context.violates(alarm.state, 100 * entries / limit),
+    )
+    return f", for at least {render.duration(held)}" if held else ""
 
 
-def _too_full(result: Result) -> bool:
-    """Whether an alarm says that the table is, or will be, too full, or its limit not as meant."""
-    context = nagios.context_of(result)
-    return context.label.name in ("limit", "time_to_full") or not context.too_low(result)
+def _is_too_full(alarm: Result) -> bool:
+    """Return whether an alarm says that the table is or will be too full, or its limit is wrong."""
+    context = nagios.context_of(alarm)
+    return context.label.name in ("limit", "time_to_full") or not context.too_low(alarm)
 
 
-def _figures(place: Place) -> list[str]:
-    limits = place.limits
+def _history(report: NamespaceReport) -> list[str]:
+    """Return the trend, the changes of the limit and the buckets, and the load of the hash."""
+    limits, series = report.namespace.limits, report.series
     lines = []
-    if len(place.samples) > 1:
-        span = place.samples[-1].at - place.samples[0].at
-        grown = "" if place.growth is None else f"growth {place.growth:+.2f} entries/s, "
+    if series and len(series.samples) > 1:
+        span = render.duration(series.samples[-1].at - series.samples[0].at)
+        growth = "" if report.growth is None else f"growth {report.growth:+.2f} entries/s, "
         lines.append(
-            f"Trend: {grown}peak of {trend.PEAK_DAYS} days {place.peak} entries "
-            f"({len(place.samples)} runs in {render.duration(span)})"
+            f"Trend: {growth}peak of {trend.PEAK_DAYS} days {series.peak} entries "
+            f"({len(series.samples)} runs in {span})"
         )
-    if limits.buckets:
+    for change in series.recent_changes if series else ():
+        text = reports.change_text(change, series.last if series else change.before)
+        lines.append(text[:1].upper() + text[1:])
+    if limits and limits.buckets:
         load = limits.entries / limits.buckets
         lines.append(f"Hash: {limits.buckets} buckets, {load:.2f} entries each")
     return lines
 
 
-def _listing(places: list[Place], results: Results, *, whole: bool) -> list[str]:
-    shown = places if whole else places[: MOST_NAMESPACES + 1]
-    rows = [("namespace", "entries", "usage", "full in")]
-    for place in shown:
-        left = place.time_to_full
-        rows.append(
-            (
-                render.clean(place.name) or "(host)",
-                str(place.limits.entries),
-                nagios.print_value(results[place.prefix + "usage"]) if place.limits.limit else "",
-                "" if left is None else render.duration(left) if left else "now",
-            )
-        )
-    more = len(places) - len(shown)
-    return render.table(rows) + ([f"  and {more} more (-vv)"] if more else [])
+def _advice(report: NamespaceReport, alarms: Sequence[Result]) -> list[str]:
+    limits = report.namespace.limits
+    if not alarms or limits is None:
+        return []
+    from .advice import capacity
+
+    labels = {nagios.label_of(alarm) for alarm in alarms if _is_too_full(alarm)}
+    peak = report.series.peak if report.series else limits.entries
+    evidence = nagios.capacity_evidence(limits, peak)
+    if labels & {"growth", "time_to_full"}:
+        evidence = evidence._replace(growth=report.growth or 0.0)
+    return capacity.advise(evidence, labels)
 
 
-# --- the way in
+# --- the entry
 
 
 def _window(text: str) -> float:
-    import argparse
-
     seconds = cli.parse_seconds(text)
     if not trend.SHORTEST_SPAN <= seconds <= LONGEST_WINDOW:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 5m and 30d")
+        raise cli.ArgumentTypeError(f"{text!r} is not between 5m and 30d")
     return seconds
 
 
 def parser() -> cli.Parser:
-    """The command line of this check."""
+    """Return the parser of this check's command line."""
     made = cli.make_parser("check_conntrack_usage", PURPOSE, LABELS, EXAMPLES)
     made.add_argument_group("options of this check").add_argument(
         "--trend-window",
         type=_window,
         default=3600.0,
         metavar="DURATION",
-        help="how far back growth looks (default: 1h); known after 3 runs and 5 minutes",
+        help="time span for growth (default: 1h); growth is known after 3 runs and 5 minutes",
     )
     return made
 
 
-def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.CheckResult:
-    """The verdict. Rights end before the first byte of the kernel's is parsed."""
+def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
+    """Run the check. Privileges are dropped before anything from the kernel is parsed."""
     thresholds = parse_thresholds(LABELS, options.warning, options.critical)
     with ExitStack() as stack:
-        begun = session.begin(options, stage, stack, readers=1 if options.netns else 0)
-        usage = Usage(options, begun)
-        made = nagios.contexts(LABELS, thresholds, options.if_inactive)
-        return nagios.conclude(options, begun, usage, UsageSummary(usage), made)
+        run = session.begin(options, stage, stack, readers=1 if options.netns else 0)
+        usage, histories = read(run, options)
+        return nagios.conclude(
+            options,
+            run,
+            usage,
+            UsageSummary(usage, run, options.verbose),
+            nagios.contexts(LABELS, thresholds, options.if_inactive),
+            thresholds=thresholds,
+            not_applicable=usage.not_applicable,
+            remember=histories.write,
+        )
 
 
 def main(late: float = 0.0) -> int:

@@ -10,7 +10,7 @@ import types
 import pytest
 from hypothesis import HealthCheck, settings
 
-from check_conntrack import runner, session, usage
+from check_conntrack import reports, runner, session, usage
 from check_conntrack.kernel import (
     conntrack_cli,
     host,
@@ -89,14 +89,14 @@ def clock(monkeypatch):
         clock_gettime=lambda which: fake.now,
         time=lambda: fake.today,
     )
-    monkeypatch.setattr(usage, "time", fake)
+    monkeypatch.setattr(reports, "time", fake)
     return fake
 
 
 @pytest.fixture
 def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
     """Run check_conntrack_usage in this process, which keeps its rights, and hold it to account."""
-    monkeypatch.setattr(session, "drop_privileges", lambda options, late=(): None)
+    monkeypatch.setattr(session, "drop_privileges", lambda options, late=(): (None, None))
     monkeypatch.setattr(privileges, "has", lambda _: False)
     monkeypatch.setattr(privileges, "is_root", lambda: False)
     monkeypatch.setattr(host, "runs_kube_proxy", lambda: False)

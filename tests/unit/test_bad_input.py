@@ -101,15 +101,15 @@ def test_no_command_line_breaks_the_contract(check, arguments):
 
 
 BAD_NUMBERS = {
-    "letters": (b"abc\n", "malformed, 'abc'"),
+    "letters": (b"abc\n", "malformed ('abc'"),
     "nothing": (b"", "empty"),
     "a line end": (b"\n", "empty"),
-    "a negative": (b"-5\n", "malformed, '-5'"),
-    "thirty digits": (b"9" * 30 + b"\n", "malformed, '99999999999999999999'..."),
-    "too large": (b"4294967296\n", "malformed, '4294967296'"),
-    "two numbers": (b"1 2\n", "malformed, '1 2'"),
-    "escapes": (b"\x1b[31m|\n", "malformed, '\\x1b[31m\\x7c'"),
-    "rubbish": (b"\xff\x00", "malformed, "),
+    "a negative": (b"-5\n", "malformed ('-5'"),
+    "thirty digits": (b"9" * 30 + b"\n", "malformed ('99999999999999999999'..."),
+    "too large": (b"4294967296\n", "malformed ('4294967296'"),
+    "two numbers": (b"1 2\n", "malformed ('1 2'"),
+    "escapes": (b"\x1b[31m|\n", "malformed ('\\x1b[31m\\x7c'"),
+    "rubbish": (b"\xff\x00", "malformed ("),
 }
 
 
@@ -145,7 +145,7 @@ def test_buckets_that_cannot_be_read_hide_no_full_table(check, sysctls):
     run = check()
     assert run.code == 2
     assert "9999 of 10000 entries in use" in run.text
-    assert "nf_conntrack_buckets: malformed, 'abc'" in run.text
+    assert "nf_conntrack_buckets: malformed ('abc'" in run.text
     assert "load_factor" not in run.data
 
 

@@ -216,6 +216,8 @@ def test_a_run_imports_nothing_that_it_does_not_need():
         "check_conntrack.launch",
         "check_conntrack.usage",
         "check_conntrack.namespaces",
+        "check_conntrack.reports",
+        "check_conntrack.state.codec",
         "check_conntrack.kernel.namespaces",
         "check_conntrack.nagios",
         "check_conntrack.session",
@@ -243,7 +245,7 @@ import sys
 from check_conntrack import session, usage
 from check_conntrack.kernel import privileges, reader_command
 reader_command.SUDO_PATHS = (sys.argv.pop(1),)
-session.drop_privileges = lambda options, late=(): None
+session.drop_privileges = lambda options, late=(): (None, None)
 privileges.has = lambda _: False
 privileges.is_root = lambda: False
 sys.exit(usage.main())

@@ -43,9 +43,7 @@ BAD += [b"1_0", b"+1", b"1.0", b"\xd9\xa1", b"\x00", b"1\x00", b"\xff\xfe", b"|\
 
 @pytest.mark.parametrize("data", BAD)
 def test_what_is_no_number_of_32_bits_is_refused_with_the_path(data):
-    with pytest.raises(
-        KernelError, match=r"^/proc/x: (malformed, '.*'(\.\.\.)? is not a number of entries|empty)$"
-    ):
+    with pytest.raises(KernelError, match=r"^/proc/x: (malformed \('.*'(\.\.\.)?\)|empty)$"):
         number(holding(data))
 
 

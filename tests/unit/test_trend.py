@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from check_conntrack import render
+from check_conntrack.kernel.limits import Limits
 from check_conntrack.state import trend
-from check_conntrack.state.trend import Peak, Sample
+from check_conntrack.state.codec import decode, encode
+from check_conntrack.state.trend import LimitChange, Moment, Peak, Sample, Series
 
 BURSTS = st.integers(-(10**6), 10**6)
 
@@ -146,6 +150,133 @@ def test_held_for_reaches_back_to_the_first_of_the_unbroken_runs():
     assert trend.held_for(samples, lambda entries: entries > 10) == 0
     assert trend.held_for(samples, lambda entries: entries > 0) == 60
     assert trend.held_for([], lambda entries: True) == 0
+
+
+# --- what is kept of a count
+
+MOMENTS = st.builds(Moment, st.floats(0, 10**7), st.floats(0, 10**10))
+COUNTS = st.integers(0, 2**32 - 1)
+SERIES = st.builds(
+    Series,
+    st.sampled_from(["boot", "other"]),
+    st.sampled_from(["7", "7@1800000000.123"]),
+    st.lists(
+        st.builds(Sample, st.integers(0, 10**7).map(lambda n: n / 10), COUNTS), max_size=32
+    ).map(lambda samples: tuple(sorted(samples))),
+    st.dictionaries(st.integers(0, 40000), COUNTS, max_size=30).map(
+        lambda peaks: tuple(Peak(*pair) for pair in sorted(peaks.items()))
+    ),
+    st.none() | COUNTS,
+    st.none() | COUNTS,
+    MOMENTS,
+    st.lists(
+        st.builds(
+            LimitChange, st.sampled_from(["limit", "buckets"]), COUNTS, COUNTS, MOMENTS, MOMENTS
+        ),
+        max_size=4,
+    ).map(tuple),
+)
+
+
+@given(SERIES)
+def test_a_series_comes_back_as_it_was_kept(series):
+    kept = decode(Series, json.loads(json.dumps(encode(series))))
+    assert trend.belonging_to(kept, series.boot, series.identity) == series
+
+
+@given(SERIES)
+def test_another_boot_drops_the_samples_and_another_namespace_all_but_the_peaks(series):
+    restarted = trend.belonging_to(series, "third", series.identity)
+    last = series.last._replace(up=0.0)
+    assert restarted == series._replace(boot="third", samples=(), last=last)
+    recreated = trend.belonging_to(series, series.boot, "8")
+    assert recreated == Series(series.boot, "8", peaks=series.peaks)
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.one_of(JSON, st.tuples(st.just("b"), st.just("1"), JSON, JSON).map(list)))
+def test_anything_that_was_not_written_so_is_no_series(kept):
+    series = trend.belonging_to(decode(Series, kept), "b", "1")
+    for when, entries in (*series.samples, *series.peaks):
+        assert 0 <= when < 1e12
+        assert entries >= 0
+    assert len(series.samples) <= trend.MOST_SAMPLES
+    assert list(series.samples) == sorted(series.samples, key=lambda sample: sample.at)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [[2.0, 1], [1.0, 1]],
+        [[-1.0, 1]],
+        [[1.0, -1]],
+        [[1.0, 1.5]],
+        [[1.0, True]],
+        [["1", 1]],
+        [[1.0]],
+        [[1.0, 1, 1]],
+        [[float("nan"), 1]],
+        [[float("inf"), 1]],
+        [7],
+        "12",
+        {"1": 1},
+        [[1.0, 1]] * 33,
+    ],
+)
+def test_samples_that_were_not_written_so_are_dropped(pairs):
+    series = trend.belonging_to(decode(Series, ["b", "1", pairs, []]), "b", "1")
+    assert series == Series("b", "1")
+
+
+def run_at(series, seconds, limit=1000, buckets=512, entries=5, ahead=0):
+    moment = Moment(float(seconds), 1_800_000_000.0 + seconds + ahead)
+    return trend.with_run(series, Limits(entries, limit, buckets), moment, 3600)
+
+
+def test_a_changed_limit_is_dated_between_the_run_before_and_this_one():
+    series = run_at(run_at(Series("b", "1"), 0), 300)
+    assert series.changes == ()
+    series = run_at(series, 600, limit=400, buckets=1024)
+    before, now = Moment(300.0, 1_800_000_300.0), Moment(600.0, 1_800_000_600.0)
+    assert series.changes == (
+        LimitChange("limit", 1000, 400, before, now),
+        LimitChange("buckets", 512, 1024, before, now),
+    )
+    assert trend.lowered(series) == series.changes[0]
+    assert trend.lowered(run_at(series, 700, limit=2000)) is None, "it was raised since"
+    assert trend.lowered(run_at(series, 700 + trend.CHANGE_AGE, limit=400)) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "lowered"),
+    [(1000, 400, True), (400, 1000, False), (0, 400, True), (400, 0, False)],
+)
+def test_a_limit_of_0_is_higher_than_any_other(old, new, lowered):
+    series = run_at(run_at(Series("b", "1"), 0, limit=old), 60, limit=new)
+    assert bool(trend.lowered(series)) == lowered
+
+
+def test_a_limit_that_was_changed_while_the_host_restarted_is_known():
+    series = trend.belonging_to(run_at(Series("b", "1"), 600), "next", "1")
+    series = run_at(series, 60, limit=500, ahead=1000)
+    assert trend.lowered(series).old == 1000
+    assert len(series.samples) == 1
+
+
+@pytest.mark.parametrize("days", [-400, -1, 1, 40, 4000])
+def test_setting_the_clock_moves_the_peaks_along_with_it(days):
+    series = run_at(Series("b", "1"), 1, entries=900)
+    series = run_at(series, 60, entries=5, ahead=days * 86400)
+    assert max(peak.entries for peak in series.peaks) == 900
+    assert series.peak == 900
 
 
 @pytest.mark.parametrize(

@@ -120,11 +120,11 @@ def test_a_state_directory_that_a_stranger_may_have_a_hand_in_never_costs_the_ve
     def spoil():
         if kind == "open":
             place.chmod(0o777)
-            return f"others may write to the state directory {place}: name one that only its owner"
+            return f"state directory {place}: others may write to it"
         place.rename(folder / "elsewhere")
         place.symlink_to("elsewhere")
         os.chown(place, 65534, 65534, follow_symlinks=False)
-        return f"state directory {place} is a link: name the directory itself"
+        return f"state directory {place}: is a link (name the folder itself)"
 
     def kept():
         return {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}

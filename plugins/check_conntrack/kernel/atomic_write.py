@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all: written beside, then renamed (rename(2))."""
+"""Write files whole or not at all (under another name, then rename(2)), and make folders."""
 
 from __future__ import annotations
 
@@ -10,6 +10,23 @@ if TYPE_CHECKING:
     from typing import Callable
 
 _FRESH = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def make_folder(path: str, mode: int, folder: int | None = None) -> None:
+    """Make a folder with exactly this mode, whatever the umask; raises OSError."""
+    umask = os.umask(0)
+    try:
+        os.mkdir(path, mode, dir_fd=folder)
+    finally:
+        os.umask(umask)
+
+
+def make_folders(path: str, mode: int) -> None:
+    """Make the folders of an absolute path that are missing, each with exactly this mode."""
+    if path != "/" and not os.path.lexists(path):
+        make_folders(os.path.dirname(path), mode)
+        with suppress(FileExistsError):  # another run has just made it
+            make_folder(path, mode)
 
 
 def replace(folder: int, name: str, fresh: str, fill: Callable[[int], None]) -> None:

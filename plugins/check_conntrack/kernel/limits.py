@@ -61,7 +61,7 @@ def number(reading: FileReading) -> int:
     if not text.isdigit() or len(text) > 10 or int(text) > UINT_MAX:
         shown = reading.data[:20].decode("ascii", "backslashreplace").strip()
         more = "..." if len(reading.data) > 20 else ""
-        raise KernelError(f"{reading.path}: malformed, {shown!r}{more} is not a number of entries")
+        raise KernelError(f"{reading.path}: malformed ({shown!r}{more})")
     return int(text)
 
 

@@ -1,9 +1,8 @@
-"""What earlier runs left behind: small JSON files in a folder of the user's own.
+"""The state directory: small JSON files that each run leaves for the next, in a user's folder.
 
-A check's verdict never depends on this folder: what cannot be read is as if it were not there,
-and what cannot be written is said (`trouble`). A folder in which somebody else could plant
-something is `refused`: nothing in it is read or written. Every file is opened without following
-links, locked through the folder, and replaced as a whole.
+What cannot be read counts as missing, and what cannot be written is said (`trouble`). A folder in
+which another user could plant something is `refused`: nothing in it is read or written. Every file
+is opened without following links, locked through the folder, and replaced as a whole.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 
 from ..kernel import atomic_write
 from ..kernel.source import read_file
-from ..state.trend import Peak, Sample
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ STATE_VARIABLE = "CHECK_CONNTRACK_STATE_DIR"
 LARGEST = 256 * 1024  # bytes; a larger file is not ours
 MANY = 4 * 1024 * 1024  # bytes; the same, where thousands of namespaces share a file
 MOST_FILES = 4096
-MOST_SERIES = 150  # together in a file, where each may take 1.4 KB
+MOST_SERIES = 110  # together in a file, where each may take 2.3 KB
 OLDEST = 31 * 86400  # seconds after which a file of a service that is gone goes
 DAY = 86400  # seconds; a service that ran within them is not gone
 LOCK_WAIT = 0.5  # seconds
@@ -44,16 +42,17 @@ class _RefusedError(Exception):
 
 
 class Store:
-    """The folder that keeps what this user's checks remember.
+    """The folder that keeps the histories of this user's checks.
 
-    `folder` is its path once it is open. `trouble` says why nothing can be kept, empty where all
-    is well, and `refused` that it is the folder's fault: somebody else could have had a hand in
-    it. `notes` say what else was found out of order.
+    folder: its path; empty until it is open.
+    trouble: why nothing can be kept; empty if everything is well.
+    refused: whether the folder itself is the trouble: another user could have changed it.
+    notes: sentences on what else was wrong.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trouble: str = "") -> None:
         self.folder = ""
-        self.trouble = ""
+        self.trouble = trouble
         self.refused = False
         self.notes: list[str] = []
         self._descriptor = -1
@@ -62,50 +61,71 @@ class Store:
 
     @classmethod
     def without(cls, why: str) -> Store:
-        """A store that keeps nothing."""
-        store = cls()
-        store.trouble = why
-        return store
+        """Return a store that keeps nothing."""
+        return cls(why)
 
     @classmethod
     def open(cls, explicit: str | None, environment: Mapping[str, str], home: str | None) -> Store:
-        """The store that is named, by `explicit` or the environment, else the first default.
+        """Open the store named by `explicit` or by the environment, else the first default.
 
-        Defaults are SHARED where it can be written, then a folder below `home`, or below the
-        user's own home where that is None; none where it is empty. One that is refused has no
-        other take its place: it is to be mended.
+        The defaults are SHARED if it can be written to, then a folder below `home`: the user's own
+        if that is None; none if it is empty. If the first one is refused, no other is tried: the
+        administrator has to correct it.
         """
         store = cls()
         named = explicit or environment.get(STATE_VARIABLE)
         if named:
-            store._use(named)
+            store._use(named, os.geteuid())
             return store
         if os.path.lexists(SHARED):
-            store._use(SHARED)
+            store._use(SHARED, os.geteuid())
         if store._descriptor >= 0 or store.refused:
             return store
         if home == "":
-            return cls.without(f"uid {os.geteuid()} has no home: give --user or --state-dir")
-        place = _below_home(environment, home)
-        if not os.path.isabs(place):
-            # A container's uid that no passwd knows: "~" would be a folder of that name, here.
-            return cls.without(f"uid {os.geteuid()} has no home: give --state-dir")
-        store._use(place)
+            return cls(f"state directory: uid {os.geteuid()} has no home (use --state-dir)")
+        folder = _below_home(environment, home)
+        if not os.path.isabs(folder):
+            # A container's uid without an entry in passwd: "~" would be a folder of that name.
+            return cls(f"state directory: uid {os.geteuid()} has no home (use --state-dir)")
+        store._use(folder, os.geteuid())
         return store
 
-    def _use(self, path: str) -> None:
-        """Open this user's folder below `path`, making what is missing."""
+    @classmethod
+    def open_as_root(
+        cls, explicit: str | None, environment: Mapping[str, str], uid: int, gid: int
+    ) -> Store | None:
+        """Open a store below a folder of root's for the user that root is about to become.
+
+        The folder is the one that open() would use, made if it is missing. The user's own folder
+        below it is made, given to the user and opened. None: the folder is not root's alone, so
+        that root must not touch it; the user may still open() it.
+        """
+        path = os.path.abspath(explicit or environment.get(STATE_VARIABLE) or SHARED)
+        if not _is_roots_alone(path):
+            return None
+        store = cls()
+        with suppress(OSError):  # if it fails, opening it says why
+            atomic_write.make_folders(path, 0o755)
+        if os.path.lexists(path) and not _is_roots_alone(path):
+            return None  # somebody was faster, in a folder that is open to all
+        store._use(path, uid, gid)
+        return store
+
+    def _use(self, path: str, uid: int, gid: int | None = None) -> None:
+        """Open a user's folder below `path`, and make what is missing; a new one gets the `gid`."""
         path = os.path.abspath(path)
         base = -1
+        own = str(uid)
         self.trouble = ""
         try:
             with suppress(FileExistsError):  # a file or a link; opening it says which
-                os.makedirs(path, 0o700)
-            base = _open_folder(path, None, path)
-            own = str(os.geteuid())
+                atomic_write.make_folders(path, 0o700)
+            base = _open_folder(path, path)
             with suppress(FileExistsError):
-                os.mkdir(own, 0o700, dir_fd=base)
-            descriptor = _open_folder(own, base, os.path.join(path, own))
+                atomic_write.make_folder(own, 0o700, base)
+                if gid is not None:
+                    os.chown(own, uid, gid, dir_fd=base, follow_symlinks=False)
+            descriptor = _open_folder(own, os.path.join(path, own), base, uid)
         except _RefusedError as error:
             self.trouble = str(error)
             self.refused = True
@@ -121,14 +141,14 @@ class Store:
         self._descriptor = descriptor
 
     def read(self, key: str, most: int = LARGEST) -> Any:
-        """What is kept under `key`; None where there is nothing, or nothing that can be read."""
+        """Return what is kept under `key`; None if that is nothing, or nothing readable."""
         return self._read(_file_name(key), most) if self._descriptor >= 0 else None
 
     def update(self, key: str, change: Callable[[Any], Any], most: int = LARGEST) -> Any:
-        """Replace what is kept under `key` by what `change` makes of it, and return that.
+        """Replace what is kept under `key` with what `change` makes of it, and return that.
 
-        `change` gets None where there is nothing, or nothing that can be read. More than `most`
-        bytes are trouble, and what was kept stays.
+        `change` gets what read() returns. If the result has more than `most` bytes, that is
+        trouble, and the old value stays.
         """
         if self._descriptor < 0:
             return change(None)
@@ -140,7 +160,7 @@ class Store:
             if locked and new != old:
                 self._write(name, _encoded(new), most)
             elif locked:
-                # Its age is that of the last run that needed it.
+                # The age of a file is that of the last run that needed it.
                 with suppress(OSError):
                     os.utime(name, dir_fd=self._descriptor, follow_symlinks=False)
         finally:
@@ -149,26 +169,29 @@ class Store:
         return new
 
     def update_each(self, key: str, changes: Mapping[str, Callable[[Any], Any]]) -> dict[str, Any]:
-        """Replace by their `changes` what one file keeps under each of several names; return that.
+        """Apply `changes` to the values that one file keeps under several names; return those.
 
-        Names that are not among them stay, up to MOST_SERIES in all: those that were changed
-        longest ago go.
+        Other names stay, up to MOST_SERIES in all: those that were changed longest ago are removed.
         """
-        made: dict[str, Any] = {}
+        new: dict[str, Any] = {}
 
         def change(kept: Any) -> dict[str, Any]:
             others = dict(kept) if isinstance(kept, dict) else {}
             for name, one in changes.items():
-                made[name] = one(others.pop(name, None))
+                new[name] = one(others.pop(name, None))
             # JSON keeps the order: the latest are the last.
-            latest = [*others.items(), *made.items()][-max(MOST_SERIES, len(made)) :]
+            latest = [*others.items(), *new.items()][-max(MOST_SERIES, len(new)) :]
             return dict(latest)
 
         self.update(key, change)
-        return made
+        return new
+
+    def fail(self, reason: str) -> None:
+        """Say why this run cannot be kept."""
+        self.trouble = self.trouble or reason
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Close the folder."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -181,13 +204,15 @@ class Store:
             except BlockingIOError:
                 if time.monotonic() >= give_up:
                     if self._patience:
-                        self.notes.append(f"{self.folder} is locked: this run is not remembered")
-                    # A run has many series and little time: it waits once.
+                        self.notes.append(
+                            f"{self.folder}: locked by another run, this run is not kept"
+                        )
+                    # A run may keep many files and has little time: it waits once.
                     self._patience = 0.0
                     return False
                 time.sleep(0.01)
             except OSError as error:
-                self.trouble = f"{self.folder} cannot be locked: {error.strerror}"
+                self.trouble = f"{self.folder}: cannot be locked: {error.strerror}"
                 return False
             else:
                 return True
@@ -202,7 +227,7 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self.notes.append(f"{self.folder}/{name} cannot be read: {error.strerror}")
+            self.notes.append(f"{self.folder}/{name}: {error.strerror}")
             return None
         try:
             status = os.fstat(descriptor)
@@ -211,7 +236,7 @@ class Store:
             with os.fdopen(os.dup(descriptor), "rb") as file:
                 return json.loads(file.read(most))
         except (OSError, ValueError, RecursionError):
-            self.notes.append(f"{self.folder}/{name} is damaged: its history begins anew")
+            self.notes.append(f"{self.folder}/{name}: damaged, its history starts again")
             return None
         finally:
             os.close(descriptor)
@@ -220,13 +245,13 @@ class Store:
         fresh = f".{name}.new"
         if len(data) > most:
             # The next run would take it for damaged.
-            self.trouble = f"{self.folder}/{name} would take {len(data)} of at most {most} bytes"
+            self.trouble = f"{self.folder}/{name}: {len(data)} bytes are more than {most}"
             return
         try:
             if not _exists(name, self._descriptor) and not self._makes_room():
-                self.trouble = f"{self.folder} holds {MOST_FILES} files in use: no room for more"
+                self.trouble = f"{self.folder}: no room, {MOST_FILES} files are in use"
                 return
-            # One that was left by a run that was killed: we hold the lock, nobody writes to it.
+            # A killed run may have left it. With the lock held, nobody is writing to it.
             with suppress(FileNotFoundError):
                 os.unlink(fresh, dir_fd=self._descriptor)
             atomic_write.replace(
@@ -236,14 +261,14 @@ class Store:
                 lambda descriptor: atomic_write.write(descriptor, data),
             )
         except OSError as error:
-            self.trouble = f"{self.folder} cannot be written to: {error.strerror}"
+            self.trouble = f"{self.folder}: cannot be written to: {error.strerror}"
 
     def _makes_room(self) -> bool:
-        """Whether there is room for one more file; what services that are gone left goes first.
+        """Return whether there is room for a new file; files of past services are removed first.
 
-        What is in use stays: were each new file to push out the oldest, then of services that run
-        in turn, one more than there is room for, none would ever find its own. The folder is
-        looked through once a run.
+        Files in use stay. If a new file replaced the oldest one, and services ran in turn that are
+        one more than there is room for, none of them would ever find its own file. The folder is
+        listed once a run.
         """
         if self._room < 0:
             self._room = max(0, MOST_FILES - self._prune())
@@ -253,7 +278,7 @@ class Store:
         return True
 
     def _prune(self) -> int:
-        """Remove what is old, and of what nobody used for a day what is too much; what is left."""
+        """Remove old files, and the surplus of those unused for a day; return how many are left."""
         dated = []
         for name in os.listdir(self._descriptor):
             with suppress(OSError):
@@ -275,36 +300,59 @@ class Store:
 
 
 def _below_home(environment: Mapping[str, str], home: str | None) -> str:
-    """The XDG Base Directory specification's place for state."""
+    """Return the folder for state of the XDG Base Directory Specification."""
     given = environment.get("XDG_STATE_HOME", "")
     if home is None and os.path.isabs(given):
         return os.path.join(given, "check-conntrack")
     return os.path.join(home or os.path.expanduser("~"), ".local/state/check-conntrack")
 
 
-def _open_folder(path: str, base: int | None, shown: str) -> int:
-    """A descriptor of a folder that only its owner may write to; raises OSError, _RefusedError.
+def _is_roots_alone(path: str) -> bool:
+    """Return whether a path, or its nearest existing parent, can be changed by root only.
 
-    `path` is relative to the descriptor `base`, in which only one's own will do; `shown` is the
-    whole of it, for people.
+    Root may make folders there: nobody else can redirect it by a link.
+    """
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    try:
+        while True:
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode) or not stat.S_ISDIR(status.st_mode):
+                return False
+            # In a sticky folder nobody can replace a folder of root's.
+            open_to_others = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+            if status.st_uid != 0 or open_to_others:
+                return False
+            if path == "/":
+                return True
+            path = os.path.dirname(path)
+    except OSError:
+        return False
+
+
+def _open_folder(path: str, shown: str, base: int | None = None, owner: int | None = None) -> int:
+    """Open a folder that only its owner may write to; raises OSError or _RefusedError.
+
+    path: relative to the descriptor `base`. shown: the whole path, for messages.
+    owner: the uid that it must belong to.
     """
     try:
         descriptor = os.open(path, _FOLDER, dir_fd=base)
     except OSError:
         if stat.S_ISLNK(os.stat(path, dir_fd=base, follow_symlinks=False).st_mode):
             raise _RefusedError(
-                f"state directory {shown} is a link: name the directory itself"
+                f"state directory {shown}: is a link (name the folder itself)"
             ) from None
         raise
     status = os.fstat(descriptor)
-    why = ""
+    problem = ""
     if status.st_mode & 0o022:
-        why = f"others may write to the state directory {shown}: name one that only its owner may"
-    elif base is not None and status.st_uid != os.geteuid():
-        why = f"state directory {shown} belongs to somebody else"
-    if why:
+        problem = "others may write to it (name a folder that only its owner may write to)"
+    elif owner is not None and status.st_uid != owner:
+        problem = "belongs to another user"
+    if problem:
         os.close(descriptor)
-        raise _RefusedError(why)
+        raise _RefusedError(f"state directory {shown}: {problem}")
     return descriptor
 
 
@@ -321,12 +369,12 @@ def _encoded(value: Any) -> bytes:
 
 
 def size(value: Any) -> int:
-    """How many bytes a value takes in a file."""
+    """Return how many bytes a value takes in a file."""
     return len(_encoded(value))
 
 
 def _file_name(key: str) -> str:
-    """A file name for any key, different for different keys."""
+    """Return a file name for any key, different for different keys."""
     raw = os.fsencode(key)
     name = "".join(chr(byte) if byte in _SAFE else f"%{byte:02x}" for byte in raw)
     if len(name) > 200:
@@ -335,50 +383,5 @@ def _file_name(key: str) -> str:
 
 
 def boot_id() -> str:
-    """What tells this boot from every other (random(4)); empty where the kernel does not say."""
+    """Return the id of this boot (random(4)); empty if the kernel does not tell."""
     return read_file("/proc/sys/kernel/random/boot_id").data.strip().decode("ascii", "replace")
-
-
-def series_of(kept: Any, boot: str, inode: int) -> tuple[tuple[Sample, ...], tuple[Peak, ...]]:
-    """The samples and peaks in what a file held; none of what is not as it was written.
-
-    Samples of another boot, or of a namespace that only has the same name, say nothing about
-    growth; the peaks stay.
-    """
-    if not isinstance(kept, dict):
-        return (), ()
-    samples: tuple[Sample, ...] = ()
-    if kept.get("boot") == boot and kept.get("netns") == inode:
-        samples = tuple(Sample(float(at), count) for at, count in _pairs(kept.get("samples")))
-    return samples, tuple(Peak(int(day), count) for day, count in _pairs(kept.get("peaks")))
-
-
-def _pairs(value: Any) -> list[tuple[float, int]]:
-    """The ascending (when, count) pairs of a list; empty where it is anything else."""
-    if not isinstance(value, list) or len(value) > 1000:
-        return []
-    pairs = []
-    last = 0.0
-    for pair in value:
-        if not isinstance(pair, list) or len(pair) != 2:
-            return []
-        when, count = pair
-        if type(when) not in (int, float) or type(count) is not int:
-            return []
-        if not last <= when < 1e12 or not 0 <= count < 1 << 32:
-            return []
-        pairs.append((when, count))
-        last = when
-    return pairs
-
-
-def kept_series(
-    boot: str, inode: int, samples: tuple[Sample, ...], peaks: tuple[Peak, ...]
-) -> dict[str, Any]:
-    """What to keep of a series, in the form that series_of takes."""
-    return {
-        "boot": boot,
-        "netns": inode,
-        "samples": [[round(sample.at, 1), sample.entries] for sample in samples],
-        "peaks": [[peak.day, peak.entries] for peak in peaks],
-    }

@@ -1,6 +1,6 @@
-"""How a count has been moving: growth, peak, and when it will reach a limit.
+"""The history of a count: growth, peak, the time until it reaches a limit, changes of the limit.
 
-Pure functions over samples that history.py keeps.
+Pure functions and values; state_store.py keeps them between runs.
 """
 
 from __future__ import annotations
@@ -12,12 +12,30 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Callable
 
+    from ..kernel.limits import Limits
+
 
 MOST_SAMPLES = 32  # enough for a steady slope, few enough to compare each with each in 0.3 ms
 FEWEST_RUNS = 3
 SHORTEST_SPAN = 300.0  # seconds
 PEAK_DAYS = 30
-FARTHEST = 30 * 86400  # seconds; a date farther away than this is no forecast
+DAY = 86400  # seconds
+FARTHEST = 30 * DAY  # seconds; what is farther away is not a forecast
+CHANGE_AGE = DAY  # seconds for which a changed limit is mentioned
+MOST_CHANGES = 4
+LATEST = 1e11  # seconds; no clock will show more
+
+
+class Moment(NamedTuple):
+    """A moment by both clocks.
+
+    up: seconds since boot, suspend included (CLOCK_BOOTTIME), which nobody can set; 0 for a moment
+    of an earlier boot.
+    wall: seconds since the epoch (CLOCK_REALTIME).
+    """
+
+    up: float = 0.0
+    wall: float = 0.0
 
 
 class Sample(NamedTuple):
@@ -34,27 +52,148 @@ class Peak(NamedTuple):
     entries: int
 
 
-def extended(samples: Sequence[Sample], new: Sample, window: float) -> tuple[Sample, ...]:
-    """The samples of the window that ends with `new`, evenly thinned to MOST_SAMPLES.
+class LimitChange(NamedTuple):
+    """A new limit or number of buckets.
 
-    Samples that claim to be from the future belong to another clock and are left out.
+    what: "limit" or "buckets".
+    after, before: the last run that read the old number, and the first that read the new one.
+    """
+
+    what: str
+    old: int
+    new: int
+    after: Moment
+    before: Moment
+
+
+class Series(NamedTuple):
+    """What is kept of a namespace's count.
+
+    boot: the id of the boot (state_store.boot_id). identity: that of the namespace.
+    samples: of the trend window, the newest last. peaks: of 30 days.
+    limit, buckets: as last read; None if never. last: when.
+    changes: of the limit and the buckets, the newest last.
+    """
+
+    boot: str = ""
+    identity: str = ""
+    samples: tuple[Sample, ...] = ()
+    peaks: tuple[Peak, ...] = ()
+    limit: int | None = None
+    buckets: int | None = None
+    last: Moment = Moment()
+    changes: tuple[LimitChange, ...] = ()
+
+    @property
+    def peak(self) -> int:
+        """Return the largest count of 30 days; 0 if there is none."""
+        return max((peak.entries for peak in self.peaks), default=0)
+
+    @property
+    def recent_changes(self) -> tuple[LimitChange, ...]:
+        """Return the changes of the last day."""
+        since = self.last.wall - CHANGE_AGE
+        return tuple(change for change in self.changes if change.before.wall >= since)
+
+
+def belonging_to(series: Series | None, boot: str, identity: str) -> Series:
+    """Return the part of a kept series that still holds for this boot and this namespace.
+
+    Samples of another boot say nothing about growth, and neither do those of another namespace
+    that had the same name. Peaks stay: they are what the namespace of this name has needed.
+    """
+    if series is None or not _is_ordered(series):
+        return Series(boot, identity)
+    if series.identity != identity:
+        return Series(boot, identity, peaks=series.peaks)
+    if series.boot == boot:
+        return series
+    return series._replace(boot=boot, samples=(), last=series.last._replace(up=0.0))
+
+
+def _is_ordered(series: Series) -> bool:
+    """Return whether a kept series can be one that was written."""
+    times = [sample.at for sample in series.samples]
+    days = [peak.day for peak in series.peaks]
+    moments = [series.last, *(one for change in series.changes for one in change[3:])]
+    return (
+        times == sorted(times)
+        and days == sorted(days)
+        and len(times) <= MOST_SAMPLES
+        and len(days) <= PEAK_DAYS
+        and all(0 <= time < LATEST for time in (*times, *(t for one in moments for t in one)))
+        and all(day * DAY < LATEST for day in days)
+    )
+
+
+def with_run(series: Series, limits: Limits, now: Moment, window: float) -> Series:
+    """Return the series with this run's count and limits.
+
+    window: how far back samples are kept, in seconds; 0: no samples.
+    """
+    series = _with_moved_days(series, now)
+    changes = [
+        LimitChange(what, old, new, series.last, now)
+        for what, old, new in (
+            ("limit", series.limit, limits.limit),
+            ("buckets", series.buckets, limits.buckets),
+        )
+        if old is not None and new is not None and old != new
+    ]
+    sample = Sample(round(now.up, 1), limits.entries)
+    return series._replace(
+        samples=extended(series.samples, sample, window) if window else (),
+        peaks=with_peak(series.peaks, Peak(int(now.wall // DAY), limits.entries)),
+        limit=limits.limit,
+        buckets=series.buckets if limits.buckets is None else limits.buckets,
+        last=now,
+        changes=(*series.changes, *changes)[-MOST_CHANGES:],
+    )
+
+
+def _with_moved_days(series: Series, now: Moment) -> Series:
+    """Return the series with the days of its peaks moved by as much as the clock was set.
+
+    Within a boot, CLOCK_BOOTTIME tells how much time has passed.
+    """
+    same_boot = 0 < series.last.up <= now.up
+    passed = now.up - series.last.up
+    days = round((now.wall - series.last.wall - passed) / DAY) if same_boot else 0
+    if not days:
+        return series
+    moved = (peak._replace(day=peak.day + days) for peak in series.peaks)
+    return series._replace(peaks=tuple(peak for peak in moved if peak.day >= 0))
+
+
+def lowered(series: Series) -> LimitChange | None:
+    """Return the change that has lowered the limit to what it is, if it was within a day."""
+    changes = [change for change in series.recent_changes if change.what == "limit"]
+    if not changes or not changes[-1].new:
+        return None
+    return changes[-1] if not 0 < changes[-1].old <= changes[-1].new else None
+
+
+def extended(samples: Sequence[Sample], new: Sample, window: float) -> tuple[Sample, ...]:
+    """Return the samples of the window that ends with `new`, evenly thinned to MOST_SAMPLES.
+
+    Samples from the future belong to another clock and are left out.
     """
     kept = [old for old in samples if new.at - window <= old.at < new.at]
     kept.append(new)
     while len(kept) > MOST_SAMPLES:
-        # The first and the newest span the window; of the others, the most crowded one goes.
+        # The first and the newest span the window; the most crowded of the others goes.
         crowded = min(range(1, len(kept) - 1), key=lambda at: kept[at + 1].at - kept[at - 1].at)
         del kept[crowded]
     return tuple(kept)
 
 
 def growth(samples: Sequence[Sample]) -> float | None:
-    """Entries per second, signed; None below three runs or five minutes.
+    """Return the entries per second, signed; None below three runs or five minutes.
 
-    Siegel's repeated median: of each sample's slopes to all others the median, of these the
-    median. Up to half of the samples may be outliers without moving it far. Where a median lies
-    between two slopes the one nearer to nothing counts, so that of three runs a burst in one is
-    no growth.
+    This is Siegel's repeated median: the median, over all samples, of the median of the slopes to
+    all others. Up to half of the samples may be outliers without moving it far. Where a median is
+    between two slopes the one nearer to 0 counts, so that a burst in one of three runs is not
+    growth.
     """
     if len(samples) < FEWEST_RUNS or samples[-1].at - samples[0].at < SHORTEST_SPAN:
         return None
@@ -79,9 +218,9 @@ def _median(slopes: list[float]) -> float:
 
 
 def time_to_full(entries: int, limit: int, slope: float | None) -> float | None:
-    """Seconds until `limit` is reached at that slope, 0 when it is.
+    """Return the seconds until `limit` is reached at that slope; 0 if it is reached.
 
-    None where there is no limit, no growth, or 30 days are not enough.
+    None: there is no limit, no growth, or 30 days are not enough.
     """
     if limit <= 0:
         return None
@@ -94,14 +233,14 @@ def time_to_full(entries: int, limit: int, slope: float | None) -> float | None:
 
 
 def with_peak(peaks: Sequence[Peak], new: Peak) -> tuple[Peak, ...]:
-    """The daily peaks of the last 30 days, `new` among them; days to come are a clock's error."""
+    """Return the daily peaks of 30 days with `new`; days in the future are errors of the clock."""
     kept = {peak.day: peak.entries for peak in peaks if new.day - PEAK_DAYS < peak.day <= new.day}
     kept[new.day] = max(new.entries, kept.get(new.day, 0))
     return tuple(Peak(day, entries) for day, entries in sorted(kept.items()))
 
 
 def held_for(samples: Sequence[Sample], holds: Callable[[int], bool]) -> float:
-    """Seconds for which every sample up to the newest is one for which `holds` is true."""
+    """Return the seconds for which `holds` has been true of every sample up to the newest."""
     since = samples[-1].at if samples else 0.0
     for sample in reversed(samples):
         if not holds(sample.entries):

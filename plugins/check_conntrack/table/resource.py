@@ -8,7 +8,6 @@ verdict.
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 
 from nagiosplugin import Metric, Resource
@@ -19,8 +18,7 @@ from ..kernel.limits import OWN, number, read_limits
 from ..kernel.namedtuple import NamedTuple
 from ..kernel.source import FileReading
 from ..kernel.table_file import HostValues
-from ..state import trend
-from ..state.state_store import boot_id, kept_series, series_of
+from ..reports import Histories
 from . import sources
 from .estimates import margins
 from .options import LABELS, MOST_NAMESPACES, NAMESPACE_LABELS
@@ -29,7 +27,7 @@ from .sources import SourceError, TableReading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from contextlib import ExitStack
 
     from ..flows.tally import Figures
@@ -166,6 +164,7 @@ class TableReader:
         self._gone: set[str] = set()
         self._stack = stack
         self._problems: list[str] = []
+        self._histories: Histories | None = None
         self._errors: list[SourceError] = []
 
     def read(self) -> TableReport:
@@ -183,8 +182,10 @@ class TableReader:
         # Limits are known by now: they are evaluated, whatever becomes of the tables.
         with stage.stoppable(self._problems.append):
             self._read_tables({one.path: one.entries for one in wanted})
+        self._histories = Histories("table", self.options, self.session)
+        peaks = {path: series.peak for path, series in self._histories.read(wanted).items()}
         reports = [
-            _report(one, self._tables.get(one.path), was_read=one in wanted)
+            _report(one, self._tables.get(one.path), peaks, was_read=one in wanted)
             for one in [*first, *scan.others]
             if one.path == OWN or one.path not in self._gone
         ]
@@ -192,7 +193,7 @@ class TableReader:
         others.sort(key=lambda one: one.fullness, reverse=True)
         plain = [one for one in reports if not one.prefix]
         return TableReport(
-            tuple(self._with_peaks(plain, others)),
+            (*plain, *others),
             tuple(self._problems),
             tuple(dict.fromkeys(self._errors)),
             inactive=bool(scan.inactive),
@@ -334,39 +335,10 @@ class TableReader:
 
     # --- peaks of earlier runs
 
-    def _with_peaks(
-        self, plain: list[NamespaceReport], others: list[NamespaceReport]
-    ) -> list[NamespaceReport]:
-        """Return the reports with the largest count of 30 days, this run's included."""
-        store = self.session.store
-        self.session.stage(f"reading the state in {store.folder}")
-        plain = [_with_peak(one, store.read(self._plain_key(one))) for one in plain]
-        if others:
-            kept = store.read(self._others_key())
-            kept = kept if isinstance(kept, dict) else {}
-            others = [_with_peak(one, kept.get(one.key)) for one in others]
-        return plain + others
-
-    def _plain_key(self, report: NamespaceReport) -> str:
-        return f"table/{report.key}/{self.options.state_key}"
-
-    def _others_key(self) -> str:
-        return namespaces.further_key("table", self.options.netns, self.options.state_key)
-
     def remember_peaks(self, report: TableReport) -> None:
         """Keep this run's counts for later runs; further namespaces share one file."""
-        if report.from_file:
-            return
-        store = self.session.store
-        self.session.stage(f"writing the state in {store.folder}")
-        for one in report.namespaces:
-            if not one.prefix:
-                store.update(self._plain_key(one), _change(one))
-        changes = {
-            one.key: _change(one) for one in report.namespaces if one.prefix and one.was_read
-        }
-        if changes:
-            store.update_each(self._others_key(), changes)
+        if self._histories and not report.from_file:
+            self._histories.write()
 
 
 def _merged(own: HostValues, given: HostValues) -> HostValues:
@@ -379,7 +351,9 @@ def _merged(own: HostValues, given: HostValues) -> HostValues:
     )
 
 
-def _report(place: Namespace, table: TableReading | None, *, was_read: bool) -> NamespaceReport:
+def _report(
+    place: Namespace, table: TableReading | None, peaks: Mapping[str, int], *, was_read: bool
+) -> NamespaceReport:
     """Return the report on a namespace, from what was read of it."""
     return NamespaceReport(
         place.name,
@@ -389,25 +363,7 @@ def _report(place: Namespace, table: TableReading | None, *, was_read: bool) -> 
         place.limits,
         table,
         table.tally.figures(table.total) if table else None,
-        place.entries,
+        peaks.get(place.path, place.entries),
         place.key,
         was_read,
     )
-
-
-def _with_peak(report: NamespaceReport, kept: object) -> NamespaceReport:
-    _, peaks = series_of(_change(report)(kept), boot_id(), report.inode)
-    return report._replace(peak=max(peak.entries for peak in peaks))
-
-
-def _change(report: NamespaceReport) -> Callable[[object], Mapping[str, object]]:
-    """Return the function that adds this run to the peaks kept of a namespace."""
-    boot = boot_id()
-    entries = report.limits.entries if report.limits else 0
-    today = trend.Peak(int(time.time() // 86400), entries)
-
-    def change(kept: object) -> Mapping[str, object]:
-        _, peaks = series_of(kept, boot, report.inode)
-        return kept_series(boot, report.inode, (), trend.with_peak(peaks, today))
-
-    return change

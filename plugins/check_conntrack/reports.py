@@ -1,0 +1,259 @@
+"""What the checks print and keep about network namespaces, written once.
+
+A check has a report of its own on each namespace; here is what these reports have in common: which
+of them are graphed, what is kept of their counts, how they are called on the status line.
+"""
+
+from __future__ import annotations
+
+import time
+
+from nagiosplugin import Ok
+
+from . import nagios, render
+from .namespaces import further_key
+from .state import trend
+from .state.codec import decode, encode
+from .state.state_store import boot_id
+from .state.trend import Moment, Series
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Callable, Protocol, TypeVar
+
+    from nagiosplugin import Result, Results
+
+    from .advice.capacity import CapacityEvidence
+    from .kernel.limits import Limits
+    from .kernel.namespaces import Namespace
+    from .ranges import Label
+    from .session import Session
+    from .state.state_store import Store
+
+    class Report(Protocol):
+        """What a check's report on a namespace has at least."""
+
+        @property
+        def namespace(self) -> Namespace:
+            """The namespace."""
+
+    AnyReport = TypeVar("AnyReport", bound=Report)
+
+MOST_GRAPHED = 10  # namespaces beside the first that have perfdata
+LONGEST_NAME = 32  # characters on the status line, if it is too long
+
+
+# --- what is graphed, and what is kept
+
+
+def now() -> Moment:
+    """Return this moment by both clocks."""
+    return Moment(round(time.clock_gettime(time.CLOCK_BOOTTIME), 1), round(time.time(), 1))
+
+
+def graphed(others: Iterable[Namespace]) -> tuple[list[Namespace], list[Namespace]]:
+    """Return the further namespaces that have perfdata, the fullest first, and all others."""
+    ordered = sorted(others, key=lambda namespace: namespace.fullness, reverse=True)
+    shown = [namespace for namespace in ordered[:MOST_GRAPHED] if namespace.entries]
+    return shown, ordered[len(shown) :]
+
+
+class Histories:
+    """The series of a check's namespaces: read once, written after the verdict.
+
+    The first namespace has a file of its own. All others share one: where namespaces come and go
+    there would be thousands.
+    """
+
+    def __init__(
+        self, check: str, options: argparse.Namespace, session: Session, window: float = 0.0
+    ) -> None:
+        self._check = check
+        self._options = options
+        self._store: Store = session.store
+        self._window = window
+        self._boot = boot_id()
+        self._now = now()
+        self._changes: dict[str, dict[str, Callable[[object], object]]] = {}
+
+    def read(self, namespaces: Iterable[Namespace]) -> dict[str, Series]:
+        """Return the series of namespaces by their inode path, this run's count included."""
+        series = {}
+        further = None
+        for namespace in namespaces:
+            file = self._file(namespace)
+            if namespace.prefix and further is None:
+                kept = self._store.read(file)
+                further = kept if isinstance(kept, dict) else {}
+            if namespace.prefix:
+                kept = further.get(namespace.key) if further else None
+            else:
+                kept = self._store.read(file)
+            change = self._change(namespace)
+            self._changes.setdefault(file, {})[namespace.key if namespace.prefix else ""] = change
+            series[namespace.path] = self._with_run(namespace, kept)
+        return series
+
+    def write(self) -> None:
+        """Keep this run's counts of all namespaces that were read, for later runs."""
+        for file, changes in self._changes.items():
+            if "" in changes:
+                self._store.update(file, changes[""])
+            else:
+                self._store.update_each(file, changes)
+
+    def _file(self, namespace: Namespace) -> str:
+        key = self._options.state_key
+        if namespace.prefix:
+            return further_key(self._check, self._options.netns, key)
+        return f"{self._check}/{namespace.key}/{key}"
+
+    def _change(self, namespace: Namespace) -> Callable[[object], object]:
+        return lambda kept: encode(self._with_run(namespace, kept))
+
+    def _with_run(self, namespace: Namespace, kept: object) -> Series:
+        series = trend.belonging_to(decode(Series, kept), self._boot, namespace.identity)
+        if namespace.limits is None:
+            return series
+        return trend.with_run(series, namespace.limits, self._now, self._window)
+
+
+# --- which namespace the status line is about
+
+
+def results_of(report: Report, labels: Sequence[Label], results: Results) -> list[Result]:
+    """Return the results of a namespace's labels, in the order of the labels."""
+    return nagios.results_of(report.namespace.prefix, labels, results)
+
+
+def by_severity(
+    reports: Sequence[AnyReport], labels: Sequence[Label], results: Results
+) -> list[AnyReport]:
+    """Return the reports that the status line is about: the worst, the fullest of these first.
+
+    If all are OK, it is the first report alone.
+    """
+    states = [
+        nagios.worst([Ok, *(result.state for result in results_of(report, labels, results))])
+        for report in reports
+    ]
+    if not reports or nagios.worst(states) is Ok:
+        return list(reports[:1])
+    alarming = [
+        (nagios.SEVERITY.index(state), report.namespace.fullness, -at)
+        for at, (state, report) in enumerate(zip(states, reports))
+        if state is not Ok
+    ]
+    return [reports[-at] for _, _, at in sorted(alarming, reverse=True)]
+
+
+# --- words
+
+
+def place(namespace: Namespace) -> tuple[str, str]:
+    """Return the words for a namespace at the beginning of a sentence, in full and short."""
+    if not namespace.name:
+        return "", ""
+    name = render.clean(namespace.name)
+    short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
+    return f"namespace {name} ", f"namespace {short} "
+
+
+def table_state(namespace: Namespace, share: str, suffix: str = "") -> list[str]:
+    """Return the state of a table for the status line, in full and short.
+
+    share: its usage as in the perfdata, empty if there is no limit.
+    """
+    limits = namespace.limits
+    if limits is None:
+        return []
+    if not limits.limit:
+        text = f"{limits.entries} entries in use, no limit"
+    elif limits.full:
+        over = f" ({share})" if limits.entries > limits.limit else ""
+        text = f"full: {limits.entries} of {limits.limit} entries{over}"
+    else:
+        text = f"{limits.entries} of {limits.limit} entries in use ({share})"
+    return [words + text + suffix for words in dict.fromkeys(place(namespace))]
+
+
+def also(reports: Sequence[Report], results: Results) -> list[str]:
+    """Return which other namespaces alarm, with their usage: as many as fit, and how many more."""
+    names = [
+        f"{place(report.namespace)[1][len('namespace ') :].strip() or 'host'}"
+        + (f" {usage_of(report, results)}" if usage_of(report, results) else "")
+        for report in reports
+    ]
+    if not names:
+        return []
+    choices = ["also " + ", ".join(names)]
+    for number in range(len(names) - 1, 0, -1):
+        more = f"and {len(names) - number} more"
+        choices.append(f"also {', '.join(names[:number])} {more}")
+    return [*choices, f"also {render.plural(len(names), 'other namespace')}"]
+
+
+def fullest(reports: Sequence[Report], first: Report, results: Results) -> list[str]:
+    """Return which namespace is fuller than the first one, while all are OK; none if none is."""
+    report = max(reports, key=lambda each: each.namespace.fullness)
+    if report.namespace.fullness <= first.namespace.fullness or not usage_of(report, results):
+        return []
+    where = [words.strip() for words in dict.fromkeys(place(report.namespace))]
+    return [f"fullest: {words} {usage_of(report, results)}" for words in where]
+
+
+def usage_of(report: Report, results: Results) -> str:
+    """Return the usage of a namespace as in the perfdata; empty if it has none."""
+    name = report.namespace.prefix + "usage"
+    return nagios.print_value(results[name]) if name in results else ""
+
+
+def change_text(change: trend.LimitChange, at: Moment) -> str:
+    """Return a changed limit in words: "limit lowered from 262144 to 4000 between 11:40 and 11:45".
+
+    at: the moment of this run.
+    """
+    verb = "lowered" if change.new and not 0 < change.old < change.new else "raised"
+    name = "limit" if change.what == "limit" else "hash buckets"
+    if change.what != "limit":
+        verb = "lowered" if change.new < change.old else "raised"
+    numbers = f"from {change.old or 'none'} to {change.new or 'none'}"
+    if change.after.wall <= 0:
+        return f"{name} {verb} {numbers} before {render.clock_time(change.before.wall, at.wall)}"
+    first, last = (render.clock_time(one.wall, at.wall) for one in (change.after, change.before))
+    if first == last:
+        return f"{name} {verb} {numbers} at {last}"
+    return f"{name} {verb} {numbers} between {first} and {last}"
+
+
+def too_high_or_low(result: Result) -> str:
+    """Return an alarm without its range, which is printed below: "limit 10000 too low"."""
+    context = nagios.context_of(result)
+    if str(result.hint).startswith("@"):
+        return nagios.describe_alarm(result)
+    value = nagios.print_value(result)
+    return f"{result.metric.name} {value} too {'low' if context.too_low(result) else 'high'}"
+
+
+def namespace_table(
+    reports: Sequence[Report],
+    results: Results,
+    more: Mapping[str, Callable[[Report], str]],
+    most: int | None,
+) -> list[str]:
+    """Return the table of namespaces: entries, usage, and `more` columns by their titles."""
+    rows = [(render.plural(len(reports), "namespace"), "entries", "usage", *more)]
+    for report in reports[:most]:
+        namespace = report.namespace
+        name = render.clean(namespace.name) or "(host)"
+        cells = (cell(report) for cell in more.values())
+        rows.append((name, str(namespace.entries), usage_of(report, results), *cells))
+    left = len(reports) - len(rows) + 1
+    return render.table(rows) + ([f"  and {left} more (-vv)"] if left else [])
+
+
+def capacity_evidence(limits: Limits, peak: int) -> CapacityEvidence:
+    """Return what advice on capacity needs: limits, the largest count, memory, who sets limits."""
+    return nagios.capacity_evidence(limits, peak)
