@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 import types
 
 import pytest
@@ -211,3 +212,13 @@ def inspect(check, reader, monkeypatch, capfd):
         return Run(code, *capfd.readouterr(), words)
 
     return run
+
+
+@pytest.fixture
+def utc(monkeypatch):
+    """Let this process be in UTC."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()

@@ -54,3 +54,11 @@ class SourceProblem(NamedTuple):
     path: str
     reason: str
     detail: str = ""
+
+
+class UnreadableError(Exception):
+    """A source that cannot be read, or not further."""
+
+    def __init__(self, path: str, reason: str, detail: str = "") -> None:
+        super().__init__(f"{path}: {reason}")
+        self.problem = SourceProblem(path, reason, detail)

@@ -15,7 +15,6 @@ from .messages import Kind
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any
 
 FUTURE = 60.0
 """Seconds by which an event may lie ahead of the clock before its time is not believed."""
@@ -405,45 +404,3 @@ def fold(events: Sequence[Event], limit: int) -> list[Event]:
         if len(buckets) <= limit - keep or width >= _WIDEST:
             return [*buckets.values(), *recent]
         width *= 60.0
-
-
-def to_plain(event: Event) -> list[Any]:
-    """Return the event as a list that JSON can hold."""
-    return [event.kind.value, *event[1:]]
-
-
-def from_plain(plain: object) -> Event:
-    """Return the event that ``to_plain`` has written.
-
-    Raises ValueError for anything else.
-    """
-    if not isinstance(plain, list) or len(plain) != len(Event._fields):
-        raise ValueError("not a remembered event")
-    kind, times, time, slack, monotonic, boot, netns, zone, host, source, family = plain
-    numbers = (monotonic, netns, zone)
-    texts = (boot, host)
-    if (
-        not _is_int(times)
-        or times < 0
-        or not (time is None or _is_number(time))
-        or not _is_number(slack)
-        or not all(value is None or _is_int(value) for value in numbers)
-        or not all(value is None or isinstance(value, str) for value in texts)
-        or not isinstance(source, str)
-        or not isinstance(family, str)
-    ):
-        raise ValueError("not a remembered event")
-    return Event(Kind(kind), times, time, slack, monotonic, boot, netns, zone, host, source, family)
-
-
-# What is larger was never written, and no float holds it.
-_LARGEST = 1e15
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
-
-
-def _is_number(value: object) -> bool:
-    # NaN and infinity are valid for Python's json and for nobody's clock.
-    return _is_int(value) or (isinstance(value, float) and abs(value) < _LARGEST)

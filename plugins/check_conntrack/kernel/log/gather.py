@@ -12,15 +12,18 @@ import os
 from .. import reasons
 from ..coverage import TOLERANCE, Coverage, Span, clip, gaps, union
 from ..namedtuple import NamedTuple
-from ..reasons import SourceProblem
+from ..reasons import SourceProblem, UnreadableError
 from ..source import KernelError
 from . import events as ev
 from . import files, journal, kmsg
+from .opening import STANDARD_INPUT, LogFiles
+from .rotation import LogCursor  # noqa: TC001 - its decoder looks it up here
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from typing import Any, Callable
+    from datetime import tzinfo
+    from typing import Callable
 
     from ..reader_client import Frame
 
@@ -51,7 +54,7 @@ class LogHistory(NamedTuple):
     reason, detail, path: why the spans have gaps, as in Coverage.
     """
 
-    cursor: files.LogCursor
+    cursor: LogCursor
     events: tuple[ev.Event, ...] = ()
     start: float = 0.0
     spans: tuple[Span, ...] = ()
@@ -95,19 +98,22 @@ class _Gathering:
         histories: Mapping[str, LogHistory],
         stop: Callable[[], bool],
         ask: Callable[[Sequence[bytes]], Iterable[Frame]] | None,
+        opened: LogFiles,
+        zone: tzinfo | None,
     ) -> None:
         self.window = window
         self.boot = boot
         self.earlier = histories
         self.stop = stop
         self.ask = ask
+        self.opened = opened
+        self.zone = zone
         self.parts: list[Sequence[ev.Event]] = []
         self.coverage: list[Coverage] = []
         self.missing: list[SourceProblem] = []
         self.problems: list[SourceProblem] = []
         self.histories: dict[str, LogHistory] = {}
         self.read: list[str] = []
-        self.files_read: set[str] = set()
         self.asked = False
 
     # The window as one span; None for everything. A boot's window begins a moment before it, and
@@ -238,74 +244,93 @@ class _Gathering:
 
     def named(self, wanted: Sequence[str]) -> None:
         """Read the logs that the user named."""
-        paths, problems = files.expand(wanted)
+        paths, problems = self.opened.expand(wanted)
         self.missing += problems
+        logs = [path for path in paths if path != STANDARD_INPUT]
+        rotated = {part.path: path for path in logs for part in self.opened.parts(path)}
         for path in paths:
-            if self.window.start is None and path in self.files_read:
-                continue  # a rotated part of a log that was named too
-            self.file(path, named=True)
+            # A rotated part is read with its log, unless that cannot be read.
+            log = rotated.get(path)
+            if log is None or not self._opens(log):
+                self.file(path, named=True)
+            else:
+                self._opens(path, self.missing)
+
+    def _opens(self, path: str, problems: list[SourceProblem] | None = None) -> bool:
+        try:
+            os.close(self.opened.open(path))
+        except UnreadableError as error:
+            if problems is not None:
+                problems.append(error.problem)
+            return False
+        return True
 
     def file(self, path: str, *, named: bool = False) -> None:
         """Read a log file or standard input."""
-        now = self.window.end
-        known = None
-        if path == files.STANDARD_INPUT:
-            reading = files.read_stream(0, now, self.stop)
-        elif self.window.start is None:
-            reading = files.read_log(path, now, self.stop, None, 0.0)
-            self.files_read.update(reading.files)
+        now, start = self.window.end, self.window.start
+        known = None if start is None else self.earlier.get(path)
+        if path == STANDARD_INPUT:
+            reading = files.read_stream(0, now, self.stop, start, self.zone)
         else:
-            known = self.earlier.get(path)
-            # Events before known.start were not remembered: the log has to be read again.
-            goes_on = known and self.window.start >= known.start - CLOCKS
+            # Events before known.start were not remembered: then the log has to be read again.
+            goes_on = known and start is not None and start >= known.start - CLOCKS
             cursor = known.cursor if known and goes_on else None
-            reading = files.read_log(path, now, self.stop, cursor, self.window.start)
+            reading = files.read_log(
+                path, now, self.stop, cursor, start or 0.0, self.opened, self.zone
+            )
         if reading.files:
             since = " since an earlier run" if reading.followed else ""
-            self.read.append(f"{', '.join(reading.files)}: {reading.read} bytes{since}")
+            shift = f", times corrected by {round(reading.shift)} s" if reading.shift else ""
+            self.read.append(f"{', '.join(reading.files)}: {reading.read} bytes{since}{shift}")
         earlier = self._still_wanted(known.events, reading) if known else ()
-        remembered = files.reconcile(earlier, reading)
-        self.parts.append((*remembered, *reading.pending))
+        found = files.reconcile(earlier, reading)
+        self.parts.append((*found, *reading.pending))
         if named and not reading.files:
             self.missing += reading.problems
         else:
             self.problems += reading.problems
-        self._file_coverage(reading, known, remembered, named=named)
+        coverage = self._file_coverage(reading, known, named=named)
+        self.coverage.append(coverage)
+        if start is None:
+            return
+        if reading.unfinished and known:
+            self.histories[path] = known
+        elif reading.cursor is not None and not reading.unfinished:
+            self._remember(reading, known, found, coverage)
 
     def _file_coverage(
-        self,
-        reading: files.LogReading,
-        known: LogHistory | None,
-        remembered: tuple[ev.Event, ...],
-        *,
-        named: bool,
-    ) -> None:
+        self, reading: files.LogReading, known: LogHistory | None, *, named: bool
+    ) -> Coverage:
+        """Return what this run and earlier ones have read of a log."""
         own = reading.coverage
         hosts = tuple(dict.fromkeys((*own.hosts, *(known.hosts if known else ()))))[:MOST_HOSTS]
         spans = union((*own.spans, *(known.spans if known else ())))
-        if not self._gaps(spans) and self.wanted:
+        if self.wanted and not self._gaps(spans):
             own = own._replace(reason="", detail="", path="")
         elif known and not own.reason:
             own = own._replace(reason=known.reason, detail=known.detail, path=known.path)
         if self._gaps(spans) and not own.reason:
             own = own._replace(reason=reasons.BEGINS_LATER)
-        own = own._replace(spans=spans, hosts=hosts, named=named)
-        self.coverage.append(own)
-        start = self.window.start
-        if reading.cursor is not None and start is not None:
-            selection = ev.select(remembered, self.window)
-            kept = tuple(ev.fold((*selection.inside, *selection.undated), MOST_REMEMBERED))
-            start = max(start, known.start if known else 0.0) if reading.followed else start
-            self.histories[reading.path] = LogHistory(
-                reading.cursor,
-                kept,
-                start,
-                clip(spans, Span(start, self.window.end))[-MOST_SPANS:],
-                hosts,
-                own.reason,
-                own.detail,
-                own.path,
-            )
+        return own._replace(spans=spans, hosts=hosts, named=named)
+
+    def _remember(
+        self,
+        reading: files.LogReading,
+        known: LogHistory | None,
+        found: tuple[ev.Event, ...],
+        coverage: Coverage,
+    ) -> None:
+        start = self.window.start or 0.0
+        if known is not None and reading.followed:
+            start = max(start, known.start)
+        selection = ev.select(found, self.window)
+        kept = tuple(ev.fold((*selection.inside, *selection.undated), MOST_REMEMBERED))
+        spans = clip(coverage.spans, Span(start, self.window.end))[-MOST_SPANS:]
+        reason = (coverage.reason, coverage.detail, coverage.path)
+        assert reading.cursor is not None  # noqa: S101 - the caller has looked
+        self.histories[reading.path] = LogHistory(
+            reading.cursor, kept, start, spans, coverage.hosts, *reason
+        )
 
     def _still_wanted(
         self, known: tuple[ev.Event, ...], reading: files.LogReading
@@ -327,14 +352,17 @@ def gather(
     histories: Mapping[str, LogHistory],
     stop: Callable[[], bool],
     ask: Callable[[Sequence[bytes]], Iterable[Frame]] | None,
+    opened: LogFiles | None = None,
+    zone: tzinfo | None = None,
 ) -> LogEvidence:
     """Return what the wanted sources show of the window: `auto` or paths, globs and `-`.
 
     boot: this boot's id. histories: what earlier runs remember of log files. stop: says when time
-    is up. ask: asks the reader where reading the ring buffer takes a capability. Raises nothing
+    is up. ask: asks the reader where reading the ring buffer takes a capability. opened: files
+    opened before privileges were dropped. zone: of times without an offset in files. Raises nothing
     for a source that cannot be read.
     """
-    gathering = _Gathering(window, boot, histories, stop, ask)
+    gathering = _Gathering(window, boot, histories, stop, ask, opened or LogFiles(), zone)
     if AUTO in wanted:
         gathering.auto()
     gathering.named([path for path in wanted if path != AUTO])
@@ -360,48 +388,3 @@ def _bounded(parts: Sequence[Sequence[ev.Event]]) -> Sequence[Sequence[ev.Event]
     if sum(map(len, parts)) <= MOST_MERGED:
         return parts
     return [ev.fold(part, MOST_MERGED // len(parts)) for part in parts]
-
-
-def histories_to_plain(histories: Iterable[tuple[str, LogHistory]]) -> dict[str, object]:
-    """Return the histories as JSON can hold them."""
-    return {
-        path: [
-            files.cursor_to_plain(each.cursor),
-            [ev.to_plain(event) for event in each.events],
-            each.start,
-            [list(span) for span in each.spans],
-            *map(list, (each.hosts,)),
-            each.reason,
-            each.detail,
-            each.path,
-        ]
-        for path, each in histories
-    }
-
-
-def histories_from_plain(plain: object) -> dict[str, LogHistory]:
-    """Return what histories_to_plain has written, without any entry that is malformed."""
-    histories: dict[str, LogHistory] = {}
-    if isinstance(plain, dict):
-        for path, value in plain.items():
-            try:
-                histories[path] = _history(*value)
-            except (TypeError, ValueError, OverflowError):
-                continue
-    return histories
-
-
-def _history(
-    cursor: Any, events: Any, start: Any, spans: Any, hosts: Any, *reason: Any
-) -> LogHistory:
-    code, detail, path = map(str, reason)
-    return LogHistory(
-        files.cursor_from_plain(cursor),
-        tuple(ev.from_plain(event) for event in events),
-        float(start),
-        tuple(Span(float(begin), float(end)) for begin, end in spans),
-        tuple(map(str, hosts)),
-        code,
-        detail,
-        path,
-    )
