@@ -7,6 +7,7 @@ that is kept. The first byte chooses among the ways in where a target has severa
 from __future__ import annotations
 
 import io
+import json
 import os
 from contextlib import suppress
 
@@ -15,6 +16,7 @@ from check_conntrack.kernel import counters
 from check_conntrack.kernel.log import events, files, journal, kmsg
 from check_conntrack.kernel.log import syslog as syslog_lines
 from check_conntrack.kernel.reader_client import ReaderError, parse_answer
+from check_conntrack.state import codec
 from support.flows_dump import everything
 
 NOW = 1_800_000_000.0
@@ -90,7 +92,7 @@ def listing(data: bytes) -> None:
 
 def _known(found: tuple[events.Event, ...]) -> None:
     for event in found:
-        assert events.from_plain(events.to_plain(event)) == event
+        assert codec.decode(events.Event, json.loads(json.dumps(codec.encode(event)))) == event
         assert event.times >= 0
         assert event.time is None or abs(event.time) < 1e12
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import pytest
@@ -302,51 +301,6 @@ def test_folding_bounds_the_number_and_keeps_the_newest_apart():
 def test_hosts_that_someone_invented_do_not_break_the_bound():
     events = [FULL._replace(time=NOW - n, host=f"h{n}") for n in range(10_000)]
     assert len(ev.fold(events, 100)) <= 100
-
-
-# -- keeping
-
-
-@given(EVENTS)
-def test_an_event_survives_json(events):
-    for event in events:
-        assert ev.from_plain(json.loads(json.dumps(ev.to_plain(event)))) == event
-
-
-JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=12), st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    ),
-)
-
-
-@given(JSON)
-def test_anything_else_is_a_value_error(plain):
-    with pytest.raises(ValueError):  # noqa: PT011 - of whatever wording
-        ev.from_plain(plain)
-
-
-@pytest.mark.parametrize("place", [1, 2, 3, 4, 6, 7])
-@pytest.mark.parametrize(
-    "value", [10**400, 1e300, float("inf"), float("nan")], ids=["huge", "large", "inf", "nan"]
-)
-def test_a_number_that_was_never_written_is_no_event(place, value):
-    plain = ev.to_plain(FULL)
-    plain[place] = value
-    with pytest.raises(ValueError, match="not a remembered event"):
-        ev.from_plain(plain)
-
-
-@given(st.integers(0, 10), JSON)
-def test_an_event_with_anything_in_a_place_is_an_event_or_a_value_error(place, value):
-    plain = ev.to_plain(FULL)
-    plain[place] = value
-    try:
-        event = ev.from_plain(plain)
-    except ValueError:
-        return
-    ev.count_events(ev.merge([event], [FULL]))
 
 
 def test_the_latest_is_the_latest_table_full_whatever_else_was_lost_since():

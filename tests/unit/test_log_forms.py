@@ -30,14 +30,8 @@ MESSAGE = re.compile(
     rb"|openvswitch: zone: 7 exceeds conntrack limit"
     rb"|(?:net_ratelimit|__ratelimit|printk): \d+ (?:callbacks|messages) suppresse?d?\.?"
 )
-# What the scanner does not hand over yet: other lines' evidence, entries of several lines, UTF-16.
-PENDING = {
-    "quiet-dmesg-T.txt", "quiet-serial-console.txt", "dmesg-json.txt", "no-newline.txt",
-    "truncated.txt", "journal-verbose.txt", "journal-export.txt", "journal-json-pretty.txt",
-    "utf-16.txt", "quiet-journal-json.txt", "quiet-journal-export.txt",
-    "quiet-journal-verbose.txt", "quiet-dmesg-iso.txt", "quiet-dmesg-human.txt",
-    "quiet-dmesg-decode.txt", "quiet-boot.txt", "others-words.txt",
-}  # fmt: skip
+# Several messages in one line; a log that shows nothing of the kernel's.
+PENDING = {"no-newline.txt", "others-words.txt"}
 
 
 @pytest.fixture
@@ -52,7 +46,7 @@ def names(rows):
 @pytest.mark.parametrize("form", FORMS, ids=names(FORMS))
 def test_form_of_a_log_is_counted_in_full(door, form, request):
     if form["file"] in PENDING:
-        request.applymarker(pytest.mark.xfail(reason="the scanner has to hand it over"))
+        request.applymarker(pytest.mark.xfail(reason="pending"))
     answered = door.run("full", "--log", str(DATA / form["file"]), "--since", "all")
     low, _, high = form["table_full"].partition("-")
     assert int(low) <= answered.data["table_full"].value <= int(high or low), answered.out
