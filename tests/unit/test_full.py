@@ -21,8 +21,8 @@ from check_conntrack.full import (
 from check_conntrack.kernel import namespaces as kernel_namespaces
 from check_conntrack.kernel.limits import OWN, Limits
 from check_conntrack.kernel.log import events, gather, journal
-from check_conntrack.kernel.log.files import LogCursor
 from check_conntrack.kernel.log.messages import Kind
+from check_conntrack.kernel.log.rotation import LogCursor
 from check_conntrack.state import counter_history, state_store
 from check_conntrack.state.counter_history import CounterRise, NamespaceState
 from support.full_host import MESSAGE, Host, Namespace
@@ -279,7 +279,6 @@ def test_full_the_first_run_with_such_a_log_says_since_when_it_watches(busy):
     assert busy.run("--log", busy.log).state == "UNKNOWN"
 
 
-@pytest.mark.xfail(reason="log files do not say it yet", strict=True)
 def test_full_counters_of_this_host_stand_in_for_its_own_log_alone(host):
     host.logs(host.line(300, "eth0: up"), host.line(5, "eth1: up"))
     run = host.run("--log", host.log, "--no-state")
@@ -292,7 +291,6 @@ def test_full_counters_of_this_host_stand_in_for_its_own_log_alone(host):
         assert host.run("--log", host.log, "--no-state").state == "UNKNOWN"
 
 
-@pytest.mark.xfail(reason="log files do not say it yet", strict=True)
 def test_full_a_log_that_nobody_writes_any_more_is_a_gap(busy):
     busy.logs(*(busy.line(ago, "x", host="elsewhere") for ago in (86400, 10800)), written=10800)
     run = busy.run("--log", busy.log)

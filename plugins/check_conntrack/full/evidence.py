@@ -11,8 +11,9 @@ from .. import render
 from ..kernel import counters
 from ..kernel.coverage import Span
 from ..kernel.limits import own_inode
-from ..kernel.log import events, files, gather, kmsg
+from ..kernel.log import events, gather, kmsg
 from ..kernel.log.messages import Kind
+from ..kernel.log.opening import STANDARD_INPUT
 from ..kernel.namedtuple import NamedTuple
 from ..namespaces import further_key
 from ..state import state_store
@@ -282,7 +283,7 @@ def read_log(
     last = earlier.run.last_log_read if earlier.run else None
     start = window.start
     unread = last is not None and start is not None and last < start
-    if unread and log.usable and files.STANDARD_INPUT not in options.log:
+    if unread and log.usable and STANDARD_INPUT not in options.log:
         # What this run has read stands, however far back the longer reading gets in time.
         window = window_of(options, clock, now, last)
         longer = read(window)

@@ -14,7 +14,8 @@ from nagiosplugin import Ok
 
 from .. import cli, nagios, runner, session
 from ..kernel import counters, privileges
-from ..kernel.log import files, gather, kmsg
+from ..kernel.log import gather, kmsg
+from ..kernel.log.decompress import ZSTD
 from ..ranges import parse_thresholds
 from . import contexts
 from .evidence import DEFAULT_WINDOW, acquire, write
@@ -37,7 +38,7 @@ PURPOSE = """\
 Has the kernel's connection-tracking table been full, when, in which namespace, and
 what was lost? Reads the kernel log and the counters; both outlive the moment."""
 # Modules that are imported only where a source needs them.
-LATE = ("bz2", "ctypes", "glob", "lzma", "select", "subprocess", *files.ZSTD)
+LATE = ("bz2", "ctypes", "fnmatch", "lzma", "select", "subprocess", *ZSTD)
 EXAMPLES = """\
 Examples:
   check_conntrack_full
