@@ -59,13 +59,13 @@ def logged_overflow(namespace):
     return begin, found
 
 
-def test_the_kernels_message_names_the_namespace_whose_table_overflowed(namespace):
+def test_kmsg_event_names_the_namespace(namespace):
     begin, found = logged_overflow(namespace)
     assert {event.kind for event in found} == {Kind.TABLE_FULL}
     assert all(begin - 2 <= event.time <= time.time() + 2 for event in found)
 
 
-def test_what_a_program_writes_to_the_ring_is_not_counted(need):
+def test_kmsg_record_of_a_program_is_not_counted(need):
     need()
     mark = 400_000_000 + int(uuid.uuid4().hex[:6], 16)
     try:
@@ -85,7 +85,7 @@ def test_what_a_program_writes_to_the_ring_is_not_counted(need):
     ]
 
 
-def test_a_ring_that_is_written_as_fast_as_it_is_read_comes_to_an_end(need):
+def test_kmsg_reading_ends_while_the_ring_is_written(need):
     need()
     code = "import os\nfd=os.open('/dev/kmsg',os.O_WRONLY)\nwhile True: os.write(fd,b'<15>check')"
     writer = subprocess.Popen([sys.executable, "-c", code])
@@ -100,7 +100,7 @@ def test_a_ring_that_is_written_as_fast_as_it_is_read_comes_to_an_end(need):
         writer.wait()
 
 
-def test_the_journal_holds_the_same_events_as_the_ring_and_they_count_once(namespace, tmp_path):
+def test_journal_events_that_the_ring_holds_count_once(namespace, tmp_path):
     _, found = logged_overflow(namespace)
     journald.journal(str(tmp_path))
     read = journal.read_journal(
@@ -121,7 +121,7 @@ def test_the_journal_holds_the_same_events_as_the_ring_and_they_count_once(names
     assert tally(merged).table_full == len(found)
 
 
-def test_the_journal_of_an_earlier_boot_is_read_too(namespace, tmp_path):
+def test_journal_of_an_earlier_boot_is_read(namespace, tmp_path):
     logged_overflow(namespace)
     earlier = str(uuid.uuid4())
     journald.journal(str(tmp_path), earlier)
@@ -131,7 +131,7 @@ def test_the_journal_of_an_earlier_boot_is_read_too(namespace, tmp_path):
     assert {event.boot for event in read.events} == {earlier.replace("-", "")}
 
 
-def test_one_line_tells_whether_a_journal_goes_back_beyond_a_time(need, tmp_path):
+def test_journal_probe_tells_whether_it_reaches_back(need, tmp_path):
     need()
     journald.journal(str(tmp_path))
 
@@ -144,7 +144,7 @@ def test_one_line_tells_whether_a_journal_goes_back_beyond_a_time(need, tmp_path
     assert shown(time.time() - 3600) == 0
 
 
-def test_what_a_program_wrote_to_the_ring_is_not_the_kernels_in_the_journal_either(need, tmp_path):
+def test_journal_record_of_a_program_is_not_counted(need, tmp_path):
     need()
     mark = 400_000_000 + int(uuid.uuid4().hex[:6], 16)
     with open("/dev/kmsg", "w") as file:
@@ -160,14 +160,14 @@ def test_what_a_program_wrote_to_the_ring_is_not_the_kernels_in_the_journal_eith
     assert mark not in {event.netns for event in read.events}
 
 
-def test_an_empty_journal_is_unreadable_when_probed(need, tmp_path):
+def test_journal_that_is_empty_is_a_problem_when_probed(need, tmp_path):
     need("journalctl")
     arguments = journal.journal_arguments(newest=1, directory=str(tmp_path))
     read = journal.read_journal(arguments, journal.deadline(20))
     assert journal.journal_problem(read, probed=True) is not None
 
 
-def test_a_journal_that_may_not_be_read_says_so(need, tmp_path):
+def test_journal_without_privileges_is_a_problem(need, tmp_path):
     need("setpriv")
     tmp_path.chmod(0o700)
     arguments = journal.journal_arguments(newest=1, directory=str(tmp_path))

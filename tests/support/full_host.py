@@ -100,7 +100,7 @@ class Host:
         patch(session.Session, "stream", lambda asked, _: self._refuse(asked))
         patch(session.Session, "ask", lambda asked, _: self._refuse(asked))
         patch(session.Session, "may_ask", property(lambda _: bool(self.refused)))
-        self.journal = journal.Journal(status=journal.MISSING, said="No such file or directory")
+        self.journal = journal.Journal(status=journal.MISSING, stderr="No such file or directory")
         self.journal_before = journal.Journal()
 
     def passes(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What journalctl prints, and does not."""
+"""The journal: what journalctl is asked for, prints, and fails with."""
 
 from __future__ import annotations
 
@@ -37,15 +37,17 @@ def never():
     return False
 
 
-def test_the_arguments_ask_for_the_kernel_in_all_boots_without_a_shell():
+def test_journal_arguments_ask_for_the_kernel_in_all_boots():
     arguments = jn.journal_arguments(1795294806.9)
     assert arguments[0] == "journalctl"
     assert {"--no-pager", "--output=json", "--boot=all", "_TRANSPORT=kernel"} <= set(arguments)
     assert "--since=@1795294806" in arguments
     assert "-k" not in arguments
+    notices = arguments[arguments.index("+") :]
+    assert notices == ["+", "_TRANSPORT=driver", "MESSAGE_ID=e9bf28e6e834481bb6f48f548ad13606"]
 
 
-def test_the_arguments_for_this_boot_and_for_a_probe():
+def test_journal_arguments_ask_for_one_boot_or_one_entry():
     assert "--boot=0" in jn.journal_arguments(boot=True)
     assert "--lines=1" in jn.journal_arguments(newest=1)
     assert not [word for word in jn.journal_arguments() if word.startswith("--since")]
@@ -54,7 +56,7 @@ def test_the_arguments_for_this_boot_and_for_a_probe():
     )
 
 
-def test_an_entry_is_as_old_as_the_kernels_stamp_says_and_not_as_its_reception():
+def test_journal_entry_has_the_time_of_the_kernels_stamp():
     found = jn.parse_entry(
         entry(__MONOTONIC_TIMESTAMP="2616710822", _SOURCE_MONOTONIC_TIMESTAMP="616710822")
     )
@@ -62,13 +64,13 @@ def test_an_entry_is_as_old_as_the_kernels_stamp_says_and_not_as_its_reception()
     assert found.monotonic == 616710822
 
 
-def test_an_entry_without_the_kernels_stamp_is_as_old_as_its_reception():
+def test_journal_entry_without_the_kernels_stamp_has_the_time_of_its_reception():
     found = jn.parse_entry(entry(_SOURCE_MONOTONIC_TIMESTAMP=""))
     assert found.time == pytest.approx(1795294806.340443)
     assert found.monotonic is None
 
 
-def test_an_entry_becomes_an_event():
+def test_journal_entry_becomes_an_event():
     event = jn.entry_event(jn.parse_entry(entry()))
     assert event.kind is Kind.TABLE_FULL
     assert (event.netns, event.boot, event.source) == (4026532177, BOOT, "journal")
@@ -85,7 +87,7 @@ def test_an_entry_becomes_an_event():
         {"MESSAGE": "x " + TEXT},
     ],
 )
-def test_what_a_program_wrote_or_is_no_text_is_no_event(fields):
+def test_journal_entry_of_a_program_or_without_text_is_no_event(fields):
     assert jn.entry_event(jn.parse_entry(entry(**fields))) is None
 
 
@@ -93,13 +95,13 @@ def test_what_a_program_wrote_or_is_no_text_is_no_event(fields):
     "line",
     [b"", b"x", b"[]", b"1", b"{}", b"{", b'{"__REALTIME_TIMESTAMP": 5}', b"[" * 100000, b"\xff"],
 )
-def test_what_is_no_entry_is_a_value_error(line):
+def test_journal_entry_that_is_malformed_raises_value_error(line):
     with pytest.raises(ValueError, match=r"."):
         jn.parse_entry(line)
 
 
 @given(st.binary())
-def test_any_bytes_are_an_entry_or_a_value_error(line):
+def test_journal_entry_of_any_bytes_is_parsed_or_raises_value_error(line):
     try:
         jn.parse_entry(line)
     except ValueError:
@@ -127,7 +129,7 @@ def test_any_bytes_are_an_entry_or_a_value_error(line):
         ),
     )
 )
-def test_any_values_are_an_entry_or_a_value_error(fields):
+def test_journal_entry_of_any_values_is_parsed_or_raises_value_error(fields):
     try:
         jn.entry_event(jn.parse_entry(json.dumps(fields).encode()))
     except ValueError:
@@ -139,7 +141,7 @@ def fake(fp, out=(), **more):
     return jn.read_journal(COMMAND, never)
 
 
-def test_events_are_found_among_other_entries(fp):
+def test_journal_counts_events_among_other_entries(fp):
     found = fake(fp, [entry("first"), entry("other"), entry(), entry(SYSLOG_FACILITY="1")])
     assert len(found.events) == 1
     assert (found.entries, found.malformed, found.status, found.complete) == (4, 0, 0, True)
@@ -147,19 +149,19 @@ def test_events_are_found_among_other_entries(fp):
     assert jn.journal_problem(found, probed=False) is None
 
 
-def test_output_that_is_no_json_is_said(fp):
+def test_journal_without_json_is_a_problem(fp):
     found = fake(fp, [b"Nov 21 21:59:00 gw kernel: " + TEXT.encode()])
     assert found.malformed == 1
     assert jn.journal_problem(found, probed=False).reason == reasons.JOURNALCTL_TOO_OLD
 
 
-def test_a_damaged_line_does_not_cost_the_others(fp):
+def test_journal_with_a_damaged_line_keeps_the_others(fp):
     found = fake(fp, [entry("first"), entry()[:-9], entry()])
     assert (len(found.events), found.malformed) == (1, 1)
     assert jn.journal_problem(found, probed=False) is None
 
 
-def test_a_failing_journalctl_is_said_with_its_words(fp):
+def test_journal_problem_quotes_a_failing_journalctl(fp):
     found = fake(fp, returncode=1, stderr=b"Failed to open /x|y: \x1b[31mInput/output error\n")
     problem = jn.journal_problem(found, probed=False)
     assert problem.reason == reasons.JOURNALCTL_FAILED
@@ -169,7 +171,7 @@ def test_a_failing_journalctl_is_said_with_its_words(fp):
     assert "\x1b" not in problem.detail
 
 
-def test_no_entry_in_a_window_is_quiet_and_none_at_all_is_unreadable(fp):
+def test_journal_without_entries_is_a_problem_only_when_probed(fp):
     found = fake(fp)
     assert jn.journal_problem(found, probed=False) is None
     assert jn.journal_problem(found, probed=True).reason == reasons.NO_KERNEL_LINES
@@ -183,7 +185,7 @@ def test_no_entry_in_a_window_is_quiet_and_none_at_all_is_unreadable(fp):
         b"No journal files were found.\n",
     ],
 )
-def test_a_journal_without_the_right_is_unreadable_though_it_ends_well(fp, said):
+def test_journal_without_privileges_is_a_problem_whatever_its_status(fp, said):
     found = fake(fp, stderr=said)
     assert jn.journal_problem(found, probed=False).reason in (
         reasons.JOURNAL_DENIED,
@@ -191,12 +193,12 @@ def test_a_journal_without_the_right_is_unreadable_though_it_ends_well(fp, said)
     )
 
 
-def test_a_hint_beside_entries_is_only_a_hint(fp):
+def test_journal_with_entries_and_a_hint_is_readable(fp):
     found = fake(fp, [entry()], stderr=b"Hint: You are currently not seeing messages ...\n")
     assert jn.journal_problem(found, probed=False) is None
 
 
-def test_a_missing_journalctl_is_said():
+def test_journal_problem_names_a_missing_journalctl():
     found = jn.read_journal(["/nonexistent/journalctl"], never)
     assert found.status == jn.MISSING
     assert "No such file" in jn.journal_problem(found, probed=False).detail
@@ -206,7 +208,7 @@ def python(code):
     return [sys.executable, "-c", code]
 
 
-def test_a_journalctl_that_hangs_is_ended_in_time():
+def test_journalctl_that_hangs_is_killed_in_time():
     begin = time.monotonic()
     found = jn.read_journal(python("import time; time.sleep(60)"), jn.deadline(0.5))
     assert time.monotonic() - begin < 5
@@ -214,21 +216,21 @@ def test_a_journalctl_that_hangs_is_ended_in_time():
     assert jn.journal_problem(found, probed=False).reason == reasons.TIMED_OUT
 
 
-def test_a_journalctl_that_closes_its_output_and_hangs_is_ended_too():
+def test_journalctl_that_closes_its_output_and_hangs_is_killed():
     code = "import os, time; os.close(1); os.close(2); time.sleep(60)"
     begin = time.monotonic()
     assert not jn.read_journal(python(code), jn.deadline(0.5)).complete
     assert time.monotonic() - begin < 5
 
 
-def test_what_came_before_it_hung_counts():
+def test_journalctl_that_hangs_keeps_what_was_read():
     lines = (entry("a") + b"\n" + entry() + b"\n").decode()
     code = f"import sys, time; print({lines!r}, flush=True); time.sleep(60)"
     found = jn.read_journal(python(code), jn.deadline(1.0))
     assert (len(found.events), found.complete) == (1, False)
 
 
-def test_a_journalctl_that_never_stops_printing_is_ended_in_time():
+def test_journalctl_that_never_stops_printing_is_killed_in_time():
     code = f"import sys\nwhile True: sys.stdout.write({entry('x').decode()!r} + chr(10))"
     begin = time.monotonic()
     found = jn.read_journal(python(code), jn.deadline(0.5))
@@ -236,14 +238,14 @@ def test_a_journalctl_that_never_stops_printing_is_ended_in_time():
     assert found.entries > 0
 
 
-def test_what_a_hanging_wrapper_has_started_is_ended_with_it(tmp_path):
+def test_journalctl_in_a_wrapper_is_killed_with_it(tmp_path):
     begun = f"echo $$ > {tmp_path}/pid; exec sleep 60"
     wrapper = ["sh", "-c", f"sh -c '{begun}' & wait"]
     assert not jn.read_journal(wrapper, jn.deadline(0.5)).complete
     assert gone(int((tmp_path / "pid").read_text()))
 
 
-def test_lines_are_put_together_from_pieces_of_any_size():
+def test_journal_lines_are_joined_from_pieces_of_any_size():
     data = entry("first") + b"\n" + entry() + b"\n" + entry("last") + b"\n"
     for size in (1, 7, 1000, 10**6):
         lines = jn._Lines()
@@ -253,7 +255,7 @@ def test_lines_are_put_together_from_pieces_of_any_size():
         assert (lines.entries, len(lines.events), lines.malformed) == (3, 1, 0)
 
 
-def test_a_line_without_an_end_costs_no_memory_and_is_malformed():
+def test_journal_line_without_an_end_is_malformed_and_takes_no_memory():
     lines = jn._Lines()
     lines.feed(b"{" * 1000)
     for _ in range(1000):
@@ -263,8 +265,30 @@ def test_a_line_without_an_end_costs_no_memory_and_is_malformed():
     assert (len(lines.events), lines.malformed) == (1, 1)
 
 
-def test_a_program_that_complains_without_end_does_not_fill_the_memory():
+def test_journalctl_that_prints_errors_without_end_takes_no_memory():
     code = "import sys\nfor _ in range(2000): sys.stderr.write('x' * 1000)"
     found = jn.read_journal(python(code), jn.deadline(20))
     assert found.complete
-    assert len(found.said) <= 200
+    assert len(found.stderr) <= 200
+
+
+def notice(text="Missed 12 kernel messages", **more):
+    return entry(text, _TRANSPORT="driver", SYSLOG_FACILITY="", **more)
+
+
+def test_journal_that_missed_messages_says_when(fp):
+    later = str(1795294806340443 + 90_000_000)
+    out = [entry("first"), notice(__REALTIME_TIMESTAMP=later, _SOURCE_MONOTONIC_TIMESTAMP="")]
+    journal = fake(fp, [*out, entry()])
+    [loss] = journal.losses
+    assert loss.end - loss.start == pytest.approx(90, abs=0.01)
+    assert (journal.entries, len(journal.events)) == (2, 1)
+
+
+def test_journal_notice_of_another_kind_is_no_loss_and_no_entry(fp):
+    journal = fake(fp, [entry("first"), notice("Runtime journal is using 8.0M"), notice("x")])
+    assert (journal.losses, journal.entries) == ((), 1)
+
+
+def test_journal_message_of_journald_is_no_event(fp):
+    assert fake(fp, [entry("first"), notice(TEXT)]).events == ()

@@ -26,73 +26,73 @@ def never():
     return False
 
 
-def test_a_record_is_taken_apart():
+def test_kmsg_record_is_parsed():
     raw = b"12,339,5140900,c,caller=T1;eth0: link\\x09up\n SUBSYSTEM=net\n DEVICE=n2\n"
     assert kmsg.parse_record(raw) == kmsg.Record(
         1, 4, 339, 5140900, "c", "eth0: link\tup", (("SUBSYSTEM", "net"), ("DEVICE", "n2"))
     )
 
 
-def test_escaped_bytes_are_put_back_and_a_backslash_stays_one():
+def test_kmsg_escapes_are_decoded_and_a_backslash_stays():
     assert kmsg.parse_record(b"4,1,1,-;\\xc3\\xa4 \\x5cx41 \\x1b[31m").text == "ä \\x41 \x1b[31m"
 
 
-def test_bytes_that_are_no_text_do_not_hinder():
+def test_kmsg_record_may_hold_any_bytes():
     assert kmsg.parse_record(b"4,1,1,-;a\\xffb\xfe").text == "a\ufffdb\ufffd"
 
 
 @pytest.mark.parametrize("raw", [b"", b"x", b"4,1;", b"4,1,1,-", b"-4,1,1,-;a", b"4,1_0,1,-;a"])
-def test_what_is_no_record_is_a_value_error(raw):
+def test_kmsg_record_that_is_malformed_raises_value_error(raw):
     with pytest.raises(ValueError, match="not a record"):
         kmsg.parse_record(raw)
 
 
 @given(st.binary())
-def test_any_bytes_are_a_record_or_a_value_error(raw):
+def test_kmsg_record_of_any_bytes_is_parsed_or_raises_value_error(raw):
     with contextlib.suppress(ValueError):
         kmsg.parse_record(raw)
 
 
 @given(st.lists(st.binary(min_size=1)))
-def test_a_digest_of_any_bytes_counts_each_of_them(raws):
+def test_kmsg_digest_counts_records_of_any_bytes(raws):
     ring = kmsg.digest(raws, CLOCK)
     assert ring.records + ring.malformed == len(raws)
 
 
-def test_only_the_kernels_own_facility_counts():
+def test_kmsg_digest_counts_only_the_kernels_facility():
     ring = kmsg.digest([record(1, priority=12), record(2, priority=4)], CLOCK)
     assert len(ring.events) == 1
     assert (ring.records, ring.kernel_records) == (2, 1)
 
 
-def test_a_gap_in_the_sequence_is_records_lost():
+def test_kmsg_gap_in_the_sequence_is_lost_records():
     ring = kmsg.digest([record(5), record(6), record(9)], CLOCK)
     assert ring.lost == 2
     assert not ring.reaches(None, BOOT)
 
 
-def test_the_ring_reaches_back_to_boot_only_with_its_first_record():
+def test_kmsg_ring_reaches_boot_only_with_its_first_record():
     assert kmsg.digest([record(0)], CLOCK).reaches(None, BOOT)
     assert not kmsg.digest([record(1)], CLOCK).reaches(None, BOOT)
 
 
-def test_a_ring_with_its_first_record_does_not_reach_back_beyond_boot():
+def test_kmsg_ring_does_not_reach_beyond_boot():
     ring = kmsg.digest([record(0)], CLOCK)
     assert ring.reaches(BOOT, BOOT)
     assert not ring.reaches(BOOT - 1, BOOT)
 
 
-def test_the_ring_reaches_back_to_its_oldest_record():
+def test_kmsg_ring_reaches_its_oldest_record():
     ring = kmsg.digest([record(7, microseconds=100_000_000)], CLOCK)
     assert ring.reaches(1_000_000.0 - 399, BOOT)
     assert not ring.reaches(1_000_000.0 - 401, BOOT)
 
 
-def test_an_empty_ring_reaches_nowhere():
+def test_kmsg_ring_that_is_empty_reaches_nowhere():
     assert not kmsg.digest([], CLOCK).reaches(1.0, BOOT)
 
 
-def test_an_event_has_the_wall_clock_of_its_stamp():
+def test_kmsg_event_has_the_wall_clock_time_of_its_stamp():
     [event] = kmsg.digest([record(1, microseconds=100_000_000)], CLOCK, "ab-cd").events
     assert event.kind is Kind.TABLE_FULL
     assert event.time == pytest.approx(1_000_000 - 400)
@@ -100,25 +100,25 @@ def test_an_event_has_the_wall_clock_of_its_stamp():
     assert (event.monotonic, event.boot, event.source) == (100_000_000, "abcd", "/dev/kmsg")
 
 
-def test_time_spent_suspended_makes_a_stamp_inexact_by_as_much():
+def test_kmsg_time_is_inexact_by_the_time_spent_suspended():
     slept = CLOCK._replace(boottime=CLOCK.boottime + 3600)
     time, slack = kmsg.wall_time(slept, 499_000_000)
     assert time == pytest.approx(999_999)
     assert slack == pytest.approx(3600, abs=1)
 
 
-def test_two_readings_of_two_clocks_are_no_suspend():
+def test_kmsg_time_ignores_the_delay_between_two_clocks():
     clock = kmsg.read_clock()
     assert kmsg.wall_time(clock._replace(boottime=clock.monotonic + 0.001), 0)[1] == (
         pytest.approx(clock.monotonic * kmsg.DRIFT)
     )
 
 
-def test_boot_is_as_long_ago_as_the_clock_that_counts_suspend_says():
+def test_kmsg_boot_time_includes_suspend():
     assert kmsg.boot_time(kmsg.Clock(1000.0, 100.0, 300.0)) == 700.0
 
 
-def test_a_reading_that_was_stopped_is_not_complete():
+def test_kmsg_reading_that_was_stopped_is_incomplete():
     ring = kmsg.digest([record(0), kmsg.STOPPED], CLOCK)
     assert not ring.complete
     assert len(ring.events) == 1
@@ -146,12 +146,12 @@ def ring(monkeypatch):
     return make
 
 
-def test_reading_ends_where_the_ring_does(ring):
+def test_kmsg_reading_ends_with_the_ring(ring):
     ring(record(1), record(2))
     assert list(kmsg.read_kmsg(3, never)) == [record(1), record(2)]
 
 
-def test_overwritten_and_overlong_records_are_passed_over(ring):
+def test_kmsg_reading_skips_overwritten_and_overlong_records(ring):
     ring(
         record(1),
         OSError(errno.EPIPE, ""),
@@ -163,18 +163,18 @@ def test_overwritten_and_overlong_records_are_passed_over(ring):
     assert kmsg.digest(kmsg.read_kmsg(3, never), CLOCK).lost == 3
 
 
-def test_another_error_is_the_callers(ring):
+def test_kmsg_reading_raises_other_errors(ring):
     ring(record(1), OSError(errno.EIO, ""))
     with pytest.raises(OSError, match="5"):
         list(kmsg.read_kmsg(3, never))
 
 
-def test_an_end_of_file_ends_the_reading(ring):
+def test_kmsg_reading_ends_at_the_end_of_a_file(ring):
     ring(record(1), b"")
     assert len(list(kmsg.read_kmsg(3, never))) == 1
 
 
-def test_a_ring_that_is_written_as_fast_as_it_is_read_is_stopped(monkeypatch):
+def test_kmsg_reading_of_a_ring_that_is_written_as_fast_is_stopped(monkeypatch):
     counter = iter(range(10**9))
     monkeypatch.setattr(os, "read", lambda *_: record(next(counter)))
     asked = iter(range(1000))
@@ -183,7 +183,7 @@ def test_a_ring_that_is_written_as_fast_as_it_is_read_is_stopped(monkeypatch):
     assert raws[-1] == kmsg.STOPPED
 
 
-def test_a_storm_of_overwritten_records_is_stopped_too(monkeypatch):
+def test_kmsg_reading_of_overwritten_records_is_stopped(monkeypatch):
     def overwritten(*_):
         raise OSError(errno.EPIPE, "")
 
@@ -192,7 +192,7 @@ def test_a_storm_of_overwritten_records_is_stopped_too(monkeypatch):
     assert list(kmsg.read_kmsg(3, lambda: next(asked) >= 500)) == [kmsg.STOPPED]
 
 
-def test_the_marker_ends_a_reading_at_what_was_there_when_it_began(monkeypatch):
+def test_kmsg_reading_ends_at_the_marker(monkeypatch):
     counter = iter(range(10**9))
 
     def read(descriptor, _):
@@ -204,7 +204,7 @@ def test_the_marker_ends_a_reading_at_what_was_there_when_it_began(monkeypatch):
     assert raws[-1] == record(599)
 
 
-def test_a_marker_that_nothing_follows_does_not_end_the_reading(monkeypatch):
+def test_kmsg_reading_continues_without_records_after_the_marker(monkeypatch):
     answers = [record(1), record(2)]
 
     def read(descriptor, _):
@@ -216,6 +216,6 @@ def test_a_marker_that_nothing_follows_does_not_end_the_reading(monkeypatch):
     assert len(list(kmsg.read_kmsg(3, never, marker=4))) == 2
 
 
-def test_a_ring_that_cannot_be_opened_is_an_os_error(tmp_path):
+def test_kmsg_that_cannot_be_opened_raises_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         kmsg.open_kmsg(str(tmp_path / "kmsg"))

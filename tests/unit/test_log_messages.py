@@ -52,7 +52,7 @@ FULL = Message(Kind.TABLE_FULL)
         ("nf_conntrack: table full, dropping packet\r\n", FULL),
     ],
 )
-def test_every_spelling_kernels_have_used_is_understood(text, message):
+def test_message_in_every_spelling_of_kernels_is_parsed(text, message):
     assert parse_message(text) == message
 
 
@@ -76,22 +76,22 @@ def test_every_spelling_kernels_have_used_is_understood(text, message):
         "net_ratelimit: 99999999999999999999 callbacks suppressed",
     ],
 )
-def test_a_text_that_is_not_wholly_the_kernels_wording_says_nothing(text):
+def test_message_within_other_text_is_none(text):
     assert parse_message(text) is None
 
 
 @given(st.text())
-def test_any_text_is_a_message_or_none(text):
+def test_message_of_any_text_is_parsed_or_none(text):
     assert parse_message(text) is None or isinstance(parse_message(text), Message)
 
 
 @given(st.text(min_size=1).filter(lambda text: text.strip() and len(text.splitlines()) == 1))
-def test_a_record_with_text_before_the_message_is_none(text):
+def test_message_with_text_before_it_is_none(text):
     assert parse_message(text.rstrip() + " nf_conntrack: table full, dropping packet") is None or (
         set(text.split()) <= {"nf_conntrack:", "ip_conntrack:"}
     )
 
 
-def test_parsing_takes_no_longer_than_the_text_is_long():
+def test_message_parsing_is_linear_in_the_length():
     assert parse_message("nf_conntrack: " * 20000) is None
     assert parse_message("message repeated 3 times: [" + "[ 1.0] " * 20000) is None

@@ -76,7 +76,7 @@ def _utc(zone):
         ("kern  :warn  : [Sat Nov 21 21:59:00 2026] {}", 60, None, None),
     ],
 )
-def test_each_form_tells_time_stamp_and_host(line, ago, monotonic, host):
+def test_line_of_each_form_has_time_stamp_and_host(line, ago, monotonic, host):
     found = parse_line(line.format(TEXT), NOV_21)
     assert found is not None
     assert found.message.kind is Kind.TABLE_FULL
@@ -103,31 +103,31 @@ def test_each_form_tells_time_stamp_and_host(line, ago, monotonic, host):
         "[ 1035.620501] app: {}",
     ],
 )
-def test_a_line_that_is_not_the_kernels_own_is_none(line):
+def test_line_of_a_program_is_none(line):
     assert parse_line(line.format(TEXT), NOV_21) is None
 
 
-def test_a_repeated_message_counts_as_often_as_it_says():
+def test_line_with_a_repeated_message_counts_its_number():
     line = f"Nov 21 21:59:00 gw kernel: message repeated 5 times: [ [ 10.620501] {TEXT}]"
     assert parse_line(line, NOV_21).message.times == 5
 
 
-def test_a_date_without_a_year_is_of_last_year_right_after_new_year():
+def test_line_without_a_year_is_of_last_year_after_new_year():
     new_year = 1798761660.0  # 2027-01-01 00:01:00 UTC
     assert parse_line(f"Dec 31 23:59:00 gw kernel: {TEXT}", new_year).time == new_year - 120
     assert parse_line(f"Jan  1 00:00:30 gw kernel: {TEXT}", new_year).time == new_year - 30
 
 
-def test_a_date_a_little_in_the_future_stays_there_and_is_not_of_last_year():
+def test_line_without_a_year_may_lie_a_little_ahead():
     assert parse_line(f"Nov 22 01:00:00 gw kernel: {TEXT}", NOV_21).time == NOV_21 + 3 * 3600
 
 
-def test_a_date_later_in_the_year_is_of_last_year():
+def test_line_without_a_year_and_far_ahead_is_of_last_year():
     found = parse_line(f"Dec 24 22:00:00 gw kernel: {TEXT}", NOV_21)
     assert found.time == NOV_21 - (365 - 33) * 86400
 
 
-def test_february_29th_is_of_a_leap_year():
+def test_line_of_february_29th_is_of_a_leap_year():
     found = parse_line(f"Feb 29 12:00:00 gw kernel: {TEXT}", NOV_21)
     assert time.gmtime(found.time)[:3] == (2024, 2, 29)
 
@@ -143,23 +143,23 @@ def test_february_29th_is_of_a_leap_year():
         "2026-02-29T00:00:00Z gw",
     ],
 )
-def test_a_time_that_is_none_leaves_it_unknown_and_the_message_counts(stamp):
+def test_line_with_an_impossible_time_counts_undated(stamp):
     found = parse_line(f"{stamp} kernel: {TEXT}", NOV_21)
     assert found.time is None
     assert found.message.times == 1
 
 
-def test_a_leap_second_is_the_second_before():
+def test_line_of_a_leap_second_is_of_the_second_before():
     found = parse_line(f"Nov 21 21:59:60 gw kernel: {TEXT}", NOV_21)
     assert NOV_21 - found.time in (0, 1)
 
 
-def test_times_without_an_offset_are_local(zone):
+def test_line_without_an_offset_is_of_local_time(zone):
     zone("Europe/Berlin")
     assert parse_line(f"Nov 21 22:59:00 gw kernel: {TEXT}", NOV_21).time == NOV_21 - 60
 
 
-def test_the_hour_that_comes_twice_is_the_later_one_that_is_not_in_the_future(zone):
+def test_line_of_the_hour_that_comes_twice_is_the_latest_before_now(zone):
     zone("Europe/Berlin")
     first = 1792888200.0  # 2026-10-25 02:30 CEST, an hour before 02:30 CET
     line = f"Oct 25 02:20:00 gw kernel: {TEXT}"
@@ -168,19 +168,19 @@ def test_the_hour_that_comes_twice_is_the_later_one_that_is_not_in_the_future(zo
     assert parse_line(line, first + 86400).time == first + 3000
 
 
-def test_the_hour_that_never_comes_does_not_hinder(zone):
+def test_line_of_the_hour_that_is_skipped_is_dated(zone):
     zone("Europe/Berlin")
     found = parse_line(f"Mar 29 02:30:00 gw kernel: {TEXT}", NOV_21)
     assert abs(found.time - 1774747800) <= 3600
 
 
-def test_seconds_without_a_fraction_leave_a_second_open():
+def test_line_without_a_fraction_has_a_second_of_slack():
     assert parse_line(f"Nov 21 21:59:00 gw kernel: {TEXT}", NOV_21).slack == 1.0
     assert parse_line(f"2026-11-21T21:59:00.5Z gw kernel: {TEXT}", NOV_21).slack == 0.0
 
 
 @pytest.mark.parametrize("year", [1970, 1999, 2000, 2024, 2026, 2100])
-def test_rfc_3339_agrees_with_the_calendar(year):
+def test_line_in_rfc_3339_agrees_with_the_calendar(year):
     import calendar
 
     for month in range(1, 13):
@@ -188,7 +188,7 @@ def test_rfc_3339_agrees_with_the_calendar(year):
         assert parse_line(line, NOV_21).time == calendar.timegm((year, month, 28, 3, 4, 5))
 
 
-def test_a_line_of_any_program_tells_when_it_was_written():
+def test_time_of_a_line_of_any_program_is_parsed():
     assert parse_time("Nov 21 21:59:00 gw app[7]: x", NOV_21) == NOV_21 - 60
     assert parse_time("<30>1 2026-11-21T21:59:00Z gw app - - - x", NOV_21) == NOV_21 - 60
     assert parse_time("[ 1035.620501] x", NOV_21) is None
@@ -207,7 +207,7 @@ def test_a_line_of_any_program_tells_when_it_was_written():
         "the kernel: a history",
     ],
 )
-def test_line_of_another_program_is_not_the_kernels(line):
+def test_kernel_line_is_none_for_another_program(line):
     assert kernel_line(line, NOV_21) is None
 
 
@@ -226,11 +226,11 @@ def test_line_of_another_program_is_not_the_kernels(line):
         ("Linux version 2.6.32-279.el6.x86_64 (mockbuild@x86-008)", None, None),
     ],
 )
-def test_line_of_the_kernel_is_known_whatever_it_says(line, host, monotonic):
+def test_kernel_line_is_recognised_whatever_its_text(line, host, monotonic):
     assert kernel_line(line, NOV_21)[:2] == (host, monotonic)
 
 
-def test_last_message_repeated_speaks_of_the_same_host():
+def test_repetition_is_of_the_same_host():
     line = "Nov 21 21:59:00 gw last message repeated 7 times"
     assert parse_repetition(line, "gw", NOV_21)[0] == 7
     assert parse_repetition(line, "gw", NOV_21)[1].time == NOV_21 - 60
@@ -243,7 +243,7 @@ def test_last_message_repeated_speaks_of_the_same_host():
 
 
 @given(st.text(), st.floats(allow_nan=False, allow_infinity=False))
-def test_any_line_at_any_time_raises_nothing(line, reference):
+def test_line_of_any_text_raises_nothing(line, reference):
     parse_line(line, reference)
     parse_time(line, reference)
     parse_repetition(line, "gw", reference)
@@ -253,16 +253,16 @@ def test_any_line_at_any_time_raises_nothing(line, reference):
     st.text(alphabet="<>0123456789[]:.,-+TZ Novkernl", max_size=80),
     st.sampled_from(["", " kernel: ", "] "]),
 )
-def test_anything_in_place_of_a_stamp_raises_nothing(stamp, tag):
+def test_line_with_anything_for_a_stamp_raises_nothing(stamp, tag):
     parse_line(stamp + tag + TEXT, NOV_21)
 
 
 @pytest.mark.parametrize("name", ["linux-2.4.log", "linux-2.6.log", "linux-4.log", "linux-6.log"])
-def test_every_line_that_real_kernels_wrote_is_understood(name):
+def test_line_of_real_kernels_is_parsed(name):
     for line in (DATA / name).read_text().splitlines():
         assert parse_line(line, NOV_21) or parse_repetition(line, "fw", NOV_21), line
 
 
-def test_no_line_that_quotes_the_kernel_is_its_own():
+def test_line_that_quotes_the_kernel_is_none():
     for line in (DATA / "quoted.log").read_text().splitlines():
         assert parse_line(line, NOV_21) is None, line

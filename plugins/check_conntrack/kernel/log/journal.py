@@ -1,6 +1,6 @@
-"""The journal, by journalctl: its argument list, its JSON lines, and what its silence means.
+"""Read the kernel's messages from the journal, by journalctl.
 
-Follows journalctl(1), systemd.journal-fields(7) and systemd's Journal Export Formats.
+Follows journalctl(1), systemd.journal-fields(7), and sd-messages.h for journald's own notices.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import time
 
 from .. import reasons
+from ..coverage import Span
 from ..namedtuple import NamedTuple
 from ..reasons import SourceProblem
 from .events import Event
@@ -24,47 +25,59 @@ if TYPE_CHECKING:
 SOURCE = "journal"
 PROGRAM = "journalctl"
 MISSING = 127
-"""Status of a program that could not be started, as a shell has it."""
+"""Exit status of a program that could not be started, as in a shell."""
 LONGEST_LINE = 1 << 16
-"""Bytes of one entry; with the few fields asked for, an entry of the kernel has 600."""
-_FIELDS = "MESSAGE,SYSLOG_FACILITY,_SOURCE_MONOTONIC_TIMESTAMP,_HOSTNAME"
-# Only entries that may matter are unpacked.
-_NEEDLE = re.compile(rb"conntrack|s suppressed")
+"""Bytes of one entry; with the few fields that are asked for, an entry has about 600."""
+_FIELDS = "MESSAGE,SYSLOG_FACILITY,_SOURCE_MONOTONIC_TIMESTAMP,_HOSTNAME,_TRANSPORT"
+# SD_MESSAGE_JOURNAL_MISSED: "Missed N kernel messages", written by journald itself.
+_MISSED = "e9bf28e6e834481bb6f48f548ad13606"
+# Only entries that may matter are parsed.
+_NEEDLE = re.compile(rb"conntrack|s suppress|Missed [0-9]+ kernel messages")
+_NOTICE = re.compile(r"Missed [0-9]+ kernel messages")
+_DRIVER = re.compile(rb'"_TRANSPORT" ?: ?"driver"')
 _MICROSECONDS = re.compile(r"[0-9]{1,18}")
 _BOOT = re.compile(r"[0-9a-f]{32}")
 _SIGKILL = 9  # importing signal takes longer than it is worth
 
 
 class Entry(NamedTuple):
-    """One entry of the kernel's transport."""
+    """One entry.
+
+    time: when the kernel wrote it, in seconds since the epoch.
+    monotonic: microseconds since boot by the kernel's own stamp.
+    boot: boot id, 32 hexadecimal digits.
+    facility: 0 for the kernel; a program that wrote to /dev/kmsg has another.
+    text: None where it is no text, or longer than journalctl prints.
+    transport: "kernel", or "driver" for journald's own notices.
+    """
 
     time: float
-    """When it happened, in seconds since the epoch."""
     monotonic: int | None
-    """Microseconds since boot by the kernel's own stamp."""
     boot: str | None
-    """Boot id, 32 hexadecimal digits."""
     facility: int
-    """0 for the kernel; a program that wrote to /dev/kmsg has another."""
     text: str | None
-    """None where it is no text, or longer than journalctl shows."""
+    transport: str | None = None
 
 
 class Journal(NamedTuple):
-    """What one call of journalctl has shown."""
+    """The result of one call of journalctl.
+
+    entries: entries of the kernel. oldest: time of the first of them, in seconds since the epoch.
+    losses: the spans in which journald missed messages of the kernel.
+    malformed: lines that are no JSON object of the journal.
+    complete: False where the reading was stopped before the end.
+    status: exit status; negative for a signal, MISSING where the program could not be started.
+    stderr: the beginning of its standard error, one printable line.
+    """
 
     events: tuple[Event, ...] = ()
     entries: int = 0
     oldest: float | None = None
-    """Time of the first entry, in seconds since the epoch."""
     malformed: int = 0
-    """Lines that are no JSON object of the journal."""
     complete: bool = True
-    """False when the reading was stopped before the end."""
     status: int = 0
-    """Exit status; negative for a signal, MISSING where the program could not be started."""
-    said: str = ""
-    """The beginning of its standard error, one printable line."""
+    stderr: str = ""
+    losses: tuple[Span, ...] = ()
 
 
 def journal_arguments(
@@ -76,12 +89,13 @@ def journal_arguments(
     directory: str | None = None,
     program: str = PROGRAM,
 ) -> list[str]:
-    """Return the argument list that asks for the kernel's entries as JSON lines, oldest first.
+    """Return the arguments that ask for the kernel's entries as JSON lines, oldest first.
 
-    ``since`` in seconds since the epoch: entries are filed by the time they were received, which
-    is never before they happened. ``until``: received by then, newest first. ``boot``: this boot
-    alone. ``newest``: so many at most.
-    Without ``boot`` all boots are asked for: it is ``-k`` that would mean the latest alone.
+    ``since`` is in seconds since the epoch: journald files entries by the time it received them,
+    which is never before they were written. ``until``: received by then, newest first. ``boot``:
+    of this boot alone; otherwise of all boots, for which ``-k`` must not be used. ``newest``: at
+    most so many entries. journald's notices of missed messages are included, but not where a
+    number is asked for.
     """
     arguments = [program, "--no-pager", "--output=json", f"--output-fields={_FIELDS}"]
     if directory is not None:
@@ -95,15 +109,17 @@ def journal_arguments(
         arguments.append(f"--lines={newest}")
     arguments.append("--boot=0" if boot else "--boot=all")
     arguments.append("_TRANSPORT=kernel")
+    if newest is None:
+        arguments += ["+", "_TRANSPORT=driver", f"MESSAGE_ID={_MISSED}"]
     return arguments
 
 
 def parse_entry(line: bytes) -> Entry:
     """Return the entry in one line of ``journalctl --output=json``.
 
-    For what was in the ring before journald started, the journal's own time is when it was read:
-    the event was as much before as the kernel's stamp is before the journal's monotonic clock.
-    Raises ValueError when the line is no such object.
+    For messages older than journald, the journal's own time is when journald read them: they were
+    written as much earlier as the kernel's stamp is before the journal's monotonic clock. Raises
+    ValueError where the line is no such object.
     """
     import json
 
@@ -116,19 +132,21 @@ def parse_entry(line: bytes) -> Entry:
     received = _number(fields.get("__REALTIME_TIMESTAMP"))
     if received is None:
         raise ValueError("an entry without __REALTIME_TIMESTAMP")
-    seen = _number(fields.get("__MONOTONIC_TIMESTAMP"))
+    uptime = _number(fields.get("__MONOTONIC_TIMESTAMP"))
     stamp = _number(fields.get("_SOURCE_MONOTONIC_TIMESTAMP"))
-    if seen is not None and stamp is not None and stamp < seen:
-        received -= seen - stamp
+    if uptime is not None and stamp is not None and stamp < uptime:
+        received -= uptime - stamp
     facility = _number(fields.get("SYSLOG_FACILITY", "0"))
     boot = fields.get("_BOOT_ID")
     text = fields.get("MESSAGE")
+    transport = fields.get("_TRANSPORT")
     return Entry(
         received / 1e6,
         stamp,
         boot if isinstance(boot, str) and _BOOT.fullmatch(boot) else None,
         facility if facility is not None else -1,
         text if isinstance(text, str) else None,
+        transport if isinstance(transport, str) else None,
     )
 
 
@@ -139,8 +157,8 @@ def _number(value: object) -> int | None:
 
 
 def entry_event(entry: Entry) -> Event | None:
-    """Return the event an entry reports, None when it is not the kernel's or no loss."""
-    if entry.facility != 0 or entry.text is None:
+    """Return the event that an entry reports, None where it is not the kernel's or no loss."""
+    if entry.transport == "driver" or entry.facility != 0 or entry.text is None:
         return None
     message = parse_message(entry.text)
     if message is None:
@@ -161,15 +179,17 @@ def entry_event(entry: Entry) -> Event | None:
 
 
 class _Lines:
-    """Puts lines together from what a pipe gives, and counts what they hold."""
+    """Joins lines from the pieces that a pipe yields, and counts what they hold."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.losses: list[Span] = []
         self.entries = 0
         self.malformed = 0
         self.oldest: float | None = None
         self._rest = b""
         self._overlong = False
+        self._before = b""
 
     def feed(self, data: bytes) -> None:
         lines = data.split(b"\n")
@@ -185,7 +205,7 @@ class _Lines:
         if not self._overlong:
             self._rest += lines[-1]
             if len(self._rest) > LONGEST_LINE:
-                # Too long for a message of the kernel, whatever it is.
+                # Too long for a message of the kernel.
                 self._overlong = True
                 self._rest = b""
                 self.malformed += 1
@@ -201,13 +221,18 @@ class _Lines:
         if not (line.startswith(b"{") and line.rstrip().endswith(b"}")):
             self.malformed += 1
             return
+        before, self._before = self._before, line
         if self.oldest is not None and not _NEEDLE.search(line):
-            self.entries += 1
+            self.entries += not _DRIVER.search(line)
             return
         try:
             entry = parse_entry(line)
         except ValueError:
             self.malformed += 1
+            return
+        if entry.transport == "driver":
+            if _NOTICE.fullmatch(entry.text or ""):
+                self.losses.append(Span(_time(before, entry.time), entry.time))
             return
         self.entries += 1
         if self.oldest is None:
@@ -217,12 +242,20 @@ class _Lines:
             self.events.append(event)
 
 
-def read_journal(arguments: Sequence[str], stop: Callable[[], bool]) -> Journal:
-    """Run journalctl and return what it has shown.
+def _time(line: bytes, latest: float) -> float:
+    """Return the time of an entry; ``latest`` where it has none, or a later one."""
+    try:
+        return min(parse_entry(line).time, latest)
+    except ValueError:
+        return latest
 
-    ``stop`` is asked while waiting and reading; once it says True the program is killed, and what
-    came until then counts. Memory is bounded by the number of events. Raises nothing: what went
-    wrong stands in ``status``, ``said`` and ``malformed``, and ``journal_problem`` says it.
+
+def read_journal(arguments: Sequence[str], stop: Callable[[], bool]) -> Journal:
+    """Run journalctl and return the result.
+
+    ``stop`` is called while waiting and reading; once it returns True the program is killed, and
+    what was read until then counts. Memory is bounded by the number of events. Raises nothing:
+    ``journal_problem`` tells from ``status``, ``stderr`` and ``malformed`` what went wrong.
     """
     import subprocess
 
@@ -244,12 +277,12 @@ def read_journal(arguments: Sequence[str], stop: Callable[[], bool]) -> Journal:
         )
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return Journal(status=MISSING, said=_printable(reason.encode()))
+        return Journal(status=MISSING, stderr=_printable(reason.encode()))
     lines = _Lines()
-    said = b""
+    stderr = b""
     complete = False
     try:
-        said, complete = _drain(process, lines, stop)
+        stderr, complete = _drain(process, lines, stop)
     finally:
         status = _end(process, complete, stop)
         for pipe in (process.stdout, process.stderr):
@@ -266,30 +299,31 @@ def read_journal(arguments: Sequence[str], stop: Callable[[], bool]) -> Journal:
         lines.malformed,
         complete,
         status,
-        _printable(said),
+        _printable(stderr),
+        tuple(lines.losses),
     )
 
 
 def _drain(
     process: subprocess.Popen[bytes], lines: _Lines, stop: Callable[[], bool]
 ) -> tuple[bytes, bool]:
-    """Read both pipes to their ends; return (beginning of standard error, whether at the end)."""
+    """Read both pipes to their ends; return (beginning of standard error, whether complete)."""
     import select
 
-    said = _Said()
+    stderr = _Beginning()
     takers: dict[int, Callable[[bytes], None]] = {}
     poll = select.poll()
-    for pipe, take in ((process.stdout, lines.feed), (process.stderr, said.feed)):
+    for pipe, take in ((process.stdout, lines.feed), (process.stderr, stderr.feed)):
         descriptor = _descriptor(pipe)
         if descriptor is not None:
             takers[descriptor] = take
             poll.register(descriptor, select.POLLIN)
         elif pipe is not None:
-            # No pipe but something in memory: it does not keep one waiting.
+            # An object in memory in place of a pipe: reading it never waits.
             take(pipe.read())
     while takers:
         if stop():
-            return said.text, False
+            return stderr.text, False
         for descriptor, _ in poll.poll(50):
             data = os.read(descriptor, 1 << 16)
             if data:
@@ -297,11 +331,11 @@ def _drain(
             else:
                 poll.unregister(descriptor)
                 del takers[descriptor]
-    return said.text, not stop()
+    return stderr.text, not stop()
 
 
-class _Said:
-    """The beginning of what a program says on its standard error."""
+class _Beginning:
+    """Keeps the beginning of a program's standard error."""
 
     def __init__(self) -> None:
         self.text = b""
@@ -320,7 +354,7 @@ def _descriptor(pipe: IO[bytes] | None) -> int | None:
 
 
 def _end(process: subprocess.Popen[bytes], complete: bool, stop: Callable[[], bool]) -> int | None:
-    """Return the exit status; a program that does not end is killed and not waited for long."""
+    """Return the exit status; kill a program that does not end, without waiting for long."""
     import contextlib
     import subprocess
 
@@ -328,50 +362,50 @@ def _end(process: subprocess.Popen[bytes], complete: bool, stop: Callable[[], bo
         while not stop():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return process.wait(timeout=0.05)
-    # It leads a session of its own: what it has started goes with it, where it was not waited for.
+    # It leads a session of its own, so the programs it started are killed with it.
     with contextlib.suppress(OSError):
         os.killpg(process.pid, _SIGKILL)
     process.kill()
-    # What hangs in the kernel (a disk that does not answer) is left to init.
+    # A process that hangs in the kernel (a disk that does not answer) is left to init.
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=0.5)
     return None
 
 
-def _printable(said: bytes) -> str:
-    text = said.decode("ascii", "replace").strip()
+def _printable(data: bytes) -> str:
+    text = data.decode("ascii", "replace").strip()
     text = "".join(c if " " <= c <= "~" and c != "|" else " " for c in text)
     return " ".join(text.split())[:200]
 
 
 def journal_problem(journal: Journal, *, probed: bool) -> SourceProblem | None:
-    """Return why what was read is not to be relied on, or None.
+    """Return why the result cannot be relied on, or None.
 
-    ``probed``: it was asked without a window (``newest=1``), where no entry at all means that none
-    can be seen, and not that all is quiet. A journal with entries is readable, whatever else it
-    said.
+    ``probed``: it was asked without a window (``newest=1``), so that no entry at all means that
+    entries cannot be read, and not that the kernel wrote none. A journal with entries is readable,
+    whatever its standard error says.
     """
     if journal.status == MISSING:
-        return SourceProblem(SOURCE, reasons.JOURNALCTL_MISSING, journal.said)
+        return SourceProblem(SOURCE, reasons.JOURNALCTL_MISSING, journal.stderr)
     if not journal.complete:
         return SourceProblem(SOURCE, reasons.TIMED_OUT)
-    lowered = journal.said.lower()
+    lowered = journal.stderr.lower()
     if "permission" in lowered or "not seeing messages" in lowered:
         if not journal.entries:
-            return SourceProblem(SOURCE, reasons.JOURNAL_DENIED, journal.said)
+            return SourceProblem(SOURCE, reasons.JOURNAL_DENIED, journal.stderr)
     elif "no journal files" in lowered and not journal.entries:
         return SourceProblem(SOURCE, reasons.JOURNAL_NOT_FOUND)
     if journal.status != 0:
-        said = f": {journal.said}" if journal.said else ""
-        return SourceProblem(SOURCE, reasons.JOURNALCTL_FAILED, f"status {journal.status}{said}")
+        detail = f": {journal.stderr}" if journal.stderr else ""
+        return SourceProblem(SOURCE, reasons.JOURNALCTL_FAILED, f"status {journal.status}{detail}")
     if journal.malformed and not journal.entries:
         return SourceProblem(SOURCE, reasons.JOURNALCTL_TOO_OLD)
     if probed and not journal.entries:
-        return SourceProblem(SOURCE, reasons.NO_KERNEL_LINES, journal.said)
+        return SourceProblem(SOURCE, reasons.NO_KERNEL_LINES, journal.stderr)
     return None
 
 
 def deadline(seconds: float) -> Callable[[], bool]:
-    """Return a ``stop`` that says True from so many seconds on."""
+    """Return a ``stop`` that returns True once so many seconds have passed."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() >= end
