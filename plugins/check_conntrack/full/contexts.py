@@ -5,6 +5,7 @@ from __future__ import annotations
 from nagiosplugin import Critical, Metric, Ok, Resource, Result, Warn
 
 from .. import nagios
+from ..advice.source_problems import gap_reason, sentence
 from ..kernel.namedtuple import NamedTuple
 from ..nagios import LabelContext, StateContext
 from ..state.counter_history import NEARLY_FULL
@@ -49,7 +50,9 @@ def find(evidence: Evidence, thresholds: Thresholds, trouble: str, since: float 
     problems = list(evidence.problems)
     if evidence.refused:
         problems.append(f"--sudo: {evidence.refused}")
-    problems += _missing(evidence)
+    problems += [sentence(problem) for problem in evidence.log.missing]
+    useless = [each for each in evidence.log.coverage if each.named and not each.usable]
+    problems = list(dict.fromkeys([*problems, *map(gap_reason, useless)]))
     if not claim.sources and not problems and not evidence.inactive:
         problems.append("neither the kernel log nor the counters can be read")
     return Findings(
@@ -60,12 +63,6 @@ def find(evidence: Evidence, thresholds: Thresholds, trouble: str, since: float 
         trouble if since not in ("boot", "all") else "",
         excused=evidence.earlier.run is None and not trouble and claim.since is not None,
     )
-
-
-def _missing(evidence: Evidence) -> list[str]:
-    from ..advice.source_problems import sentence
-
-    return [sentence(problem) for problem in evidence.log.missing]
 
 
 def _unevaluated(evidence: Evidence, thresholds: Thresholds, trouble: str) -> Iterator[str]:

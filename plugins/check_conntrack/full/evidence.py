@@ -42,7 +42,7 @@ LOG_SHARE = 0.7
 class LogReport(NamedTuple):
     """What the kernel log shows of the window.
 
-    usable: any source shows anything.
+    usable: this run could read a source that shows anything.
     coverage: the spans of each source, also of those that show nothing.
     missing: what the user named and cannot be read.
     problems: what else cannot be read.
@@ -283,7 +283,7 @@ def read_log(
     last = earlier.run.last_log_read if earlier.run else None
     start = window.start
     unread = last is not None and start is not None and last < start
-    if unread and log.usable and STANDARD_INPUT not in options.log:
+    if unread and log.read and log.usable and STANDARD_INPUT not in options.log:
         # What this run has read stands, however far back the longer reading gets in time.
         window = window_of(options, clock, now, last)
         longer = read(window)
@@ -292,7 +292,8 @@ def read_log(
         log = log._replace(coverage=longer.coverage, problems=longer.problems)
     named, gone = _by_namespace(inside.inside, births)
     return LogReport(
-        usable=log.usable,
+        # What earlier runs read is covered too, and is no sign that this one could read anything.
+        usable=bool(log.read and log.usable) or bool(inside.inside),
         coverage=log.coverage,
         missing=log.missing,
         problems=log.problems,
@@ -410,4 +411,4 @@ def _kept_of(
             limit_changes=state.with_limit(run, first.limits.limit, now),
             peaks=state.with_entries(run, first.limits.entries, now),
         )
-    return ServiceState(state_now, log.histories if log.usable else earlier.logs)
+    return ServiceState(state_now, tuple({**dict(earlier.logs), **dict(log.histories)}.items()))
