@@ -110,7 +110,7 @@ def assert_agrees(space, table, tmp_path):
 # --- right to the entry
 
 
-def test_every_source_agrees_with_conntrack_on_every_kind_of_entry(space, table, tmp_path):
+def test_sources_agree_with_conntrack_on_every_kind_of_entry(space, table, tmp_path):
     with limit_lock():
         insert_every_kind(space)
     first = assert_agrees(space, table, tmp_path)
@@ -118,7 +118,7 @@ def test_every_source_agrees_with_conntrack_on_every_kind_of_entry(space, table,
     assert (first["nat"], first["tcp_time_wait"]) == (2, 2)
 
 
-def test_every_source_agrees_with_conntrack_on_random_tables(space, table, tmp_path):
+def test_sources_agree_with_conntrack_on_random_tables(space, table, tmp_path):
     for seed in range(15):
         space.run("conntrack", "-F")
         rng = random.Random(seed)
@@ -138,7 +138,7 @@ def serving(namespace, address):
             server.kill()
 
 
-def test_three_thousand_masqueraded_connections_show_the_pool_at_its_share(netns, table):
+def test_masqueraded_connections_show_the_usage_of_their_pool(netns, table):
     gateway, outside = netns(), netns()
     wire = ["link", "add", "out", "type", "veth", "peer", "name", "in", "netns", outside.name]
     gateway.run("ip", *wire)
@@ -167,7 +167,7 @@ def test_three_thousand_masqueraded_connections_show_the_pool_at_its_share(netns
     )
 
 
-def test_a_kernel_filter_finds_what_grep_finds(space, table):
+def test_kernel_filter_agrees_with_grep(space, table):
     fill(space, 5000)
     lines = listing(space).splitlines()
     with machine_limit(LIMIT):
@@ -182,7 +182,7 @@ def test_a_kernel_filter_finds_what_grep_finds(space, table):
     assert udp.value("entries") == wanted > 0
 
 
-def test_a_sample_is_near_the_whole(space, table):
+def test_sample_is_close_to_the_whole_table(space, table):
     fill(space, 12000, 4000)
     with machine_limit(LIMIT):
         whole = read(table("--max-entries", "0", before=inside(space), user=()))
@@ -199,7 +199,7 @@ def test_a_sample_is_near_the_whole(space, table):
 # --- rights
 
 
-def test_an_unprivileged_user_reads_the_table_through_sudo(space, table, sudoers):
+def test_unprivileged_user_reads_the_table_through_sudo(space, table, sudoers):
     fill(space, 2000)
     with machine_limit(LIMIT):
         for source in ("auto", "netlink", "proc"):
@@ -210,7 +210,7 @@ def test_an_unprivileged_user_reads_the_table_through_sudo(space, table, sudoers
     assert named.value("entries") == 2000
 
 
-def test_without_rights_conntracks_own_reason_is_told_without_its_name(space, table):
+def test_missing_privileges_are_printed_in_the_words_of_conntrack(space, table):
     result = table("--source", "conntrack", before=inside(space))
     assert result.code == 3
     assert "cannot read the table: permission denied (tried conntrack)" in result.status
@@ -220,7 +220,7 @@ def test_without_rights_conntracks_own_reason_is_told_without_its_name(space, ta
     assert "conntrack-tools" not in tried
 
 
-def test_without_rights_it_says_what_to_grant_for_each_source(space, table, sudoers):
+def test_missing_privileges_are_printed_with_what_to_grant(space, table, sudoers):
     with machine_limit(LIMIT):
         result = table(before=inside(space))
     assert result.code == 3
@@ -236,7 +236,7 @@ def test_without_rights_it_says_what_to_grant_for_each_source(space, table, sudo
     assert "usage" in result.perfdata
 
 
-def test_net_admin_alone_reads_the_own_table(space, table):
+def test_net_admin_is_enough_for_the_own_table(space, table):
     fill(space, 500)
     with machine_limit(LIMIT):
         for source in ("netlink", "conntrack"):
@@ -245,7 +245,7 @@ def test_net_admin_alone_reads_the_own_table(space, table):
             assert any("uid 65534, capabilities 0" in line for line in result.lines)
 
 
-def test_a_check_that_root_starts_judges_as_nobody(space, table, state):
+def test_check_started_by_root_evaluates_as_nobody(space, table, state):
     with machine_limit(LIMIT):
         result = table("-vvv", before=inside(space), user=())
     assert any("uid 65534, capabilities 0" in line for line in result.lines)
@@ -264,7 +264,7 @@ def test_a_file_that_the_user_may_not_read_is_not_read_by_root(table, tmp_path):
 # --- namespaces
 
 
-def test_several_namespaces_are_each_judged(space, table):
+def test_each_namespace_is_evaluated(space, table):
     with Namespace() as other:
         fill(space, 300)
         fill(other, 19000, 4000)
@@ -279,7 +279,7 @@ def test_several_namespaces_are_each_judged(space, table):
 
 
 @pytest.mark.parametrize("source", SOURCES[1:3])
-def test_an_empty_table_is_no_namespace_that_is_gone(space, table, source):
+def test_empty_table_of_a_namespace_is_evaluated(space, table, source):
     with machine_limit(LIMIT):
         result = table("--source", source, "--netns", space.name, "-w", "nat=1:", user=())
     assert (result.code, result.value("entries"), result.value("tcp")) == (1, 0, 0)
@@ -341,7 +341,7 @@ def talk(space, *words):
             process.kill()
 
 
-def test_the_rule_that_is_told_limits_a_source_and_spares_what_is_established(space, table):
+def test_printed_rule_limits_a_source_and_spares_established_connections(space, table):
     space.run("ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo")
     dropped(space, "192.0.2.0/24")
     with talk(space, "10.7.0.1", "10.8.0.1", 150) as process:
@@ -359,7 +359,7 @@ def test_the_rule_that_is_told_limits_a_source_and_spares_what_is_established(sp
         assert process.stdout.readline() == "False\n"
 
 
-def test_a_host_whose_connections_nobody_answers_is_not_told_to_shut_itself_out(space, table):
+def test_host_with_unanswered_connections_is_not_told_to_block_itself(space, table):
     space.run("ip", "address", "add", "10.5.5.5/32", "dev", "lo")
     space.run("ip", "route", "add", "local", "10.8.0.0/16", "dev", "lo")
     dropped(space, "10.5.5.5")
@@ -385,7 +385,7 @@ def test_a_host_whose_connections_nobody_answers_is_not_told_to_shut_itself_out(
     )
 
 
-def test_what_waits_for_an_acknowledgement_is_no_leak(space, table):
+def test_unacknowledged_connections_are_not_leaks(space, table):
     space.run("ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo")
     dropped(space, "192.0.2.0/24")
     with talk(space, "10.7.0.1", "10.8.0.1", 120) as process:
@@ -428,7 +428,7 @@ def test_timeouts_are_those_of_the_namespace(space, table):
     ],
     ids=["empty", "words", "rubbish", "cut", "zeros"],
 )
-def test_bad_files_are_one_line_and_unknown(table, tmp_path, content):
+def test_bad_file_is_one_line_and_unknown(table, tmp_path, content):
     tmp_path.chmod(0o755)
     path = tmp_path / "bad"
     path.write_bytes(content)
@@ -452,7 +452,7 @@ for first in range(0, int(sys.argv[1]), 10000):
 """
 
 
-def test_a_listing_of_a_million_lines_is_read_in_little_memory(table):
+def test_listing_of_a_million_lines_needs_little_memory(table):
     # 170 MB of text, half a million sources; make bench reads ten times as much.
     little = ["prlimit", f"--data={48 << 20}"]
     made = [sys.executable, "-c", LISTING, "1000000"]
@@ -462,7 +462,7 @@ def test_a_listing_of_a_million_lines_is_read_in_little_memory(table):
     assert result.value("top_service_share") == 100
 
 
-def test_a_namespace_that_is_gone_is_unknown(table):
+def test_missing_namespace_is_unknown(table):
     result = table("--netns", "cct-never-was", "--sudo")
     assert (result.code, result.lines[:1]) == (
         3,
@@ -502,9 +502,7 @@ def kill_reader_in_the_middle(process, whole):
     return False
 
 
-def test_a_reader_that_is_killed_in_the_middle_of_a_dump_makes_the_check_unknown(
-    space, installed, state
-):
+def test_reader_killed_during_a_dump_is_unknown(space, installed, state):
     tree, python = installed
     messages = list(many_entries(60000, 5000))
     words = ("--state-dir", state, "--source", "netlink", "--max-entries", "0", "-t", "0")
@@ -530,7 +528,7 @@ def test_a_reader_that_is_killed_in_the_middle_of_a_dump_makes_the_check_unknown
     assert "tcp=" not in out
 
 
-def test_a_table_without_its_files_in_proc_is_read_over_netlink(space, table):
+def test_table_without_proc_files_is_read_over_netlink(space, table):
     fill(space, 100)
     hide = "mount -t tmpfs none /proc/$$/net; mount -t tmpfs none /proc/$$/task/$$/net"
     hidden = ["unshare", "-m", "sh", "-c", f'set -e; {hide}; exec "$@"', "sh"]
@@ -552,7 +550,7 @@ def kept():
 
 
 @pytest.mark.parametrize("source", ["netlink", "proc", "conntrack"])
-def test_a_snapshot_is_what_conntrack_prints(space, table, kept, source):
+def test_snapshot_agrees_with_conntrack(space, table, kept, source):
     with limit_lock():
         insert_every_kind(space)
     fill(space, 3000)
@@ -567,7 +565,7 @@ def test_a_snapshot_is_what_conntrack_prints(space, table, kept, source):
     assert sorted(map(without_seconds, lines)) == sorted(map(without_seconds, truth.splitlines()))
 
 
-def test_an_unprivileged_user_keeps_snapshots_through_sudo(space, table, kept, sudoers):
+def test_unprivileged_user_saves_snapshots_through_sudo(space, table, kept, sudoers):
     fill(space, 3000)
     with machine_limit(3200):
         result = table("--sudo", "--save", kept, before=inside(space))
@@ -575,7 +573,7 @@ def test_an_unprivileged_user_keeps_snapshots_through_sudo(space, table, kept, s
     assert len(list(kept.iterdir())) == 1
 
 
-def test_a_full_disk_costs_the_snapshot_and_a_line(space, table, kept):
+def test_full_disk_leaves_the_verdict_as_it_is(space, table, kept):
     fill(space, 12000, 4000)
     script = f"mount -t tmpfs -o size=16k,uid=65534 none {kept}"
     small = [
@@ -593,7 +591,7 @@ def test_a_full_disk_costs_the_snapshot_and_a_line(space, table, kept):
     assert "conntrack-" not in result.out
 
 
-def test_root_keeps_nothing_where_the_user_it_became_may_not_write(space, table, tmp_path):
+def test_root_saves_nothing_where_its_user_may_not_write(space, table, tmp_path):
     fill(space, 100)
     tmp_path.chmod(0o755)
     with machine_limit(110):
@@ -603,7 +601,7 @@ def test_root_keeps_nothing_where_the_user_it_became_may_not_write(space, table,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_child_is_left_behind(space, table):
+def test_check_leaves_no_child_behind(space, table):
     fill(space, 12000, 4000)
     with machine_limit(LIMIT):
         table("--max-entries", "1000", before=inside(space), user=())

@@ -54,7 +54,7 @@ def slowly(content: bytes) -> tally.Tally:
     return one
 
 
-def test_every_field_of_a_line_is_read():
+def test_line_has_every_field():
     entry = text_line.parse(EXTENDED)
     assert entry.original[:5] == (bytes((10, 0, 0, 1)), bytes((192, 0, 2, 9)), 6, 40000, 443)
     assert entry.reply[1] == bytes((203, 0, 113, 1))
@@ -67,7 +67,7 @@ def test_every_field_of_a_line_is_read():
     assert not entry.unreplied
 
 
-def test_other_forms_are_read():
+def test_other_forms_of_a_line_are_read():
     udp, gre, icmp, offloaded = map(text_line.parse, FORMS[1:])
     assert udp.unreplied
     assert udp.identifier == 123
@@ -79,7 +79,7 @@ def test_other_forms_are_read():
     assert (offloaded.timeout, offloaded.state) == (None, None)
 
 
-def test_a_written_line_reads_back():
+def test_written_line_reads_back():
     line = EXTENDED.replace(" delta-time=12", "")
     assert text_writer.line_of(text_line.parse(line)) == line
     entry = netlink.entry_at(dump.entry(*dump.V6, 58, 7, None, timeout=12))
@@ -87,7 +87,7 @@ def test_a_written_line_reads_back():
 
 
 @pytest.mark.parametrize("line", FORMS)
-def test_columns_give_what_lines_give_and_need_no_line_alone(line, monkeypatch):
+def test_columns_agree_with_lines_and_need_no_slow_path(line, monkeypatch):
     content = "".join(
         line.replace("=10.0.0.1", f"=10.0.{n}.1").replace("=40000", f"={40000 - n % 7}") + "\n"
         for n in range(50)
@@ -129,7 +129,7 @@ def test_columns_give_what_lines_give_and_need_no_line_alone(line, monkeypatch):
     )
 )
 @settings(max_examples=120)
-def test_lines_with_faults_are_counted_alike_by_columns_and_by_lines(described):
+def test_columns_agree_with_lines_on_any_fault(described):
     lines = []
     for whole, changes, times in described:
         line = whole
@@ -156,7 +156,7 @@ def test_lines_with_faults_are_counted_alike_by_columns_and_by_lines(described):
         ("dport=443 packets", "dp7ort= packets"),
     ],
 )
-def test_a_bad_line_among_lines_of_the_same_skeleton_is_bad(old, new):
+def test_bad_line_among_lines_of_its_skeleton_is_bad(old, new):
     lines = [EXTENDED] * 5 + [EXTENDED.replace(old, new, 1)] + [EXTENDED] * 5
     content = "\n".join(lines).encode()
     fast, slow = counted(content), slowly(content)
@@ -177,7 +177,7 @@ def test_a_bad_line_among_lines_of_the_same_skeleton_is_bad(old, new):
         (EXTENDED, "use=2", "use=2\r"),
     ],
 )
-def test_an_unknown_word_among_lines_of_the_same_skeleton_is_passed_over(line, old, new):
+def test_unknown_word_among_lines_of_its_skeleton_is_passed_over(line, old, new):
     lines = [line] * 5 + [line.replace(old, new, 1)] * 5 + [line] * 5
     content = "\n".join(lines).encode()
     fast, slow = counted(content), slowly(content)
@@ -195,7 +195,7 @@ def test_an_unknown_word_among_lines_of_the_same_skeleton_is_passed_over(line, o
         (OFFLOADED, "sport=1", "sport=0x1ffff"),
     ],
 )
-def test_of_lines_with_hexadecimal_numbers_the_bad_one_is_bad_too(line, old, new):
+def test_bad_line_among_hexadecimal_lines_is_bad(line, old, new):
     lines = [line] * 5 + [line.replace(old, new, 1)] + [line] * 5
     content = "\n".join(lines).encode()
     fast, slow = counted(content), slowly(content)
@@ -204,28 +204,28 @@ def test_of_lines_with_hexadecimal_numbers_the_bad_one_is_bad_too(line, old, new
 
 
 @given(st.binary(max_size=2000))
-def test_any_bytes_are_read_without_an_exception(content):
+def test_any_bytes_are_counted_as_bad_lines(content):
     one = counted(content)
     assert one.read == 0
 
 
-def test_a_bad_line_is_counted_and_the_first_kept():
+def test_bad_lines_are_counted_and_the_first_is_kept():
     content = f"{PLAIN}\nnonsense\n{PLAIN}\n\x1b[31mmore\n".encode()
     one = counted(content)
     assert (one.read, one.bad_lines, one.first_bad_line) == (2, 2, "nonsense")
 
 
-def test_blank_lines_comments_and_the_count_of_conntrack_are_no_faults():
+def test_remarks_are_not_counted():
     content = f"# saved\n\n{PLAIN}\nconntrack v1.4.7: 1 flow entries have been shown.\n".encode()
     one = counted(content)
     assert (one.read, one.bad_lines) == (1, 0)
 
 
-def test_text_cannot_tell_expected_flows():
+def test_text_does_not_know_expected_flows():
     assert counted(PLAIN.encode()).figures().expected is None
 
 
-def test_filters_are_honoured():
+def test_text_filter_is_applied():
     one = tally.Tally(match=text_match())
     text.count(io.BytesIO("\n".join(FORMS).encode()), one)
     assert (one.read, one.kept) == (5, 1)
@@ -253,7 +253,7 @@ class Endless(io.RawIOBase):
         return data
 
 
-def test_a_line_of_any_length_costs_no_memory():
+def test_long_line_needs_little_memory():
     one = tally.Tally()
     tracemalloc.start()
     text.count(Endless(100 << 20), one)

@@ -16,14 +16,14 @@ def written(batches):
 
 
 @given(flows_dump.dumps())
-def test_lines_are_those_that_the_general_writer_makes(batches):
+def test_templates_agree_with_the_general_writer(batches):
     whole, status = written(batches)
     assert whole.splitlines() == [text_writer.line_of(entry) for entry in netlink.entries(batches)]
     assert status.done
 
 
 @given(flows_dump.damaged())
-def test_a_damaged_dump_ends_in_lines_or_one_error(batches):
+def test_damaged_dump_gives_lines_or_one_error(batches):
     try:
         expected = [text_writer.line_of(entry) for entry in netlink.entries(batches)]
     except netlink.TableError:
@@ -33,7 +33,7 @@ def test_a_damaged_dump_ends_in_lines_or_one_error(batches):
         assert written(batches)[0].splitlines() == expected
 
 
-def test_counters_and_flags_stand_where_conntrack_puts_them():
+def test_counters_and_flags_are_where_conntrack_prints_them():
     counters = [
         ct.nested(kind, flows_dump.packed(1, packets, 8), flows_dump.packed(2, octets, 8))
         for kind, packets, octets in (
@@ -53,7 +53,7 @@ def test_counters_and_flags_stand_where_conntrack_puts_them():
 
 
 @pytest.mark.parametrize("protocol", [1, 6, 17, 47, 132])
-def test_ordinary_entries_go_the_fast_way(protocol, monkeypatch):
+def test_ordinary_entries_use_templates(protocol, monkeypatch):
     message = flows_dump.entry(protocol=protocol, state=3 if protocol in (6, 132) else None)
     slow = []
     monkeypatch.setattr(text_writer, "line_of", lambda entry: slow.append(entry) or "slow")

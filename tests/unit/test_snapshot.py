@@ -48,7 +48,7 @@ def save(folder, part=BEGIN, now=NOW, pieces=(b"one\n",), place="", expired=neve
 # --- which stay
 
 
-def test_what_came_later_goes_before_the_beginnings_of_incidents():
+def test_later_snapshots_are_removed_before_beginnings():
     found = kept(BEGIN, LATER, LATER, BEGIN, LATER, LATER)
     assert names(snapshots.superfluous(found, 5)) == ["1"]
     assert names(snapshots.superfluous(found, 3)) == ["1", "2", "4"]
@@ -57,11 +57,11 @@ def test_what_came_later_goes_before_the_beginnings_of_incidents():
     assert names(snapshots.superfluous(found, 1)) == ["1", "2", "4", "0", "5"]
 
 
-def test_of_beginnings_alone_the_oldest_go():
+def test_oldest_beginnings_are_removed_first():
     assert names(snapshots.superfluous(kept(BEGIN, BEGIN, BEGIN), 2)) == ["0"]
 
 
-def test_where_there_is_room_nothing_goes():
+def test_nothing_is_removed_while_there_is_room():
     assert snapshots.superfluous(kept(BEGIN, LATER), 2) == []
 
 
@@ -86,7 +86,7 @@ def test_where_there_is_room_nothing_goes():
         ([1], [60], ""),
     ],
 )
-def test_a_snapshot_is_due_when_a_problem_begins_and_every_15_minutes(memory, ages, part):
+def test_snapshot_is_due_when_a_problem_begins_and_every_15_minutes(memory, ages, part):
     found = [Kept("x", "", NOW - age, BEGIN) for age in ages]
     assert snapshots.due(memory, found, NOW) == part
 
@@ -94,7 +94,7 @@ def test_a_snapshot_is_due_when_a_problem_begins_and_every_15_minutes(memory, ag
 # --- what is written
 
 
-def test_it_is_gzip_that_only_its_owner_may_read(folder, tmp_path):
+def test_snapshot_is_gzip_for_its_owner_only(folder, tmp_path):
     path = save(folder, pieces=[b"one\n", b"two\n"])
     assert os.listdir(tmp_path) == [f"conntrack-{stamp()}-begin.txt.gz"]
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
@@ -102,7 +102,7 @@ def test_it_is_gzip_that_only_its_owner_may_read(folder, tmp_path):
         assert file.read() == b"one\ntwo\n"
 
 
-def test_the_places_of_a_host_do_not_mix(folder):
+def test_snapshots_of_namespaces_do_not_mix(folder):
     save(folder, place="r1")
     save(folder, place="r1-begin/../x")
     save(folder, place="")
@@ -112,7 +112,7 @@ def test_the_places_of_a_host_do_not_mix(folder):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError(28, "No space")])
-def test_nothing_is_left_half_written(folder, tmp_path, error):
+def test_failed_snapshot_leaves_no_file(folder, tmp_path, error):
     def pieces():
         yield b"one\n"
         raise error
@@ -122,13 +122,13 @@ def test_nothing_is_left_half_written(folder, tmp_path, error):
     assert os.listdir(tmp_path) == []
 
 
-def test_it_ends_when_there_is_no_time_left(folder, tmp_path):
+def test_snapshot_ends_when_no_time_is_left(folder, tmp_path):
     with pytest.raises(snapshots.SnapshotError, match="no time was left after 0 entries"):
         save(folder, expired=lambda: True)
     assert os.listdir(tmp_path) == []
 
 
-def test_what_a_killed_run_left_goes_and_what_is_others_stays(folder, tmp_path):
+def test_leftover_of_a_killed_run_is_removed_and_other_files_stay(folder, tmp_path):
     old = tmp_path / ".conntrack-20270115T080000Z-begin.txt.gz.123.new"
     young = tmp_path / ".conntrack-20270115T080000Z-later.txt.gz.124.new"
     other = tmp_path / ".other.new"
@@ -141,14 +141,14 @@ def test_what_a_killed_run_left_goes_and_what_is_others_stays(folder, tmp_path):
     assert other.exists()
 
 
-def test_a_link_is_no_folder(tmp_path):
+def test_link_is_refused_as_a_folder(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     with pytest.raises(snapshots.SnapshotError, match="is a link"):
         snapshots.Folder(str(tmp_path / "link"))
 
 
-def test_a_link_that_lies_in_the_way_is_not_followed(folder, tmp_path):
+def test_link_with_the_name_of_a_snapshot_is_not_followed(folder, tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("mine")
     fresh = f".conntrack-{stamp()}-begin.txt.gz.{os.getpid()}.new"
@@ -189,7 +189,7 @@ def parts(problem):
     return [name.split("-")[-1].split(".")[0] for name in sorted(os.listdir(problem.directory))]
 
 
-def test_a_problem_is_kept_when_it_begins_and_every_15_minutes(problem):
+def test_problem_is_saved_when_it_begins_and_every_15_minutes(problem):
     assert "Saved the table in" in problem().rest
     assert parts(problem) == ["begin"]
     problem(at=300)
@@ -203,7 +203,7 @@ def test_a_problem_is_kept_when_it_begins_and_every_15_minutes(problem):
     assert parts(problem) == ["begin", "later", "begin"]
 
 
-def test_the_whole_table_is_kept_as_conntrack_prints_it(problem, inspect):
+def test_snapshot_is_the_whole_table_as_conntrack_prints_it(problem, inspect):
     problem("--max-entries", "10", "--address", "10.0.0.1")
     (name,) = os.listdir(problem.directory)
     run = inspect("--source", problem.directory / name)
@@ -221,7 +221,7 @@ def test_the_whole_table_is_kept_as_conntrack_prints_it(problem, inspect):
     )
 
 
-def test_without_memory_the_snapshots_tell_when_one_is_due(problem):
+def test_snapshot_without_state_is_due_by_the_files(problem):
     problem("--no-state")
     problem("--no-state", at=300)
     assert parts(problem) == ["begin"]
@@ -229,7 +229,7 @@ def test_without_memory_the_snapshots_tell_when_one_is_due(problem):
     assert parts(problem) == ["begin", "later"]
 
 
-def test_what_is_no_problem_is_not_kept(problem):
+def test_healthy_table_is_not_saved(problem):
     problem(limit=1000)
     problem("--save-when", "critical", "-c", "99")
     assert parts(problem) == []
@@ -237,7 +237,7 @@ def test_what_is_no_problem_is_not_kept(problem):
     assert parts(problem) == ["begin"]
 
 
-def test_only_so_many_are_kept_the_first_of_the_incident_among_them(problem):
+def test_keep_bounds_the_snapshots_and_spares_the_first(problem):
     for number in range(6):
         problem("--keep", "3", at=number * 900)
     assert parts(problem) == ["begin", "later", "later"]
@@ -245,7 +245,7 @@ def test_only_so_many_are_kept_the_first_of_the_incident_among_them(problem):
 
 
 @pytest.mark.parametrize("way", ["missing", "link", "file"])
-def test_a_folder_out_of_order_costs_the_snapshot_and_a_line(problem, tmp_path, way):
+def test_unusable_folder_leaves_the_verdict_as_it_is(problem, tmp_path, way):
     path = tmp_path / way
     if way == "link":
         path.symlink_to(problem.directory)
@@ -260,7 +260,7 @@ def test_a_folder_out_of_order_costs_the_snapshot_and_a_line(problem, tmp_path, 
     assert f"no snapshot: {path}" in fine.text[:200] or "no snapshot" in fine.text
 
 
-def test_a_snapshot_that_fails_is_tried_again_as_the_first(problem, reader, monkeypatch):
+def test_failed_snapshot_is_tried_again_as_the_first(problem, reader, monkeypatch):
     monkeypatch.setattr(snapshots.Folder, "_fill", lambda *_: 1 / 0)
     run = problem()
     assert (run.state, len(os.listdir(problem.directory))) == ("CRITICAL", 0)
@@ -268,7 +268,7 @@ def test_a_snapshot_that_fails_is_tried_again_as_the_first(problem, reader, monk
     monkeypatch.undo()
 
 
-def test_saving_has_the_time_that_is_left(problem):
+def test_snapshot_never_delays_the_verdict(problem):
     run = problem("-t", "0.6")  # half a second belongs to what comes after
     assert run.state == "CRITICAL"
 
@@ -294,7 +294,7 @@ src=10.0.0.2 dst=10.0.0.1 srckey=0x2 dstkey=0x1 mark=0 use=2
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 5000])
-def test_many_entries_are_taken_from_proc_and_written_as_conntrack_does(
+def test_snapshot_of_many_entries_comes_from_proc(
     reader, sysctls, inspect, tmp_path, monkeypatch, size
 ):
     monkeypatch.setattr(table_text, "FEW_TO_WRITE", 50)
@@ -308,7 +308,7 @@ def test_many_entries_are_taken_from_proc_and_written_as_conntrack_does(
     assert end == "# check-conntrack end entries=3\n"
 
 
-def test_many_entries_are_taken_from_a_dump_where_proc_has_none(
+def test_snapshot_of_many_entries_comes_from_a_dump_without_proc(
     reader, sysctls, inspect, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(table_text, "FEW_TO_WRITE", 50)
@@ -320,7 +320,7 @@ def test_many_entries_are_taken_from_a_dump_where_proc_has_none(
     assert gzip.decompress(path.read_bytes()).count(b"\n") == 97  # a header and a last line
 
 
-def test_a_dump_that_breaks_off_is_no_snapshot(reader, sysctls, inspect, tmp_path):
+def test_dump_without_its_end_is_not_saved(reader, sysctls, inspect, tmp_path):
     sysctls.holds(95, 100)
     reader.hands_out("table", flows_dump.entry(state=3) * 95)
     run = inspect("--save", tmp_path)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ..flows.text import Listing
     from ..signals import Stage
 
-COLLECT = "collect a table with: conntrack -L -o extended > FILE"
+COLLECT = "use conntrack -L -o extended > FILE"
+LONGEST_NAME = 36  # characters; a longer path would leave no room for what is wrong
 # So many bytes without an entry are named for what they are.
 START = 1 << 16
 # A last line that begins like an entry, and is none, was cut off.
@@ -86,12 +87,14 @@ def read_host_values(path: str, files: OpenFiles, stage: Stage) -> HostValues:
 
 
 def _shown(path: str) -> str:
-    return "standard input" if path == STANDARD_INPUT else path
+    """Return a path as messages name it: its end, where it is long."""
+    if path == STANDARD_INPUT:
+        return "standard input"
+    return path if len(path) <= LONGEST_NAME else f"...{path[3 - LONGEST_NAME :]}"
 
 
 def _refuse(name: str, start: bytes) -> None:
     """Raise KernelError where the first bytes show something that is known and no table."""
-    from ..flows.text_form import describe
     from ..flows.text_line import entry_of
 
     lines = start.split(b"\n")
@@ -101,9 +104,11 @@ def _refuse(name: str, start: bytes) -> None:
                 return
         except ValueError:
             continue
+    from ..flows.text_form import describe
+
     form = describe(start)
     if form:
-        raise KernelError(f"{name}: not a table, but {form} ({COLLECT})")
+        raise KernelError(f"{name}: not a table, but {form.name} ({form.remedy or COLLECT})")
 
 
 def _fault(source: _FileSource, listing: Listing, tally: Tally, values: HostValues | None) -> str:
