@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from incidents.floods import WEB
 from incidents.lab import Expect, Lab, incident
 from support.netns import wait_until
-from support.packets import connects, handshakes, hosts, tcp, udp
+from support.packets import Packet, connects, handshakes, hosts, tcp, udp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,12 +96,15 @@ def evicting(lab: Lab) -> Iterator[None]:
     # Few buckets: early eviction finds an entry in them each time.
     lab.buckets(256)
     clients = hosts("198.18.8.0/22")
-    lab.send(udp(next(clients), "10.9.0.27", 1024 + n, 514) for n in range(3 * LIMIT))
+    ports = itertools.cycle(range(1024, 60000))
+
+    def packet() -> Packet:
+        return udp(next(clients), "10.9.0.27", next(ports), 514)
+
+    lab.send(packet() for _ in range(3 * LIMIT))
     assert connects(lab.clients, "198.18.2.1", WEB, 443)
-    for n in range(5000):
-        if lab.router.count() == LIMIT:
-            break
-        lab.send([udp(next(clients), "10.9.0.27", 1024 + n, 515)])
+    lab.enter(lab.kept_full(LIMIT, packet))
+    lab.wait_for_entries(LIMIT)
     yield
 
 

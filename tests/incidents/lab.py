@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import re
 import subprocess
+import threading
 from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
 from support import machine, packets
@@ -135,10 +136,32 @@ class Lab:
         """Send packets from the clients' side."""
         packets.send(self.clients, sent)
 
+    @contextlib.contextmanager
+    def kept_full(self, entries: int, packet: Callable[[], packets.Packet]) -> Iterator[None]:
+        """Keep so many entries in the router's table: send a packet for each that is missing.
+
+        The kernel evicts some of its own accord for a minute after any table was full.
+        """
+        done = threading.Event()
+
+        def send() -> None:
+            while not done.wait(0.005):
+                self.send(packet() for _ in range(entries - self.router.count()))
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        try:
+            yield
+        finally:
+            done.set()
+            sender.join()
+
     def wait_for_entries(self, entries: int, namespace: Namespace | None = None) -> None:
         """Wait until the router counts so many entries."""
         where = namespace or self.router
-        assert wait_until(lambda: where.count() >= entries), f"only {where.count()} entries"
+        if not wait_until(lambda: where.count() >= entries):
+            counters = where.run("conntrack", "-S")
+            raise AssertionError(f"only {where.count()} entries:\n{counters}")
 
     def check(self, check: str, *options: object, where: str = "router") -> Run:
         """Run a check as root: in the router, clients or servers, or on the host of them all."""

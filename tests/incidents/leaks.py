@@ -12,7 +12,7 @@ from support.packets import hosts
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LEAKED = 3600
+LEAKED = 3500
 APPLICATION = "10.1.0.90"
 
 

@@ -49,12 +49,12 @@ def http_churn(lab: Lab) -> Iterator[None]:
     masquerade(lab)
     server = lab.server(80)
     clients = hosts("198.18.8.0/24")
-    for _ in range(38):
+    for _ in range(37):
         for one in server.connect(lab.clients, first(100, clients), WEB):
             one.close()
 
     def closed() -> bool:
-        return len(lab.router.entries("-p", "tcp", "--state", "TIME_WAIT")) == 3800
+        return len(lab.router.entries("-p", "tcp", "--state", "TIME_WAIT")) == 3700
 
     assert wait_until(closed)
     yield
@@ -78,10 +78,10 @@ def dns_churn(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)
     masquerade(lab)
     server = lab.server(53, "10.1.0.53")
-    for start in range(0, 3900, 100):
+    for start in range(0, 3700, 100):
         lab.send(udp("198.18.7.7", "10.96.0.53", 2000 + start + n, 53) for n in range(100))
         assert wait_until(server.answer)
-    assert lab.router.count() == 3900
+    assert lab.router.count() == 3700
     yield
     for step in steps(lab.answers["table"].lines):
         lab.paste(step.commands)
