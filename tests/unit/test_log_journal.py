@@ -282,7 +282,7 @@ def test_journal_that_missed_messages_says_when(fp):
     journal = fake(fp, [*out, entry()])
     [loss] = journal.losses
     assert loss.end - loss.start == pytest.approx(90, abs=0.01)
-    assert (journal.entries, len(journal.events)) == (2, 1)
+    assert (journal.entries, len(journal.events), journal.lost) == (2, 1, 12)
 
 
 def test_journal_notice_of_another_kind_is_no_loss_and_no_entry(fp):

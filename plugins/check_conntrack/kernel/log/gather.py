@@ -182,11 +182,7 @@ class _Gathering:
             return SourceProblem(kmsg.PATH, reasons.NO_KERNEL_LINES), ()
         if not ring.complete:
             return SourceProblem(kmsg.PATH, reasons.TIMED_OUT), ()
-        # A hole shorter than the tolerance would be no gap, and a burst is what loses records.
-        losses = [
-            Span(lost.start - 2 * TOLERANCE, lost.end + 2 * TOLERANCE) for lost in ring.losses
-        ]
-        spans = gaps(losses, Span(start, self.window.end))
+        spans = gaps(_widened(ring.losses), Span(start, self.window.end))
         if ring.lost and self._gaps([Span(start, self.window.end)]) != self._gaps(spans):
             return SourceProblem(kmsg.PATH, reasons.RECORDS_LOST, str(ring.lost)), spans
         if self._gaps(spans):
@@ -238,6 +234,10 @@ class _Gathering:
         spans = [] if problem or since is None else [Span(since, self.window.end)]
         if problem is None and self._gaps(spans):
             problem = SourceProblem(journal.SOURCE, reasons.BEGINS_LATER)
+        elif problem is None and shown.losses:
+            spans = list(gaps(_widened(shown.losses), spans[0]))
+            if self._gaps(spans):
+                problem = SourceProblem(journal.SOURCE, reasons.RECORDS_LOST, str(shown.lost))
         self._covers(journal.SOURCE, problem, spans)
 
     # --- files
@@ -343,6 +343,14 @@ class _Gathering:
         written_on = reading.followed and len(reading.files) < 2
         selection = ev.select(known, self.window)
         return (*selection.inside, *(selection.undated if written_on else ()))
+
+
+def _widened(losses: Iterable[Span]) -> list[Span]:
+    """Return the holes that lost records left, wide enough to be gaps.
+
+    A burst loses records within less than the tolerance.
+    """
+    return [Span(lost.start - 2 * TOLERANCE, lost.end + 2 * TOLERANCE) for lost in losses]
 
 
 def gather(

@@ -33,7 +33,7 @@ _FIELDS = "MESSAGE,SYSLOG_FACILITY,_SOURCE_MONOTONIC_TIMESTAMP,_HOSTNAME,_TRANSP
 _MISSED = "e9bf28e6e834481bb6f48f548ad13606"
 # Only entries that may matter are parsed.
 _NEEDLE = re.compile(rb"conntrack|s suppress|Missed [0-9]+ kernel messages")
-_NOTICE = re.compile(r"Missed [0-9]+ kernel messages")
+_NOTICE = re.compile(r"Missed (?P<number>[0-9]{1,18}) kernel messages")
 _DRIVER = re.compile(rb'"_TRANSPORT" ?: ?"driver"')
 _MICROSECONDS = re.compile(r"[0-9]{1,18}")
 _BOOT = re.compile(r"[0-9a-f]{32}")
@@ -63,7 +63,7 @@ class Journal(NamedTuple):
     """The result of one call of journalctl.
 
     entries: entries of the kernel. oldest: time of the first of them, in seconds since the epoch.
-    losses: the spans in which journald missed messages of the kernel.
+    losses: the spans in which journald missed messages of the kernel. lost: how many.
     malformed: lines that are no JSON object of the journal.
     complete: False where the reading was stopped before the end.
     status: exit status; negative for a signal, MISSING where the program could not be started.
@@ -78,6 +78,7 @@ class Journal(NamedTuple):
     status: int = 0
     stderr: str = ""
     losses: tuple[Span, ...] = ()
+    lost: int = 0
 
 
 def journal_arguments(
@@ -184,6 +185,7 @@ class _Lines:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.losses: list[Span] = []
+        self.lost = 0
         self.entries = 0
         self.malformed = 0
         self.oldest: float | None = None
@@ -231,7 +233,9 @@ class _Lines:
             self.malformed += 1
             return
         if entry.transport == "driver":
-            if _NOTICE.fullmatch(entry.text or ""):
+            notice = _NOTICE.fullmatch(entry.text or "")
+            if notice is not None:
+                self.lost += int(notice["number"])
                 self.losses.append(Span(_time(before, entry.time), entry.time))
             return
         self.entries += 1
@@ -301,6 +305,7 @@ def read_journal(arguments: Sequence[str], stop: Callable[[], bool]) -> Journal:
         status,
         _printable(stderr),
         tuple(lines.losses),
+        lines.lost,
     )
 
 

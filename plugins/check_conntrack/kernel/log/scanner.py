@@ -7,11 +7,12 @@ lines around a hit are parsed. Memory is bounded by that buffer, whatever the st
 from __future__ import annotations
 
 import re
+from itertools import chain
 
 from ..reasons import UnreadableError
 from .events import Event, fold, short
 from .messages import NEEDLES, Kind
-from .syslog import entry_bounds, kernel_line, parse_line, parse_repetition, parse_time
+from .syslog import entry_bounds, kernel_line, parse_messages, parse_repetition, parse_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -212,10 +213,8 @@ class Scanner:
             begin = line_end + 1
 
     def _events(self, raw: bytes) -> Iterator[Event]:
-        for text in _texts(raw):
-            line = parse_line(text, self._reference, self._zone)
-            if line is None:
-                continue
+        lines = (parse_messages(text, self._reference, self._zone) for text in _texts(raw))
+        for line in chain.from_iterable(lines):
             self.kernel_lines = True
             self._add_host(line.host)
             message = line.message
