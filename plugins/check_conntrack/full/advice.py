@@ -6,8 +6,9 @@ raised again for the same messages.
 
 from __future__ import annotations
 
-from .. import nagios, render
+from .. import nagios, reports
 from ..kernel.limits import read_expect_max
+from ..state.trend import Moment
 from .contexts import is_corroborated
 from .labels import LABELS
 
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
     from nagiosplugin import Result, Results
 
+    from ..state.trend import LimitChange
     from .contexts import Findings
     from .evidence import Evidence
     from .namespace_reports import NamespaceReport
-    from .state import LimitChange
 
 ABOUT_LIMIT = frozenset({"table_full", "full_drops", "early_drops"})
 
@@ -43,22 +44,22 @@ def lines(findings: Findings, results: Results) -> list[str]:
         labels |= too_high(nagios.results_of("", LABELS, results))
     if "table_full" in labels:
         labels.discard("full_drops")
-    reports = [report for report, _ in alarming] or list(evidence.reports[:1])
-    if not labels or not reports:
+    worst = [report for report, _ in alarming] or list(evidence.reports[:1])
+    if not labels or not worst:
         return []
-    report = max(reports, key=lambda each: (each.full, each.trouble))
+    report = max(worst, key=lambda each: (each.full, each.trouble))
     if report.limits is None:
         return []
     change = _raised_since(evidence, report)
     text: list[str] = []
     if change and labels & ABOUT_LIMIT:
         text.append(
-            f"The limit was {_values(change)} {_between(change, evidence)}, since the table was "
-            "last full: "
-            "do not raise it again for what was logged and counted before."
+            "The table was last full before that: do not raise the limit again for what was "
+            "logged and counted before."
         )
         labels -= ABOUT_LIMIT
-    peak = max([peak.entries for peak in findings.evidence.peaks] + [_reached(evidence, report)])
+    counted = evidence.series.peak if evidence.series and not report.prefix else 0
+    peak = max(counted, _reached(evidence, report))
     known = nagios.capacity_evidence(report.limits, peak)._replace(
         expect_max=read_expect_max(),
         expectations=bool(evidence.log.counts.expectations),
@@ -69,28 +70,23 @@ def lines(findings: Findings, results: Results) -> list[str]:
 
 def limit_change(evidence: Evidence) -> tuple[str, ...]:
     """Return that the limit was changed in the window, the longest version first."""
-    changes = evidence.limit_changes
+    changes = _changes(evidence)
     since = evidence.window.start
-    if not changes or (since is not None and changes[-1].at < since):
+    if not changes or (since is not None and changes[-1].before.wall < since):
         return ()
-    last = changes[-1]
-    noticed = f"limit {_values(last)} at {render.clock_time(last.at, evidence.now.at)}"
-    if not last.is_raised:
-        return f"limit {_values(last)} {_between(last, evidence)}", noticed
+    text = _words(changes[-1], evidence)
     raised = any(_raised_since(evidence, report) for report in evidence.reports)
-    return (f"{noticed}, since the last message", noticed) if raised else (noticed,)
+    longest = (f"{text}, since the last message",) if raised else ()
+    return (*longest, text, text.partition(" between ")[0])
 
 
-def _values(change: LimitChange) -> str:
-    verb = "raised" if change.is_raised else "lowered"
-    return f"{verb} from {change.before or 'none'} to {change.after or 'none'}"
+def _changes(evidence: Evidence) -> list[LimitChange]:
+    series = evidence.series
+    return [each for each in series.changes if each.what == "limit"] if series else []
 
 
-def _between(change: LimitChange, evidence: Evidence) -> str:
-    """Return "between 11:40 and 11:45": the runs before and after the change."""
-    now = evidence.now.at
-    since, at = render.clock_time(change.since, now), render.clock_time(change.at, now)
-    return f"at {at}" if since == at else f"between {since} and {at}"
+def _words(change: LimitChange, evidence: Evidence) -> str:
+    return reports.change_text(change, Moment(evidence.now.up, evidence.now.at))
 
 
 def _last_full(evidence: Evidence, report: NamespaceReport) -> float:
@@ -103,7 +99,11 @@ def _last_full(evidence: Evidence, report: NamespaceReport) -> float:
 def _raised_since(evidence: Evidence, report: NamespaceReport) -> LimitChange | None:
     """Return the change that raised the limit after the table was last full."""
     full = _last_full(evidence, report)
-    raised = [change for change in evidence.limit_changes if change.is_raised and change.at > full]
+    raised = [
+        change
+        for change in _changes(evidence)
+        if change.before.wall > full and (not change.new or 0 < change.old < change.new)
+    ]
     return raised[-1] if raised and full else None
 
 
@@ -112,8 +112,8 @@ def _reached(evidence: Evidence, report: NamespaceReport) -> int:
     full = _last_full(evidence, report)
     if not full or report.limits is None:
         return 0
-    later = [change for change in evidence.limit_changes if change.at > full]
-    return later[0].before if later else report.limits.limit
+    later = [change for change in _changes(evidence) if change.before.wall > full]
+    return later[0].old if later else report.limits.limit
 
 
 def too_high(results: Sequence[Result]) -> set[str]:

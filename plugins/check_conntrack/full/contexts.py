@@ -28,54 +28,41 @@ class Findings(NamedTuple):
     """What a run has found, and what is to be evaluated beside its figures.
 
     problems: what the user asked for and could not be had: UNKNOWN.
-    unevaluated: given thresholds whose label has no value: UNKNOWN.
-    history_trouble: why the next run will know nothing of this one.
     excused: gaps are OK: it is the first run, and this moment is covered.
     """
 
     evidence: Evidence
     claim: Claim
     problems: tuple[str, ...] = ()
-    unevaluated: tuple[str, ...] = ()
-    history_trouble: str = ""
     excused: bool = False
 
 
-def find(evidence: Evidence, thresholds: Thresholds, trouble: str, since: float | str) -> Findings:
-    """Return what is to be evaluated.
-
-    trouble: why state cannot be kept; empty where it can. since: the window that was asked for.
-    """
+def find(evidence: Evidence, *, kept: bool) -> Findings:
+    """Return what is to be evaluated. kept: the next run will know of this one."""
     claim = claim_of(evidence)
     problems = list(evidence.problems)
     if evidence.refused:
         problems.append(f"--sudo: {evidence.refused}")
     problems += [sentence(problem) for problem in evidence.log.missing]
     useless = [each for each in evidence.log.coverage if each.named and not each.usable]
-    problems = list(dict.fromkeys([*problems, *map(gap_reason, useless)]))
+    problems += map(gap_reason, useless)
     if not claim.sources and not problems and not evidence.inactive:
         problems.append("neither the kernel log nor the counters can be read")
     return Findings(
         evidence,
         claim,
-        tuple(problems),
-        tuple(_unevaluated(evidence, thresholds, trouble)),
-        trouble if since not in ("boot", "all") else "",
-        excused=evidence.earlier.run is None and not trouble and claim.since is not None,
+        tuple(dict.fromkeys(problems)),
+        excused=evidence.earlier.run is None and kept and claim.since is not None,
     )
 
 
-def _unevaluated(evidence: Evidence, thresholds: Thresholds, trouble: str) -> Iterator[str]:
-    """Yield the labels whose given thresholds can never fire, for they have no value."""
-    for label in LABELS:
-        fires = any(bounds.alerts(label.minimum) for bounds in thresholds.of[label.name] if bounds)
-        if label.name not in thresholds.given or not fires or evidence.inactive:
-            continue
-        if figure(evidence, evidence.first, label.name) is not None:
-            continue
-        known_later = evidence.first and evidence.first.counters and not trouble
-        if not (label.needs_history and (known_later or trouble)):
-            yield label.name
+def not_applicable(evidence: Evidence) -> tuple[str, ...]:
+    """Return the labels that need no value in this run: there is no table, or no history yet."""
+    if evidence.inactive:
+        return tuple(label.name for label in LABELS)
+    first = evidence.first
+    known_later = first is not None and first.counters is not None
+    return tuple(label.name for label in LABELS if label.needs_history) if known_later else ()
 
 
 def figure(evidence: Evidence, report: NamespaceReport | None, name: str) -> int | None:
@@ -119,8 +106,6 @@ class FullCheck(Resource):
                 yield Metric(label.name, value, min=0)
         for problem in findings.problems:
             yield Metric("problem", problem, context="problem")
-        for name in findings.unevaluated:
-            yield Metric("problem", f"{name} cannot be evaluated", context="problem")
         if evidence.inactive:
             yield Metric("inactive", "conntrack is not active", context="inactive")
         if any(report.full for report in evidence.reports):
@@ -130,8 +115,6 @@ class FullCheck(Resource):
             yield Metric("gap", gap.subject, context=context)
         if evidence.log.undated:
             yield Metric("undated", "messages without a time", context="incomplete")
-        if findings.history_trouble:
-            yield Metric("history", findings.history_trouble, context="history")
         yield from self._further([report for report in evidence.others if report.notable])
 
     def _further(self, reports: Sequence[NamespaceReport]) -> Iterator[Metric]:
@@ -185,17 +168,9 @@ def contexts(thresholds: Thresholds, options: argparse.Namespace) -> list[Contex
         drops = FullDropsContext(label, thresholds.of[label.name], hidden=hidden)
         drops.default = label.name not in thresholds.given
         all_contexts.append(drops)
-    blind = any(
-        threshold.alerts(each.minimum)
-        for each in LABELS
-        if each.needs_history and (not options.no_state or each.name in thresholds.given)
-        for threshold in thresholds.of[each.name]
-        if threshold
-    )
     return [
         *all_contexts,
         StateContext("full_now", Critical),
         StateContext("incomplete", nagios.STATES[options.if_incomplete]),
         StateContext("watching", Ok),
-        StateContext("history", Warn if blind else Ok),
     ]

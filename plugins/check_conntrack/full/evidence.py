@@ -20,7 +20,7 @@ from ..state import state_store
 from ..state.counter_history import NamespaceState, compare
 from . import state
 from .namespace_reports import Asking, NamespaceReading, NamespaceReport, module_inode
-from .state import Moment, NamespaceStates, RunState, ServiceState
+from .state import NamespaceStates, RunState, RunTime, ServiceState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from ..kernel.coverage import Coverage
     from ..kernel.reasons import SourceProblem
     from ..session import Session
-    from ..state.trend import Peak
-    from .state import LimitChange
+    from ..state.trend import Series
 
 DEFAULT_WINDOW = 900.0
 """Seconds."""
@@ -82,7 +81,7 @@ class Evidence(NamedTuple):
     kept: what the next run gets, and `rows` of further namespaces.
     """
 
-    now: Moment
+    now: RunTime
     window: events.Window
     log: LogReport
     reports: tuple[NamespaceReport, ...] = ()
@@ -118,14 +117,9 @@ class Evidence(NamedTuple):
         )
 
     @property
-    def limit_changes(self) -> tuple[LimitChange, ...]:
-        """The changes of the limit that runs have noticed, oldest first."""
-        return self.kept.run.limit_changes if self.kept.run else ()
-
-    @property
-    def peaks(self) -> tuple[Peak, ...]:
-        """The largest count of each day of the first namespace."""
-        return self.kept.run.peaks if self.kept.run else ()
+    def series(self) -> Series | None:
+        """The peaks and the changes of the limit of the first namespace."""
+        return self.kept.run.series if self.kept.run else None
 
     def is_gone(self, event: events.Event) -> bool:
         """Tell whether the namespace with an event's number is a later one than the event's."""
@@ -137,7 +131,7 @@ def acquire(options: argparse.Namespace, session: Session) -> Evidence:
     from ..kernel.namespaces import births, names
 
     clock = kmsg.read_clock()
-    now = Moment(
+    now = RunTime(
         round(clock.realtime, 3), round(clock.boottime, 3), state_store.boot_id(), module_inode()
     )
     asking = Asking(session)
@@ -197,13 +191,13 @@ class _Past(NamedTuple):
     unseen_at: when a run looked at every namespace, in seconds since boot; None where none did.
     """
 
-    now: Moment
+    now: RunTime
     named: Mapping[int, int]
     reloaded: bool = False
     unseen_at: float | None = None
 
 
-def _is_reloaded(run: RunState | None, now: Moment) -> bool:
+def _is_reloaded(run: RunState | None, now: RunTime) -> bool:
     return bool(run and run.boot == now.boot and run.module != now.module)
 
 
@@ -228,7 +222,7 @@ def write(evidence: Evidence, options: argparse.Namespace, session: Session) -> 
 
 
 def window_of(
-    options: argparse.Namespace, clock: kmsg.Clock, now: Moment, previous: float | None
+    options: argparse.Namespace, clock: kmsg.Clock, now: RunTime, previous: float | None
 ) -> events.Window:
     """Return the window that was asked for; `previous` is the time of the run before."""
     if options.since == "all":
@@ -240,7 +234,7 @@ def window_of(
     return events.last_seconds(options.since, now.at, previous)
 
 
-def _start_up(options: argparse.Namespace, window: events.Window, now: Moment) -> float | None:
+def _start_up(options: argparse.Namespace, window: events.Window, now: RunTime) -> float | None:
     """Return the start of the window in seconds since boot; None for all that was counted."""
     if options.since == "boot":
         return 0.0
@@ -254,7 +248,7 @@ def read_log(
     options: argparse.Namespace,
     asking: Asking,
     clock: kmsg.Clock,
-    now: Moment,
+    now: RunTime,
     window: events.Window,
     earlier: ServiceState,
     births: Mapping[int, float],
@@ -386,7 +380,7 @@ def _why_short(report: NamespaceReport, kept: NamespaceState, past: _Past) -> st
 
 def _kept_of(
     earlier: ServiceState,
-    now: Moment,
+    now: RunTime,
     first: NamespaceReport | None,
     kept: NamespaceState | None,
     log: LogReport,
@@ -400,15 +394,7 @@ def _kept_of(
         now.module,
         watching=min(run.watching, now.at) if run else now.at,
         last_log_read=now.at if log.usable else run.last_log_read if run else None,
-        limit=run.limit if run else None,
-        limit_changes=run.limit_changes if run else (),
-        peaks=run.peaks if run else (),
+        series=state.series_of(run, first.namespace if first else None, now),
         first=kept or (run.first if run else None),
     )
-    if first and first.limits:
-        state_now = state_now._replace(
-            limit=first.limits.limit,
-            limit_changes=state.with_limit(run, first.limits.limit, now),
-            peaks=state.with_entries(run, first.limits.entries, now),
-        )
     return ServiceState(state_now, tuple({**dict(earlier.logs), **dict(log.histories)}.items()))

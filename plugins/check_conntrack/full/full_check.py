@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     import argparse
 
     from .. import signals
-    from ..ranges import Thresholds
-    from ..session import Session
     from .evidence import Evidence
 
 __all__ = ["DEFAULT_WINDOW", "LABELS", "NAMESPACE_LABELS", "TITLE", "main", "parser", "run_check"]
@@ -119,34 +117,25 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
         )
         evidence = acquire(options, run)
         stage("evaluating what was read")
-        trouble = run.store.trouble
-        result = _evaluate(evidence, options, run, thresholds)
-        with stage.stoppable(run.store.notes.append):
-            write(evidence, options, run)
-        if run.store.trouble != trouble:
-            # The next run will know nothing of this one: that belongs to the verdict.
-            result = _evaluate(evidence, options, run, thresholds)
+        findings = contexts.find(evidence, kept=not run.store.trouble)
+        summary = FullSummary(findings, options, run)
+        needs_history = options.since not in ("boot", "all")
+        result = nagios.conclude(
+            options,
+            run,
+            contexts.FullCheck(findings),
+            summary,
+            contexts.contexts(thresholds, options),
+            thresholds=thresholds,
+            not_applicable=contexts.not_applicable(evidence),
+            remember=(lambda: write(evidence, options, run)) if needs_history else None,
+        )
+        if not needs_history:
+            with stage.stoppable(run.store.notes.append):
+                write(evidence, options, run)
+        if result.state is Ok and not options.verbose:
+            return result._replace(notes=[*result.notes, *_notes(evidence, summary)])
         return result
-
-
-def _evaluate(
-    evidence: Evidence, options: argparse.Namespace, run: Session, thresholds: Thresholds
-) -> runner.CheckResult:
-    findings = contexts.find(evidence, thresholds, run.store.trouble, options.since)
-    summary = FullSummary(findings, options, run)
-    result = nagios.conclude(
-        options,
-        run,
-        contexts.FullCheck(findings),
-        summary,
-        contexts.contexts(thresholds, options),
-    )
-    notes = list(result.notes)
-    if result.state is Ok and not options.verbose:
-        notes += _notes(evidence, summary)
-        if run.store.trouble and not options.no_state and not run.store.refused:
-            notes.append(f"No history is kept: {run.store.trouble}")
-    return result._replace(notes=notes)
 
 
 def _notes(evidence: Evidence, summary: FullSummary) -> list[str]:

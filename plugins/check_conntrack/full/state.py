@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..kernel.log.gather import LogHistory
 from ..kernel.namedtuple import NamedTuple
-from ..state import state_store
+from ..state import state_store, trend
 from ..state.codec import decode, decode_each, encode
 from ..state.counter_history import (
     MOST_RISES,
@@ -18,23 +18,22 @@ from ..state.counter_history import (
     from_boot,
     shortened,
 )
-from ..state.trend import Peak, with_peak
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from ..kernel.namespaces import Namespace
     from ..state.state_store import Store
 
 MOST_FURTHER = 10000
 """Further namespaces that are kept, which fit into a file of state_store.MANY bytes."""
-MOST_LIMIT_CHANGES = 10
 LATEST = 1e12
 """Seconds since the epoch, or since boot, that no clock shows."""
 
 
-class Moment(NamedTuple):
+class RunTime(NamedTuple):
     """The time of a run.
 
     at: seconds since the epoch.
@@ -54,34 +53,13 @@ class Moment(NamedTuple):
         return self.at - self.up
 
 
-class LimitChange(NamedTuple):
-    """A limit that was another one in the run before.
-
-    before, after: nf_conntrack_max; 0 for none.
-    since, at: the run that still saw the one and the run that saw the other, in seconds since the
-    epoch.
-    """
-
-    before: int
-    after: int
-    since: float
-    at: float
-
-    @property
-    def is_raised(self) -> bool:
-        """Whether more entries fit in than before; without a limit, any number does."""
-        return bool(self.before) and (not self.after or self.after > self.before)
-
-
 class RunState(NamedTuple):
     """What a run leaves to the next of its service.
 
-    at, up, boot, module: as in Moment.
+    at, up, boot, module: as in RunTime.
     watching: when the first run of this service was, in seconds since the epoch.
     last_log_read: `at` of the last run that could read a log; None where none could.
-    limit: nf_conntrack_max; None where conntrack was not active.
-    limit_changes: oldest first.
-    peaks: the largest count of each day.
+    series: the peaks and the changes of the limit of the first namespace.
     first: the namespace that the plain labels speak of.
     """
 
@@ -91,9 +69,7 @@ class RunState(NamedTuple):
     module: int
     watching: float
     last_log_read: float | None = None
-    limit: int | None = None
-    limit_changes: tuple[LimitChange, ...] = ()
-    peaks: tuple[Peak, ...] = ()
+    series: trend.Series | None = None
     first: NamespaceState | None = None
 
 
@@ -123,7 +99,7 @@ class NamespaceStates(NamedTuple):
     rows: Mapping[str, NamespaceState] = {}
 
 
-def read_service(store: Store, key: str, now: Moment) -> ServiceState:
+def read_service(store: Store, key: str, now: RunTime) -> ServiceState:
     """Return what earlier runs of a service left, in this boot's uptime."""
     plain = store.read(key)
     if not isinstance(plain, dict):
@@ -136,7 +112,7 @@ def read_service(store: Store, key: str, now: Moment) -> ServiceState:
     return ServiceState(run, tuple(decode_each(LogHistory, plain.get("logs")).items()))
 
 
-def previous_run(run: RunState | None, now: Moment) -> float | None:
+def previous_run(run: RunState | None, now: RunTime) -> float | None:
     """Return when the run before was, by the present clock; None where that cannot be known.
 
     Within a boot the uptime decides: the clock may have been set since.
@@ -148,21 +124,14 @@ def previous_run(run: RunState | None, now: Moment) -> float | None:
     return run.at if run.at <= now.at else None
 
 
-def with_limit(run: RunState | None, limit: int, now: Moment) -> tuple[LimitChange, ...]:
-    """Return the known changes of the limit, one since the run before included."""
-    if run is None:
-        return ()
-    changes = run.limit_changes
-    if run.limit is not None and run.limit != limit:
-        since = previous_run(run, now)
-        change = LimitChange(run.limit, limit, now.at if since is None else since, now.at)
-        changes = (*changes, change)[-MOST_LIMIT_CHANGES:]
-    return changes
-
-
-def with_entries(run: RunState | None, entries: int, now: Moment) -> tuple[Peak, ...]:
-    """Return the largest counts by day, that of this run included."""
-    return with_peak(run.peaks if run else (), Peak(int(now.at // state_store.DAY), entries))
+def series_of(
+    run: RunState | None, namespace: Namespace | None, now: RunTime
+) -> trend.Series | None:
+    """Return what is known of a namespace's count and limit, that of this run included."""
+    if namespace is None or namespace.limits is None:
+        return run.series if run else None
+    series = trend.belonging_to(run.series if run else None, now.boot, namespace.identity)
+    return trend.with_run(series, namespace.limits, trend.Moment(now.up, now.at), 0.0)
 
 
 def write_service(store: Store, key: str, state: ServiceState) -> None:
@@ -194,7 +163,7 @@ def _fitting(logs: Mapping[str, Any], room: int) -> dict[str, Any]:
     return kept
 
 
-def read_namespaces(store: Store, key: str, now: Moment) -> NamespaceStates:
+def read_namespaces(store: Store, key: str, now: RunTime) -> NamespaceStates:
     """Return what earlier runs left of further namespaces, in this boot's uptime."""
     plain = store.read(key, state_store.MANY)
     if not isinstance(plain, dict):
@@ -218,7 +187,7 @@ def write_namespaces(
     key: str,
     before: NamespaceStates,
     rows: Mapping[str, NamespaceState],
-    now: Moment,
+    now: RunTime,
     *,
     complete: bool,
 ) -> str:

@@ -12,7 +12,7 @@ from ..kernel import counters
 from ..kernel.log import events
 from . import advice
 from .contexts import figure
-from .labels import LABELS, MOST_NAMESPACES, RISES
+from .labels import LABELS, MOST_NAMESPACES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,9 +79,7 @@ class FullSummary(Summary):
         if change and not quiet:
             parts.append(change)
         parts += facts
-        parts += self.findings.problems
-        if self.findings.unevaluated:
-            parts.append(f"{', '.join(self.findings.unevaluated)} cannot be evaluated")
+        parts += map(tuple, map(render.versions, self.findings.problems))
         if quiet and evidence.inactive:
             parts.append("conntrack is not active on this host")
         elif quiet and self.findings.claim.sources:
@@ -89,10 +87,6 @@ class FullSummary(Summary):
         parts += self._gaps()
         if evidence.log.undated:
             parts.append(f"{self._undated()} not counted")
-        parts += [
-            (f"no history is kept: {result.hint}", "no history is kept")
-            for result in nagios.history_alarms(results)
-        ]
         return render.fit(parts)
 
     def verbose(self, results: Results) -> list[str]:
@@ -103,19 +97,14 @@ class FullSummary(Summary):
             for result in self._alarms(results)
         ]
         lines += [f"UNKNOWN: {problem}" for problem in self.findings.problems]
-        lines += [f"UNKNOWN: {name} cannot be evaluated" for name in self.findings.unevaluated]
         lines += self._gap_lines()
-        lines += [
-            f"WARNING: no history is kept, so these alarms are blind: {', '.join(RISES)}: "
-            f"{result.hint}"
-            for result in nagios.history_alarms(results)
-        ]
         lines += [f"Not read: {each}" for each in self.unread()]
         if self.session.forbidden:
             lines += session.grant("read what needs privileges", as_root=self.session.as_root)
         if evidence.log.undated:
             sources = _few(list(dict.fromkeys(event.source for event in evidence.log.undated)))
             lines.append(f"Not counted: {self._undated()} in {sources} (--since all counts them)")
+        lines += [change.capitalize() for change in advice.limit_change(evidence)[:1]]
         lines += self._namespaces()
         lines += self._elsewhere(advice.lines(self.findings, results))
         if self.options.verbose:
