@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from nagiosplugin import Summary
     from nagiosplugin.state import ServiceState
 
-    from .advice.capacity import CapacityEvidence
+    from .advice.capacity import CapacityEvidence, LastFinding
     from .kernel.limits import Limits
     from .ranges import AlertRange, Label, LabelThresholds, Thresholds
     from .session import Session
+    from .state.state_store import Store
 
 STATES = {"ok": Ok, "warning": Warn, "critical": Critical, "unknown": Unknown}
 SEVERITY = (Ok, Warn, Unknown, Critical)
@@ -285,8 +286,13 @@ def describe_alarm(result: Result) -> str:
 # --- what all checks print
 
 
-def capacity_evidence(limits: Limits, peak: int) -> CapacityEvidence:
-    """Return what advice on capacity needs: limits, the largest count, memory, who sets limits."""
+def capacity_evidence(
+    limits: Limits, peak: int, finding: LastFinding | None = None
+) -> CapacityEvidence:
+    """Return what advice on capacity needs: limits, the largest count, memory, who sets limits.
+
+    finding: what check_conntrack_table found last, see last_finding().
+    """
     from .advice.capacity import CapacityEvidence
     from .kernel import host
     from .kernel.limits import buckets_sysctl_writable, may_set_limits
@@ -300,7 +306,17 @@ def capacity_evidence(limits: Limits, peak: int) -> CapacityEvidence:
         may_set_limits(),
         buckets_sysctl_writable(),
         host.runs_kube_proxy(),
+        finding=finding,
     )
+
+
+def last_finding(store: Store, namespace_key: str) -> LastFinding | None:
+    """Return what check_conntrack_table found last in a namespace; None for nothing recent."""
+    import time
+
+    from .advice.capacity import finding_key, finding_of
+
+    return finding_of(store.read(finding_key(namespace_key)), time.time())
 
 
 def state_lines(session: Session, verbose: int) -> list[str]:

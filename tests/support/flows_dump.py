@@ -65,17 +65,21 @@ def entry(
     state: int | None = None,
     timeout: int | None = 300,
     zone: int | None = None,
+    zones: tuple[int | None, int | None] = (None, None),
     reply: tuple[bytes, bytes, int | None, int | None] | None = None,
     more: Iterable[bytes] = (),
     flags: int = ct.NLM_F_MULTI,
 ) -> bytes:
-    """One message of a dump. reply: source, destination, source port, destination port."""
+    """One message of a dump. reply: source, destination, source port, destination port.
+
+    zone: of both directions; zones: of each alone.
+    """
     back = reply or (destination, source, dport, sport)
     if protocol in (1, 58) and reply is None:
         back = (destination, source, sport, sport)
     parts = [
-        tuple_(ct.CTA_TUPLE_ORIG, source, destination, protocol, sport, dport),
-        tuple_(ct.CTA_TUPLE_REPLY, back[0], back[1], protocol, back[2], back[3]),
+        tuple_(ct.CTA_TUPLE_ORIG, source, destination, protocol, sport, dport, zones[0]),
+        tuple_(ct.CTA_TUPLE_REPLY, back[0], back[1], protocol, back[2], back[3], zones[1]),
         packed(ct.CTA_STATUS, status, 4),
     ]
     if timeout is not None:
@@ -151,6 +155,7 @@ def entries(draw: st.DrawFn) -> bytes:
         state=draw(st.integers(0, 10)) if protocol in (6, 33, 132) else None,
         timeout=draw(st.sampled_from([None, 0, 5, 431999, 2**24 - 1, 2**32 - 1])),
         zone=draw(st.sampled_from([None, None, 0, 5])),
+        zones=draw(st.sampled_from([(None, None)] * 3 + [(5, None), (None, 6), (0, 7)])),
         reply=reply,
         more=draw(_MORE),
     )  # fmt: skip
@@ -179,8 +184,11 @@ def damaged(draw: st.DrawFn) -> list[bytes]:
     return [bytes(batch) for batch in batches]
 
 
-LISTS = ("sources", "half_open_sources", "destinations", "services", "pools")
-PLAIN = ("read", "inbound", "outbound", "groups", "established_timeouts", "bad_lines")
+LISTS = ("sources", "destinations", "services")
+PLAIN = (
+    *("read", "inbound", "outbound", "groups", "established_timeouts", "bad_lines"),
+    *("zoned", "original_zones"),
+)
 
 
 def everything(one: tally.Tally) -> dict[str, object]:
@@ -189,4 +197,6 @@ def everything(one: tally.Tally) -> dict[str, object]:
     for name in LISTS:
         heavy = getattr(one, name)
         found[name] = (heavy.counts, heavy.total, heavy.error)
+    found["unanswered"] = one.unanswered.parts()
+    found["pools"] = one.pools.parts()
     return found

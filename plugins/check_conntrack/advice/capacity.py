@@ -1,4 +1,4 @@
-"""From evidence to what to do about it: pure functions, no I/O.
+"""Recommend a limit and hash buckets, and explain alarms of counters. Pure functions, no I/O.
 
 A rule is a line of RULES: which labels call for it, and the function that makes its steps from
 the evidence. A check hands in the evidence it has and the labels that alarm; what it cannot know
@@ -11,12 +11,12 @@ from ..kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
-    from typing import Callable
+    from collections.abc import Collection, Iterable
+    from typing import Any, Callable
 
 
 INT_MAX = 0x7FFFFFFF
-SPARE = 1.3  # the peak and 30 %
+SPARE = 1.3  # the peak and 30%
 ENTRY_BYTES = 384  # an entry with accounting and NAT, measured; the slab's own figure is root's
 BUCKET_BYTES = 8  # struct hlist_nulls_head
 PAGE_BUCKETS = 512  # nf_ct_alloc_hashtable() rounds up to whole pages
@@ -25,16 +25,74 @@ _BUCKETS = "net.netfilter.nf_conntrack_buckets"
 _EXPECT_MAX = "net.netfilter.nf_conntrack_expect_max"
 _SYSCTL_FILE = "/etc/sysctl.d/99-check-conntrack.conf"  # a name that nobody else uses
 _GREP = "grep -rs nf_conntrack /etc/sysctl.conf /etc/sysctl.d /usr/lib/sysctl.d /etc/modprobe.d"
-_MODULES_FILE = "/etc/modules-load.d/nf_conntrack.conf"
+_MODULES_FILE = "/etc/modules-load.d/check-conntrack.conf"
+_MODPROBE_FILE = "/etc/modprobe.d/check-conntrack.conf"
+
+
+# A finding of the table check tells about the present alarm of another check for so long.
+FINDING_AGE = 1800  # seconds
+TABLE_CHECK = "check_conntrack_table -v"
+
+
+class LastFinding(NamedTuple):
+    """The last diagnosis of check_conntrack_table, kept for the other checks.
+
+    Attributes:
+        at: seconds since the epoch
+        cause: the name of the weightiest cause; empty where none was found
+        headline: what it says in the status line
+        room: whether a larger limit is a remedy
+    """
+
+    at: int
+    cause: str
+    headline: str
+    room: bool
+
+
+def finding_key(namespace_key: str) -> str:
+    """Return the key under which the store keeps a namespace's last finding, for all checks."""
+    return f"finding/{namespace_key}"
+
+
+def kept_finding(finding: LastFinding) -> dict[str, Any]:
+    """Return what to keep of a finding."""
+    return dict(zip(finding._fields, finding))
+
+
+def finding_of(kept: Any, now: float) -> LastFinding | None:
+    """Return the finding that was kept; None for none, for one too old, or for anything else."""
+    if not isinstance(kept, dict):
+        return None
+    at, cause, headline, room = (kept.get(name) for name in ("at", "cause", "headline", "room"))
+    if type(at) is not int or not isinstance(cause, str) or not isinstance(headline, str):
+        return None
+    if not 0 <= now - at <= FINDING_AGE or len(headline) > 400:
+        return None
+    return LastFinding(at, cause, headline, room is True)
 
 
 class CapacityEvidence(NamedTuple):
-    """What is known about a table; `peak` counts entries, `memory` is in bytes.
+    """What is known about a table and its host.
 
-    `settable` is False inside a network namespace that may not change the limit. `crowded`: hash
-    chains are too long. `expectations`, `zones`: messages said that these were at their limits.
-    `growth` is in entries per second, 0 where the alarm is not about it. `raising` says that a
-    larger limit is advised on as well.
+    Attributes:
+        entries: in the table now
+        limit: nf_conntrack_max, 0 for none
+        peak: the largest number of entries that was counted, or the limit that was in force when
+            the table was full; never a limit that was not reached
+        buckets: of the hash; None where the kernel does not say
+        memory: available, in bytes
+        settable: False inside a network namespace that may not change the limit
+        buckets_sysctl: buckets are set by sysctl, and not by the module's parameter
+        kube_proxy: kube-proxy runs here and sets the limit itself
+        expect_max: nf_conntrack_expect_max
+        crowded: hash chains are too long
+        expectations, zones: messages said that these were at their limits
+        growth: entries per second, 0 where the alarm is not about it
+        raising: a larger limit is advised on as well
+        finding: what check_conntrack_table found last
+        diagnosed: the caller is check_conntrack_table, and no cause forbids a larger limit
+        command: leads into the namespace, and ends with a space; else empty
     """
 
     entries: int
@@ -51,13 +109,36 @@ class CapacityEvidence(NamedTuple):
     zones: bool = False
     growth: float = 0.0
     raising: bool = False
+    finding: LastFinding | None = None
+    diagnosed: bool = False
+    command: str = ""
 
 
 class Step(NamedTuple):
-    """A sentence, and the commands that carry it out, each ready to paste."""
+    """A sentence, the commands that carry it out, and those that undo them, ready to paste."""
 
     text: str
     commands: tuple[str, ...] = ()
+    undo: tuple[str, ...] = ()
+
+
+def lines_of(steps: Iterable[Step]) -> list[str]:
+    """Return the lines of steps: text, and commands indented by two spaces. None comes twice."""
+    lines: list[str] = []
+    done: set[Step] = set()
+    commands: set[str] = set()
+    for step in steps:
+        if step in done:
+            continue
+        done.add(step)
+        lines.append(step.text)
+        # What two rules come to is done once.
+        lines += [f"  {command}" for command in step.commands if command not in commands]
+        if step.undo and not commands.issuperset(step.commands):
+            lines.append("Undo:")
+            lines += [f"  {command}" for command in step.undo]
+        commands.update(command for command in step.commands if " -w " in command)
+    return lines
 
 
 class Rule(NamedTuple):
@@ -68,18 +149,18 @@ class Rule(NamedTuple):
 
 
 def roomy_limit(peak: int) -> int:
-    """The least power of two that holds the peak with 30 % to spare, and the sysctl can hold."""
+    """Return the least power of two that holds the peak and 30%, and that the sysctl takes."""
     needed = -(-peak * 13 // 10)
     return min(1 << max(needed - 1, 0).bit_length(), INT_MAX)
 
 
 def quarter(limit: int, buckets: int | None) -> int:
-    """Buckets for a limit: a quarter of it, as the kernel rounds it, never fewer than there are."""
+    """Return a quarter of a limit in whole pages of buckets, never fewer than there are."""
     return max(-(-limit // 4 // PAGE_BUCKETS) * PAGE_BUCKETS, buckets or 0)
 
 
 def _raised(evidence: CapacityEvidence) -> int:
-    """The limit to advise: a roomy one, or the present one where that suffices or there is none."""
+    """Return the limit to advise: a roomy one, or the present one where that suffices."""
     wanted = roomy_limit(evidence.peak)
     if not evidence.limit or evidence.peak * SPARE <= evidence.limit:
         return evidence.limit
@@ -87,13 +168,13 @@ def _raised(evidence: CapacityEvidence) -> int:
 
 
 def _buckets_for(limit: int, evidence: CapacityEvidence) -> int:
-    """Buckets for a limit; where chains are too long twice as many as there are, at least."""
+    """Return buckets for a limit; where chains are too long at least twice the present number."""
     double = 2 * (evidence.buckets or 0) if evidence.crowded else 0
     return max(quarter(limit, evidence.buckets), double)
 
 
 def mebibytes(size: float) -> str:
-    """A size for people."""
+    """Return a size for people."""
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20)):
         if size >= scale:
             return f"{size / scale:.1f} {unit}"
@@ -101,49 +182,77 @@ def mebibytes(size: float) -> str:
 
 
 def raise_limit(evidence: CapacityEvidence) -> list[Step]:
-    """A maximum that suffices, buckets that fit it, and how both outlive a reboot."""
+    """Return a limit that suffices, buckets that fit it, and how both outlive a reboot.
+
+    No limit helps against a flood or a leak: where the table check found one, that is said instead.
+    """
     if not evidence.limit:
         return []
+    finding = evidence.finding
+    if finding and not finding.room and finding.cause:
+        return [
+            Step(
+                f"Leave the limit as it is: {finding.headline}. What to do about it:",
+                (TABLE_CHECK,),
+            )
+        ]
     wanted = _raised(evidence)
-    seen = f"the peak of {evidence.peak} entries plus 30 %"
+    counted = f"the peak of {evidence.peak} entries plus 30%"
     if wanted == evidence.limit:
         if evidence.growth > 0:
             return [
                 Step(
-                    f"The limit of {evidence.limit} has room for {seen}, but the table grows by "
+                    f"The limit of {evidence.limit} has room for {counted}, but the table grows by "
                     f"{evidence.growth:.2f} entries/s: a larger limit would only put off the end. "
-                    "Look for what grows.",
-                    ("check_conntrack_table -v",),
+                    "Look for what grows:",
+                    (TABLE_CHECK,),
                 )
             ]
         return [
             Step(
-                f"The limit suffices for what was seen: {seen} fits into {evidence.limit}. "
-                "Look for what fills the table, or raise the threshold."
+                f"The limit suffices for what was counted: {counted} fits into {evidence.limit}. "
+                "Look for what fills the table, or raise the threshold:",
+                () if evidence.diagnosed else (TABLE_CHECK,),
             )
         ]
-    buckets = _buckets_for(wanted, evidence)
-    more = evidence.buckets is None or buckets > evidence.buckets
-    text = f"Raise the limit to {wanted}: {seen}, rounded up to a power of two."
-    if evidence.entries >= evidence.limit:
-        text += " What a full table turns away is not counted: it may take more."
-    steps = [Step(text + _where(evidence), _now(wanted, buckets if more else None, evidence))]
-    if not more:
-        steps.append(Step(f"The {evidence.buckets} hash buckets are enough for it."))
-    steps.append(_keep(wanted, buckets, evidence))
-    steps.append(_cost(wanted, buckets, evidence))
-    if evidence.kube_proxy:
+    steps = []
+    if not evidence.diagnosed and not finding:
         steps.append(
             Step(
-                "kube-proxy runs here and sets the limit itself: give it conntrack.min "
-                f"{wanted} (--conntrack-min={wanted}), or maxPerCore 0 to leave it alone."
+                "Find out first what fills the table. A flood, a scan or a leak fills any limit; "
+                "where this names one, do what it says and leave the limit:",
+                (TABLE_CHECK,),
             )
         )
-    return steps
+    text = f"Raise the limit to {wanted}: {counted}, rounded up to a power of two."
+    if evidence.entries >= evidence.limit:
+        text += " What a full table turns away is not counted: it may take more."
+    buckets = _buckets_for(wanted, evidence)
+    if evidence.kube_proxy:
+        return [*steps, _by_kube_proxy(text, wanted), _cost(wanted, buckets, evidence)]
+    more = evidence.buckets is None or buckets > evidence.buckets
+    steps.append(
+        Step(
+            text + _where(evidence),
+            _now(wanted, buckets if more else None, evidence),
+            _now(evidence.limit, evidence.buckets if more else None, evidence)[::-1],
+        )
+    )
+    if not more:
+        steps.append(Step(f"The {evidence.buckets} hash buckets are enough for it."))
+    return [*steps, _keep(wanted, buckets, evidence), _cost(wanted, buckets, evidence)]
+
+
+def _by_kube_proxy(text: str, wanted: int) -> Step:
+    return Step(
+        f"{text} kube-proxy runs here and sets the limit itself when it starts, to the larger of "
+        "--conntrack-min and --conntrack-max-per-core times the processors: start it with "
+        f"--conntrack-min={wanted} (conntrack.min in its configuration), on every node."
+    )
 
 
 def more_buckets(evidence: CapacityEvidence) -> list[Step]:
-    """More hash buckets, for chains that have grown long."""
+    """Return how to get more hash buckets, for chains that have grown long."""
     if not evidence.buckets:
         return []
     limit = _raised(evidence) if evidence.raising else evidence.limit
@@ -154,12 +263,13 @@ def more_buckets(evidence: CapacityEvidence) -> list[Step]:
             f"{wanted} buckets ({mebibytes(wanted * BUCKET_BYTES)}) make the chains shorter."
             + _where(evidence),
             (_set_buckets(wanted, evidence),),
+            (_set_buckets(evidence.buckets, evidence),),
         )
     ]
 
 
 def who_set_it(evidence: CapacityEvidence) -> list[Step]:
-    """Where a limit that nobody expected comes from."""
+    """Return where to look for what set an unexpected limit."""
     return [
         Step(
             f"The limit is {evidence.limit}: look for what sets it."
@@ -189,19 +299,18 @@ def _keep(limit: int, buckets: int, evidence: CapacityEvidence) -> Step:
     # Both, also where the buckets do: the file may be there already, and hold more of them.
     lines = [f"{_BUCKETS} = {buckets}", f"{_MAX} = {limit}"]
     commands = []
+    undo = [f"rm -f {_SYSCTL_FILE} {_MODULES_FILE}"]
     if evidence.settable and not evidence.buckets_sysctl:
         lines = lines[1:]
-        commands.append(
-            f"echo 'options nf_conntrack hashsize={buckets}' > /etc/modprobe.d/conntrack.conf"
-        )
-    quoted = " ".join(f"'{line}'" for line in lines)
+        commands.append(f"echo options nf_conntrack hashsize={buckets} > {_MODPROBE_FILE}")
+        undo = [f"rm -f {_SYSCTL_FILE} {_MODULES_FILE} {_MODPROBE_FILE}"]
+    arrows = [">", ">>"]
+    commands += [f"echo {line} {arrow} {_SYSCTL_FILE}" for line, arrow in zip(lines, arrows)]
+    commands.append(f"echo nf_conntrack > {_MODULES_FILE}")
     return Step(
-        "Keep it over a reboot (without the module loaded early, the file comes too soon):",
-        (
-            *commands,
-            f"printf '%s\\n' {quoted} > {_SYSCTL_FILE}",
-            f"echo nf_conntrack > {_MODULES_FILE}",
-        ),
+        "Keep it over a reboot (load the module at boot, otherwise sysctl.d is applied before it):",
+        tuple(commands),
+        tuple(undo),
     )
 
 
@@ -218,58 +327,70 @@ def _cost(limit: int, buckets: int, evidence: CapacityEvidence) -> Step:
 
 
 def evicted(_: CapacityEvidence) -> list[Step]:
-    """What a rise of early_drop means."""
+    """Return what a rise of early_drop means."""
     return [
         Step(
-            "early_drop rises before the first connection is lost: the kernel evicts unassured "
-            "entries to make room. There is little time left."
+            "The table was at its limit, and the kernel evicted entries that are not assured to "
+            "make room for new ones (early_drop). When it finds none to evict, it drops new "
+            "connections."
         )
     ]
 
 
 def other_drops(_: CapacityEvidence) -> list[Step]:
-    """What drops packets where nothing says that the table was full."""
+    """Return what drops packets where nothing says that the table was full."""
     return [
         Step(
             "Nothing else says that the table was full, so no larger limit is advised: drop also "
             "rises where a helper (FTP, SIP, ...) gives up on a packet, or the kernel has no "
-            "memory for an entry. Look what rises beside it, and for messages of helpers:",
-            ("conntrack -S", "dmesg | grep nf_ct_"),
+            "memory for an entry. See which counters rise beside it, and look for messages of "
+            "helpers (nf_ct_...) in the kernel log:",
+            ("conntrack -S", "dmesg --ctime"),
         )
     ]
 
 
 def clashes(_: CapacityEvidence) -> list[Step]:
-    """What a rise of insert_failed means."""
+    """Return what packets that were dropped because their insert failed mean."""
     return [
         Step(
-            "insert_failed rises when two packets of one new connection race each other, mostly "
-            "DNS (A and AAAA from one socket) behind NAT: a cache of names on the host, or "
-            "'options single-request-reopen' in resolv.conf, ends that; for source NAT, ports "
-            "chosen at random do (--random-fully, fully-random).",
-            ("conntrack -S",),
-        )
+            "An insert fails, and its packet is dropped, when source NAT finds no free port for a "
+            "new connection. See how full the port pools are (snat_port_usage):",
+            (TABLE_CHECK,),
+        ),
+        Step(
+            "Where no pool is full, two packets of one new connection raced each other, mostly "
+            "DNS queries (A and AAAA from one socket) behind NAT. A DNS cache on the host ends "
+            "that, or options single-request-reopen in resolv.conf. For other traffic, let source "
+            "NAT choose ports at random (fully-random)."
+        ),
     ]
 
 
 def long_chains(evidence: CapacityEvidence) -> list[Step]:
-    """What a rise of chaintoolong means."""
-    means = "chaintoolong rises when a hash chain is too long: an insert is refused, the table"
-    return [Step(f"{means} is not full, and nothing is logged."), *more_buckets(evidence)]
+    """Return what a rise of chaintoolong means, and more buckets."""
+    text = (
+        "chaintoolong rises when a hash chain is too long: the kernel drops the new connection, "
+        "although the table is not full, and logs nothing."
+    )
+    return [Step(text), *more_buckets(evidence)]
 
 
 def other_limits(evidence: CapacityEvidence) -> list[Step]:
-    """What is behind the other messages of loss."""
+    """Return what is behind the other messages of loss."""
     steps = []
     if evidence.expectations:
         commands: tuple[str, ...] = ()
+        undo: tuple[str, ...] = ()
         if evidence.expect_max:
             commands = (f"sysctl -w {_EXPECT_MAX}={2 * evidence.expect_max}",)
+            undo = (f"sysctl -w {_EXPECT_MAX}={evidence.expect_max}",)
         steps.append(
             Step(
                 "expectation table full: helpers (FTP, SIP, ...) expect more connections than "
                 "nf_conntrack_expect_max allows.",
                 commands,
+                undo,
             )
         )
     if evidence.zones:
@@ -306,15 +427,9 @@ RULES = (
 
 
 def advise(evidence: CapacityEvidence, alarms: Collection[str]) -> list[str]:
-    """The lines that say what to do about alarms of these labels."""
+    """Return the lines that say what to do about alarms of these labels."""
     raising = any(rule.steps is raise_limit and rule.labels.intersection(alarms) for rule in RULES)
     evidence = evidence._replace(crowded=not _CROWDED.isdisjoint(alarms), raising=raising)
-    lines: list[str] = []
-    for rule in RULES:
-        if rule.labels.intersection(alarms):
-            for step in rule.steps(evidence):
-                lines.append(step.text)
-                # What two rules come to is done once.
-                commands = ["  " + command for command in step.commands]
-                lines += [command for command in commands if command not in lines]
-    return lines
+    return lines_of(
+        step for rule in RULES if rule.labels.intersection(alarms) for step in rule.steps(evidence)
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from ..kernel.namedtuple import NamedTuple
 from . import remedies
-from .capacity import Step
 from .remedies import NAMED, percent
 
 TYPE_CHECKING = False
@@ -16,9 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Callable
 
+    from .capacity import Step
+
 FEWEST = 100  # entries, below which shares say little
 PRESSED = 70.0  # percent of the limit, from which on a large share of the ordinary matters
-LONG_IDLE = 3600  # seconds without a packet after which an established connection is called idle
+# Seconds without a packet after which an established connection is called idle. TCP keep-alive of
+# an open connection begins after 7200 s and gives up 675 s later by default (tcp(7)).
+LONG_IDLE = 9000
+MANY = 1000  # entries from which on a cause matters in a table that is nearly empty
+BUSY = 10.0  # percent of the limit from which on any does
+NEGLIGIBLE = 1.0  # percent, below which nothing is named
+SENDER = 50.0  # percent of unanswered entries that one source, network or target stands for
 
 
 class TopItem(NamedTuple):
@@ -48,15 +55,15 @@ class Unanswered(NamedTuple):
 
     Attributes:
         protocol: its name, as in "udp"
-        state: SYN_SENT or SYN_RECV for TCP, else empty
+        state: SYN_SENT or SYN_RECV for TCP; empty where the protocol has none
         entries: how many, scaled to the whole table
         share: percent of all entries
         source: the largest source; shares here and below are of these entries
         network: the largest source network (/24, /64, or --prefix)
         target: the largest destination with its protocol and port
-        destination_network: the largest destination network
-        sources: different sources that were counted
-        targets: different targets that were counted
+        destination: the largest destination address, whatever the port
+        destination_network: the smallest network that holds nearly all destinations
+        sources, targets, ports: different ones that were counted
         translated: percent of these entries whose destination is translated
     """
 
@@ -67,9 +74,11 @@ class Unanswered(NamedTuple):
     source: TopItem = TopItem()
     network: TopItem = TopItem()
     target: TopItem = TopItem()
+    destination: TopItem = TopItem()
     destination_network: TopItem = TopItem()
     sources: int = 0
     targets: int = 0
+    ports: int = 0
     translated: float = 0.0
 
 
@@ -80,8 +89,7 @@ class TableProfile(NamedTuple):
         entries: those that were counted; of a sample not more
         total: what they stand for, in the whole table
         usage: percent of the limit, of the whole table; None where no limit is known
-        unanswered: by protocol and state, the most first
-        half_open, half_open_source, half_open_service: TCP in SYN_SENT or SYN_RECV; to go
+        unanswered: by protocol and state, the most first; of shares from NAMED on
         time_wait, close_wait, established: TCP in this state, and the service it goes to
         idle: established TCP without a packet for LONG_IDLE or longer
         open_sockets: established TCP sockets of `established_service` that are open on this host;
@@ -89,7 +97,8 @@ class TableProfile(NamedTuple):
         dns: to port 53
         unreplied, assured, translated: entries that are; translated: source or destination
         source, network, destination, service: the first of each top list
-        pool: the fullest source-NAT pool; its share is of `pool_size`
+        pool: the target of the fullest source-NAT pool; its share is of `pool_size`
+        pool_address: the translated address of that pool
         pool_ports: the ports it takes
         pool_size: the ports it may take
         pool_range: the first and last of these, where the rule restricts them
@@ -98,15 +107,15 @@ class TableProfile(NamedTuple):
         own: addresses in this profile that are this namespace's own
         gateways: addresses in this profile that are default gateways
         kube_proxy: kube-proxy runs here and sets limits and some timeouts itself
+        zones: entries have zones
+        original_zones: some have one in the original direction alone
+        tcp_loose: nf_conntrack_tcp_loose; None where it is not known
     """
 
     entries: int
     total: int = 0
     usage: float | None = None
     unanswered: tuple[Unanswered, ...] = ()
-    half_open: float = 0.0
-    half_open_source: TopItem = TopItem()
-    half_open_service: TopItem = TopItem()
     time_wait: float = 0.0
     time_wait_service: TopItem = TopItem()
     close_wait: float = 0.0
@@ -124,6 +133,7 @@ class TableProfile(NamedTuple):
     destination: TopItem = TopItem()
     service: TopItem = TopItem()
     pool: TopItem = TopItem()
+    pool_address: str = ""
     pool_ports: int = 0
     pool_size: int = 0
     pool_range: tuple[int, int] | None = None
@@ -132,6 +142,16 @@ class TableProfile(NamedTuple):
     own: frozenset[str] = frozenset()
     gateways: frozenset[str] = frozenset()
     kube_proxy: bool = False
+    zones: bool = False
+    original_zones: bool = False
+    tcp_loose: int | None = None
+
+    @property
+    def weighty(self) -> bool:
+        """Return whether there are entries enough for any cause to matter."""
+        if self.entries < FEWEST:
+            return False
+        return self.usage is None or self.usage >= BUSY or self.total >= MANY
 
     @property
     def pressed(self) -> bool:
@@ -145,7 +165,8 @@ class Cause(NamedTuple):
     Attributes:
         name: its name in the runbook
         matches: judges a profile
-        sentence: the cause, its culprit and its evidence
+        headline: the cause and its culprit, for the status line
+        sentence: the same with its evidence
         steps: what to do
         room: a larger maximum may be advised as well
         plain: looked at only where no other cause matches
@@ -153,89 +174,363 @@ class Cause(NamedTuple):
 
     name: str
     matches: Callable[[TableProfile], bool]
+    headline: Callable[[TableProfile], str]
     sentence: Callable[[TableProfile], str]
     steps: Callable[[TableProfile], list[Step]]
     room: bool = False
     plain: bool = False
 
 
-def _asks_in_vain(profile: TableProfile) -> bool:
-    """Whether it is this host itself whose connections nobody answers."""
-    source = profile.half_open_source
-    return profile.half_open >= 40 and source.share >= 50 and source.name in profile.own
+# --- words
 
 
-def _is_flood(profile: TableProfile) -> bool:
-    return profile.half_open >= 40 and not _asks_in_vain(profile)
+def _who(profile: TableProfile) -> str:
+    """Return the dominant source and destination, whatever the cause; empty for none."""
+    parts = []
+    source, target, service = profile.source, profile.destination, profile.service
+    if source.share >= NAMED:
+        parts.append(f"{percent(source.share)} from {_called(source, profile)}")
+    elif profile.network.share >= SENDER:
+        parts.append(f"{percent(profile.network.share)} from {profile.network.name}")
+    if target.share >= NAMED:
+        both = target.share >= SENDER and service.share >= SENDER
+        port = f" {service.name}" if both else ""
+        parts.append(f"{percent(target.share)} to {_called(target, profile)}{port}")
+    elif service.share >= NAMED:
+        parts.append(f"{percent(service.share)} to {service.name}")
+    return ", ".join(parts)
 
 
-def _flood(profile: TableProfile) -> str:
-    source, service = profile.half_open_source, profile.half_open_service
-    what = "SYN flood" if service.share >= 50 else "scan"
-    where = f", {percent(service.share)} to {service.name}" if what == "SYN flood" else ""
-    who = f"{percent(source.share)} from {source.name}"
+def _called(item: TopItem, profile: TableProfile) -> str:
+    return f"{item.name} (this host)" if item.address in profile.own else item.name
+
+
+def _with(text: str, *more: str) -> str:
+    return ", ".join(filter(None, (text, *more)))
+
+
+def _to(service: TopItem) -> str:
+    """Return a clause that names the service of a state; empty where it is negligible."""
+    if service.share < NEGLIGIBLE:
+        return ""
+    return f"{percent(service.share)} of all entries to {service.name}"
+
+
+def _kind(one: Unanswered) -> str:
+    """Return what the entries are, as in "SYN_SENT" or "UDP without reply"."""
+    return one.state if one.protocol == "tcp" and one.state else f"{_upper(one)} without reply"
+
+
+def _upper(one: Unanswered) -> str:
+    return {"icmpv6": "ICMPv6"}.get(one.protocol) or (
+        one.protocol.upper() if " " not in one.protocol else one.protocol
+    )
+
+
+def _senders(one: Unanswered, profile: TableProfile) -> str:
+    """Return where unanswered entries come from: one source, one network, or many."""
+    if one.source.share >= NAMED:
+        return f"from {_called(one.source, profile)}"
+    if one.network.share >= SENDER:
+        return f"from {one.network.name}"
+    return "from forged sources" if _forged(one) else "from many sources"
+
+
+def _forged(one: Unanswered) -> bool:
+    """Return whether nearly every entry has a source of its own, in no order."""
+    counted = max(one.targets, one.sources)
+    return one.source.share < NEGLIGIBLE and one.network.share < NEGLIGIBLE * 2 and counted > 500
+
+
+def _aim(one: Unanswered) -> str:
+    """Return where unanswered entries go: a target, an address, or a network."""
+    for item in (one.target, one.destination, one.destination_network):
+        if item.share >= SENDER:
+            return item.name
+    return "many destinations"
+
+
+def _share_of_senders(one: Unanswered) -> str:
+    if one.source.share >= NAMED:
+        return f"{percent(one.source.share)} of these from {one.source.name}"
+    if one.network.share >= SENDER:
+        return f"{percent(one.network.share)} of these from {one.network.name}"
+    return f"no source has more than {max(one.source.share, 1):.0f}% of these"
+
+
+def _share_of_aim(one: Unanswered) -> str:
+    for item in (one.target, one.destination, one.destination_network):
+        if item.share >= NAMED:
+            return f"{percent(item.share)} to {item.name}"
+    return f"to {one.targets} destinations"
+
+
+# --- unanswered entries: a scan, a flood, or a destination that is silent
+
+
+# UDP services that a dead host leaves unanswered in numbers, or that never answer (syslog, SNMP
+# traps, NetFlow, sFlow, statsd, GELF, collectd, RADIUS, DNS, NTP, ...).
+_SERVICES = frozenset(
+    (
+        *(53, 67, 68, 69, 88, 123, 137, 138, 161, 162, 389, 443, 500, 514, 1194, 1812, 1813, 2055),
+        *(4500, 4739, 4789, 5060, 5353, 6343, 6514, 8125, 8472, 9995, 9996, 11211, 12201, 25826),
+        *(51820,),
+    )
+)
+SCAN, SYN_FLOOD, FLOOD, SILENCE = "scan", "syn flood", "flood", "unreplied"
+
+
+def _verdict(one: Unanswered, profile: TableProfile) -> str:
+    """Return what unanswered entries look like: the name of a cause."""
+    source = one.source.share >= SENDER or one.network.share >= SENDER
+    target = one.target.share >= SENDER
+    if one.source.share >= SENDER and one.source.address in profile.own:
+        return SILENCE
+    if source and one.target.share <= NAMED and one.targets >= 50:
+        return SCAN
+    if one.state == "SYN_RECV":
+        return SYN_FLOOD
+    if one.protocol == "tcp" or not (source or target):
+        return SILENCE
+    if one.protocol == "udp" and target and one.target.port in _SERVICES:
+        return SILENCE
+    return FLOOD
+
+
+def _judged(profile: TableProfile, cause: str) -> Unanswered | None:
+    """Return the unanswered entries that stand for a cause; None for none."""
+    if not profile.weighty:
+        return None
+    least = 25.0 if profile.pressed else 40.0
+    for one in _joined(profile.unanswered):
+        if one.share >= least and _verdict(one, profile) == cause:
+            return one
+    return None
+
+
+def _joined(unanswered: tuple[Unanswered, ...]) -> list[Unanswered]:
+    """Return the groups, with SYN_SENT and SYN_RECV of one target as one.
+
+    A server that is flooded answers some SYNs, and then no more.
+    """
+    by_state = {one.state: one for one in unanswered if one.protocol == "tcp"}
+    sent, received = by_state.get("SYN_SENT"), by_state.get("SYN_RECV")
+    if not sent or not received or received.share < 5:
+        return list(unanswered)
+    if sent.target[2:] != received.target[2:] or sent.target.address != received.target.address:
+        return list(unanswered)
+    number = sent.entries + received.entries
+
+    def both(name: str) -> TopItem:
+        one, other = getattr(sent, name), getattr(received, name)
+        if one.address == other.address:
+            most = one.entries + other.entries
+        else:
+            one, most = max(((one, one.entries), (other, other.entries)), key=lambda pair: pair[1])
+        item: TopItem = one._replace(entries=most, share=100 * most / (number or 1))
+        return item
+
+    joined = received._replace(
+        entries=number,
+        share=sent.share + received.share,
+        source=both("source"),
+        network=both("network"),
+        target=both("target"),
+        destination=both("destination"),
+        destination_network=both("destination_network"),
+        sources=max(sent.sources, received.sources),
+        targets=max(sent.targets, received.targets),
+    )
+    others = [one for one in unanswered if one is not sent and one is not received]
+    return sorted([joined, *others], key=lambda one: -one.share)
+
+
+def _unanswered_cause(
+    name: str,
+    headline: Callable[[Unanswered, TableProfile], str],
+    sentence: Callable[[Unanswered, TableProfile], str],
+    steps: Callable[[TableProfile, Unanswered], list[Step]],
+) -> Cause:
+    """Return a cause that is judged by unanswered entries."""
+
+    def found(profile: TableProfile) -> Unanswered:
+        return _judged(profile, name) or Unanswered("tcp", "SYN_SENT")
+
+    return Cause(
+        name,
+        lambda profile: _judged(profile, name) is not None,
+        lambda profile: headline(found(profile), profile),
+        lambda profile: sentence(found(profile), profile),
+        lambda profile: steps(profile, found(profile)),
+    )
+
+
+def _scan(one: Unanswered, profile: TableProfile) -> str:
+    count = f" ({percent(one.share)} {_kind(one)})"
+    what = _aim(one)
+    if one.destination.share >= SENDER:
+        what = f"{one.destination.name}, {one.ports} ports"
+    elif one.destination_network.share < SENDER:
+        what = f"{one.targets} destinations"
+    elif one.ports == 1:
+        what = f"{what} {one.target.protocol}/{one.target.port}"
+    return f"scan of {what} {_senders(one, profile)}{count}"
+
+
+def _scan_at_length(one: Unanswered, profile: TableProfile) -> str:
     return (
-        f"looks like a {what}: {percent(profile.half_open)} of entries are SYN_SENT or SYN_RECV "
-        f"without reply, {who if source.share >= NAMED else 'from many sources'}{where}"
+        f"{_scan(one, profile)}: {percent(one.share)} of entries are {_kind(one)}, "
+        f"{_share_of_senders(one)}, to {one.targets} destinations"
+    )
+
+
+def _syn_flood(one: Unanswered, profile: TableProfile) -> str:
+    return f"SYN flood on {_aim(one)} {_senders(one, profile)} ({percent(one.share)} half open)"
+
+
+def _syn_flood_at_length(one: Unanswered, profile: TableProfile) -> str:
+    return (
+        f"SYN flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of entries are "
+        f"half open (SYN_RECV: it answered, and the clients went silent), {_share_of_senders(one)}"
+        f", {_share_of_aim(one)}"
+    )
+
+
+def _flood(one: Unanswered, profile: TableProfile) -> str:
+    return (
+        f"{_upper(one)} flood on {_aim(one)} {_senders(one, profile)} "
+        f"({percent(one.share)} without reply)"
+    )
+
+
+def _flood_at_length(one: Unanswered, profile: TableProfile) -> str:
+    return (
+        f"{_upper(one)} flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of "
+        f"entries are {_kind(one)}, {_share_of_senders(one)}, {_share_of_aim(one)}"
+    )
+
+
+def _silence(one: Unanswered, profile: TableProfile) -> str:
+    aim = _aim(one)
+    does = "do not answer" if aim == "many destinations" else "does not answer"
+    return f"{aim} {does} ({percent(one.share)} {_kind(one)}), {_asked(one, profile)}"
+
+
+def _asked(one: Unanswered, profile: TableProfile) -> str:
+    senders = _senders(one, profile)
+    return "asked by" + senders[len("from") :].replace("forged", "many")
+
+
+def _silence_at_length(one: Unanswered, _: TableProfile) -> str:
+    aim = _aim(one)
+    does = "do not answer" if aim == "many destinations" else "does not answer"
+    why = "a dead service or host, a firewall, or a missing route back"
+    if one.protocol == "tcp":
+        why += "; or a flood that it no longer answers"
+    return (
+        f"{aim} {does}: {percent(one.share)} of entries are {_kind(one)}, "
+        f"{_share_of_aim(one)}, {_share_of_senders(one)}. That is {why}"
+    )
+
+
+# --- other causes
+
+
+def _ports_headline(profile: TableProfile) -> str:
+    pool = profile.pool
+    within = ""
+    if profile.pool_range:
+        within = f" ({profile.pool_range[0]}-{profile.pool_range[1]})"
+    return (
+        f"source-NAT ports run out: {profile.pool_address} to {pool.name} takes "
+        f"{profile.pool_ports} of {profile.pool_size} ports{within}"
     )
 
 
 def _ports(profile: TableProfile) -> str:
     return (
-        f"source-NAT ports run out: {profile.pool.name} takes {profile.pool_ports} ports, "
-        f"{percent(profile.pool.share)} of what there is"
+        f"{_ports_headline(profile)}, {percent(profile.pool.share)}: new connections to "
+        f"{profile.pool.name} fail when none is left, and nothing is logged"
     )
+
+
+def _is_idle(profile: TableProfile) -> bool:
+    if profile.idle < 40 or not profile.weighty:
+        return False
+    # An open socket is no leak: MQTT and WebSocket clients are silent for hours.
+    number = profile.total * profile.idle / 100
+    return profile.open_sockets is None or profile.open_sockets < number / 2
+
+
+def _is_time_wait(profile: TableProfile) -> bool:
+    if profile.usage is None:
+        return profile.time_wait >= 60
+    return profile.pressed and profile.time_wait >= 45
 
 
 def _is_dns_churn(profile: TableProfile) -> bool:
+    if profile.dns < 50:
+        return False
     # A resolver's own table is full of queries too, answered for many: that is its work.
-    asks_itself = profile.source.share >= 60
-    return profile.dns >= 50 and (profile.pressed or asks_itself or profile.translated >= 50)
+    one_asks = profile.source.share >= 60
+    return profile.pressed or (profile.usage is None and (one_asks or profile.translated >= 50))
 
 
 def _has_one_source(profile: TableProfile) -> bool:
-    if profile.source.share < 50:
+    if profile.source.share < SENDER:
         return False
     # Where all goes to one place a proxy stands before it; a client is its own only source.
     spread = profile.destination.share < 60
-    return profile.pressed or (spread and profile.source.share < 95)
+    return profile.pressed or (profile.usage is None and spread and profile.source.share < 95)
 
 
-def _too_small(profile: TableProfile) -> str:
-    return (
-        "the table is merely too small: no cause stands out, "
-        f"{percent(profile.assured)} of entries are assured"
-    )
+def _idle_for() -> str:
+    return f"{LONG_IDLE // 3600}h {LONG_IDLE % 3600 // 60}m or longer"
 
 
-# The first that matches is told first.
+# The first that matches is the one of the status line.
 CAUSES = (
-    Cause("nat ports", lambda m: m.pool.share >= 80, _ports, remedies.more_ports),
-    Cause("flood", _is_flood, _flood, remedies.against_flood),
+    Cause(
+        "nat ports",
+        lambda p: p.pool.share >= 80,
+        _ports_headline,
+        _ports,
+        remedies.more_ports,
+    ),
+    _unanswered_cause(SYN_FLOOD, _syn_flood, _syn_flood_at_length, remedies.against_syn_flood),
+    _unanswered_cause(SCAN, _scan, _scan_at_length, remedies.against_scan),
+    _unanswered_cause(FLOOD, _flood, _flood_at_length, remedies.against_flood),
+    _unanswered_cause(SILENCE, _silence, _silence_at_length, remedies.against_silence),
     Cause(
         "close_wait",
-        lambda m: m.close_wait >= 25,
-        lambda m: (
-            f"leaked connections: {percent(m.close_wait)} of entries are in CLOSE_WAIT"
-            + remedies.most(m.close_wait_service)
+        lambda p: p.weighty and p.close_wait >= 25,
+        lambda p: _with(f"leaked connections: {percent(p.close_wait)} in CLOSE_WAIT", _who(p)),
+        lambda p: _with(
+            f"leaked connections: {percent(p.close_wait)} of entries are in CLOSE_WAIT",
+            _to(p.close_wait_service),
+            _who(p),
         ),
         remedies.closing,
     ),
     Cause(
         "idle",
-        lambda m: m.idle >= 40,
-        lambda m: (
-            f"leaked connections: {percent(m.idle)} of entries are ESTABLISHED and silent for "
-            f"{LONG_IDLE // 3600}h or longer{remedies.most(m.established_service)}"
+        _is_idle,
+        lambda p: _with(f"leaked connections: {percent(p.idle)} idle for hours", _who(p)),
+        lambda p: _with(
+            f"leaked connections: {percent(p.idle)} of entries are ESTABLISHED without a packet "
+            f"for {_idle_for()}",
+            _who(p),
         ),
         remedies.alive,
     ),
     Cause(
         "time_wait",
-        lambda m: m.time_wait >= (45 if m.pressed else 60),
-        lambda m: (
-            f"short-lived connections: {percent(m.time_wait)} of entries are in TIME_WAIT"
-            + remedies.most(m.time_wait_service)
+        _is_time_wait,
+        lambda p: _with(f"short-lived connections: {percent(p.time_wait)} TIME_WAIT", _who(p)),
+        lambda p: _with(
+            f"short-lived connections: {percent(p.time_wait)} of entries are in TIME_WAIT",
+            _to(p.time_wait_service),
+            _who(p),
         ),
         remedies.pooling,
         room=True,
@@ -243,56 +538,48 @@ CAUSES = (
     Cause(
         "dns",
         _is_dns_churn,
-        lambda m: (
-            f"DNS churn: {percent(m.dns)} of entries are queries to port 53, "
-            f"{percent(m.source.share)} of all entries come from {m.source.name}"
-        ),
+        lambda p: _with(f"DNS churn: {percent(p.dns)} to port 53", _who(p)),
+        lambda p: _with(f"DNS churn: {percent(p.dns)} of entries are queries to port 53", _who(p)),
         remedies.caching,
         room=True,
     ),
     Cause(
-        "unreplied",
-        lambda m: (m.unreplied >= 50 and not _is_flood(m)) or _asks_in_vain(m),
-        lambda m: (
-            f"traffic dies unreplied: {percent(m.unreplied)} of entries saw no answer"
-            + remedies.most(m.service)
-            + (", asked by this host" if _asks_in_vain(m) else "")
-        ),
-        remedies.answering,
-    ),
-    Cause(
         "source",
         _has_one_source,
-        lambda m: (
-            f"one source dominates: {percent(m.source.share)} of entries come from {m.source.name}"
-        ),
+        lambda p: _with("one source dominates", _who(p)),
+        lambda p: _with("one source dominates", _who(p)),
         remedies.ask_source,
         plain=True,
     ),
     Cause(
         "service",
         # All the web behind one port is no service of anybody's.
-        lambda m: m.pressed and m.service.share >= 60 and m.destination.share >= 50,
-        lambda m: (
-            f"one service dominates: {percent(m.service.share)} of entries go to {m.service.name}"
-            f", {percent(m.destination.share)} to {m.destination.name}"
-        ),
-        lambda m: [
-            Step(
-                f"Spread {m.service.name} over more hosts, let its clients share connections, "
-                "or make room for it:"
-            )
-        ],
+        lambda p: p.pressed and p.service.share >= 60 and p.destination.share >= SENDER,
+        lambda p: _with("one service dominates", _who(p)),
+        lambda p: _with("one service dominates", _who(p)),
+        remedies.spread,
         room=True,
         plain=True,
     ),
-    Cause("small", lambda m: m.pressed, _too_small, lambda _: [], room=True, plain=True),
+    Cause(
+        "small",
+        lambda p: p.pressed,
+        lambda p: _with("no cause stands out: the table may be too small", _who(p)),
+        lambda p: _with(
+            "no cause stands out: the table may be too small",
+            f"{percent(p.assured)} of entries are assured",
+            _who(p),
+        ),
+        lambda _: [],
+        room=True,
+        plain=True,
+    ),
 )
-NO_CAUSE = "no known cause fits what the table holds"
+NO_CAUSE = "no dominant cause found"
 
 
 def diagnose(profile: TableProfile) -> list[Cause]:
-    """The causes that fit, the weightiest first; none for a table that looks healthy."""
+    """Return the causes that match, the weightiest first; empty for a healthy table."""
     if profile.entries < FEWEST:
         return []
     found = [cause for cause in CAUSES if not cause.plain and cause.matches(profile)]

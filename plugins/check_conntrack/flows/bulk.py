@@ -50,6 +50,7 @@ from check_conntrack.flows.columns import (
     slices,
     table,
     weave,
+    zoned_keys,
 )
 from check_conntrack.flows.entry import IPPROTO_TCP
 from check_conntrack.flows.match import (
@@ -59,6 +60,7 @@ from check_conntrack.flows.match import (
     REPLY_SOURCE,
     Match,
 )
+from check_conntrack.flows.nat_pools import FIRST_PORT
 from check_conntrack.flows.netlink import (
     FIRST_ATTRIBUTE,
     HEADER,
@@ -71,6 +73,7 @@ from check_conntrack.flows.netlink import (
     messages,
     truncated,
 )
+from check_conntrack.flows.unanswered import NO_STATE
 from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel.namedtuple import NamedTuple
 
@@ -101,6 +104,9 @@ _HIGH_FLAGS = table(lambda value: value & t.KEPT_HIGH)
 _SOURCE_NAT = table(lambda value: t.SOURCE_NAT if value else 0)
 _DESTINATION_NAT = table(lambda value: t.DESTINATION_NAT if value else 0)
 _HALF_OPEN = table(lambda value: value in t.HALF_OPEN)
+_NO_REPLY = table(lambda value: not value & t.SEEN_REPLY)
+_UNPRIVILEGED = table(lambda value: value >= FIRST_PORT >> 8)
+_CHANGED = table(bool)
 _ESTABLISHED = table(lambda value: value == ct.TCP_CONNTRACK_ESTABLISHED)
 
 
@@ -119,11 +125,16 @@ class _Shape(NamedTuple):
     destination_id: tuple[int, int] | None
     # Ports of both tuples, wherever there are any.
     ports: tuple[int, ...]
+    # Of the original tuple's source and the reply's destination.
+    source_ports: tuple[int, int] | None
     destination_port: int | None
     reply_source_port: int | None
     status: int
     state: int | None
     timeout: int | None
+    original_zone: int | None
+    # Whether that zone is of the original direction alone.
+    directed_zone: bool
     reply_zone: int | None
 
 
@@ -282,35 +293,104 @@ class _Counting:
         for state, flag, times in _pairs(states, flags):
             tally.groups[shape.family, shape.protocol, state, flag] += times
 
-        sources = _address_keys(tally, rows, number, shape, ORIGINAL_SOURCE)
-        tally.sources.feed(sources, number)
-        if shape.protocol == IPPROTO_TCP and states is not None:
-            self._count_tcp(rows, shape, states, sources)
-        del sources
-        tally.destinations.feed(
-            _address_keys(tally, rows, number, shape, ORIGINAL_DESTINATION), number
-        )
+        for position, heavy in (
+            (ORIGINAL_SOURCE, tally.sources),
+            (ORIGINAL_DESTINATION, tally.destinations),
+        ):
+            heavy.feed(_address_keys(tally, rows, number, shape, position), number)
         tally.services.feed(_service_keys(rows, number, shape, states), number)
+        if shape.original_zone is not None:
+            zoned = number - _zeros(_columns(rows, size, shape.original_zone, 2), number)
+            tally.zoned += zoned
+            tally.original_zones += zoned if shape.directed_zone else 0
+        no_answer = flags.translate(_NO_REPLY)
+        if shape.protocol == IPPROTO_TCP and states is not None:
+            self._count_timeouts(rows, shape, states)
+            half_open = integer(no_answer) | integer(states.translate(_HALF_OPEN))
+            no_answer = half_open.to_bytes(number, "little")
+        if 1 in no_answer and not tally.unanswered.full:
+            self._count_unanswered(_chosen(group, rows, no_answer)[1], shape)
         if source_nat is not None and t.has_ports(shape.protocol):
-            translated = list(itertools.compress(group, source_nat))
-            keys = _pool_keys(b"".join(translated), len(translated), shape)
-            if keys is not None:
-                tally.pools.feed(keys, len(translated))
+            self._count_pools(*_chosen(group, rows, source_nat), shape)
 
-    def _count_tcp(
-        self, rows: bytes, shape: _Shape, states: bytes, sources: Sequence[t.AddressKey]
-    ) -> None:
-        """What is counted of TCP alone: who leaves connections half open, and for how long."""
-        half_open = states.translate(_HALF_OPEN)
-        times = half_open.count(1)
-        if times:
-            self.tally.half_open_sources.feed(itertools.compress(sources, half_open), times)
+    def _count_timeouts(self, rows: bytes, shape: _Shape, states: bytes) -> None:
+        """Count how long established TCP may stay silent."""
         if shape.timeout is not None:
             established = states.translate(_ESTABLISHED)
             if 1 in established:
                 buckets = _timeout_buckets(rows, len(states), shape.size, shape.timeout)
                 chosen = itertools.compress(buckets, established)
                 self.tally.established_timeouts.update(chosen)
+
+    def _count_unanswered(self, rows: bytes, shape: _Shape) -> None:
+        """Count senders and targets of messages that saw no answer, or were left half open."""
+        size, number = shape.size, len(rows) // shape.size
+        length = 4 if shape.family == 4 else 16
+        state: Column = NO_STATE if shape.state is None else rows[shape.state :: size]
+        self.tally.unanswered.feed(
+            [shape.protocol, state, *_columns(rows, size, shape.original_zone, 2)],
+            _columns(rows, size, shape.addresses[ORIGINAL_SOURCE], length),
+            _columns(rows, size, shape.addresses[ORIGINAL_DESTINATION], length),
+            _columns(rows, size, shape.destination_port, 2),
+            number,
+        )
+
+    def _count_pools(self, group: list[bytes], rows: bytes, shape: _Shape) -> None:
+        """Count the source-NAT pools of messages whose source is translated."""
+        if shape.reply_source_port is None:
+            return
+        pools, size, number = self.tally.pools, shape.size, len(group)
+        length = 4 if shape.family == 4 else 16
+        zone = _columns(rows, size, shape.reply_zone, 2)
+        translated = _columns(rows, size, shape.addresses[REPLY_DESTINATION], length)
+        parts = [shape.protocol, *zone, *_columns(rows, size, shape.reply_source_port, 2)]
+        parts += _columns(rows, size, shape.addresses[REPLY_SOURCE], length)
+        parts += translated
+        pools.flows.feed(slices(weave(parts, number), len(parts)), number)
+        if shape.source_ports is None or pools.enough_ports:
+            return
+        own, given = shape.source_ports
+        differ = _differ(rows, size, [(own, given), (own + 1, given + 1)])
+        if not differ:
+            return
+        changed = integer(differ.to_bytes(number, "little").translate(_CHANGED))
+        changed &= integer(rows[own::size].translate(_UNPRIVILEGED))
+        if not changed:
+            return
+        group, rows = _chosen(group, rows, changed.to_bytes(number, "little"))
+        number = len(group)
+        head = [shape.protocol, *_columns(rows, size, shape.reply_zone, 2)]
+        head += _columns(rows, size, shape.addresses[REPLY_DESTINATION], length)
+        port = _columns(rows, size, given, 2)
+        if sys.byteorder == "little":
+            port.reverse()
+        pools.feed_ports(
+            list(slices(weave(head, number), len(head))),
+            memoryview(weave(port, number)).cast("H").tolist(),
+        )
+
+
+def _chosen(group: list[bytes], rows: bytes, column: bytes) -> tuple[list[bytes], bytes]:
+    """The messages for which the column is not 0, in a list and as rows."""
+    if 0 not in column:
+        return group, rows
+    chosen = list(itertools.compress(group, column))
+    return chosen, b"".join(chosen)
+
+
+def _zeros(columns: Sequence[Column], number: int) -> int:
+    """How many values are 0 that stand in columns."""
+    either = functools.reduce(
+        operator.or_, (integer(one) for one in columns if not isinstance(one, int)), 0
+    )
+    return either.to_bytes(number, "little").count(0)
+
+
+def _columns(rows: bytes, size: int, at: int | None, width: int) -> list[Column]:
+    """The columns of a value; zeros where the messages have none."""
+    if at is None:
+        return [0] * width
+    return [rows[at + index :: size] for index in range(width)]
 
 
 def _odd_column(rows: bytes, number: int, shape: _Shape) -> bytes | None:
@@ -394,6 +474,9 @@ def _compile(message: bytes, found: Layout) -> _Shape | None:
         source_id=_both(*source_id),
         destination_id=_both(destination_port, reply_source_port),
         ports=tuple(p for p in ports if p is not None) if t.has_ports(protocol) else (),
+        source_ports=_both(
+            proto(original, ct.CTA_PROTO_SRC_PORT), proto(reply, ct.CTA_PROTO_DST_PORT)
+        ),
         destination_port=destination_port if t.has_ports(protocol) else None,
         reply_source_port=reply_source_port,
         status=status,
@@ -403,6 +486,8 @@ def _compile(message: bytes, found: Layout) -> _Shape | None:
             at(info, ct.CTA_PROTOINFO_SCTP, ct.CTA_PROTOINFO_SCTP_STATE),
         ),
         timeout=at(ct.CTA_TIMEOUT),
+        original_zone=either(at(original, ct.CTA_TUPLE_ZONE), at(ct.CTA_ZONE)),
+        directed_zone=at(original, ct.CTA_TUPLE_ZONE) is not None,
         reply_zone=either(at(reply, ct.CTA_TUPLE_ZONE), at(ct.CTA_ZONE)),
     )
 
@@ -471,37 +556,25 @@ def _pairs(states: bytes | None, flags: bytes) -> Iterable[tuple[int | None, int
 
 def _address_keys(
     tally: t.Tally, rows: bytes, number: int, shape: _Shape, position: int
-) -> list[int] | list[bytes]:
-    """Tally.address_key of one position, for every row."""
+) -> Sequence[t.AddressKey]:
+    """Tally.address_key of one position of the original tuple, for every row."""
     mask = tally.masks[shape.family != 4]
     start = shape.addresses[position]
     columns = [rows[at :: shape.size] for at in range(start, start + len(mask))]
-    return address_keys(columns, mask, number)
+    zone = shape.original_zone
+    if zone is None:
+        return address_keys(columns, mask, number)
+    return zoned_keys(
+        columns, mask, number, [rows[at :: shape.size] for at in range(zone, zone + 2)]
+    )
 
 
 def _service_keys(rows: bytes, number: int, shape: _Shape, states: bytes | None) -> Sequence[int]:
     """tally.service_key for every row."""
     at, size = shape.destination_port, shape.size
     port: list[Column] = [0, 0] if at is None else [rows[at::size], rows[at + 1 :: size]]
-    state = t.NO_STATE if states is None else states
+    state = NO_STATE if states is None else states
     return memoryview(weave([shape.protocol, state, *port], number)).cast("I").tolist()
-
-
-def _pool_keys(rows: bytes, number: int, shape: _Shape) -> Iterable[bytes] | None:
-    """The source-NAT pool of every row, as Tally.add packs it; None without ports."""
-    if shape.reply_source_port is None:
-        return None
-    size, length = shape.size, 4 if shape.family == 4 else 16
-
-    def columns(at: int, width: int) -> list[bytes]:
-        return [rows[at + index :: size] for index in range(width)]
-
-    parts: list[Column] = [shape.protocol]
-    parts += [0, 0] if shape.reply_zone is None else columns(shape.reply_zone, 2)
-    parts += columns(shape.reply_source_port, 2)
-    parts += columns(shape.addresses[REPLY_SOURCE], length)
-    parts += columns(shape.addresses[REPLY_DESTINATION], length)
-    return slices(weave(parts, number), len(parts))
 
 
 def _timeout_buckets(rows: bytes, number: int, size: int, at: int) -> Sequence[int]:

@@ -68,11 +68,33 @@ def slices(rows: bytearray, width: int) -> Iterable[bytes]:
 
 def address_keys(columns: Sequence[bytes], mask: bytes, number: int) -> list[int] | list[bytes]:
     """Tally.address_key for the addresses that stand in 4 or 16 columns."""
-    kept: list[Column] = [
-        column if bits == 0xFF else column.translate(masked(bits)) if bits else 0
-        for column, bits in zip(columns, mask)
-    ]
-    woven = weave(kept, number)
+    woven = weave(_kept(columns, mask), number)
     if len(mask) == 4:
         return memoryview(woven).cast("I").tolist()
     return list(slices(woven, 16))
+
+
+def zoned_keys(
+    columns: Sequence[bytes], mask: bytes, number: int, zone: Sequence[bytes]
+) -> Sequence[int | bytes]:
+    """Tally.address_key for such addresses, each of the zone in the two columns."""
+    width = len(zone) + len(mask)
+    woven = weave([*zone, *_kept(columns, mask)], number)
+    keys = list(slices(woven, width))
+    in_none = integer(zone[0]) | integer(zone[1])
+    if 0 not in in_none.to_bytes(number, "little"):
+        return keys
+    # The kernel names no zone 0; whoever does means the address alone.
+    plain = address_keys(columns, mask, number)
+    found: list[int | bytes] = list(keys)
+    for at, key in enumerate(keys):
+        if key[:2] == b"\0\0":
+            found[at] = plain[at]
+    return found
+
+
+def _kept(columns: Sequence[bytes], mask: bytes) -> list[Column]:
+    return [
+        column if bits == 0xFF else column.translate(masked(bits)) if bits else 0
+        for column, bits in zip(columns, mask)
+    ]

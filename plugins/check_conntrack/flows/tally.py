@@ -25,6 +25,8 @@ from check_conntrack.flows.entry import (
 )
 from check_conntrack.flows.heavy_hitters import HeavyHitters
 from check_conntrack.flows.match import Match, prefix_mask
+from check_conntrack.flows.nat_pools import FIRST_PORT, RANGE_HEAD, NatPools, Pool
+from check_conntrack.flows.unanswered import NO_STATE, Endpoint, UnansweredFlows, UnansweredGroup
 from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel.namedtuple import NamedTuple
 
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Union
 
-    # An address as a key: IPv4 as a number in host order, IPv6 packed, or as a text source
-    # spells it.
-    AddressKey = Union[int, bytes, str]
+    # An address as a key: IPv4 as a number of its bytes in host order, IPv6 packed; both packed
+    # behind their zone where they have one.
+    AddressKey = Union[int, bytes]
 
 # Flags of a group: the kernel's bits where they fit a byte, our own for what tuples tell.
 EXPECTED = ct.IPS_EXPECTED
@@ -47,9 +49,6 @@ OFFLOAD = ct.IPS_OFFLOAD >> 8
 HW_OFFLOAD = ct.IPS_HW_OFFLOAD >> 8
 KEPT_LOW = EXPECTED | SEEN_REPLY | ASSURED
 KEPT_HIGH = OFFLOAD | HW_OFFLOAD
-
-# Ports a translated source may take: 1024 to 65535 (nf_nat_core.c, for sources from 1024 up).
-PORT_POOL = 64512
 
 # States from which net/netfilter/nf_conntrack_core.c, gc_worker_can_early_drop(), evicts assured
 # TCP (nf_conntrack_proto_tcp.c, tcp_can_early_drop).
@@ -63,14 +62,13 @@ TCP_CLOSING = frozenset(
     )
 )
 HALF_OPEN = frozenset((ct.TCP_CONNTRACK_SYN_SENT, ct.TCP_CONNTRACK_SYN_RECV))
-NO_STATE = 0xFF
 # Remaining timeouts are kept to 2**IDLE_SHIFT seconds.
 IDLE_SHIFT = 8
 LAST_BUCKET = 0xFFFF
 
 _SERVICE = struct.Struct(">BBH")
-# Protocol, zone, source port of the reply; then its source and destination.
-POOL_HEAD = struct.Struct(">BHH")
+# Before an address of a zone.
+_ZONE = struct.Struct(">H")
 
 
 class Group(NamedTuple):
@@ -124,8 +122,8 @@ class Figures(NamedTuple):
     """The figures of one table, each under the name of its performance label.
 
     Counts are of the flows kept, scaled to the whole where a sample was read; shares are percent.
-    `expected` is None where the source cannot tell. `snat_ports` is the fullest source-NAT pool in
-    ports, `snat_port_usage` the same in percent of PORT_POOL.
+    `expected` is None where the source cannot tell. `snat_ports` are the ports that the fullest
+    source-NAT pool takes, `snat_port_usage` the same in percent of those it may take.
     """
 
     entries: int
@@ -161,9 +159,9 @@ class Figures(NamedTuple):
 
 
 # What a Tally is made of, besides how it counts.
-_SUMS = ("read", "inbound", "outbound", "bad_lines")
+_SUMS = ("read", "inbound", "outbound", "bad_lines", "zoned", "original_zones")
 _COUNTERS = ("groups", "established_timeouts")
-_LISTS = ("sources", "half_open_sources", "destinations", "services", "pools")
+_LISTS = ("sources", "destinations", "services", "unanswered", "pools")
 
 
 class Tally:
@@ -178,6 +176,10 @@ class Tally:
         """Entries looked at, before the filter."""
         self.inbound = 0
         self.outbound = 0
+        self.zoned = 0
+        """Entries kept that have a zone in the original direction."""
+        self.original_zones = 0
+        """Those of them that have it in that direction alone."""
         self.expected_known = True
         self.bad_lines = 0
         self.first_bad_line = ""
@@ -185,10 +187,10 @@ class Tally:
         # Remaining timeout of established TCP, in units of 2**IDLE_SHIFT seconds.
         self.established_timeouts: collections.Counter[int] = collections.Counter()
         self.sources = HeavyHitters()
-        self.half_open_sources = HeavyHitters()
         self.destinations = HeavyHitters()
         self.services = HeavyHitters()
-        self.pools = HeavyHitters()
+        self.unanswered = UnansweredFlows(*self.prefixes)
+        self.pools = NatPools()
 
     def like(self) -> Tally:
         """One that counts the same way, and has counted nothing yet."""
@@ -231,20 +233,42 @@ class Tally:
         flags = entry.status & KEPT_LOW | entry.status >> 8 & KEPT_HIGH
         flags |= SOURCE_NAT * translated | DESTINATION_NAT * entry.destination_translated
         self.groups[entry.family, protocol, state, flags] += 1
-        source = self.address_key(original.source)
-        self.sources.add(source)
-        self.destinations.add(self.address_key(original.destination))
-        if protocol == IPPROTO_TCP:
-            if state in HALF_OPEN:
-                self.half_open_sources.add(source)
-            if state == ct.TCP_CONNTRACK_ESTABLISHED and entry.timeout is not None:
-                self.established_timeouts[timeout_bucket(entry.timeout)] += 1
+        zone = entry.zone if original.zone is None else original.zone
+        self.zoned += zone > 0
+        self.original_zones += bool(original.zone)
+        self.sources.add(self.address_key(original.source, zone))
+        self.destinations.add(self.address_key(original.destination, zone))
+        half_open = protocol == IPPROTO_TCP and state in HALF_OPEN
+        if half_open or not flags & SEEN_REPLY:
+            self.unanswered.add(
+                protocol,
+                state,
+                zone,
+                original.source,
+                original.destination,
+                _port(protocol, original.destination_port),
+            )
+        if (
+            protocol == IPPROTO_TCP
+            and state == ct.TCP_CONNTRACK_ESTABLISHED
+            and entry.timeout is not None
+        ):
+            self.established_timeouts[timeout_bucket(entry.timeout)] += 1
         self.services.add(service_key(protocol, state, original.destination_port))
         if translated and has_ports(protocol) and reply.source_port is not None:
-            zone = entry.zone if reply.zone is None else reply.zone
-            self.pools.add(
-                POOL_HEAD.pack(protocol, zone, reply.source_port) + reply.source + reply.destination
-            )
+            self._add_pool(entry)
+
+    def _add_pool(self, entry: Entry) -> None:
+        """Count the source-NAT pool of an entry, and its port where that was changed."""
+        original, reply, protocol = entry.original, entry.reply, entry.protocol
+        zone = entry.zone if reply.zone is None else reply.zone
+        self.pools.add(protocol, zone, reply.source_port or 0, reply.source, reply.destination)
+        own, port = original.source_port, reply.destination_port
+        if self.pools.enough_ports:
+            return
+        if own is not None and port is not None and own != port and own >= FIRST_PORT:
+            head = RANGE_HEAD.pack(protocol, zone) + reply.destination
+            self.pools.add_ports(head, port, port, 1)
 
     def clamp_timeouts(self) -> None:
         """Put established timeouts that were counted beyond the last bucket into it."""
@@ -252,10 +276,12 @@ class Tally:
         for bucket in [bucket for bucket in timeouts if bucket > LAST_BUCKET]:
             timeouts[LAST_BUCKET] += timeouts.pop(bucket)
 
-    def address_key(self, address: bytes) -> AddressKey:
-        """The key under which a packed address is counted: cut to its prefix."""
+    def address_key(self, address: bytes, zone: int = 0) -> AddressKey:
+        """The key under which a packed address is counted: cut to its prefix, with its zone."""
         mask = self.masks[len(address) != 4]
         number = int.from_bytes(address, sys.byteorder) & int.from_bytes(mask, sys.byteorder)
+        if zone:
+            return _ZONE.pack(zone) + number.to_bytes(len(address), sys.byteorder)
         return number if len(address) == 4 else number.to_bytes(16, sys.byteorder)
 
     @property
@@ -266,7 +292,7 @@ class Tally:
     @property
     def exact(self) -> bool:
         """Whether no top list had to drop anything: every count in it is exact."""
-        lists = self.sources, self.destinations, self.services, self.pools
+        lists = self.sources, self.destinations, self.services, self.pools.flows
         return not any(one.error for one in lists)
 
     def scale(self, total: int | None) -> float:
@@ -291,8 +317,7 @@ class Tally:
             if group.protocol == IPPROTO_TCP:
                 states[group.state] += number
         named = (IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_GRE)
-        pools = self.pools.top(1)
-        snat_ports = round(pools[0][1] * scale) if pools else 0
+        pools = self.top_pools(1, total)
         flagged = {
             "assured": ASSURED,
             "offloaded": KEPT_HIGH,
@@ -332,8 +357,8 @@ class Tally:
             top_source_share=self._largest_share(self._named(self.sources)),
             top_destination_share=self._largest_share(self._named(self.destinations)),
             top_service_share=self._largest_share(self._services()),
-            snat_ports=snat_ports,
-            snat_port_usage=100 * snat_ports / PORT_POOL,
+            snat_ports=pools[0].entries if pools else 0,
+            snat_port_usage=pools[0].share if pools else 0.0,
         )
 
     def _largest_share(self, counts: collections.Counter[str]) -> float:
@@ -347,13 +372,23 @@ class Tally:
         return named
 
     def _address_name(self, key: AddressKey) -> str:
-        if isinstance(key, str):
-            return key
+        return _address_name(*self.address_of(key))
+
+    def address_of(self, key: AddressKey) -> tuple[bytes, int, int]:
+        """The packed address of a key, its prefix length and its zone."""
         if isinstance(key, int):
-            text, prefix, full = address_text(key.to_bytes(4, sys.byteorder)), self.prefixes.v4, 32
-        else:
-            text, prefix, full = address_text(key), self.prefixes.v6, 128
-        return text if prefix == full else f"{text}/{prefix}"
+            return key.to_bytes(4, sys.byteorder), self.prefixes.v4, 0
+        address, zone = key, 0
+        if len(key) != 16:
+            address, zone = key[_ZONE.size :], _ZONE.unpack_from(key)[0]
+        return address, self.prefixes.v4 if len(address) == 4 else self.prefixes.v6, zone
+
+    def largest(self, addresses: HeavyHitters) -> Endpoint | None:
+        """The largest of `sources` or `destinations`; None for none."""
+        for key, count in addresses.top(1):
+            address, bits, zone = self.address_of(key)
+            return Endpoint(address, bits, zone, 0, count)
+        return None
 
     def _services(self, state: int | None = None) -> collections.Counter[str]:
         """Services by name, over all states or of one TCP state."""
@@ -386,20 +421,15 @@ class Tally:
         """
         return self._tops(self._services(state), number, total)
 
-    def top_half_open_sources(self, number: int, total: int | None = None) -> list[Top]:
-        """Who has the most TCP entries in SYN_SENT and SYN_RECV; shares are of all those."""
-        named = self._named(self.half_open_sources, number)
-        scale, whole = self.scale(total), self.half_open_sources.total or 1
-        ordered = sorted(named.items(), key=lambda item: (-item[1], item[0]))
-        return [Top(name, round(n * scale), 100 * n / whole) for name, n in ordered]
-
-    def top_half_open_services(self, number: int) -> list[Top]:
-        """Where TCP entries in SYN_SENT and SYN_RECV go; shares are of all those."""
-        named = self._services(ct.TCP_CONNTRACK_SYN_SENT)
-        named.update(self._services(ct.TCP_CONNTRACK_SYN_RECV))
-        whole = self.half_open_sources.total or 1
-        ordered = sorted(named.items(), key=lambda item: (-item[1], item[0]))
-        return [Top(name, n, 100 * n / whole) for name, n in ordered[:number]]
+    def unanswered_groups(self, least: float) -> list[UnansweredGroup]:
+        """Unanswered entries by protocol and state, of groups that have this share of the kept."""
+        totals: collections.Counter[tuple[int, int | None]] = collections.Counter()
+        for (_, protocol, state, flags), number in self.groups.items():
+            if not flags & SEEN_REPLY or (protocol == IPPROTO_TCP and state in HALF_OPEN):
+                totals[protocol, state] += number
+        return self.unanswered.groups(
+            {kind: number for kind, number in totals.items() if 100 * number >= least * self.kept}
+        )
 
     def port_share(self, port: int) -> float:
         """The percentage of entries kept that go to a port, of whatever protocol."""
@@ -418,18 +448,22 @@ class Tally:
         return max(self.established_timeouts, default=0) << IDLE_SHIFT
 
     def top_pools(self, number: int, total: int | None = None) -> list[Top]:
-        """The fullest source-NAT port pools; the share is of the pool's PORT_POOL ports."""
+        """The fullest source-NAT port pools; the share is of the ports that each may take."""
         scale = self.scale(total)
         return [
-            Top(_pool_name(key), round(n * scale), 100 * n * scale / PORT_POOL)
-            for key, n in self.pools.top(number)
+            Top(
+                pool_name(pool),
+                round(pool.entries * scale),
+                min(100 * pool.entries * scale / pool.size, 100.0),
+            )
+            for pool in self.pools.top(number)
         ]
 
     def breakdown(self, total: int | None = None) -> list[Line]:
         """Counts by protocol and state, largest first."""
         counts: collections.Counter[tuple[str, str]] = collections.Counter()
         for (_, protocol, state, _), number in self.groups.items():
-            counts[_protocol_label(protocol), state_name(protocol, state)] += number
+            counts[protocol_label(protocol), state_name(protocol, state)] += number
         scale, whole = self.scale(total), self.kept or 1
         return [
             Line(*key, round(n * scale), 100 * n / whole)
@@ -486,41 +520,50 @@ def has_ports(protocol: int) -> bool:
 
 def service_key(protocol: int, state: int | None, port: int | None) -> int:
     """The key of a service: protocol, state and port in one number, bytes as bulk.py lays them."""
-    if port is None or not has_ports(protocol):
-        port = 0
     return int.from_bytes(
-        _SERVICE.pack(protocol, NO_STATE if state is None else state, port), sys.byteorder
+        _SERVICE.pack(protocol, NO_STATE if state is None else state, _port(protocol, port)),
+        sys.byteorder,
     )
 
 
-def _protected(group: Group) -> bool:
-    """Whether the kernel frees such an entry for nobody.
+def _port(protocol: int, port: int | None) -> int:
+    return 0 if port is None or not has_ports(protocol) else port
 
-    early_drop_list() passes over assured and offloaded ones, gc_worker_can_early_drop() over
-    assured ones that are not closing.
+
+def _protected(group: Group) -> bool:
+    """Whether the kernel never evicts such an entry early.
+
+    early_drop_list() passes over assured ones, gc_worker_can_early_drop() over assured ones that
+    are not closing. Older kernels pass over offloaded ones too (early_drop_list() to about 6.3,
+    the collector to 6.10): they are not counted on.
     """
-    if group.flags & KEPT_HIGH:
-        return True
     if not group.flags & ASSURED:
         return False
     return group.protocol != IPPROTO_TCP or group.state not in TCP_CLOSING
 
 
-def _protocol_label(protocol: int) -> str:
+def protocol_label(protocol: int) -> str:
+    """A protocol's name, or its number in words."""
     return PROTOCOL_NAMES.get(protocol, f"protocol {protocol}")
 
 
 def _service_name(protocol: int, port: int) -> str:
-    label = _protocol_label(protocol)
+    label = protocol_label(protocol)
     return f"{label}/{port}" if port else label
 
 
-def _pool_name(key: bytes) -> str:
-    protocol, zone, port = POOL_HEAD.unpack_from(key)
-    size = (len(key) - POOL_HEAD.size) // 2
-    target = address_text(key[POOL_HEAD.size : POOL_HEAD.size + size])
-    translated = address_text(key[POOL_HEAD.size + size :])
-    if size == 16:
+def _address_name(address: bytes, bits: int, zone: int) -> str:
+    text = address_text(address)
+    if bits < 8 * len(address):
+        text += f"/{bits}"
+    return f"{text} in zone {zone}" if zone else text
+
+
+def pool_name(pool: Pool) -> str:
+    """A pool as a top list prints it."""
+    target, translated = address_text(pool.target), address_text(pool.translated)
+    if len(pool.target) == 16:
         target = f"[{target}]"
-    where = f" in zone {zone}" if zone else ""
-    return f"{_protocol_label(protocol)} {translated} to {target}:{port}{where}"
+    ports = f" ports {pool.first}-{pool.last}" if pool.restricted else ""
+    where = f" in zone {pool.zone}" if pool.zone else ""
+    return f"{protocol_label(pool.protocol)} {translated}{ports} to {target}:{pool.port}{where}"

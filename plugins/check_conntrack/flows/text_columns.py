@@ -20,15 +20,17 @@ import collections
 import itertools
 import operator
 import socket
+import sys
 
 from check_conntrack.flows import tally as t
-from check_conntrack.flows.columns import address_keys, integer, slices
+from check_conntrack.flows.columns import address_keys, integer, slices, zoned_keys
 from check_conntrack.flows.entry import (
     IPPROTO_GRE,
     IPPROTO_ICMP,
     IPPROTO_ICMPV6,
     IPPROTO_TCP,
 )
+from check_conntrack.flows.nat_pools import FIRST_PORT, POOL_HEAD, RANGE_HEAD
 from check_conntrack.flows.text_line import (
     LONGEST_LINE,
     UINT32_MAX,
@@ -37,6 +39,7 @@ from check_conntrack.flows.text_line import (
     layout_of,
     parse,
 )
+from check_conntrack.flows.unanswered import NO_STATE
 from check_conntrack.kernel import ctnetlink as ct
 
 TYPE_CHECKING = False
@@ -211,12 +214,28 @@ class LineCounter:
 
         size = len(packed[0]) // number
         mask = tally.masks[family != 4]
-        sources = address_keys([packed[0][i::size] for i in range(size)], mask, number)
-        tally.sources.feed(sources, number)
-        destinations = address_keys([packed[1][i::size] for i in range(size)], mask, number)
-        tally.destinations.feed(destinations, number)
-        if protocol == IPPROTO_TCP and state in t.HALF_OPEN:
-            tally.half_open_sources.feed(sources, number)
+        zones = columns.zone_column("zone-orig", 0)
+        zone = _two_columns(zones) if any(zones) else None
+        if zone is not None:
+            zoned = number - zones.count(0)
+            tally.zoned += zoned
+            tally.original_zones += zoned if columns.directed_zone else 0
+        addresses = [[packed[which][i::size] for i in range(size)] for which in (0, 1)]
+        for heavy, address in zip((tally.sources, tally.destinations), addresses):
+            if zone is None:
+                heavy.feed(address_keys(address, mask, number), number)
+            else:
+                heavy.feed(zoned_keys(address, mask, number, zone), number)
+        half_open = protocol == IPPROTO_TCP and state in t.HALF_OPEN
+        if (half_open or not flags & t.SEEN_REPLY) and not tally.unanswered.full:
+            has_port = ports[0] and t.has_ports(protocol)
+            tally.unanswered.feed(
+                [protocol, NO_STATE if state is None else state, *(zone or (0, 0))],
+                addresses[0],
+                addresses[1],
+                _two_columns(map(int, ports[0])) if has_port else (0, 0),
+                number,
+            )
         if protocol == IPPROTO_TCP and state == ct.TCP_CONNTRACK_ESTABLISHED:
             seconds = map(int, columns.timeouts())
             buckets = map(operator.rshift, seconds, itertools.repeat(t.IDLE_SHIFT))
@@ -237,18 +256,27 @@ class LineCounter:
         def chosen(name: str, direction: int) -> list[str]:
             return list(itertools.compress(columns.values(name, direction), source_nat))
 
-        ports = chosen("sport", 1)
-        zones: Iterable[int] = itertools.repeat(0)
-        if columns.has("zone-reply"):
-            zones = map(int, chosen("zone-reply", 1))
-        elif columns.has("zone"):
-            zones = map(int, chosen("zone", 2))
-        heads = map(t.POOL_HEAD.pack, itertools.repeat(protocol), zones, map(int, ports))
+        targets = chosen("sport", 1)
+        zones = list(itertools.compress(columns.zone_column("zone-reply", 1), source_nat))
+        protocols = itertools.repeat(protocol)
+        heads = map(POOL_HEAD.pack, protocols, zones, map(int, targets))
         size = 4 if family == 4 else 16
-        targets, translated = (
-            slices(bytearray(_packed(family, chosen(name, 1))), size) for name in ("src", "dst")
+        target, translated = (
+            list(slices(bytearray(_packed(family, chosen(name, 1))), size))
+            for name in ("src", "dst")
         )
-        self.tally.pools.feed(map(b"".join, zip(heads, targets, translated)), len(ports))
+        pools = self.tally.pools
+        pools.flows.feed(map(b"".join, zip(heads, target, translated)), len(targets))
+        if pools.enough_ports:
+            return
+        own, given = (list(map(int, chosen(*name))) for name in (("sport", 0), ("dport", 1)))
+        changed = [one != two and one >= FIRST_PORT for one, two in zip(own, given)]
+        if any(changed):
+            heads = map(RANGE_HEAD.pack, protocols, zones)
+            pools.feed_ports(
+                list(itertools.compress(map(bytes.__add__, heads, translated), changed)),
+                list(itertools.compress(given, changed)),
+            )
 
 
 def _values(text: bytes) -> str:
@@ -296,10 +324,6 @@ class _Columns:
         # As long as a number of 32 bits may be, int() is asked; longer ones would cost it dearly.
         small = longest < 10 or (longest == 10 and max(map(int, seconds)) <= UINT32_MAX)
         return all(map(str.isdigit, seconds)) and small
-
-    def has(self, name: str) -> bool:
-        """Return whether the lines have this name."""
-        return any(key[0] == name for key in self.layout.fields)
 
     def at(self, place: int) -> list[str]:
         """Return the column of words at a place in the line."""
@@ -357,6 +381,18 @@ class _Columns:
         named = [key for key in self.layout.fields if key[0] in _ZONES]
         return all(self._sixteen_bits(self.values(*key)) for key in named)
 
+    @property
+    def directed_zone(self) -> bool:
+        """Return whether the lines name a zone of the original direction alone."""
+        return ("zone-orig", 0) in self.layout.fields
+
+    def zone_column(self, name: str, direction: int) -> list[int]:
+        """Return the zones of one direction: its own, the entry's, or 0 for none."""
+        for key in ((name, direction), ("zone", 2)):
+            if key in self.layout.fields:
+                return list(map(int, self.values(*key)))
+        return [0] * self.number
+
     def _sixteen_bits(self, column: Collection[str]) -> bool:
         # In bare columns there are digits and dots alone; int takes more than digits.
         if not (self.bare or not column or "".join(column).isdigit()):
@@ -372,6 +408,15 @@ def _packed(family: int, column: Sequence[str]) -> bytes:
     """Return a column of addresses, packed and joined. Raises OSError for any other word."""
     kind = socket.AF_INET if family == 4 else socket.AF_INET6
     return b"".join(map(socket.inet_pton, itertools.repeat(kind), column))
+
+
+def _two_columns(numbers: Iterable[int]) -> tuple[bytes, bytes]:
+    """Return numbers of 16 bits as the columns of their high and low bytes."""
+    data = array.array("H", numbers)
+    if sys.byteorder == "little":
+        data.byteswap()
+    both = data.tobytes()
+    return both[::2], both[1::2]
 
 
 def _other(column: Sequence[str], known: Sequence[str]) -> Sequence[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from .source import read_file
+from .source import read_file, read_long_file
 
 # Programs that write nf_conntrack_max themselves; k3s and RKE2 carry kube-proxy inside.
 _KUBE_PROXY = frozenset({b"kube-proxy", b"k3s", b"k3s-server", b"k3s-agent", b"rke2"})
@@ -42,3 +42,26 @@ def has_address(text: str) -> bool:
     except OSError:
         return False
     return here == text
+
+
+def default_gateways() -> frozenset[str]:
+    """Return the addresses of this network namespace's default gateways.
+
+    Source: /proc/net/route (fib_route_seq_show() of net/ipv4/fib_trie.c: hexadecimal, in host
+    order) and /proc/net/ipv6_route (ipv6_route_seq_show() of net/ipv6/route.c).
+    """
+    import socket
+    import sys
+
+    found = set()
+    for line in read_long_file("/proc/net/route").data.splitlines()[1:]:
+        words = line.split()
+        if len(words) > 7 and words[1] == words[7] == b"00000000" != words[2]:
+            packed = int(words[2], 16).to_bytes(4, sys.byteorder)
+            found.add(socket.inet_ntop(socket.AF_INET, packed))
+    for line in read_long_file("/proc/net/ipv6_route").data.splitlines():
+        words = line.split()
+        if len(words) > 4 and words[:2] == [b"0" * 32, b"00"] and words[4] != b"0" * 32:
+            packed = bytes.fromhex(words[4].decode("ascii"))
+            found.add(socket.inet_ntop(socket.AF_INET6, packed))
+    return frozenset(found)

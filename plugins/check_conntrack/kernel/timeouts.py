@@ -45,6 +45,14 @@ def read_timeouts() -> dict[str, int]:
     return _known(read_file(NEW + name) for name in DEFAULTS)
 
 
+def read_tcp_loose() -> int | None:
+    """Return nf_conntrack_tcp_loose of this process's own namespace; None where it is unknown."""
+    try:
+        return number(read_file(NEW + "tcp_loose"))
+    except KernelError:
+        return None
+
+
 def timeouts_of(frames: Iterable[Frame]) -> dict[str, int]:
     """The timeouts among what the reader told of a namespace, as far as it could read them."""
     folder = os.path.dirname(NEW)

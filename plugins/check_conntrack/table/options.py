@@ -19,7 +19,7 @@ LABELS = (
     Label("protected_usage", "entries exempt from early eviction, of the limit", "%", 1),
     Label(
         "snat_port_usage",
-        "the fullest source-NAT port pool, of 64512 ports",
+        "the fullest source-NAT port pool, of the ports it may take",
         "%",
         1,
         warning="80",
@@ -128,6 +128,16 @@ def _prefixes(text: str) -> object:
     return prefixes(text)
 
 
+def port_range(text: str) -> tuple[int, int]:
+    """Return the first and last port of a range such as 20000-20999; raises ValueError."""
+    low, dash, high = text.partition("-")
+    if not (dash and text.isascii() and low.isdigit() and high.isdigit()):
+        raise ValueError(f"invalid port range {text!r} (LOW-HIGH, as in 20000-20999)")
+    if not 1 <= int(low) <= int(high) <= 65535:
+        raise ValueError(f"invalid port range {text!r} (1 to 65535, LOW not above HIGH)")
+    return int(low), int(high)
+
+
 def parser() -> cli.Parser:
     """Return the command line parser of this check."""
     table_parser = cli.make_parser("check_conntrack_table", PURPOSE, LABELS, EXAMPLES)
@@ -187,6 +197,13 @@ def parser() -> cli.Parser:
         help="count addresses by their networks, as in 24/64",
     )
     add(
+        "--nat-ports",
+        type=_valid(port_range),
+        metavar="LOW-HIGH",
+        help="ports that source NAT may take by its rule, as in 20000-20999 (default: what the "
+        "entries show, else 1024-65535)",
+    )
+    add(
         "--max-entries",
         type=_between(0, 10**9),
         default=DEFAULT_ENTRIES,
@@ -235,7 +252,8 @@ def read_request(options: argparse.Namespace) -> ReadRequest:
     if contradiction:
         raise cli.UsageError(contradiction)
     most = options.max_entries if options.source in LIVE else 0
-    return ReadRequest(entries, tally.prefixes(options.prefix), most)
+    nat_ports = port_range(options.nat_ports) if options.nat_ports else None
+    return ReadRequest(entries, tally.prefixes(options.prefix), most, nat_ports)
 
 
 def readers_needed(options: argparse.Namespace) -> int:

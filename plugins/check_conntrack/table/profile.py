@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from ..advice.diagnosis import LONG_IDLE, TableProfile, TopItem
-from ..flows.tally import IDLE_SHIFT
+from ..advice.diagnosis import LONG_IDLE, TableProfile, TopItem, Unanswered
+from ..advice.remedies import NAMED
+from ..flows.entry import address_text, state_name
+from ..flows.tally import DESTINATION_NAT, IDLE_SHIFT, protocol_label
 from ..kernel import ctnetlink as ct
-from ..kernel import host
+from ..kernel import host, sockets
 from ..kernel.limits import OWN
-from ..kernel.timeouts import DEFAULTS
+from ..kernel.timeouts import DEFAULTS, read_tcp_loose
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from ..flows.tally import Top
+    from ..flows.nat_pools import Pool
+    from ..flows.tally import Tally, Top
+    from ..flows.unanswered import Endpoint, UnansweredGroup
     from .resource import NamespaceReport
 
 # A timeout shows where this many established entries, and this share of them, have just been
@@ -23,6 +27,8 @@ RENEWED_BUCKETS = 3  # of 2**IDLE_SHIFT seconds each
 RENEWED_DENSITY = 3  # times the mean of what has less left
 MOST_OLDER = 0.05
 _UNACKNOWLEDGED = ("tcp_timeout_unacknowledged", "tcp_timeout_max_retrans")
+# From this share of idle connections on, their sockets are looked for.
+_MANY_IDLE = 25.0
 
 
 def table_profile(
@@ -39,49 +45,147 @@ def table_profile(
     tally = table.tally
     entries = figures.entries or 1
     kept = tally.kept or 1
+    here = report.path == OWN
     established = timeouts.get("tcp_timeout_established") or inferred_timeout(
         tally.established_timeouts
     )
     unacknowledged = max(timeouts.get(name, DEFAULTS[name]) for name in _UNACKNOWLEDGED)
     # Without a timeout nothing is known of idle entries.
-    idle = tally.established_idle(LONG_IDLE, established or 0, unacknowledged)
-    names = _top_item(tally.top_sources(1)), _top_item(tally.top_half_open_sources(1))
+    idle = 100 * tally.established_idle(LONG_IDLE, established or 0, unacknowledged) / kept
 
     def most_in(state: int) -> TopItem:
-        return _top_item(tally.top_services(1, state=state))
+        return _service(tally.top_services(1, table.total, state))
 
-    return TableProfile(
+    established_service = most_in(ct.TCP_CONNTRACK_ESTABLISHED)
+    open_sockets = None
+    if here and idle >= _MANY_IDLE and established_service.port:
+        open_sockets = sockets.established(established_service.port)
+    profile = TableProfile(
         entries=tally.kept,
+        total=figures.entries,
         usage=report.limits.usage if report.limits else None,
-        half_open=100 * tally.half_open_sources.total / kept,
-        half_open_source=names[1],
-        half_open_service=_top_item(tally.top_half_open_services(1)),
+        unanswered=tuple(
+            _unanswered(tally, group, tally.scale(table.total))
+            for group in tally.unanswered_groups(NAMED / 4)
+        ),
         time_wait=100 * figures.tcp_time_wait / entries,
         time_wait_service=most_in(ct.TCP_CONNTRACK_TIME_WAIT),
         close_wait=100 * figures.tcp_close_wait / entries,
         close_wait_service=most_in(ct.TCP_CONNTRACK_CLOSE_WAIT),
         established=100 * figures.tcp_established / entries,
-        established_service=most_in(ct.TCP_CONNTRACK_ESTABLISHED),
-        idle=100 * idle / kept,
+        established_service=established_service,
+        idle=idle,
+        open_sockets=open_sockets,
         dns=tally.port_share(53),
         unreplied=100 * figures.unreplied / entries,
         assured=100 * figures.assured / entries,
         translated=100 * figures.nat / entries,
-        source=names[0],
-        destination=_top_item(tally.top_destinations(1)),
-        service=_top_item(tally.top_services(1)),
-        pool=_top_item(tally.top_pools(1, table.total)),
-        pool_ports=figures.snat_ports,
+        source=_address(tally.largest(tally.sources), kept, tally.scale(table.total)),
+        destination=_address(tally.largest(tally.destinations), kept, tally.scale(table.total)),
+        service=_service(tally.top_services(1, table.total)),
         timeouts={name: (timeouts.get(name), default) for name, default in DEFAULTS.items()},
         command=command,
-        own=frozenset(
-            each.name for each in names if report.path == OWN and host.has_address(each.name)
+        kube_proxy=host.runs_kube_proxy(),
+        zones=tally.zoned > 0,
+        original_zones=tally.original_zones > 0,
+        tcp_loose=read_tcp_loose() if here else None,
+    )
+    profile = _with_pool(profile, tally.pools.top(1), tally.scale(table.total))
+    return _with_own(profile) if here else profile
+
+
+def _with_pool(profile: TableProfile, pools: Sequence[Pool], scale: float) -> TableProfile:
+    if not pools:
+        return profile
+    pool = pools[0]
+    number = round(pool.entries * scale)
+    return profile._replace(
+        pool=TopItem(
+            _name(pool.target, pool.zone, protocol_label(pool.protocol), pool.port),
+            min(100 * number / pool.size, 100.0),
+            number,
+            address_text(pool.target),
+            pool.zone,
+            protocol_label(pool.protocol),
+            pool.port,
         ),
+        pool_address=address_text(pool.translated),
+        pool_ports=min(number, pool.size),
+        pool_size=pool.size,
+        pool_range=(pool.first, pool.last) if pool.restricted else None,
     )
 
 
-def _top_item(tops: Sequence[Top]) -> TopItem:
-    return TopItem(tops[0].name, tops[0].share) if tops else TopItem()
+def _with_own(profile: TableProfile) -> TableProfile:
+    """Return the profile with those of its addresses that are this host's, or its gateways."""
+    items = [profile.source, profile.destination]
+    for one in profile.unanswered:
+        items += [one.source, one.target, one.destination]
+    addresses = {item.address for item in items if item.address}
+    return profile._replace(
+        own=frozenset(address for address in addresses if host.has_address(address)),
+        gateways=host.default_gateways() & addresses,
+    )
+
+
+def _unanswered(tally: Tally, group: UnansweredGroup, scale: float) -> Unanswered:
+    protocol = protocol_label(group.protocol)
+    translated = sum(
+        number
+        for (_, number_of, state, flags), number in tally.groups.items()
+        if (number_of, state) == (group.protocol, group.state) and flags & DESTINATION_NAT
+    )
+    of = group.entries or 1
+    source, network, destination, spanned = (
+        _address(one, of, scale)
+        for one in (group.source, group.network, group.destination, group.destination_network)
+    )
+    return Unanswered(
+        protocol,
+        state_name(group.protocol, group.state),
+        round(group.entries * scale),
+        100 * group.entries / (tally.kept or 1),
+        source,
+        network,
+        _address(group.target, of, scale, protocol),
+        destination,
+        spanned,
+        group.sources,
+        group.targets,
+        group.ports,
+        100 * translated / of,
+    )
+
+
+def _address(one: Endpoint | None, of: int, scale: float, protocol: str = "") -> TopItem:
+    if one is None:
+        return TopItem()
+    text = address_text(one.address)
+    if one.bits < 8 * len(one.address):
+        text += f"/{one.bits}"
+    return TopItem(
+        _name(one.address, one.zone, protocol, one.port, text),
+        100 * one.entries / of,
+        round(one.entries * scale),
+        text,
+        one.zone,
+        protocol,
+        one.port,
+    )
+
+
+def _name(address: bytes, zone: int, protocol: str, port: int, text: str = "") -> str:
+    service = f"{protocol}/{port}" if port else protocol
+    where = f"in zone {zone}" if zone else ""
+    return " ".join(filter(None, (text or address_text(address), service, where)))
+
+
+def _service(tops: Iterable[Top]) -> TopItem:
+    for top in tops:
+        protocol, _, port = top.name.partition("/")
+        number = int(port) if port else 0
+        return TopItem(top.name, top.share, top.entries, "", 0, protocol, number)
+    return TopItem()
 
 
 def inferred_timeout(remaining: Mapping[int, int]) -> int | None:

@@ -51,11 +51,15 @@ _TIMED_OUT = "timed out (allow more time with --timeout)"
 
 
 class ReadRequest(NamedTuple):
-    """The entries to count, how to group addresses, and how many to read at most (0 for all)."""
+    """The entries to count, how to group addresses, and how many to read at most (0 for all).
+
+    nat_ports: the first and last port that source NAT may take, where the user says so.
+    """
 
     match: Match
     prefixes: Prefixes
     most: int = 0
+    nat_ports: tuple[int, int] | None = None
 
 
 class TableReading(NamedTuple):
@@ -123,7 +127,9 @@ def new_tally(request: ReadRequest) -> Tally:
     """Return an empty tally for a request."""
     from ..flows.tally import Tally
 
-    return Tally(request.prefixes, request.match)
+    tally = Tally(request.prefixes, request.match)
+    tally.pools.given = request.nat_ports
+    return tally
 
 
 def _until_time_is_up(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from nagiosplugin import Summary, Unknown
 
 from .. import nagios, render, session
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from nagiosplugin import Result, Results
 
+    from ..advice.capacity import LastFinding
     from ..advice.diagnosis import Cause, TableProfile
     from ..flows.match import Match
     from .resource import NamespaceReport, TableReader, TableReport
@@ -65,7 +68,7 @@ class TableSummary(Summary):
         alarms = nagios.alarms(_of(main, results))
         causes = self.causes(main) if alarms or report.from_file else []
         for cause in causes[:1]:
-            line.add(cause.sentence(self._profile(main)), cut=True)
+            line.add(cause.headline(self._profile(main)), cut=True)
         line.add_all(_alarm_texts(alarms, causes))
         if main.table and main.table.unreadable:
             line.add(main.table.unreadable)
@@ -174,6 +177,24 @@ class TableSummary(Summary):
             self._judged = (report, profile, diagnose(profile))
         return self._judged
 
+    @property
+    def findings(self) -> dict[str, LastFinding]:
+        """Return what was diagnosed, by the namespace's key, for the other checks."""
+        if self._judged is None or self._one_sided or self.report.from_file:
+            return {}
+        from ..advice.capacity import LastFinding
+
+        report, profile, causes = self._judged
+        cause = causes[0] if causes else None
+        return {
+            report.key: LastFinding(
+                int(time.time()),
+                cause.name if cause else "",
+                cause.headline(profile) if cause else "",
+                all(cause.room for cause in causes),
+            )
+        }
+
     def _diagnosis(self, report: NamespaceReport, alarms: Sequence[Result]) -> list[str]:
         """Return causes, remedies, and a larger limit where that is a remedy."""
         from ..advice import capacity, diagnosis, remedies
@@ -196,7 +217,7 @@ class TableSummary(Summary):
                 )
             else:
                 evidence = nagios.capacity_evidence(limits, report.peak)
-            lines += capacity.advise(evidence, labels)
+            lines += capacity.advise(evidence._replace(diagnosed=True), labels)
         return lines
 
     def _grants(self) -> list[str]:

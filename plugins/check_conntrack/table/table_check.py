@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from functools import partial
 
 from nagiosplugin import Ok, Unknown, Warn
 
@@ -75,10 +76,23 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
         ]
         result = nagios.conclude(options, run, TableResource(report), summary, contexts)
         reader.remember_peaks(report)
+        _remember_findings(reader, summary)
         if not options.save or not summary.shown:
             return result
         deadline = started + options.timeout - SPARE_TIME if options.timeout else None
         return _with_snapshot(result, reader, summary.shown, deadline)
+
+
+def _remember_findings(reader: TableReader, summary: TableSummary) -> None:
+    """Keep the diagnosis for the other checks, which advise on the limit."""
+    from ..advice.capacity import finding_key, kept_finding
+
+    for key, finding in summary.findings.items():
+        reader.session.store.update(finding_key(key), partial(_replaced, kept_finding(finding)))
+
+
+def _replaced(new: object, _: object) -> object:
+    return new
 
 
 def _privileged_conntrack(stack: ExitStack, number: int) -> list[Conntrack]:

@@ -1,0 +1,30 @@
+"""Count open TCP sockets of this process's own network namespace. Needs no privilege.
+
+Source: /proc/net/tcp and tcp6 (Documentation/networking/proc_net_tcp.rst). Not sock_diag(7): a
+request for it loads modules, and no check may do that.
+"""
+
+from __future__ import annotations
+
+import re
+
+from .source import read_long_file
+
+# A line is 150 bytes; so much holds 200,000 sockets, and takes a quarter of a second.
+MOST_BYTES = 32 << 20
+_LINE = re.compile(rb"^ *[0-9]+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:([0-9A-F]{4}) 01 ", re.MULTILINE)
+
+
+def established(port: int) -> int | None:
+    """Return how many established TCP sockets have a port on either side; None: unknown.
+
+    Where there are more than fit MOST_BYTES it is a lower bound.
+    """
+    wanted = b"%04X" % port
+    number = None
+    for name in ("tcp", "tcp6"):
+        reading = read_long_file(f"/proc/net/{name}", MOST_BYTES)
+        if reading.errno:
+            continue
+        number = (number or 0) + sum(wanted in ports for ports in _LINE.findall(reading.data))
+    return number
