@@ -314,9 +314,9 @@ def last_finding(store: Store, namespace_key: str) -> LastFinding | None:
     """Return what check_conntrack_table found last in a namespace; None for nothing recent."""
     import time
 
-    from .advice.capacity import finding_key, finding_of
+    from .advice.capacity import FINDINGS, finding_of
 
-    return finding_of(store.read(finding_key(namespace_key)), time.time())
+    return finding_of(store.read(FINDINGS), namespace_key, time.time())
 
 
 def state_lines(session: Session, verbose: int) -> list[str]:

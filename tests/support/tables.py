@@ -27,6 +27,13 @@ def udp(source, target, sport, dport, *, replied=True, nat="", behind=""):
     )
 
 
+def icmp(source, target, number):
+    return (
+        f"ipv4     2 icmp     1 20 src={source} dst={target} type=8 code=0 id={number} "
+        f"[UNREPLIED] src={target} dst={source} type=0 code=0 id={number} mark=0 use=1"
+    )
+
+
 def host(number, base="198.18"):
     return f"{base}.{number // 250 % 250}.{number % 250 + 1}"
 
@@ -142,6 +149,34 @@ def unreplied():
     return lines + calm(880)
 
 
+def dead_backend():
+    lines = [tcp("SYN_SENT", host(n % 900), "10.9.0.80", 1024 + n, 8080) for n in range(3000)]
+    return lines + calm(880)
+
+
+def udp_flood():
+    lines = [udp("203.0.113.9", "198.51.100.1", 1024 + n, 9999, replied=False) for n in range(3000)]
+    return lines + calm(880)
+
+
+def icmp_flood():
+    lines = [icmp(host(n, "198.18"), "198.51.100.1", n) for n in range(3000)]
+    return lines + calm(880)
+
+
+def nat_range():
+    out = "203.0.113.1"
+    lines = [
+        tcp("ESTABLISHED", host(n % 200, "10.0"), "192.0.2.14", 32768 + n, 443, LONG, nat=out)
+        for n in range(950)
+    ]
+    ports = [20000, 20999, *range(20001, 20949)]
+    return [
+        line.replace(f"dst={out} sport=443 dport={32768 + n}", f"dst={out} sport=443 dport={port}")
+        for n, (line, port) in enumerate(zip(lines, ports))
+    ]
+
+
 def nat_ports():
     out = "203.0.113.1"
     return [
@@ -165,15 +200,46 @@ HEALTHY = {
     "a Kubernetes node": kubernetes_node,
 }
 CAUSES = {
-    "flood": (syn_flood, "looks like a SYN flood: 71 % of entries are SYN_SENT or SYN_RECV"),
-    "scan": (scan, "looks like a scan: 77 % of entries are SYN_SENT or SYN_RECV without reply"),
-    "time_wait": (time_wait, "short-lived connections: 83 % of entries are in TIME_WAIT"),
-    "close_wait": (close_wait, "leaked connections: 38 % of entries are in CLOSE_WAIT"),
-    "idle": (idle, "leaked connections: 62 % of entries are ESTABLISHED and silent for 1h"),
-    "dns": (dns_churn, "DNS churn: 77 % of entries are queries to port 53"),
-    "unreplied": (unreplied, "traffic dies unreplied: 77 % of entries saw no answer"),
-    "nat ports": (nat_ports, "source-NAT ports run out: tcp 203.0.113.1 to 192.0.2.14:443"),
-    "source": (one_source, "one source dominates: 67 % of entries come from 10.0.0.66"),
+    "syn flood": (
+        syn_flood,
+        "SYN flood on 198.51.100.1 tcp/443 from 203.0.113.9 (71% half open)",
+    ),
+    "scan": (scan, "scan of 198.51.0.0/16 from 203.0.113.9 (77% SYN_SENT)"),
+    "time_wait": (
+        time_wait,
+        "short-lived connections: 83% of entries in TIME_WAIT to tcp/5432, 75% to 10.9.9.9",
+    ),
+    "close_wait": (
+        close_wait,
+        "leaked connections: 38% of entries in CLOSE_WAIT to tcp/8080",
+    ),
+    "idle": (idle, "leaked connections: 62% idle for hours, of all entries 62% to 10.9.9.9 tcp/3306"),
+    "dns": (dns_churn, "DNS churn: 77% to port 53, 77% from 10.0.0.7, 77% to 10.0.0.53 udp/53"),
+    "unreplied": (
+        unreplied,
+        "192.0.2.14 udp/514 does not answer (77% UDP without reply), asked by many sources",
+    ),
+    "dead backend": (
+        dead_backend,
+        "10.9.0.80 tcp/8080 does not answer (77% SYN_SENT), asked by many sources",
+    ),
+    "udp flood": (
+        udp_flood,
+        "UDP flood on 198.51.100.1 udp/9999 from 203.0.113.9 (77% without reply)",
+    ),
+    "icmp flood": (
+        icmp_flood,
+        "ICMP flood on 198.51.100.1 icmp from many sources (77% without reply)",
+    ),
+    "nat ports": (
+        nat_ports,
+        "source-NAT ports run out: 203.0.113.1 to 192.0.2.14 tcp/443 takes 53000 of 64512 ports",
+    ),
+    "nat range": (
+        nat_range,
+        "source-NAT ports run out: 203.0.113.1 to 192.0.2.14 tcp/443 takes 950 of 1000 ports (2",
+    ),
+    "source": (one_source, "one source dominates, 67% from 10.0.0.66"),
 }
 
 

@@ -9,12 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from check_conntrack.advice import capacity
-from check_conntrack.advice.capacity import CapacityEvidence, advise, quarter, roomy_limit
+from check_conntrack.advice.capacity import (
+    CapacityEvidence,
+    LastFinding,
+    advise,
+    quarter,
+    roomy_limit,
+)
 
-FULL = CapacityEvidence(10000, 10000, 10000, 2048, 8 << 30)
+FULL = CapacityEvidence(10000, 10000, 10000, 2048, 8 << 30, diagnosed=True)
 ALL_LABELS = {"usage", "entries", "limit", "load_factor", "growth", "time_to_full"}
 EVIDENCE = st.builds(
-    lambda entries, limit, more, *rest: CapacityEvidence(entries, limit, entries + more, *rest),
+    lambda entries, limit, more, *rest: CapacityEvidence(
+        entries, limit, entries + more, *rest, diagnosed=True
+    ),
     st.integers(0, 2**32 - 1),
     st.one_of(st.just(0), st.integers(1, 2**32 - 1)),
     st.integers(0, 2**30),
@@ -33,11 +41,22 @@ def text(evidence=FULL, alarms=("usage",)):
 def test_drops_alone_raise_no_limit():
     lines = advise(FULL, {"full_drops"})
     assert "Nothing else says that the table was full" in lines[0]
-    assert commands(lines) == ["conntrack -S", "dmesg | grep nf_ct_"]
+    assert commands(lines) == ["conntrack -S", "dmesg --ctime"]
 
 
 def commands(lines):
-    return [line[2:] for line in lines if line.startswith("  ")]
+    """The commands that are not an undo."""
+    found, undo = [], False
+    for line in lines:
+        if not line.startswith("  "):
+            undo = line == "Undo:"
+        elif not undo:
+            found.append(line[2:])
+    return found
+
+
+def undos(lines):
+    return [line[2:] for line in lines if line.startswith("  ") and line[2:] not in commands(lines)]
 
 
 def assigned(lines):
@@ -88,13 +107,16 @@ def test_the_new_maximum_is_written_out_for_now_and_for_the_next_boot():
     assert commands(lines) == [
         "sysctl -w net.netfilter.nf_conntrack_buckets=4096",
         "sysctl -w net.netfilter.nf_conntrack_max=16384",
-        (
-            "printf '%s\\n' 'net.netfilter.nf_conntrack_buckets = 4096' "
-            "'net.netfilter.nf_conntrack_max = 16384' > /etc/sysctl.d/99-check-conntrack.conf"
-        ),
-        "echo nf_conntrack > /etc/modules-load.d/nf_conntrack.conf",
+        "echo net.netfilter.nf_conntrack_buckets = 4096 > /etc/sysctl.d/99-check-conntrack.conf",
+        "echo net.netfilter.nf_conntrack_max = 16384 >> /etc/sysctl.d/99-check-conntrack.conf",
+        "echo nf_conntrack > /etc/modules-load.d/check-conntrack.conf",
     ]
-    assert "Raise the limit to 16384: the peak of 10000 entries plus 30 %" in lines[0]
+    assert "Raise the limit to 16384: the peak of 10000 entries plus 30%" in lines[0]
+    assert undos(lines) == [
+        "sysctl -w net.netfilter.nf_conntrack_max=10000",
+        "sysctl -w net.netfilter.nf_conntrack_buckets=2048",
+        ("rm -f /etc/sysctl.d/99-check-conntrack.conf /etc/modules-load.d/check-conntrack.conf"),
+    ]
 
 
 def test_the_peak_counts_and_not_the_entries_of_this_moment():
@@ -113,7 +135,10 @@ def test_advice_never_shrinks_anything_and_its_commands_are_shell_and_sysctl(evi
         assert set_to["buckets"] >= (evidence.buckets or 0)
         assert set_to["buckets"] != evidence.buckets, "a command that does nothing"
     for command in commands(lines):
-        assert shlex.split(command)[0] in ("sysctl", "printf", "echo", "grep")
+        assert shlex.split(command)[0] in (
+            *("sysctl", "echo", "grep"),
+            "check_conntrack_table",
+        )
     assert all(line.isascii() and "|" not in line for line in lines)
 
 
@@ -123,13 +148,14 @@ def test_the_shell_takes_every_command_and_writes_what_sysctl_reads(tmp_path):
         files = {}
         for line in lines:
             assert subprocess.run(["sh", "-n", "-c", line], check=False).returncode == 0
-            command, arrow, target = line.partition(" > ")
+            command, arrow, target = line.replace(" >> ", " > ").partition(" > ")
             if arrow and not target.startswith("/sys/"):
                 written = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
-                files[target] = written.stdout.decode()
+                before = files.get(target, "") if ">>" in line else ""
+                files[target] = before + written.stdout.decode()
         for line in files["/etc/sysctl.d/99-check-conntrack.conf"].splitlines():
             assert re.fullmatch(r"net\.netfilter\.nf_conntrack_(max|buckets) = [0-9]+", line)
-        assert files["/etc/modules-load.d/nf_conntrack.conf"] == "nf_conntrack\n"
+        assert files["/etc/modules-load.d/check-conntrack.conf"] == "nf_conntrack\n"
 
 
 def test_buckets_that_equal_the_limit_are_left_alone_and_called_enough():
@@ -139,12 +165,12 @@ def test_buckets_that_equal_the_limit_are_left_alone_and_called_enough():
 
 
 def test_the_file_for_the_next_boot_keeps_the_buckets_that_an_earlier_one_may_have_set():
-    kept = commands(advise(FULL._replace(buckets=10240), {"usage"}))[-2]
-    assert "'net.netfilter.nf_conntrack_buckets = 10240' " in kept
+    kept = commands(advise(FULL._replace(buckets=10240), {"usage"}))[-3]
+    assert kept.startswith("echo net.netfilter.nf_conntrack_buckets = 10240 > ")
 
 
 def test_the_limit_suffices_where_the_peak_and_30_percent_fit():
-    evidence = CapacityEvidence(8500, 10000, 7600)
+    evidence = CapacityEvidence(8500, 10000, 7600, diagnosed=True)
     for fits in (evidence, evidence._replace(peak=7692)):
         assert "The limit suffices" in text(fits)
         assert commands(advise(fits, {"usage"})) == []
@@ -170,6 +196,46 @@ def test_each_other_loss_is_met_by_its_own_remedy():
     ]
 
 
+def test_a_limit_is_raised_only_once_the_table_was_looked_at():
+    evidence = FULL._replace(diagnosed=False)
+    lines = advise(evidence, {"usage"})
+    assert "Find out first what fills the table" in lines[0]
+    assert commands(lines)[0] == "check_conntrack_table -v"
+    flood = LastFinding(0, "flood", "UDP flood on 192.0.2.1 udp/9", room=False)
+    lines = advise(evidence._replace(finding=flood), {"usage"})
+    assert lines == [
+        "Leave the limit as it is: UDP flood on 192.0.2.1 udp/9. What to do about it:",
+        "  check_conntrack_table -v",
+    ]
+    for room in (flood._replace(room=True), flood._replace(cause="", room=True)):
+        assert assigned(advise(evidence._replace(finding=room), {"usage"}))["max"] == 16384
+
+
+@pytest.mark.parametrize(
+    ("changed", "known"),
+    [
+        ({}, True),
+        ({"at": 1800}, True),
+        ({"at": 5000}, False),
+        ({"at": "1"}, False),
+        ({"at": True}, False),
+        ({"cause": 5}, False),
+        ({"headline": None}, False),
+        ({"headline": "x" * 500}, False),
+    ],
+)
+def test_a_finding_is_read_back_where_it_is_fresh_and_sound(changed, known):
+    finding = LastFinding(2000, "flood", "UDP flood on 192.0.2.1 udp/9", room=False)
+    findings = {"here": {**capacity.kept_finding(finding), **changed}}
+    found = capacity.finding_of(findings, "here", 3000)
+    assert (found is not None) == known
+    if not changed:
+        assert found == finding
+    assert capacity.finding_of(findings, "elsewhere", 3000) is None
+    assert capacity.finding_of(["here"], "here", 3000) is None
+    assert capacity.finding_of({"here": 5}, "here", 3000) is None
+
+
 def test_without_a_limit_there_is_nothing_to_raise():
     assert advise(FULL._replace(limit=0), {"usage", "entries"}) == []
 
@@ -182,6 +248,7 @@ def test_a_full_table_may_take_more_than_its_peak_shows():
 def test_kube_proxy_is_told_the_new_limit_only_where_it_runs():
     assert "--conntrack-min=16384" in text(FULL._replace(kube_proxy=True))
     assert "kube-proxy" not in text()
+    assert assigned(advise(FULL._replace(kube_proxy=True), {"usage"})) == {}
     assert "kube-proxy runs here and does" in text(FULL._replace(kube_proxy=True), ["limit"])
 
 
@@ -195,7 +262,7 @@ def test_old_kernels_take_buckets_through_the_modules_parameter():
     evidence = FULL._replace(buckets_sysctl=False)
     lines = commands(advise(evidence, {"usage"}))
     assert lines[0] == "echo 4096 > /sys/module/nf_conntrack/parameters/hashsize"
-    assert "echo 'options nf_conntrack hashsize=4096' > /etc/modprobe.d/conntrack.conf" in lines
+    assert "echo options nf_conntrack hashsize=4096 > /etc/modprobe.d/check-conntrack.conf" in lines
     assert "nf_conntrack_buckets" not in text(evidence)
 
 

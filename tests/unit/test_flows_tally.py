@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from check_conntrack.flows import netlink, tally
+from check_conntrack.flows import unanswered as unanswered_flows
 from check_conntrack.flows.tally import Tally, prefixes
 from check_conntrack.kernel import ctnetlink as ct
 from support import flows_dump as dump
@@ -26,10 +27,12 @@ def test_closing_tcp_is_assured_and_yet_not_protected():
     assert figures[16:25] == (1, 1, 1, 1, 1, 1, 1, 1, 0)
 
 
-def test_an_offloaded_flow_is_protected_and_its_state_unknown():
+def test_an_offloaded_flow_is_protected_where_it_is_assured():
     figures = tallied(dump.entry(status=ct.IPS_OFFLOAD, timeout=None)).figures()
-    assert (figures.offloaded, figures.protected, figures.assured) == (1, 1, 0)
+    assert (figures.offloaded, figures.protected, figures.assured) == (1, 0, 0)
     assert figures.tcp_other == 1
+    assured = ct.IPS_OFFLOAD | ct.IPS_ASSURED
+    assert tallied(dump.entry(status=assured, timeout=None)).figures().protected == 1
 
 
 def test_protocols_without_a_label_are_other():
@@ -95,12 +98,111 @@ def test_services_are_protocol_and_destination_port():
     assert [top.name for top in one.top_services(9, state=7)] == ["tcp/443", "tcp/80"]
 
 
-def test_half_open_connections_have_their_own_top_list():
+def unanswered(number: int, **named) -> bytes:
+    status = ct.IPS_CONFIRMED | (ct.IPS_SEEN_REPLY if named.get("state") == 2 else 0)
+    return dump.entry(bytes((10, 0, number >> 8, number & 255)), status=status, **named)
+
+
+def test_unanswered_flows_are_counted_by_protocol_and_state():
     one = tallied(
-        dump.entry(bytes(4), state=1), dump.entry(bytes(4), state=2), dump.entry(state=3),
-        dump.entry(state=1),
-    )  # fmt: skip
-    assert one.top_half_open_sources(1) == [("0.0.0.0", 2, pytest.approx(200 / 3))]
+        *(unanswered(n, state=1) for n in range(6)),
+        *(unanswered(0, state=2, sport=n) for n in range(3)),
+        unanswered(7, protocol=17, dport=53),
+        dump.entry(state=3),
+    )
+    sent, received, udp = one.unanswered_groups(0)
+    assert (sent.protocol, sent.state, sent.entries) == (6, 1, 6)
+    assert (sent.sources, sent.targets, sent.ports) == (6, 1, 1)
+    assert (sent.target.address, sent.target.port, sent.target.entries) == (dump.V4[1], 443, 6)
+    assert (sent.network.address, sent.network.bits) == (bytes((10, 0, 0, 0)), 24)
+    assert (received.source.address, received.source.entries) == (bytes((10, 0, 0, 0)), 3)
+    assert (udp.protocol, udp.state, udp.target.port) == (17, None, 53)
+    assert [group.entries for group in one.unanswered_groups(50)] == [6]
+
+
+def test_a_scanned_network_is_found_by_its_destinations():
+    one = tallied(
+        *(
+            dump.entry(destination=bytes((198, 51, n % 90, 7)), state=1, status=0, dport=22)
+            for n in range(200)
+        )
+    )
+    (group,) = one.unanswered_groups(1)
+    spanned = group.destination_network
+    assert (spanned.address, spanned.bits, spanned.entries) == (bytes((198, 51, 0, 0)), 16, 200)
+    assert (group.targets, group.ports) == (90, 1)
+
+
+def test_the_networks_of_unanswered_flows_follow_the_users_prefix():
+    one = tallied(*(unanswered(n, state=1) for n in range(600)), grouping="16/48")
+    (group,) = one.unanswered_groups(1)
+    assert (group.network.bits, group.network.entries) == (16, 600)
+
+
+def test_unanswered_flows_beyond_what_a_diagnosis_needs_are_sampled(monkeypatch):
+    monkeypatch.setattr(unanswered_flows, "MOST_FLOWS", 100)
+    one = tallied(*(unanswered(n % 4, state=1, sport=n + 1) for n in range(400)))
+    (group,) = one.unanswered_groups(1)
+    assert group.entries == 400
+    assert one.unanswered.sources.total == 100
+    assert group.source.entries == 100  # a fourth of 400, by a fourth of 100
+
+
+def test_the_address_of_another_zone_is_another_address():
+    one = tallied(
+        *(dump.entry(zone=zone) for zone in (None, 5, 5, 6)),
+        dump.entry(zones=(7, None)),
+        dump.entry(zones=(None, 8)),
+        dump.entry(*dump.V6, zone=5),
+    )
+    assert [top[:2] for top in one.top_sources(9)] == [
+        ("10.0.0.1", 2),
+        ("10.0.0.1 in zone 5", 2),
+        ("10.0.0.1 in zone 6", 1),
+        ("10.0.0.1 in zone 7", 1),
+        ("2001:db8::1 in zone 5", 1),
+    ]
+    assert (one.zoned, one.original_zones) == (5, 1)
+
+
+def translated(port: int, given: int, source: int = 1, outside: int = 1) -> bytes:
+    out = bytes((203, 0, 113, outside))
+    return dump.entry(bytes((10, 0, 0, source)), sport=port, reply=(dump.V4[1], out, 443, given))
+
+
+def test_a_pool_that_a_rule_restricts_is_as_large_as_its_changed_ports_show():
+    ports = [20000, *range(20100, 20500), 20999]
+    one = tallied(*(translated(40000 + n, port) for n, port in enumerate(ports)))
+    (pool,) = one.pools.top(1)
+    assert (pool.first, pool.last, pool.restricted) == (20000, 20999, True)
+    assert one.figures().snat_port_usage == pytest.approx(100 * 402 / 1000)
+    assert one.top_pools(1)[0].name == "tcp 203.0.113.1 ports 20000-20999 to 192.0.2.9:443"
+
+
+def test_ports_drawn_from_the_whole_pool_restrict_nothing():
+    one = tallied(*(translated(40000 + n, 1024 + n * 433 % 64512) for n in range(300)))
+    (pool,) = one.pools.top(1)
+    assert (pool.size, pool.restricted) == (64512, False)
+
+
+def test_ports_that_translation_keeps_restrict_nothing():
+    one = tallied(*(translated(40000 + n, 40000 + n) for n in range(300)))
+    assert one.pools.top(1)[0].size == 64512
+    # A privileged port becomes another privileged one.
+    one = tallied(*(translated(123, 1 + n) for n in range(300)))
+    assert one.pools.top(1)[0].size == 64512
+
+
+def test_the_fullest_pool_is_the_one_with_the_largest_share():
+    one = tallied(
+        *(translated(40000 + n, 20000 + n, outside=1) for n in range(200)),
+        *(translated(30000 + n, 30000 + n, outside=2) for n in range(900)),
+    )
+    assert [pool.translated[3] for pool in one.pools.top(2)] == [1, 2]
+    one.pools.given = (1024, 2047)
+    (pool,) = one.pools.top(1)
+    assert (pool.translated[3], pool.size) == (2, 1024)
+    assert one.top_pools(1)[0].share == pytest.approx(100 * 900 / 1024)
 
 
 def test_the_breakdown_names_protocol_and_state():

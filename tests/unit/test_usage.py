@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import re
 import stat
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -188,8 +191,8 @@ def test_too_little_time_left_is_too_much_growth(check, clock, sysctls):
         sysctls.holds(entries, 10000)
         run = check("-w", "time_to_full=30d:")
     assert run.state == "WARNING"
-    assert "The limit of 10000 has room for the peak of 2000 entries plus 30 %" in run.rest
-    assert "Look for what grows.\n  check_conntrack_table -v" in run.rest
+    assert "The limit of 10000 has room for the peak of 2000 entries plus 30%" in run.rest
+    assert "Look for what grows:\n  check_conntrack_table -v" in run.rest
 
 
 def test_verbosity_adds_lines_to_an_ok(check, clock, tmp_path):
@@ -765,15 +768,32 @@ def test_a_namespace_that_was_made_anew_under_its_name_has_no_trend_yet(check, c
     assert known == [False] * 5 + [True] * 2 + [False]
 
 
-def test_kube_proxy_and_a_namespace_that_may_not_set_the_limit_are_in_the_advice(
+def test_advice_knows_kube_proxy_and_namespaces_that_may_not_set_the_limit(
     check, sysctls, monkeypatch
 ):
     sysctls.holds(9500, 10000, 2048)
-    monkeypatch.setattr(host, "runs_kube_proxy", lambda: True)
     monkeypatch.setattr(limits, "may_set_limits", lambda: False)
+    assert "Run on the host" in check().rest
+    monkeypatch.setattr(host, "runs_kube_proxy", lambda: True)
     run = check()
     assert "--conntrack-min=16384" in run.rest
-    assert "Run on the host" in run.rest
+    assert "nf_conntrack_max=" not in run.rest
+
+
+@pytest.mark.parametrize("age", [60, 3600])
+def test_advice_leaves_the_limit_where_the_table_check_found_a_flood(check, clock, sysctls, age):
+    sysctls.holds(9500, 10000, 2048)
+    check()
+    (folder,) = Path(os.environ[state_store.STATE_VARIABLE]).iterdir()
+    finding = {"at": int(time.time()) - age, "cause": "flood", "room": False}
+    finding["headline"] = "SYN flood on 192.0.2.1 tcp/443"
+    key = f"net:[{limits.own_inode()}]"
+    (folder / "findings.json").write_text(json.dumps({key: finding}))
+    run = check()
+    flood = "Leave the limit as it is: SYN flood on 192.0.2.1 tcp/443." in run.rest
+    assert flood == (age == 60)
+    assert ("nf_conntrack_max=16384" in run.rest) != flood
+    assert "  check_conntrack_table -v" in run.lines
 
 
 def test_what_it_leaves_behind_is_small(check, clock, sysctls, tmp_path):

@@ -31,6 +31,7 @@ _MODPROBE_FILE = "/etc/modprobe.d/check-conntrack.conf"
 
 # A finding of the table check tells about the present alarm of another check for so long.
 FINDING_AGE = 1800  # seconds
+FINDINGS = "findings"  # the store's key of them all, by the keys of their namespaces
 TABLE_CHECK = "check_conntrack_table -v"
 
 
@@ -50,21 +51,17 @@ class LastFinding(NamedTuple):
     room: bool
 
 
-def finding_key(namespace_key: str) -> str:
-    """Return the key under which the store keeps a namespace's last finding, for all checks."""
-    return f"finding/{namespace_key}"
-
-
 def kept_finding(finding: LastFinding) -> dict[str, Any]:
     """Return what to keep of a finding."""
     return dict(zip(finding._fields, finding))
 
 
-def finding_of(kept: Any, now: float) -> LastFinding | None:
-    """Return the finding that was kept; None for none, for one too old, or for anything else."""
+def finding_of(findings: Any, namespace_key: str, now: float) -> LastFinding | None:
+    """Return a namespace's finding of those that were kept; None for none, or for an old one."""
+    kept = findings.get(namespace_key) if isinstance(findings, dict) else None
     if not isinstance(kept, dict):
         return None
-    at, cause, headline, room = (kept.get(name) for name in ("at", "cause", "headline", "room"))
+    at, cause, headline, room = (kept.get(name) for name in LastFinding._fields)
     if type(at) is not int or not isinstance(cause, str) or not isinstance(headline, str):
         return None
     if not 0 <= now - at <= FINDING_AGE or len(headline) > 400:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..kernel.namedtuple import NamedTuple
 from . import remedies
-from .remedies import NAMED, percent
+from .remedies import NAMED, overlaps, percent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -184,21 +184,23 @@ class Cause(NamedTuple):
 # --- words
 
 
-def _who(profile: TableProfile) -> str:
-    """Return the dominant source and destination, whatever the cause; empty for none."""
-    parts = []
+def _who(profile: TableProfile, share: float = 0.0) -> str:
+    """Return the dominant source and destination, whatever the cause; empty for none.
+
+    share: of the entries that the cause is about; where others may have gone there, that is said.
+    """
     source, target, service = profile.source, profile.destination, profile.service
-    if source.share >= NAMED:
-        parts.append(f"{percent(source.share)} from {_called(source, profile)}")
-    elif profile.network.share >= SENDER:
-        parts.append(f"{percent(profile.network.share)} from {profile.network.name}")
+    named = [(source, f"from {_called(source, profile)}")]
     if target.share >= NAMED:
         both = target.share >= SENDER and service.share >= SENDER
         port = f" {service.name}" if both else ""
-        parts.append(f"{percent(target.share)} to {_called(target, profile)}{port}")
-    elif service.share >= NAMED:
-        parts.append(f"{percent(service.share)} to {service.name}")
-    return ", ".join(parts)
+        named.append((target, f"to {_called(target, profile)}{port}"))
+    else:
+        named.append((service, f"to {service.name}"))
+    named = [(item, words) for item, words in named if item.share >= NAMED]
+    text = ", ".join(f"{percent(item.share)} {words}" for item, words in named)
+    apart = share and not all(overlaps(item.share, share) for item, _ in named)
+    return f"of all entries {text}" if text and apart else text
 
 
 def _called(item: TopItem, profile: TableProfile) -> str:
@@ -209,11 +211,9 @@ def _with(text: str, *more: str) -> str:
     return ", ".join(filter(None, (text, *more)))
 
 
-def _to(service: TopItem) -> str:
-    """Return a clause that names the service of a state; empty where it is negligible."""
-    if service.share < NEGLIGIBLE:
-        return ""
-    return f"{percent(service.share)} of all entries to {service.name}"
+def _to(service: TopItem, share: float) -> str:
+    """Return the service that most entries of a state go to; empty where none stands out."""
+    return f" to {service.name}" if service.share >= share / 2 and service.name else ""
 
 
 def _kind(one: Unanswered) -> str:
@@ -277,6 +277,7 @@ _SERVICES = frozenset(
         *(51820,),
     )
 )
+HALF_OPEN = "half open"  # SYN_SENT and SYN_RECV together
 SCAN, SYN_FLOOD, FLOOD, SILENCE = "scan", "syn flood", "flood", "unreplied"
 
 
@@ -288,7 +289,7 @@ def _verdict(one: Unanswered, profile: TableProfile) -> str:
         return SILENCE
     if source and one.target.share <= NAMED and one.targets >= 50:
         return SCAN
-    if one.state == "SYN_RECV":
+    if one.state in ("SYN_RECV", HALF_OPEN):
         return SYN_FLOOD
     if one.protocol == "tcp" or not (source or target):
         return SILENCE
@@ -317,13 +318,13 @@ def _joined(unanswered: tuple[Unanswered, ...]) -> list[Unanswered]:
     sent, received = by_state.get("SYN_SENT"), by_state.get("SYN_RECV")
     if not sent or not received or received.share < 5:
         return list(unanswered)
-    if sent.target[2:] != received.target[2:] or sent.target.address != received.target.address:
+    if _where(sent.target) != _where(received.target):
         return list(unanswered)
     number = sent.entries + received.entries
 
     def both(name: str) -> TopItem:
         one, other = getattr(sent, name), getattr(received, name)
-        if one.address == other.address:
+        if _where(one) == _where(other):
             most = one.entries + other.entries
         else:
             one, most = max(((one, one.entries), (other, other.entries)), key=lambda pair: pair[1])
@@ -331,6 +332,7 @@ def _joined(unanswered: tuple[Unanswered, ...]) -> list[Unanswered]:
         return item
 
     joined = received._replace(
+        state=HALF_OPEN,
         entries=number,
         share=sent.share + received.share,
         source=both("source"),
@@ -343,6 +345,10 @@ def _joined(unanswered: tuple[Unanswered, ...]) -> list[Unanswered]:
     )
     others = [one for one in unanswered if one is not sent and one is not received]
     return sorted([joined, *others], key=lambda one: -one.share)
+
+
+def _where(item: TopItem) -> tuple[str, int, int]:
+    return item.address, item.zone, item.port
 
 
 def _unanswered_cause(
@@ -385,14 +391,16 @@ def _scan_at_length(one: Unanswered, profile: TableProfile) -> str:
 
 
 def _syn_flood(one: Unanswered, profile: TableProfile) -> str:
-    return f"SYN flood on {_aim(one)} {_senders(one, profile)} ({percent(one.share)} half open)"
+    return f"SYN flood on {_aim(one)} {_senders(one, profile)} ({percent(one.share)} {_kind(one)})"
 
 
 def _syn_flood_at_length(one: Unanswered, profile: TableProfile) -> str:
+    means = "it answered, and the clients went silent"
+    if one.state == HALF_OPEN:
+        means = "SYN_RECV, where it answered and the client went silent, and SYN_SENT"
     return (
         f"SYN flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of entries are "
-        f"half open (SYN_RECV: it answered, and the clients went silent), {_share_of_senders(one)}"
-        f", {_share_of_aim(one)}"
+        f"{_kind(one)} ({means}), {_share_of_senders(one)}, {_share_of_aim(one)}"
     )
 
 
@@ -488,6 +496,16 @@ def _idle_for() -> str:
     return f"{LONG_IDLE // 3600}h {LONG_IDLE % 3600 // 60}m or longer"
 
 
+def _in_close_wait(profile: TableProfile) -> str:
+    share = profile.close_wait
+    return f"{percent(share)} of entries in CLOSE_WAIT{_to(profile.close_wait_service, share)}"
+
+
+def _in_time_wait(profile: TableProfile) -> str:
+    share = profile.time_wait
+    return f"{percent(share)} of entries in TIME_WAIT{_to(profile.time_wait_service, share)}"
+
+
 # The first that matches is the one of the status line.
 CAUSES = (
     Cause(
@@ -504,42 +522,36 @@ CAUSES = (
     Cause(
         "close_wait",
         lambda p: p.weighty and p.close_wait >= 25,
-        lambda p: _with(f"leaked connections: {percent(p.close_wait)} in CLOSE_WAIT", _who(p)),
-        lambda p: _with(
-            f"leaked connections: {percent(p.close_wait)} of entries are in CLOSE_WAIT",
-            _to(p.close_wait_service),
-            _who(p),
-        ),
+        lambda p: _with(f"leaked connections: {_in_close_wait(p)}", _who(p, p.close_wait)),
+        lambda p: _with(f"leaked connections: {_in_close_wait(p)}", _who(p, p.close_wait)),
         remedies.closing,
     ),
     Cause(
         "idle",
         _is_idle,
-        lambda p: _with(f"leaked connections: {percent(p.idle)} idle for hours", _who(p)),
+        lambda p: _with(f"leaked connections: {percent(p.idle)} idle for hours", _who(p, p.idle)),
         lambda p: _with(
             f"leaked connections: {percent(p.idle)} of entries are ESTABLISHED without a packet "
             f"for {_idle_for()}",
-            _who(p),
+            _who(p, p.idle),
         ),
         remedies.alive,
     ),
     Cause(
         "time_wait",
         _is_time_wait,
-        lambda p: _with(f"short-lived connections: {percent(p.time_wait)} TIME_WAIT", _who(p)),
-        lambda p: _with(
-            f"short-lived connections: {percent(p.time_wait)} of entries are in TIME_WAIT",
-            _to(p.time_wait_service),
-            _who(p),
-        ),
+        lambda p: _with(f"short-lived connections: {_in_time_wait(p)}", _who(p, p.time_wait)),
+        lambda p: _with(f"short-lived connections: {_in_time_wait(p)}", _who(p, p.time_wait)),
         remedies.pooling,
         room=True,
     ),
     Cause(
         "dns",
         _is_dns_churn,
-        lambda p: _with(f"DNS churn: {percent(p.dns)} to port 53", _who(p)),
-        lambda p: _with(f"DNS churn: {percent(p.dns)} of entries are queries to port 53", _who(p)),
+        lambda p: _with(f"DNS churn: {percent(p.dns)} to port 53", _who(p, p.dns)),
+        lambda p: _with(
+            f"DNS churn: {percent(p.dns)} of entries are queries to port 53", _who(p, p.dns)
+        ),
         remedies.caching,
         room=True,
     ),
@@ -583,6 +595,12 @@ def diagnose(profile: TableProfile) -> list[Cause]:
     if profile.entries < FEWEST:
         return []
     found = [cause for cause in CAUSES if not cause.plain and cause.matches(profile)]
+    # Of those that unanswered entries stand for, the largest comes first.
+    order = [_verdict(one, profile) for one in _joined(profile.unanswered)]
+    places = [at for at, cause in enumerate(found) if cause.name in order]
+    ranked = sorted((found[at] for at in places), key=lambda cause: order.index(cause.name))
+    for at, cause in zip(places, ranked):
+        found[at] = cause
     if not found:
         found = [cause for cause in CAUSES if cause.plain and cause.matches(profile)][:1]
     return found

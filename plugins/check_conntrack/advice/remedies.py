@@ -32,6 +32,11 @@ def percent(share: float) -> str:
     return f"{int(share)}%" if 99 <= share < 100 else f"{share:.0f}%"
 
 
+def overlaps(one: float, other: float) -> bool:
+    """Return whether most entries of the second share must be in the first."""
+    return one + other - 100 >= other / 2
+
+
 def entries(number: int) -> str:
     """Return a number of entries with its noun."""
     return f"{number} {'entry' if number == 1 else 'entries'}"
@@ -91,7 +96,11 @@ def _frees(profile: TableProfile, item: TopItem, number: int, *options: str) -> 
     commands = _deletes(profile, item, *options)
     if not commands or not number:
         return []
-    return [Step(f"Free what is there: this frees {entries(number)} now.", commands)]
+    return [Step(_free_text(number), commands)]
+
+
+def _free_text(number: int) -> str:
+    return f"Free what is there: this frees {entries(number)} now."
 
 
 def _may_block(profile: TableProfile, item: TopItem) -> bool:
@@ -231,8 +240,8 @@ def _shorter(profile: TableProfile, name: str, wanted: int, caution: str = "") -
         return Step(" ".join(filter(None, (text, keeps, caution))))
     command = f"{profile.command}sysctl -w {sysctl}="
     undo = (f"{command}{default if present is None else present}",)
-    text += f" A shorter one is for new entries: {keeps[0].lower()}{keeps[1:]}"
-    return Step(" ".join(filter(None, (text, caution))), (f"{command}{wanted}",), undo)
+    text += " Shorten it for new entries."
+    return Step(" ".join(filter(None, (text, keeps, caution))), (f"{command}{wanted}",), undo)
 
 
 # --- steps of each cause
@@ -247,7 +256,8 @@ def _culprit(one: Unanswered) -> TopItem | None:
 
 def _from(one: Unanswered, item: TopItem) -> tuple[str, ...]:
     """Return the options that choose such entries of a source."""
-    state = ("--state", one.state) if one.protocol == "tcp" and one.state else ()
+    known = one.protocol == "tcp" and one.state.isupper()
+    state = ("--state", one.state) if known else ()
     return ("-p", _protocol(one.protocol), *state, "-s", item.address)
 
 
@@ -280,11 +290,16 @@ def against_syn_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
                 )
             )
             steps.append(_limit(profile, target))
-        options = "-p", "tcp", "--state", "SYN_RECV"
-        if target.share >= 50:
-            steps += _frees(profile, target, target.entries, *options, *_toward(target)[2:])
-        else:
-            steps += _frees(profile, target, one.entries, *options)
+        states = [one.state] if one.state.isupper() else ["SYN_RECV", "SYN_SENT"]
+        where = _toward(target)[2:] if target.share >= 50 else ()
+        number = target.entries if target.share >= 50 else one.entries
+        commands = [
+            command
+            for state in states
+            for command in _deletes(profile, target, "-p", "tcp", "--state", state, *where)
+        ]
+        if commands:
+            steps.append(Step(_free_text(number), tuple(commands)))
     elif target.share >= 50:
         steps.append(_limit(profile, target))
     steps.append(Step(LEAVE))
@@ -451,14 +466,14 @@ def _frees_state(profile: TableProfile, state: str, share: float) -> list[Step]:
     command = f"{profile.command}conntrack -D -p tcp --state {state} > /dev/null"
     if not number:
         return []
-    return [Step(f"Free what is there: this frees {entries(number)} now.", (command,))]
+    return [Step(_free_text(number), (command,))]
 
 
 def closing(profile: TableProfile) -> list[Step]:
     """Return what helps against connections that one side never closes."""
     target = profile.destination
     where = "here or behind this host"
-    if target.share >= 50:
+    if overlaps(target.share, profile.close_wait):
         where = "on this host" if target.address in profile.own else f"on {target.name}"
     return [
         Step(
@@ -482,10 +497,10 @@ def alive(profile: TableProfile) -> list[Step]:
     first = f", first for {service.name}" if service.name else ""
     options = ["-p", "tcp", "--state", "ESTABLISHED"]
     target = profile.destination
-    item = target if target.share >= 50 else type(target)()
-    if item.address:
+    item = target if overlaps(target.share, profile.idle) else target._replace(zone=0)
+    if overlaps(target.share, profile.idle):
         options += ["-d", item.address]
-    if service.share >= 20 and service.port:
+    if overlaps(service.share, profile.idle) and service.port:
         options += ["--dport", str(service.port)]
     number = round(profile.total * profile.idle / 100)
     default = profile.timeouts.get("tcp_timeout_established", (None, 432000))
@@ -501,7 +516,8 @@ def alive(profile: TableProfile) -> list[Step]:
         steps.append(
             Step(
                 f"Let idle connections go: this frees {entries(number)} within {PATIENCE // 60} "
-                "minutes. A connection that sends a packet in that time keeps its entry.",
+                "minutes. A connection that sends a packet in that time keeps its entry; one that "
+                "is open and silent loses it, and breaks behind NAT.",
                 tuple(update),
                 tuple(command.replace(f"-t {PATIENCE}", f"-t {before}") for command in update),
             )
@@ -552,7 +568,15 @@ def ask_source(profile: TableProfile) -> list[Step]:
         steps.append(Step(f"{source.name} is the default gateway: ask there who is behind it."))
     else:
         steps.append(_limit_source(profile, source))
-        steps += _frees(profile, source, source.entries, "-s", source.address)
+        commands = _deletes(profile, source, "-s", source.address)
+        if commands:
+            steps.append(
+                Step(
+                    f"End its connections: this frees {entries(source.entries)} now, and "
+                    "interrupts what it does.",
+                    commands,
+                )
+            )
     return steps
 
 

@@ -85,10 +85,13 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
 
 def _remember_findings(reader: TableReader, summary: TableSummary) -> None:
     """Keep the diagnosis for the other checks, which advise on the limit."""
-    from ..advice.capacity import finding_key, kept_finding
+    from ..advice.capacity import FINDINGS, kept_finding
 
-    for key, finding in summary.findings.items():
-        reader.session.store.update(finding_key(key), partial(_replaced, kept_finding(finding)))
+    changes = {
+        key: partial(_replaced, kept_finding(finding)) for key, finding in summary.findings.items()
+    }
+    if changes:
+        reader.session.store.update_each(FINDINGS, changes)
 
 
 def _replaced(new: object, _: object) -> object:
