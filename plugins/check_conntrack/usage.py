@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from .session import Session
     from .signals import Stage
+    from .state.state_store import Store
     from .state.trend import Series
 
 TITLE = "CONNTRACK_USAGE"
@@ -226,7 +227,7 @@ class UsageSummary(Summary):
             left = {"full in": _full_in}
             lines += reports.namespace_table(usage.reports, results, left, most)
         if shown:
-            lines += _history(shown[0]) + _advice(shown[0], alarms)
+            lines += _history(shown[0]) + _advice(shown[0], alarms, self.run.store)
         if self.verbosity > 2:
             lines += [
                 f"Read {one.limits.origin}count and max in net:[{one.inode}] {one.name}"
@@ -304,7 +305,7 @@ def _history(report: NamespaceReport) -> list[str]:
     return lines
 
 
-def _advice(report: NamespaceReport, alarms: Sequence[Result]) -> list[str]:
+def _advice(report: NamespaceReport, alarms: Sequence[Result], store: Store) -> list[str]:
     limits = report.namespace.limits
     if not alarms or limits is None:
         return []
@@ -312,7 +313,8 @@ def _advice(report: NamespaceReport, alarms: Sequence[Result]) -> list[str]:
 
     labels = {nagios.label_of(alarm) for alarm in alarms if _is_too_full(alarm)}
     peak = report.series.peak if report.series else limits.entries
-    evidence = nagios.capacity_evidence(limits, peak)
+    finding = nagios.last_finding(store, report.namespace.key)
+    evidence = nagios.capacity_evidence(limits, peak, finding)
     if labels & {"growth", "time_to_full"}:
         evidence = evidence._replace(growth=report.growth or 0.0)
     return capacity.advise(evidence, labels)

@@ -564,16 +564,6 @@ CAUSES = (
         plain=True,
     ),
     Cause(
-        "service",
-        # All the web behind one port is no service of anybody's.
-        lambda p: p.pressed and p.service.share >= 60 and p.destination.share >= SENDER,
-        lambda p: _with("one service dominates", _who(p)),
-        lambda p: _with("one service dominates", _who(p)),
-        remedies.spread,
-        room=True,
-        plain=True,
-    ),
-    Cause(
         "small",
         lambda p: p.pressed,
         lambda p: _with("no cause stands out: the table may be too small", _who(p)),
@@ -582,7 +572,7 @@ CAUSES = (
             f"{percent(p.assured)} of entries are assured",
             _who(p),
         ),
-        lambda _: [],
+        remedies.spread,
         room=True,
         plain=True,
     ),

@@ -599,10 +599,12 @@ def _limit_source(profile: TableProfile, source: TopItem) -> Step:
 
 
 def spread(profile: TableProfile) -> list[Step]:
-    """Return what helps where one service holds most of the table."""
+    """Return what else than a larger limit helps where one destination holds most entries."""
+    if profile.destination.share < 50 or profile.service.share < 50:
+        return []
     return [
         Step(
-            f"Spread {profile.service.name} over more hosts, let its clients share connections, "
-            "or make room for it."
+            f"If {profile.destination.name} {profile.service.name} shall not have so many "
+            "connections, spread it over more hosts or let its clients share connections."
         )
     ]

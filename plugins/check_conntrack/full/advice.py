@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from nagiosplugin import Result, Results
 
+    from ..state.state_store import Store
     from ..state.trend import LimitChange
     from .contexts import Findings
     from .evidence import Evidence
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 ABOUT_LIMIT = frozenset({"table_full", "full_drops", "early_drops"})
 
 
-def lines(findings: Findings, results: Results) -> list[str]:
-    """Return the advice for the alarms of the namespace that is worst."""
+def lines(findings: Findings, results: Results, store: Store) -> list[str]:
+    """Return the advice for the alarms of the namespace that is worst.
+
+    store: holds what check_conntrack_table found last.
+    """
     from ..advice import capacity
 
     evidence = findings.evidence
@@ -60,7 +64,8 @@ def lines(findings: Findings, results: Results) -> list[str]:
         labels -= ABOUT_LIMIT
     counted = evidence.series.peak if evidence.series and not report.prefix else 0
     peak = max(counted, _reached(evidence, report))
-    known = nagios.capacity_evidence(report.limits, peak)._replace(
+    found = nagios.last_finding(store, report.namespace.key)
+    known = nagios.capacity_evidence(report.limits, peak, found)._replace(
         expect_max=read_expect_max(),
         expectations=bool(evidence.log.counts.expectations),
         zones=bool(evidence.log.counts.zones),

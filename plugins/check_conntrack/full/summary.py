@@ -106,7 +106,7 @@ class FullSummary(Summary):
             lines.append(f"Not counted: {self._undated()} in {sources} (--since all counts them)")
         lines += [change.capitalize() for change in advice.limit_change(evidence)[:1]]
         lines += self._namespaces()
-        lines += self._elsewhere(advice.lines(self.findings, results))
+        lines += self._elsewhere(advice.lines(self.findings, results, self.session.store))
         if self.options.verbose:
             lines += self._figures()
         if self.options.verbose > 2:

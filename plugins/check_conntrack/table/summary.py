@@ -180,7 +180,7 @@ class TableSummary(Summary):
     @property
     def findings(self) -> dict[str, LastFinding]:
         """Return what was diagnosed, by the namespace's key, for the other checks."""
-        if self._judged is None or self._one_sided or self.report.from_file:
+        if self._judged is None or self.report.from_file:
             return {}
         from ..advice.capacity import LastFinding
 
