@@ -213,7 +213,7 @@ CAUSES = {
         close_wait,
         "leaked connections: 38% of entries in CLOSE_WAIT to tcp/8080",
     ),
-    "idle": (idle, "leaked connections: 62% idle for hours, of all entries 62% to 10.9.9.9 tcp/3306"),
+    "idle": (idle, "leaked connections: 62% idle for hours, of all entries 62% to 10.9.9.9 tcp"),
     "dns": (dns_churn, "DNS churn: 77% to port 53, 77% from 10.0.0.7, 77% to 10.0.0.53 udp/53"),
     "unreplied": (
         unreplied,

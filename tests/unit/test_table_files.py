@@ -332,7 +332,7 @@ def test_timeouts_file_gives_usage_and_thresholds(inspect, file):
 def test_timeouts_file_tells_what_is_idle(inspect, file, text):
     table = file(tables.listing(tables.idle()))
     # The same remaining times are idle by five days, and were just renewed by one.
-    assert "ESTABLISHED" in inspect("--source", table).text
+    assert "idle for hours" in inspect("--source", table).text
     lines = [line.replace(" 431", " 86") for line in tables.idle()]
     shown = inspect("--source", file(tables.listing(lines)), "--timeouts", file(text, "t"))
     assert "ESTABLISHED" not in shown.text
