@@ -104,22 +104,6 @@ class Dates:
             dates.take(word, following)
         return dates
 
-    @classmethod
-    def of_common(cls, match: re.Match[str]) -> Dates:
-        """Return the date of a match that names its parts, as ``header._COMMON`` does."""
-        dates = cls()
-        if match["month"]:
-            dates.month, dates.day = MONTHS.get(match["month"].lower(), 0), int(match["day"])
-        else:
-            dates.year = int(match["year"])
-            dates.month, dates.day = int(match["m"]), int(match["d"])
-        clock = match["clock"]
-        dates.clock = (int(clock[:2]), int(clock[3:5]), int(clock[6:]))
-        dates.zone = match["zone"]
-        if match["part"]:
-            dates.fraction, dates.slack = match["part"], 0.0
-        return dates
-
     def __bool__(self) -> bool:
         """Tell whether it can be a date: a clock, or a point in time."""
         return self.clock is not None or self.epoch is not None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Colours, as they are or as daemons escape them.
 _COLOUR = re.compile(r"(?:\x1b|\\x1b|\\e|\\033|\\u001b|#033|\^\[)\[[0-9;?]*[A-Za-z]")
+_ESCAPES = ("\x1b", "\\", "#033", "^[")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\u200b\ufeff]")
 _REPETITION = re.compile(
     r"(?:-{2,3} ?)?(?:last|previous) (?:message|output|line)"
@@ -81,7 +82,7 @@ class KernelLine(NamedTuple):
 
 def clean(line: str) -> str:
     """Return the line without colours and control characters."""
-    if "[" in line:
+    if any(escape in line for escape in _ESCAPES):
         line = _COLOUR.sub("", line)
     return _CONTROL.sub(" ", line) if not line.isprintable() else line
 
@@ -257,6 +258,8 @@ def parse_repetition(
     It speaks of the line before it in the file. ``host`` is that line's: another host's
     repetition is not its own. Raises nothing.
     """
+    if "repeated" not in line:
+        return None
     text = clean(line)
     begin = _REPEATED_WORDS.search(text)
     if begin is None:
