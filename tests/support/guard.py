@@ -6,6 +6,7 @@ ends, which happens at the latest when this process does.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import json
@@ -35,12 +36,20 @@ _keys = itertools.count()
 _child: list[subprocess.Popen[str]] = []
 
 
+def _end() -> None:
+    for child in _child:
+        assert child.stdin
+        child.stdin.close()
+        child.wait()
+
+
 def _tell(key: int, commands: list[list[str]] | None) -> None:
     if not _child:
         command = [sys.executable, "-I", "-c", _CHILD]
         _child.append(
             subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
         )
+        atexit.register(_end)
     pipe = _child[0].stdin
     assert pipe
     pipe.write(json.dumps([key, commands]) + "\n")

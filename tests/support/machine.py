@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SYSCTLS = Path("/proc/sys/net/netfilter")
-# Everybody who tests conntrack on one machine takes this lock before changing its limit.
-LOCK = os.environ.get(
-    "CHECK_CONNTRACK_TEST_LOCK", str(Path(tempfile.gettempdir()) / "nf_conntrack_max.lock")
+# Everybody who tests conntrack on one machine takes this lock before changing its limit, and before
+# that another one that the environment may name.
+LOCKS = (
+    os.environ.get("CHECK_CONNTRACK_TEST_LOCK", os.devnull),
+    str(Path(tempfile.gettempdir()) / "nf_conntrack_max.lock"),
 )
 _held = [0]
 
@@ -25,9 +27,12 @@ _held = [0]
 @contextlib.contextmanager
 def limit_lock() -> Iterator[None]:
     """Keep every other test on this machine from changing its limit meanwhile; nests."""
-    with open(LOCK, "a") as lock:
+    with contextlib.ExitStack() as stack:
         if not _held[0]:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            for path in LOCKS:
+                lock = stack.enter_context(open(path, "a"))
+                if path != os.devnull:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
         _held[0] += 1
         try:
             yield
