@@ -792,7 +792,7 @@ def test_full_ten_thousand_namespaces_that_drop_in_every_run_fit_into_their_file
 
 
 def test_full_state_holds_more_logs_than_fit_by_leaving_out_some(store):
-    cursor = LogCursor(1, 2, 3, 4, 5)
+    cursor = LogCursor(3, 4, 5)
     lost = tuple(events.Event(Kind.TABLE_FULL, 1, 900.0 + at, source="kern") for at in range(9))
     logs = tuple(
         (f"/srv/collected/host-{at:04}/var/log/kern.log", gather.LogHistory(cursor, lost))

@@ -257,7 +257,7 @@ def test_empty_log_is_not_followed_by_what_was_rotated_long_before(log):
     first = read(log)
     append(log, full(30))
     second = read(log, first.cursor)
-    assert (second.followed, second.files) == (True, (str(log),))
+    assert second.files == (str(log),)
     assert count(second.events) == 1
 
 
@@ -527,11 +527,25 @@ def test_cursor_found_in_a_copy_continues_in_the_log(log):
     assert covered(log, cursor=cursor) == ([(-7200, 0)], "", "")
 
 
-def test_log_that_was_empty_is_covered_from_the_run_that_saw_it(log):
+def test_log_that_was_empty_is_covered_from_its_first_line(log):
     written(log, at=-400)
     cursor = read(log, start=START, now=NOW - 300).cursor
     written(log, line(-100), at=-100)
-    assert covered(log, cursor=cursor)[0] == [(-300, 0)]
+    assert covered(log, cursor=cursor)[0] == [(-100, 0)]
+
+
+@pytest.mark.parametrize("rotate", [each for each in ROTATIONS if each not in TWICE])
+def test_log_that_is_empty_after_its_rotation_is_covered(log, rotate):
+    written(log, line(-7200), line(-600), at=-600)
+    cursor = read(log, start=START, now=NOW - 300).cursor
+    append(log, line(-290))
+    rotate(log)
+    for at in (-280, -270, -260):
+        written(log, at=-280)
+        assert covered(log, cursor=cursor, now=NOW + at)[:2] == ([(-7200, at)], "")
+        cursor = read(log, cursor, START, now=NOW + at).cursor or cursor
+    written(log, line(-20), at=-20)
+    assert covered(log, cursor=cursor) == ([(-7200, 0)], "", "")
 
 
 def test_everything_covers_from_the_first_to_the_last_line(log):
@@ -552,8 +566,8 @@ def test_empty_log_is_the_kernels_where_older_parts_show_its_lines(log):
     log.touch()
     found = read(log, start=START)
     assert found.coverage.reason == reasons.LAST_WRITTEN
-    assert found.files == (str(log),), "older parts are looked at, and not searched"
-    assert read(log, found.cursor).coverage.reason != reasons.EMPTY
+    assert found.files == (f"{log}.1", str(log)), "older parts are looked at, and not searched"
+    assert read(log, found.cursor, START).coverage.reason == reasons.LAST_WRITTEN
 
 
 def test_parts_that_cannot_be_read_are_the_reason_of_an_empty_log(log):

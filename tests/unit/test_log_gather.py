@@ -46,7 +46,7 @@ class Sources:
         monkeypatch.setattr(kmsg, "read_clock", lambda: kmsg.Clock(1000.0, 990.0, 990.0))
         monkeypatch.setattr(gather._Gathering, "_ring", self._ring)
         monkeypatch.setattr(journal, "read_journal", self._journal)
-        monkeypatch.setattr(gather.files, "read_log", self._log)
+        monkeypatch.setattr(files, "read_log", self._log)
         monkeypatch.setattr(gather.os.path, "lexists", lambda path: path in self.logs)
 
     def _ring(self, clock):
@@ -408,7 +408,7 @@ def test_empty_log_is_a_gap_and_empty_standard_input_is_missing(host, monkeypatc
     assert since(host.run()) == ([], reasons.EMPTY)
     assert host.run(window=None).coverage[0].reason == reasons.EMPTY
     silent = LogReading("standard input", problems=(SourceProblem("standard input", "empty"),))
-    monkeypatch.setattr(gather.files, "read_stream", lambda *_: silent)
+    monkeypatch.setattr(files, "read_stream", lambda *_: silent)
     found = gather.gather(["-"], events.Window(900.0, 1000.0), BOOT, {}, never, None)
     assert found.missing == silent.problems
 
@@ -517,10 +517,10 @@ def test_files_opened_before_are_read_after_privileges_were_dropped(host, monkey
 def test_histories_of_many_logs_stay_small(monkeypatch):
     def read(path, *_):
         found = tuple(event(900.0 + at / 2, at, path) for at in range(150))
-        cursor = LogCursor(1, 2, 3, 4, 5, False, True, 6.0)
+        cursor = LogCursor(3, 4, 5, False, True, 6.0)
         return log_reading(path, 1.0, *found)._replace(cursor=cursor)
 
-    monkeypatch.setattr(gather.files, "read_log", read)
+    monkeypatch.setattr(files, "read_log", read)
     paths = [f"/srv/collected/host{number}/kern.log" for number in range(40)]
     found = look(*paths)
     assert len(found.histories) == 40
@@ -537,7 +537,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 HISTORY = gather.LogHistory(
-    LogCursor(1, 2, 3, 4, 5, False, True, 6.0, 5.0, 7.0, event(6.0, 1)),
+    LogCursor(3, 4, 5, False, True, 6.0, 5.0, 7.0, event(6.0, 1)),
     (event(5.0, 1), event(6.0, 2)),
     1.0,
     (Span(1.0, 7.0),),

@@ -130,7 +130,7 @@ def test_cursor_of_a_closed_file_is_none():
 
 
 def test_cursor_is_not_held_by_what_cannot_be_read():
-    cursor = rotation.LogCursor(1, 2, 3, 4, 5)
+    cursor = rotation.LogCursor(3, 4, 5)
     assert not rotation.holds(-1, cursor)
     assert not rotation.unpacks_to(-1, "x", cursor, lambda: False)
 

@@ -6,7 +6,6 @@ log has been rotated since.
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 
 from .. import reasons
@@ -99,7 +98,12 @@ def read_log(
 
 
 class _Log:
-    """The reading of one log."""
+    """The reading of one log.
+
+    live: the log itself. newest: the same, or the newest rotated part where the log is missing.
+    stretch: the parts from `newest` back to the first that is missing or unreadable.
+    lost: a cursor was handed in and found nowhere.
+    """
 
     def __init__(
         self,
@@ -116,8 +120,9 @@ class _Log:
         self.start = start
         self.files = files
         self.stack = stack
-        self.live = LogPart(path, now)
+        self.live = self.newest = LogPart(path, now)
         self.live.open(files, stack)
+        self.stretch: list[LogPart] = []
         self.zone = ZoneGuess()
         self.lost = False
 
@@ -136,8 +141,13 @@ class _Log:
         for part in (live, *reversed(parts)):
             if part.problem is None:
                 self._scan(part, cursor if part is where else None)
-        anchor = [] if where is not None else self._anchor(parts, candidates)
-        return self._reading(cursor, where, [*anchor, *parts, live])
+        anchor = [] if cursor is not None else self._anchor(parts, candidates)
+        chain = [*anchor, *parts, live]
+        if live.descriptor < 0:
+            # Rotated away, and its next line has yet to be written.
+            chain.pop()
+            self.newest = chain[-1]
+        return self._reading(cursor, where, chain)
 
     def unreadable(self, cursor: LogCursor | None, problem: SourceProblem) -> LogReading:
         """Return a reading that changes nothing of what is remembered."""
@@ -158,20 +168,24 @@ class _Log:
     ) -> tuple[LogPart | None, list[LogPart]]:
         """Return (the file that holds the cursor, the rotated parts to read, oldest first)."""
         since = self.start
+        if cursor is not None and not cursor.offset:
+            # Nothing is found again of a log that was empty. Since, it may have been written,
+            # copied, truncated and rotated: then the copy was changed after it.
+            return None, self._changed(parts, max(cursor.written, self.start or 0.0))
         if cursor is not None:
             if self.live.problem is None and rotation.holds(self.live.descriptor, cursor):
-                if cursor.offset:
-                    return self.live, []
-                # A log that was empty may have been copied and truncated since: its copy then
-                # was changed after it.
-                copies = self._changed(parts, max(cursor.written, self.start or 0.0))
-                return (None, copies) if copies else (self.live, [])
+                return self.live, []
             for at in range(len(parts) - 1, -1, -1):
                 if self._is_former(parts[at], cursor):
                     return parts[at], self._opened(parts[at:])
             self.lost = True
             since = None if since is None else min(since, cursor.read_at)
-        return None, [] if since is None else self._changed(parts, since)
+        if since is None:
+            return None, []
+        changed = self._changed(parts, since)
+        if not changed and parts and not self.live.head and not self._everything:
+            changed = self._opened(parts[-1:])  # just rotated: a place for the cursor
+        return None, changed
 
     def _changed(self, parts: Sequence[LogPart], since: float) -> list[LogPart]:
         return self._opened([part for part in parts if part.written >= since])
@@ -188,18 +202,14 @@ class _Log:
     def _is_former(self, part: LogPart, cursor: LogCursor) -> bool:
         """Return whether a rotated part is the file of the cursor."""
         if part.written < cursor.written - 1:
-            try:
-                if os.stat(part.path, follow_symlinks=False).st_ino != cursor.inode:
-                    return False  # it was finished before the cursor was taken
-            except OSError:
-                return False
+            return False  # it was finished before the cursor was taken
         part.open(self.files, self.stack)
         return part.holds(cursor, self.stop)
 
     def _anchor(self, parts: Sequence[LogPart], candidates: Sequence[LogPart]) -> list[LogPart]:
         """Return the part before those to read: that it exists shows how far back they reach."""
         older = candidates[: candidates.index(parts[0])] if parts else candidates
-        if not older or self.start == 0.0 or self.lost:
+        if not older or self._everything:
             return []
         anchor = LogPart(older[-1].path, older[-1].written, older[-1].rotated)
         anchor.first = anchor.written
@@ -227,7 +237,7 @@ class _Log:
             (pending if part is self.live else events).extend(scanner.pending)
         if len(events) > MOST_EVENTS:
             events = fold(events, MOST_EVENTS // 2)
-        problems = [part.problem for part in chain if part.problem is not None]
+        problems = [part.problem for part in (*chain, self.live) if part.problem is not None]
         known = bool(cursor and where and cursor.kernel_lines)
         kernel_lines = known or any(scanner.kernel_lines for _, scanner in scanned)
         if not kernel_lines and self.start is not None:
@@ -245,12 +255,15 @@ class _Log:
             coverage = coverage._replace(
                 reason=problem.reason, detail=problem.detail, path=problem.path
             )
+        new = self._new_cursor(cursor, where, since, known=kernel_lines)
         unfinished = len(scanned) > 1 and any(scanner.timed_out for _, scanner in scanned)
+        if self.newest is not self.live and (new is None or self.lost):
+            unfinished = True
         return LogReading(
             self.path,
             tuple(events),
             tuple(pending),
-            cursor if unfinished else self._new_cursor(cursor, where, since, known=kernel_lines),
+            cursor if unfinished else new,
             where is not None,
             unfinished,
             coverage,
@@ -268,17 +281,22 @@ class _Log:
         *,
         known: bool,
     ) -> LogCursor | None:
-        live, scanner = self.live, self.live.scanner
-        if scanner is None or not live.plain or not (scanner.complete or scanner.timed_out):
+        last = self.newest
+        if not last.head and since is not None:
+            # A cursor in an empty log finds nothing again: keep it at the end of the part before.
+            last = next((part for part in reversed(self.stretch) if part.head), last)
+        scanner = last.scanner
+        if scanner is None or not last.plain or not (scanner.complete or scanner.timed_out):
             return None
-        skip = cursor.offset if cursor is not None and where is live else 0
-        new = rotation.make_cursor(live.descriptor, skip + scanner.read - scanner.held)
+        skip = cursor.offset if cursor is not None and where is last else 0
+        held = scanner.held if last is self.live else 0
+        new = rotation.make_cursor(last.descriptor, skip + scanner.read - held)
         if new is None:
             return None
         return new._replace(
             midline=scanner.midline,
             kernel_lines=known,
-            written=live.written,
+            written=last.written,
             since=since,
             read_at=self.now,
             previous=scanner.previous,
@@ -304,18 +322,21 @@ class _Log:
     ) -> tuple[tuple[Span, ...], float | None, SourceProblem | None]:
         """Return (covered spans, since when all up to the log's end was read, why not more)."""
         spans, start, problem = self._stretches(cursor, where, chain)
-        live = self.live
-        if start is not None and live.usable:
+        newest = self.newest
+        if newest is not self.live:
+            spans += [Span(start, max(start, newest.written))] if start is not None else []
+            problem = self.live.problem
+        elif start is not None and newest.usable:
             written = max(
-                (part.written for part in chain if part.head or part is not live),
-                default=live.written,
+                (part.written for part in chain if part.head or part is not newest),
+                default=newest.written,
             )
             if self.start is not None and (self._everything or written < self.start):
                 spans.append(Span(start, max(start, written)))
                 problem = problem or SourceProblem(self.path, reasons.LAST_WRITTEN)
             else:
                 spans.append(Span(start, self.now))
-        elif start is None and live.head:
+        elif start is None and newest.head:
             problem = problem or SourceProblem(self.path, reasons.UNDATED)
         if not self.zone.certain:
             detail = str(round(self.zone.shift))
@@ -326,13 +347,12 @@ class _Log:
                 problem = SourceProblem(self.path, reasons.CURSOR_LOST)
         if self._everything and problem is not None and problem.reason in _OF_WINDOWS:
             problem = None
-        # What is written to an empty log from now on is all there was since.
-        return tuple(spans), self.now if start is None and not live.head else start, problem
+        return tuple(spans), start, problem
 
     def _stretches(
         self, cursor: LogCursor | None, where: LogPart | None, chain: Sequence[LogPart]
     ) -> tuple[list[Span], float | None, SourceProblem | None]:
-        """Return (spans before the last stretch, where that begins, why there is more than one).
+        """Return (spans before the last stretch, its start, why there is more than one).
 
         Parts that follow each other are one stretch. A part that is missing, unreadable or was
         lost between two runs ends it.
@@ -351,15 +371,17 @@ class _Log:
                 spans.append(Span(start, max(start, end)))
                 start = None
             if start is None:
+                self.stretch = []
                 start = part.first
-                if start is None and part is not self.live:
+                if start is None and part is not self.newest:
                     start = part.written  # without dates at least its end is known
-            if part is not self.live or part.head:
+            if part is not self.newest or part.head:
                 end = part.written
             if cursor is not None and part is where:
                 end = max(end, cursor.read_at)
-            if not part.usable and part is not self.live:
+            if not part.usable and part is not self.newest:
                 start = None
+            self.stretch.append(part)
             before = part
         return spans, start, problem
 

@@ -15,7 +15,7 @@ from ..namedtuple import NamedTuple
 from ..reasons import SourceProblem, UnreadableError
 from ..source import KernelError
 from . import events as ev
-from . import files, journal, kmsg
+from . import journal, kmsg
 from .opening import STANDARD_INPUT, LogFiles
 from .rotation import LogCursor  # noqa: TC001 - its decoder looks it up here
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from ..reader_client import Frame
+    from .files import LogReading
 
 AUTO = "auto"
 FILES = ("/var/log/kern.log", "/var/log/messages", "/var/log/syslog")
@@ -267,6 +268,8 @@ class _Gathering:
 
     def file(self, path: str, *, named: bool = False) -> None:
         """Read a log file or standard input."""
+        from . import files  # the parser of lines takes longer to import than the ring to read
+
         now, start = self.window.end, self.window.start
         known = None if start is None else self.earlier.get(path)
         if path == STANDARD_INPUT:
@@ -299,7 +302,7 @@ class _Gathering:
             self._remember(reading, known, found, coverage)
 
     def _file_coverage(
-        self, reading: files.LogReading, known: LogHistory | None, *, named: bool
+        self, reading: LogReading, known: LogHistory | None, *, named: bool
     ) -> Coverage:
         """Return what this run and earlier ones have read of a log."""
         own = reading.coverage
@@ -315,7 +318,7 @@ class _Gathering:
 
     def _remember(
         self,
-        reading: files.LogReading,
+        reading: LogReading,
         known: LogHistory | None,
         found: tuple[ev.Event, ...],
         coverage: Coverage,
@@ -333,7 +336,7 @@ class _Gathering:
         )
 
     def _still_wanted(
-        self, known: tuple[ev.Event, ...], reading: files.LogReading
+        self, known: tuple[ev.Event, ...], reading: LogReading
     ) -> tuple[ev.Event, ...]:
         """Return what earlier runs found, as far as it is still to be counted or mentioned.
 

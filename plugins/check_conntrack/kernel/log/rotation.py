@@ -63,7 +63,6 @@ class RotatedPart(NamedTuple):
 class LogCursor(NamedTuple):
     """How far a log was read.
 
-    device, inode: the file.
     offset: bytes; the beginning of a line unless `midline`.
     head: checksum of the first FINGERPRINT bytes, or as many as there were before `offset`.
     tail: checksum of the last FINGERPRINT bytes before `offset`, or as many as there were.
@@ -75,8 +74,6 @@ class LogCursor(NamedTuple):
     previous: the event of the line before it, which "last message repeated" would speak of.
     """
 
-    device: int
-    inode: int
     offset: int
     head: int
     tail: int
@@ -153,8 +150,7 @@ def follows(part: RotatedPart, after: RotatedPart | None, silence: float) -> boo
 def make_cursor(descriptor: int, offset: int) -> LogCursor | None:
     """Return the cursor at an offset of a file; None where it cannot be read."""
     try:
-        status = os.fstat(descriptor)
-        return LogCursor(status.st_dev, status.st_ino, offset, *_fingerprint(descriptor, offset))
+        return LogCursor(offset, *_fingerprint(descriptor, offset))
     except OSError:
         return None
 
@@ -168,14 +164,9 @@ def _fingerprint(descriptor: int, offset: int) -> tuple[int, int]:
 
 
 def holds(descriptor: int, cursor: LogCursor) -> bool:
-    """Return whether a plain file is unchanged up to the cursor, under whatever name.
-
-    Of an empty log nothing but the inode is known.
-    """
+    """Return whether a plain file is unchanged up to the cursor, under whatever name."""
     try:
         status = os.fstat(descriptor)
-        if not cursor.offset:
-            return (status.st_dev, status.st_ino) == (cursor.device, cursor.inode)
         return status.st_size >= cursor.offset and _fingerprint(descriptor, cursor.offset) == (
             cursor.head,
             cursor.tail,
@@ -186,8 +177,6 @@ def holds(descriptor: int, cursor: LogCursor) -> bool:
 
 def unpacks_to(descriptor: int, path: str, cursor: LogCursor, stop: Callable[[], bool]) -> bool:
     """Return whether a file, compressed since, is what the cursor was taken in."""
-    if not cursor.offset:
-        return False
     size = min(FINGERPRINT, cursor.offset)
     buffer = bytearray(BLOCK)
     view = memoryview(buffer)
