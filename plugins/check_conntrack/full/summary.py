@@ -76,9 +76,9 @@ class FullSummary(Summary):
             parts.append(messages[-1:] if change else messages[:-1])
         facts = self._facts(alarms)
         quiet = not parts and not facts
+        parts += facts
         if change and not quiet:
             parts.append(change)
-        parts += facts
         parts += map(tuple, map(render.versions, self.findings.problems))
         if quiet and evidence.inactive:
             parts.append("conntrack is not active on this host")
