@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -88,6 +89,18 @@ def test_visudo_takes_it():
 def test_visudo_would_not_take_anything():
     done = run_text("visudo", "-c", "-s", "-f", SHIPPED / "nagios.cfg")
     assert done.code == 1
+
+
+def test_shipped_file_sets_the_defaults_of_the_reader():
+    [line] = [
+        line
+        for line in (SHIPPED / "sudoers").read_text().splitlines()
+        if line.startswith("Defaults!CONNTRACK_READER ")
+    ]
+    # Without a pseudo-terminal of sudo's, see tests/withstand/test_reader_grant.py.
+    assert set(re.split(r"[ ,]+", line)[1:]) == {
+        *("env_reset", "!env_keep", "!env_check", "!setenv", "!requiretty", "!use_pty")
+    }
 
 
 def test_the_reader_answers(host):

@@ -346,11 +346,11 @@ def gone(pid, seconds):
     return False
 
 
-@pytest.fixture(params=["use_pty", "!use_pty"])
-def terminal(request, reader):
-    """A function that starts the reader on a terminal, with sudo's pseudo-terminal or without."""
+@contextlib.contextmanager
+def on_terminals(reader, default):
+    """Yield a function that starts the reader on a terminal; one default of sudoers is set."""
     file = Path(f"/etc/sudoers.d/check-conntrack-pty-{os.getpid()}")
-    file.write_text(f"Defaults:nobody {request.param}\n")
+    file.write_text(f"Defaults!{reader[-1]} {default}\n")
     file.chmod(0o440)
     started = []
 
@@ -366,35 +366,38 @@ def terminal(request, reader):
             each.end()
 
 
-def test_terminal_cannot_keep_the_reader(terminal):
+@pytest.mark.parametrize("default", ["use_pty", "!use_pty"])
+def test_terminal_cannot_keep_the_reader(reader, default):
     """Ctrl-Z stops sudo, and whoever started it. The reader goes on, and ends in time."""
-    run = terminal()
-    run.ask(LONG)
-    run.begin()
-    pid = reader_of(run)
-    run.type(b"\x1a")
-    states = set()
-    begun = time.monotonic()
-    while time.monotonic() < begun + kernel_reader.STALL + kernel_reader.GRACE + 5:
-        states.add(state_of(pid))
-        if states & {"gone", "Z", "X"}:
-            break
-        time.sleep(0.02)
-    assert "T" not in states
-    assert states & {"gone", "Z", "X"}
-
-
-def test_hang_up_ends_a_reader_that_a_terminal_stopped_at_any_moment(terminal, dice):
-    """Before its first line, any program is stopped by its terminal: then the hang-up ends it."""
-    for _ in range(RUNS):
-        run = terminal()
-        time.sleep(dice.uniform(0.0, 0.3))
+    with on_terminals(reader, default) as start:
+        run = start()
+        run.ask(LONG)
+        run.begin()
+        pid = reader_of(run)
         run.type(b"\x1a")
-        time.sleep(0.05)
-        pids = below(run.pid)
-        run.hang_up()
-        for pid in pids:
-            assert gone(pid, kernel_reader.STALL + kernel_reader.GRACE + 5), state_of(pid)
+        states = set()
+        begun = time.monotonic()
+        while time.monotonic() < begun + kernel_reader.STALL + kernel_reader.GRACE + 5:
+            states.add(state_of(pid))
+            if states & {"gone", "Z", "X"}:
+                break
+            time.sleep(0.02)
+        assert "T" not in states
+        assert states & {"gone", "Z", "X"}
+
+
+def test_hang_up_ends_a_reader_that_a_terminal_stopped_at_any_moment(reader, dice):
+    """Before its first line, a terminal can stop it like any program, until it hangs up."""
+    with on_terminals(reader, "!use_pty") as start:  # as nrpe/sudoers has it
+        for _ in range(RUNS * 2):
+            run = start()
+            time.sleep(dice.uniform(0.0, 0.3))
+            run.type(b"\x1a")
+            time.sleep(0.05)
+            pids = below(run.pid)
+            run.hang_up()
+            for pid in pids:
+                assert gone(pid, kernel_reader.STALL + kernel_reader.GRACE + 5), state_of(pid)
 
 
 # --- random requests
