@@ -61,7 +61,10 @@ def as_the_agent(system, layout, filled):
         wanted = run(*filled.command(*tree))
         assert result.err == ""
         uid = system.done("id", "-u", user).strip()
-        assert f"Checked as uid {uid}, capabilities 0" in result.lines
+        [line] = [line for line in result.lines if line.startswith(f"Checked as uid {uid}, no cap")]
+        assert line.endswith(", no new privileges")
+        broken = ["env", "PYTHONHOME=/nowhere", "PYTHONPATH=/nowhere", "PYTHONSTARTUP=/nowhere"]
+        assert system.run(*broken, f"{plugins}/{check}", "--version").code == 3
         if check == "check_conntrack_usage":
             assert (result.status, result.code) == (wanted.status, wanted.code)
             assert "40 of " in result.status

@@ -123,7 +123,7 @@ def test_a_file_that_is_copied_runs_without_anything_else(archives, check):
     result = run(*command, "--no-state", "-vvv", env=environment, cwd="/")
     assert result.out.startswith(f"CONNTRACK_{check.rpartition('_')[2].upper()} ")
     assert "internal error" not in result.out
-    assert "Checked as uid 65534, capabilities 0" in result.lines
+    assert any(line.startswith("Checked as uid 65534, no capab") for line in result.lines)
     assert run(archives / f"{check}.pyz", "-V", env=environment).code == 3
 
 
@@ -153,7 +153,7 @@ def test_its_reader_reads_the_table_for_root_and_lies_nowhere(archives, filled, 
     result = run(*command, env={**os.environ, "TMPDIR": "/proc"})
     assert (result.value("entries"), result.code) == (40, 0)
     assert any(line.startswith("Read ctnetlink, 40 entries") for line in result.lines)
-    assert "Checked as uid 65534, capabilities 0" in result.lines
+    assert any(line.startswith("Checked as uid 65534, no capab") for line in result.lines)
     assert not os.path.lexists("/opt/check-conntrack")
 
 

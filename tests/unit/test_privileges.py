@@ -229,7 +229,7 @@ def test_drop_that_fails_is_an_error(monkeypatch):
 def test_drop_that_leaves_a_capability_is_an_error(monkeypatch, calls):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     holding(monkeypatch, {"permitted": 1, "ambient": 1})
-    with pytest.raises(KernelError, match=r"cannot be given up \(capabilities: permitted 1, amb"):
+    with pytest.raises(KernelError, match=r"cannot be given up \(permitted capabilities 1, amb"):
         privileges.drop(User(1000, 1000))
 
 
@@ -238,10 +238,10 @@ def test_held_names_each_set_that_is_not_empty(monkeypatch):
         monkeypatch,
         b"CapInh:\t0\nCapPrm:\t1000\nCapEff:\t0\nCapBnd:\t1ff\nCapAmb:\t0\nNoNewPrivs:\t0\n",
     )
-    text = "capabilities: permitted 1000, bounding 1ff; new privileges possible"
+    text = "permitted capabilities 1000, bounding capabilities 1ff, new privileges possible"
     assert str(privileges.held()) == text
     status(monkeypatch, b"NoNewPrivs:\t1\n")
-    assert str(privileges.held()) == "capabilities: none; no new privileges"
+    assert str(privileges.held()) == "no capabilities, no new privileges"
 
 
 SHORT = """

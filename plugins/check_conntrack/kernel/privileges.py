@@ -51,10 +51,12 @@ class Privileges(NamedTuple):
         return self.inheritable | self.permitted | self.effective | self.ambient
 
     def __str__(self) -> str:
-        names = self._fields[:5]
-        sets = [f"{name} {mask:x}" for name, mask in zip(names, self[:5]) if mask]
+        names = ("inheritable", "permitted", "effective", "bounding", "ambient")
+        sets = [f"{name} capabilities {mask:x}" for name, mask in zip(names, self[:5]) if mask]
+        if not self.usable:
+            sets.insert(0, "no capabilities")
         flag = "no new privileges" if self.no_new_privileges else "new privileges possible"
-        return f"capabilities: {', '.join(sets) or 'none'}; {flag}"
+        return ", ".join([*sets, flag])
 
 
 def held() -> Privileges:
