@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
-PROGRAMS = ("nft", "iptables", "conntrack", "sysctl", "nsenter", "ip", "echo", "printf", "ss")
+PROGRAMS = ("nft", "iptables", "conntrack", "sysctl", "nsenter", "ip", "echo", "printf", "ss", "nc")
 _OF_THE_MACHINE = re.compile(r"nf_conntrack_(max|buckets|expect_max)|parameters/hashsize")
 
 

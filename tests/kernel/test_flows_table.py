@@ -15,7 +15,7 @@ from support.entries import BOTH_WAYS, mixed_entries, new_entry
 from support.netns import Namespace
 from support.oracle import figures_by_hand, insert_every_kind, without_seconds
 
-LISTS = ("sources", "half_open_sources", "destinations", "services", "pools")
+LISTS = ("sources", "destinations", "services")
 
 
 @pytest.fixture

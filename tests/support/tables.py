@@ -217,19 +217,19 @@ CAUSES = {
     "dns": (dns_churn, "DNS churn: 77% to port 53, 77% from 10.0.0.7, 77% to 10.0.0.53 udp/53"),
     "unreplied": (
         unreplied,
-        "192.0.2.14 udp/514 does not answer (77% UDP without reply), asked by many sources",
+        "192.0.2.14 udp/514 does not answer many sources (77% unreplied UDP)",
     ),
     "dead backend": (
         dead_backend,
-        "10.9.0.80 tcp/8080 does not answer (77% SYN_SENT), asked by many sources",
+        "10.9.0.80 tcp/8080 does not answer many sources (77% SYN_SENT)",
     ),
     "udp flood": (
         udp_flood,
-        "UDP flood on 198.51.100.1 udp/9999 from 203.0.113.9 (77% without reply)",
+        "UDP flood on 198.51.100.1 udp/9999 from 203.0.113.9 (77% unreplied)",
     ),
     "icmp flood": (
         icmp_flood,
-        "ICMP flood on 198.51.100.1 icmp from many sources (77% without reply)",
+        "ICMP flood on 198.51.100.1 from forged sources (77% unreplied)",
     ),
     "nat ports": (
         nat_ports,

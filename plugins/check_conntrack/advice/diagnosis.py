@@ -64,6 +64,7 @@ class Unanswered(NamedTuple):
         destination: the largest destination address, whatever the port
         destination_network: the smallest network that holds nearly all destinations
         sources, targets, ports: different ones that were counted
+        spread: different sources of 100 entries; 100 where each has its own
         translated: percent of these entries whose destination is translated
     """
 
@@ -79,6 +80,7 @@ class Unanswered(NamedTuple):
     sources: int = 0
     targets: int = 0
     ports: int = 0
+    spread: float = 0.0
     translated: float = 0.0
 
 
@@ -217,8 +219,8 @@ def _to(service: TopItem, share: float) -> str:
 
 
 def _kind(one: Unanswered) -> str:
-    """Return what the entries are, as in "SYN_SENT" or "UDP without reply"."""
-    return one.state if one.protocol == "tcp" and one.state else f"{_upper(one)} without reply"
+    """Return what the entries are, as in "SYN_SENT" or "unreplied UDP"."""
+    return one.state if one.protocol == "tcp" and one.state else f"unreplied {_upper(one)}"
 
 
 def _upper(one: Unanswered) -> str:
@@ -237,9 +239,8 @@ def _senders(one: Unanswered, profile: TableProfile) -> str:
 
 
 def _forged(one: Unanswered) -> bool:
-    """Return whether nearly every entry has a source of its own, in no order."""
-    counted = max(one.targets, one.sources)
-    return one.source.share < NEGLIGIBLE and one.network.share < NEGLIGIBLE * 2 and counted > 500
+    """Return whether nearly every entry has a source of its own."""
+    return one.spread >= 90 and one.sources >= 500
 
 
 def _aim(one: Unanswered) -> str:
@@ -291,7 +292,8 @@ def _verdict(one: Unanswered, profile: TableProfile) -> str:
         return SCAN
     if one.state in ("SYN_RECV", HALF_OPEN):
         return SYN_FLOOD
-    if one.protocol == "tcp" or not (source or target):
+    # A peer that is down leaves the first packet of a handshake without an answer.
+    if one.protocol in ("tcp", "sctp", "dccp") or not (source or target):
         return SILENCE
     if one.protocol == "udp" and target and one.target.port in _SERVICES:
         return SILENCE
@@ -407,7 +409,7 @@ def _syn_flood_at_length(one: Unanswered, profile: TableProfile) -> str:
 def _flood(one: Unanswered, profile: TableProfile) -> str:
     return (
         f"{_upper(one)} flood on {_aim(one)} {_senders(one, profile)} "
-        f"({percent(one.share)} without reply)"
+        f"({percent(one.share)} unreplied)"
     )
 
 
@@ -419,24 +421,22 @@ def _flood_at_length(one: Unanswered, profile: TableProfile) -> str:
 
 
 def _silence(one: Unanswered, profile: TableProfile) -> str:
+    return f"{_does_not_answer(one, profile)} ({percent(one.share)} {_kind(one)})"
+
+
+def _does_not_answer(one: Unanswered, profile: TableProfile) -> str:
     aim = _aim(one)
     does = "do not answer" if aim == "many destinations" else "does not answer"
-    return f"{aim} {does} ({percent(one.share)} {_kind(one)}), {_asked(one, profile)}"
+    senders = _senders(one, profile)[len("from ") :].replace("forged", "many")
+    return f"{aim} {does} {senders}"
 
 
-def _asked(one: Unanswered, profile: TableProfile) -> str:
-    senders = _senders(one, profile)
-    return "asked by" + senders[len("from") :].replace("forged", "many")
-
-
-def _silence_at_length(one: Unanswered, _: TableProfile) -> str:
-    aim = _aim(one)
-    does = "do not answer" if aim == "many destinations" else "does not answer"
+def _silence_at_length(one: Unanswered, profile: TableProfile) -> str:
     why = "a dead service or host, a firewall, or a missing route back"
     if one.protocol == "tcp":
         why += "; or a flood that it no longer answers"
     return (
-        f"{aim} {does}: {percent(one.share)} of entries are {_kind(one)}, "
+        f"{_does_not_answer(one, profile)}: {percent(one.share)} of entries are {_kind(one)}, "
         f"{_share_of_aim(one)}, {_share_of_senders(one)}. That is {why}"
     )
 

@@ -182,15 +182,15 @@ def _synproxy(profile: TableProfile, target: TopItem) -> Step:
             *_nft(
                 profile,
                 f"add table {table}",
-                f"add chain {table} raw {{ type filter hook prerouting priority -300; }}",
-                f"add chain {table} fwd {{ type filter hook forward priority -5; }}",
-                f"add chain {table} in {{ type filter hook input priority -5; }}",
+                f"add chain {table} prerouting {{ type filter hook prerouting priority -300; }}",
+                f"add chain {table} forward {{ type filter hook forward priority -5; }}",
+                f"add chain {table} input {{ type filter hook input priority -5; }}",
                 f"flush table {table}",
-                f"add rule {table} raw {to} tcp flags syn notrack",
-                f"add rule {table} fwd {to} ct state invalid,untracked {proxy}",
-                f"add rule {table} fwd {to} ct state invalid drop",
-                f"add rule {table} in {to} ct state invalid,untracked {proxy}",
-                f"add rule {table} in {to} ct state invalid drop",
+                f"add rule {table} prerouting {to} tcp flags syn notrack",
+                f"add rule {table} forward {to} ct state invalid,untracked {proxy}",
+                f"add rule {table} forward {to} ct state invalid drop",
+                f"add rule {table} input {to} ct state invalid,untracked {proxy}",
+                f"add rule {table} input {to} ct state invalid drop",
             ),
         ),
         (
@@ -215,11 +215,11 @@ def _refuse(profile: TableProfile, target: TopItem) -> Step:
         _nft(
             profile,
             f"add table {table}",
-            f"add chain {table} fwd {{ type filter hook forward priority -5; }}",
-            f"add chain {table} out {{ type filter hook output priority -5; }}",
+            f"add chain {table} forward {{ type filter hook forward priority -5; }}",
+            f"add chain {table} output {{ type filter hook output priority -5; }}",
             f"flush table {table}",
-            f"add rule {table} fwd {to} {answer}",
-            f"add rule {table} out {to} {answer}",
+            f"add rule {table} forward {to} {answer}",
+            f"add rule {table} output {to} {answer}",
         ),
         _undo(profile, table),
     )
@@ -355,9 +355,9 @@ def _dropped(profile: TableProfile, target: TopItem) -> tuple[tuple[str, ...], t
         _nft(
             profile,
             f"add table {table}",
-            f"add chain {table} in {{ type filter hook prerouting priority {priority}; }}",
-            f"flush chain {table} in",
-            f"add rule {table} in {to} {what} drop",
+            f"add chain {table} prerouting {{ type filter hook prerouting priority {priority}; }}",
+            f"flush chain {table} prerouting",
+            f"add rule {table} prerouting {to} {what} drop",
         ),
         _undo(profile, table),
     )
@@ -426,9 +426,9 @@ def more_ports(profile: TableProfile) -> list[Step]:
     commands = _nft(
         profile,
         f"add table {table}",
-        f"add chain {table} post {{ type nat hook postrouting priority 99; }}",
-        f"flush chain {table} post",
-        f"add rule {table} post {rule}",
+        f"add chain {table} postrouting {{ type nat hook postrouting priority 99; }}",
+        f"flush chain {table} postrouting",
+        f"add rule {table} postrouting {rule}",
     )
     steps = [Step(text, commands, _undo(profile, table))]
     delete = _deletes(profile, pool, *_toward(pool), "--state", "TIME_WAIT")
@@ -503,6 +503,10 @@ def alive(profile: TableProfile) -> list[Step]:
     if overlaps(service.share, profile.idle) and service.port:
         options += ["--dport", str(service.port)]
     number = round(profile.total * profile.idle / 100)
+    all_of_them = round(profile.total * profile.established / 100)
+    if "--dport" in options:
+        all_of_them = service.entries
+    all_of_them = max(number, all_of_them)
     default = profile.timeouts.get("tcp_timeout_established", (None, 432000))
     before = default[1] if default[0] is None else default[0]
     steps = []
@@ -520,6 +524,13 @@ def alive(profile: TableProfile) -> list[Step]:
                 "is open and silent loses it, and breaks behind NAT.",
                 tuple(update),
                 tuple(command.replace(f"-t {PATIENCE}", f"-t {before}") for command in update),
+            )
+        )
+        steps.append(
+            Step(
+                f"Or free them at once: this frees {entries(all_of_them)} now, with those in use. "
+                "A connection that nothing translates is tracked again with its next packet.",
+                _deletes(profile, item, *options),
             )
         )
     return [

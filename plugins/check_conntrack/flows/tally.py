@@ -542,9 +542,14 @@ def _protected(group: Group) -> bool:
     return group.protocol != IPPROTO_TCP or group.state not in TCP_CLOSING
 
 
+# Names of /etc/protocols that conntrack(8) takes and does not print.
+_OTHER_NAMES = {2: "igmp", 4: "ipip", 41: "ipv6", 50: "esp", 51: "ah", 89: "ospf", 112: "vrrp"}
+
+
 def protocol_label(protocol: int) -> str:
     """A protocol's name, or its number in words."""
-    return PROTOCOL_NAMES.get(protocol, f"protocol {protocol}")
+    name = PROTOCOL_NAMES.get(protocol) or _OTHER_NAMES.get(protocol)
+    return name or f"protocol {protocol}"
 
 
 def _service_name(protocol: int, port: int) -> str:

@@ -56,6 +56,7 @@ class UnansweredGroup(NamedTuple):
             is a destination with its port; None for none
         destination_network: the smallest network that holds nearly all destinations; None for none
         sources, targets, ports: how many different ones were counted
+        spread: different sources of 100 entries; 100 where each has its own
     """
 
     protocol: int
@@ -69,6 +70,7 @@ class UnansweredGroup(NamedTuple):
     sources: int
     targets: int
     ports: int
+    spread: float
 
 
 class UnansweredFlows:
@@ -192,6 +194,7 @@ class UnansweredFlows:
             len(sources),
             len(targets),
             len({key[HEAD.size : TARGET_HEAD.size] for key in targets}),
+            100 * len(sources) / (sum(sources.values()) or 1),
         )
 
 

@@ -153,6 +153,7 @@ def _unanswered(tally: Tally, group: UnansweredGroup, scale: float) -> Unanswere
         group.sources,
         group.targets,
         group.ports,
+        group.spread,
         100 * translated / of,
     )
 
@@ -175,7 +176,7 @@ def _address(one: Endpoint | None, of: int, scale: float, protocol: str = "") ->
 
 
 def _name(address: bytes, zone: int, protocol: str, port: int, text: str = "") -> str:
-    service = f"{protocol}/{port}" if port else protocol
+    service = f"{protocol}/{port}" if port else ""
     where = f"in zone {zone}" if zone else ""
     return " ".join(filter(None, (text or address_text(address), service, where)))
 
