@@ -62,7 +62,6 @@ def ended(lab: Lab, step: Step, again: Iterable[Packet], *filters: str) -> None:
     ),
     Expect("usage", "CRITICAL", never=NO_LARGER_LIMIT),
     ci=True,
-    pending="first line is cut; no synproxy ruleset",
 )
 def syn_flood_forged(lab: Lab) -> Iterator[None]:
     forged = hosts("203.0.0.0/16", 7)
@@ -83,7 +82,6 @@ def syn_flood_forged(lab: Lab) -> Iterator[None]:
         says=("SYN flood", r"2001:db8:bad:\S*/64", r"2001:db8:2:1::80", "tcp/443|:443"),
         never=NO_LARGER_LIMIT,
     ),
-    pending="the network is not named",
 )
 def syn_flood_one_network(lab: Lab) -> Iterator[None]:
     bad = hosts("2001:db8:bad::/64", 7)
@@ -105,7 +103,6 @@ def syn_flood_one_network(lab: Lab) -> Iterator[None]:
         never=NO_LARGER_LIMIT,
     ),
     ci=True,
-    pending="first line is cut",
 )
 def syn_flood_one_source(lab: Lab) -> Iterator[None]:
     flood(lab, (tcp("203.0.113.9", WEB, 1024 + n, 443) for n in range(MOST)))
@@ -123,7 +120,6 @@ def syn_flood_one_source(lab: Lab) -> Iterator[None]:
         never=(*NO_LARGER_LIMIT, "SYN flood", "scan", "synproxy"),
     ),
     ci=True,
-    pending="is called a SYN flood",
 )
 def dead_backend(lab: Lab) -> Iterator[None]:
     clients = hosts("198.18.8.0/24")
@@ -142,7 +138,6 @@ def dead_backend(lab: Lab) -> Iterator[None]:
         says=("scan", r"203\.0\.113\.66", r"10\.9\.0\."),
         never=(*NO_LARGER_LIMIT, "flood", "synproxy"),
     ),
-    pending="does not name what is scanned",
 )
 def scan(lab: Lab) -> Iterator[None]:
     def packets(number: int) -> Iterator[Packet]:
@@ -162,7 +157,6 @@ def scan(lab: Lab) -> Iterator[None]:
         says=("UDP flood", r"10\.9\.0\.27", "udp/27015|:27015"),
         never=(*NO_LARGER_LIMIT, "SYN", "tcp_timeout", "DNS", "synproxy"),
     ),
-    pending="names no destination; advises TCP timeouts",
 )
 def udp_flood(lab: Lab) -> Iterator[None]:
     forged = hosts("203.0.0.0/16", 7)
@@ -183,7 +177,6 @@ def udp_flood(lab: Lab) -> Iterator[None]:
         says=("UDP flood", r"203\.0\.113\.31", r"10\.9\.0\.27", "udp/27015|:27015"),
         never=(*NO_LARGER_LIMIT, "SYN", "tcp_timeout", "DNS", "synproxy"),
     ),
-    pending="names neither source nor destination",
 )
 def udp_flood_one_source(lab: Lab) -> Iterator[None]:
     def packets(number: int) -> Iterator[Packet]:
@@ -202,7 +195,6 @@ def udp_flood_one_source(lab: Lab) -> Iterator[None]:
         says=("ICMP flood", r"10\.9\.0\.1\b"),
         never=(*NO_LARGER_LIMIT, "SYN", "udp_timeout", "tcp_timeout", "synproxy"),
     ),
-    pending="names no destination; advises TCP timeouts",
 )
 def icmp_flood(lab: Lab) -> Iterator[None]:
     forged = hosts("203.0.0.0/16", 7)
@@ -223,7 +215,6 @@ def icmp_flood(lab: Lab) -> Iterator[None]:
         says=("ESP|protocol 50|unknown 50", r"10\.9\.0\.50"),
         never=(*NO_LARGER_LIMIT, "SYN", "udp_timeout", "tcp_timeout", "synproxy"),
     ),
-    pending="names no destination; advises TCP timeouts",
 )
 def esp_flood(lab: Lab) -> Iterator[None]:
     forged = hosts("203.0.0.0/16", 7)
@@ -241,7 +232,6 @@ def esp_flood(lab: Lab) -> Iterator[None]:
         says=(r"10\.9\.0\.38", r"sctp/3868|:3868"),
         never=(*NO_LARGER_LIMIT, "SYN", "udp_timeout", "tcp_timeout", "synproxy"),
     ),
-    pending="names no destination; advises TCP timeouts",
 )
 def dead_sctp_peer(lab: Lab) -> Iterator[None]:
     clients = hosts("198.18.8.0/24")

@@ -140,7 +140,6 @@ def monitoring_server(lab: Lab) -> Iterator[None]:
         for check in ("table", "usage")
     ),
     ci=True,
-    pending="a cause is named",
 )
 def flash_crowd(lab: Lab) -> Iterator[None]:
     lab.limit(4096)

@@ -50,7 +50,6 @@ def lose_connections(lab: Lab, seconds: float) -> None:
     Expect("full", "CRITICAL", says=(r"\d+ packets? dropped|dropped \d+",), options=SINCE),
     Expect("usage", "OK"),
     ci=True,
-    pending="first line is cut",
 )
 def full_between_runs(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)
@@ -65,7 +64,6 @@ def full_between_runs(lab: Lab) -> Iterator[None]:
     "at the limit, dropping",
     Expect("usage", "CRITICAL", says=(f"{LIMIT} of {LIMIT}",), never=("evicting",)),
     Expect("full", "CRITICAL", says=("connections are dropped|dropping",), options=SINCE),
-    pending="first line is cut",
 )
 def dropping(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)
@@ -112,7 +110,6 @@ def evicting(lab: Lab) -> Iterator[None]:
     "limit lowered",
     Expect("usage", "CRITICAL", says=("lowered from 8192 to 2048",)),
     ci=True,
-    pending="is not said",
 )
 def limit_lowered(lab: Lab) -> Iterator[None]:
     lab.limit(8192)

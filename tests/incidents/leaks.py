@@ -26,7 +26,6 @@ APPLICATION = "10.1.0.90"
         never=(*NO_LARGER_LIMIT, "flood", "scan"),
     ),
     ci=True,
-    pending="names no server",
 )
 def close_wait_leak(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)
@@ -54,7 +53,6 @@ def close_wait_leak(lab: Lab) -> Iterator[None]:
         below=("existing entries keep",),
         never=(*NO_LARGER_LIMIT, "flood", "scan"),
     ),
-    pending="names no server",
 )
 def idle_leak(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)

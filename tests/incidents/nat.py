@@ -42,7 +42,6 @@ def masquerade(lab: Lab, how: str = "masquerade") -> None:
         below=("existing entries keep", "keep-alive"),
         never=("flood", "scan", "leak"),
     ),
-    pending="names no server",
 )
 def http_churn(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)
@@ -72,7 +71,6 @@ def http_churn(lab: Lab) -> Iterator[None]:
         never=("notrack", "flood", "scan"),
     ),
     ci=True,
-    pending="advises notrack for translated flows",
 )
 def dns_churn(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)
@@ -96,7 +94,6 @@ def dns_churn(lab: Lab) -> Iterator[None]:
         says=("port", r"10\.0\.0\.1\b", r"10\.9\.0\.80", "tcp/443|:443|tcp 443"),
         never=NO_LARGER_LIMIT,
     ),
-    pending="first line is cut",
 )
 def whole_pool(lab: Lab) -> Iterator[None]:
     lab.limit(131072)
@@ -123,7 +120,6 @@ def whole_pool(lab: Lab) -> Iterator[None]:
         never=NO_LARGER_LIMIT,
         options=("--since", "1s"),
     ),
-    pending="is OK",
 )
 def restricted_pool(lab: Lab) -> Iterator[None]:
     masquerade(lab, "meta l4proto tcp masquerade to :20000-20999")

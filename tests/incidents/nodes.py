@@ -40,7 +40,6 @@ def pod(namespace: Namespace, entries: int) -> None:
         options=("--netns", "cct-pod-*"),
         where=HOST,
     ),
-    pending="first line is cut",
 )
 def wild_pod(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)
@@ -89,7 +88,6 @@ def nameless_container(lab: Lab) -> Iterator[None]:
         options=("--netns", "cct-router"),
         where=HOST,
     ),
-    pending="first line is cut",
 )
 def router_full(lab: Lab) -> Iterator[None]:
     lab.limit(2048)
@@ -124,7 +122,6 @@ TENANT = "10.77.0.5"
         says=(r"10\.77\.0\.5", r"10\.9\.0\.80", "zone 1"),
         below=("zone 1", "zone 2"),
     ),
-    pending="zones are not told apart",
 )
 def zones(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)
