@@ -22,6 +22,7 @@ from support.entries import BOTH_WAYS, many_entries, mixed_entries, new_entry
 from support.machine import limit_lock, machine_limit
 from support.netns import Namespace
 from support.oracle import figures_by_hand, insert_every_kind, without_seconds
+from support.tables import web_server
 
 LIMIT = 20000
 SOURCES = ("auto", "netlink", "proc", "conntrack")
@@ -160,7 +161,7 @@ def test_masqueraded_connections_show_the_usage_of_their_pool(netns, table):
     assert result.value("snat_port_usage") == pytest.approx(100 * 3000 / 64512, abs=0.06)
     assert (result.value("nat"), result.value("entries")) == (3000, 3000)
     assert result.code == 1
-    assert "snat_port_usage 4.7% (threshold 4)" in result.status
+    assert "WARNING: snat_port_usage 4.7% (threshold 4)" in result.lines
     assert any(
         re.match(r"  tcp 10\.3\.0\.1 to 10\.2\.0\.9:443 +3000 +4\.7%$", line)
         for line in result.lines
@@ -187,9 +188,9 @@ def test_sample_is_close_to_the_whole_table(space, table):
     with machine_limit(LIMIT):
         whole = read(table("--max-entries", "0", before=inside(space), user=()))
         for source in ("netlink", "proc", "conntrack"):
-            words = ("--max-entries", "4000", "--source", source)
+            words = ("--max-entries", "4000", "--source", source, "-v")
             result = table(*words, before=inside(space), user=())
-            assert "estimated from a sample of 4000 (+-1.3 points)" in result.status
+            assert "Note: estimated from a sample of 4000 entries (+-1.3 points)" in result.lines
             sample = read(result)
             assert sample["entries"] == whole["entries"] == 12000
             for label in ("tcp", "udp", "tcp_established", "ipv6", "assured"):
@@ -252,13 +253,41 @@ def test_check_started_by_root_evaluates_as_nobody(space, table, state):
     assert {path.stat().st_uid for path in state.glob("*/*.json")} == {65534}
 
 
-def test_a_file_that_the_user_may_not_read_is_not_read_by_root(table, tmp_path):
-    secret = tmp_path / "secret"
-    secret.write_text("tcp 6 1 CLOSE src=1.1.1.1\n")
-    secret.chmod(0o600)
-    result = table("--source", secret, user=())
+@pytest.fixture
+def private(tmp_path):
+    """A folder of root's own with a table and sysctls."""
+    folder = tmp_path / "root"
+    folder.mkdir(mode=0o700)
+    lines = web_server()
+    (folder / "table.gz").write_bytes(gzip.compress("".join(f"{one}\n" for one in lines).encode()))
+    (folder / "sysctls").write_text("net.netfilter.nf_conntrack_max = 4000\n")
+    for path in folder.iterdir():
+        path.chmod(0o600)
+    return folder
+
+
+def test_file_in_the_folder_of_root_is_opened_before_privileges_are_dropped(table, private):
+    words = ("--source", "./table.gz", "--timeouts", "./sysctls", "-vvv")
+    result = table(*words, before=["env", "-C", private], user=())
+    assert result.value("entries") == 4000
+    assert result.status.startswith("CONNTRACK_TABLE CRITICAL - at the limit: 4000 of 4000")
+
+
+@pytest.mark.parametrize(
+    ("words", "before"),
+    [
+        (("--user", "nobody"), ()),
+        ((), ("env", "SUDO_UID=65534")),
+        ((), tuple(NOBODY)),
+    ],
+    ids=["--user", "sudo", "unprivileged"],
+)
+def test_file_of_root_is_not_opened_for_others(table, private, words, before):
+    private.chmod(0o755)
+    path = private / "table.gz"
+    result = table("--source", path, *words, before=before, user=())
     assert result.code == 3
-    assert "cannot be read: Permission denied" in result.status
+    assert "Permission denied" in result.status
 
 
 # --- namespaces
@@ -346,7 +375,7 @@ def test_printed_rule_limits_a_source_and_spares_established_connections(space, 
     dropped(space, "192.0.2.0/24")
     with talk(space, "10.7.0.1", "10.8.0.1", 150) as process:
         with machine_limit(200):
-            result = table("--netns", space.name, "-v", user=())
+            result = table("--netns", space.name, "-vv", user=())
         commands = [line[2:] for line in result.lines if " nft " in line]
         assert len(commands) == 3, result.out
         assert "One source dominates: 100 % of entries come from 10.7.0.1." in result.lines
@@ -373,9 +402,9 @@ def test_host_with_unanswered_connections_is_not_told_to_block_itself(space, tab
     )
     space.run(sys.executable, "-c", script)
     with machine_limit(LIMIT):
-        here = table("-v", before=inside(space), user=())
+        here = table("-vv", before=inside(space), user=())
         # From outside nobody knows whose address that is.
-        there = table("-v", "--netns", space.name, user=())
+        there = table("-vv", "--netns", space.name, user=())
     said = "Traffic dies unreplied: 100 % of entries saw no answer, most to tcp/7777, asked by"
     assert f"{said} this host." in here.lines
     assert "drop" not in here.out
@@ -394,7 +423,7 @@ def test_unacknowledged_connections_are_not_leaks(space, table):
         process.stdin.flush()
         assert process.stdout.readline() == "0\n"
         assert int(re.search(r"6 (\d+) ESTAB", listing(space))[1]) <= 300
-        result = table("-v", before=inside(space), user=())
+        result = table("-vv", before=inside(space), user=())
     assert result.value("tcp_established") == 120
     assert "silent" not in result.out
 
@@ -410,7 +439,7 @@ def test_timeouts_are_those_of_the_namespace(space, table):
         for number in range(200)
     )  # fmt: skip
     with machine_limit(LIMIT):
-        result = table("-v", "--netns", space.name, user=())
+        result = table("-vv", "--netns", space.name, user=())
     assert any(f"{name} is 777 s; the kernel's default is 60 s" in line for line in result.lines)
 
 
@@ -523,7 +552,7 @@ def test_reader_killed_during_a_dump_is_unknown(space, installed, state):
     assert check.returncode == 3
     assert out.startswith(
         "CONNTRACK_TABLE UNKNOWN - 60000 of 100000 entries (60.0%); "
-        "the table cannot be read: netlink: the reader was ended by signal 9 | usage="
+        "cannot read the table: netlink: the reader was ended by signal 9 | usage="
     )
     assert "tcp=" not in out
 
@@ -561,7 +590,10 @@ def test_snapshot_agrees_with_conntrack(space, table, kept, source):
     (path,) = kept.iterdir()
     assert f"Saved the table in {path}" in result.lines
     assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (65534, 0o600)
-    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    header, *lines, end = gzip.decompress(path.read_bytes()).decode().splitlines()
+    assert header.startswith("# check-conntrack table time=")
+    assert f" count={len(lines)} max={LIMIT} " in header
+    assert end == f"# check-conntrack end entries={len(lines)}"
     assert sorted(map(without_seconds, lines)) == sorted(map(without_seconds, truth.splitlines()))
 
 
