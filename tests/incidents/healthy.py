@@ -101,7 +101,7 @@ def node(lab: Lab) -> Iterator[None]:
     yield
 
 
-@incident("healthy MQTT server with 20,000 clients", *of("servers"), pending="is called a leak")
+@incident("healthy MQTT server with 20,000 clients", *of("servers"))
 def mqtt_server(lab: Lab) -> Iterator[None]:
     lab.limit(32768)
     host = on_server(lab)

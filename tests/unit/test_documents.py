@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from check_conntrack import ranges, usage
-from check_conntrack.advice import capacity, diagnosis
+from check_conntrack.advice import capacity, diagnosis, table_profile
 from check_conntrack.full import full_check, summary
 from check_conntrack.table import table_check
 
@@ -166,10 +166,11 @@ CAUSES = {
 def test_every_cause_has_its_section_and_says_what_is_said(cause):
     chapter = sections(RUNBOOK, "###")[f"Cause: {cause.name}"]
     words = (
-        CAUSES.get(cause.name) or re.split(r"[:,]", cause.sentence(diagnosis.TableProfile(1000)))[0]
+        CAUSES.get(cause.name)
+        or re.split(r"[:,]", cause.sentence(table_profile.TableProfile(1000)))[0]
     )
     assert words in " ".join(chapter.split())
-    assert words in cause.sentence(diagnosis.TableProfile(1000))
+    assert words in cause.sentence(table_profile.TableProfile(1000))
     assert f"](runbook.md#{slug('Cause: ' + cause.name)})" in (TREE / "docs/table.md").read_text()
 
 
@@ -197,8 +198,8 @@ def test_the_alarms_of_a_section_say_what_they_mean_and_what_to_do():
 
 def test_the_diagnosis_names_the_bounds_of_the_code():
     text = (TREE / "docs" / "table.md").read_text()
-    assert f"fewer than {diagnosis.FEWEST} entries" in text
-    assert f"{diagnosis.PRESSED:.0f} % full" in text
+    assert f"fewer than {table_profile.FEWEST} entries" in text
+    assert f"{table_profile.PRESSED:.0f} % full" in text
     plain = {cause.name for cause in diagnosis.CAUSES if cause.plain}
     assert set(re.findall(r"\| \[([\w ]+)\]\([^)]*\) \(\*plain\*\)", text)) == plain
     room = [cause.name for cause in diagnosis.CAUSES if cause.room]

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from check_conntrack.advice import diagnosis, remedies
-from check_conntrack.advice.diagnosis import TableProfile, TopItem, Unanswered
+from check_conntrack.advice.table_profile import FEWEST, TableProfile, TopItem, Unanswered
 from check_conntrack.kernel import host, sockets, timeouts
 from check_conntrack.kernel.source import FileReading
 from support import flows_dump, tables
@@ -322,7 +322,7 @@ def test_few_entries_in_a_nearly_empty_table_are_no_cause():
     assert first(profile(unanswered(), usage=1.0, **few)) == ""
     assert first(profile(unanswered(), usage=50.0, **few))
     assert first(profile(unanswered(), usage=1.0))
-    assert first(profile(unanswered(), entries=diagnosis.FEWEST - 1)) == ""
+    assert first(profile(unanswered(), entries=FEWEST - 1)) == ""
 
 
 # --- other causes

@@ -1,21 +1,21 @@
 """Say what to do about a cause: steps with commands that can be pasted. Pure functions, no I/O.
 
-Every command may be pasted twice: rules stand in tables of their own that are flushed first. A step
-that changes something has its undo. Nothing here raises a limit; capacity.py does.
+Nothing here raises a limit; capacity.py does. Rules and commands are made in rulesets.py.
 """
 
 from __future__ import annotations
 
+from . import rulesets
 from .capacity import Step, lines_of
+from .table_profile import NAMED, overlaps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from .diagnosis import Cause, TableProfile, TopItem, Unanswered
+    from .diagnosis import Cause
+    from .table_profile import TableProfile, TopItem, Unanswered
 
-NAMED = 20.0  # percent, from which on a source or destination is named and met alone
-CONNECTIONS = 100  # that one source may hold where a limit is advised
 PATIENCE = 900  # seconds that an idle connection keeps its entry once that is shortened
 LEAVE = "Leave the limit as it is: a larger table only takes longer to fill."
 _TIMEOUT = "net.netfilter.nf_conntrack_"
@@ -23,206 +23,11 @@ _KUBE_PROXY = {
     "tcp_timeout_established": "--conntrack-tcp-timeout-established",
     "tcp_timeout_close_wait": "--conntrack-tcp-timeout-close-wait",
 }
-# Protocols that conntrack(8) and nft know by these names; others by number.
-_NUMBERED = "protocol "
-
-
-def percent(share: float) -> str:
-    """Return a share in words, never rounded up to a whole that it is not."""
-    return f"{int(share)}%" if 99 <= share < 100 else f"{share:.0f}%"
-
-
-def overlaps(one: float, other: float) -> bool:
-    """Return whether most entries of the second share must be in the first."""
-    return one + other - 100 >= other / 2
-
-
-def entries(number: int) -> str:
-    """Return a number of entries with its noun."""
-    return f"{number} {'entry' if number == 1 else 'entries'}"
 
 
 def advice_lines(profile: TableProfile, causes: Collection[Cause]) -> list[str]:
     """Return the lines that say what to do about the causes."""
     return lines_of(step for cause in causes for step in cause.steps(profile))
-
-
-# --- parts of commands
-
-
-def _nft(profile: TableProfile, *statements: str) -> tuple[str, ...]:
-    return tuple(
-        f"{profile.command}nft '{each}'" if ";" in each else f"{profile.command}nft {each}"
-        for each in statements
-    )
-
-
-def _undo(profile: TableProfile, table: str) -> tuple[str, ...]:
-    return (f"{profile.command}nft delete table {table}",)
-
-
-def _family(address: str) -> str:
-    return "ip6" if ":" in address else "ip"
-
-
-def _protocol(name: str) -> str:
-    return name.removeprefix(_NUMBERED)
-
-
-def _deletes(profile: TableProfile, item: TopItem, *options: str) -> tuple[str, ...]:
-    """Return the command that deletes the entries that options choose, in the zone of an item.
-
-    Empty where conntrack(8) cannot choose them: with zones of the original direction alone it has
-    no word for the entries of none.
-    """
-    zone: tuple[str, ...] = ()
-    if profile.zones and profile.original_zones:
-        if not item.zone:
-            return ()
-        zone = "--orig-zone", str(item.zone)
-    elif profile.zones:
-        zone = "-w", str(item.zone)
-    words = " ".join(("conntrack -D", *options, *zone))
-    return (f"{profile.command}{words} > /dev/null",)
-
-
-def _toward(item: TopItem) -> tuple[str, ...]:
-    """Return the options that choose entries of a target."""
-    port = ("--dport", str(item.port)) if item.port else ()
-    return ("-p", _protocol(item.protocol), "-d", item.address, *port)
-
-
-def _frees(profile: TableProfile, item: TopItem, number: int, *options: str) -> list[Step]:
-    commands = _deletes(profile, item, *options)
-    if not commands or not number:
-        return []
-    return [Step(_free_text(number), commands)]
-
-
-def _free_text(number: int) -> str:
-    return f"Free what is there: this frees {entries(number)} now."
-
-
-def _may_block(profile: TableProfile, item: TopItem) -> bool:
-    return bool(item.address) and item.address not in profile.own | profile.gateways
-
-
-def _match(profile: TableProfile, zone: int) -> str:
-    """Return what a rule has to match first, so that it is about one zone alone."""
-    return f"ct original zone {zone} " if profile.zones else ""
-
-
-def _block(profile: TableProfile, item: TopItem) -> Step:
-    """Return how to drop what comes from an address or a network, before it takes an entry."""
-    family, size = _family(item.address), "6" if ":" in item.address else "4"
-    table, name = "inet check_conntrack_block", f"v{size}"
-    priority = -350  # before tracking
-    if profile.zones:
-        # A packet's zone is known once it was tracked; it is dropped before its entry is kept.
-        name, priority = f"zone{item.zone}_v{size}", -150
-    rule = f"{_match(profile, item.zone)}{family} saddr @{name}"
-    if profile.command:
-        # Nobody has told which addresses are that namespace's own.
-        rule += " fib saddr type != local"
-    doubt = " and is no gateway or proxy of yours" if profile.command else ""
-    return Step(
-        f"Block {item.name}, if it has no business here{doubt}:",
-        _nft(
-            profile,
-            f"add table {table}",
-            f"add set {table} {name} {{ type ipv{size}_addr; flags interval; auto-merge; }}",
-            f"add chain {table} in_{name} {{ type filter hook prerouting priority {priority}; }}",
-            f"flush chain {table} in_{name}",
-            f"add rule {table} in_{name} {rule} drop",
-            f"add element {table} {name} {{ {item.address} }}",
-        ),
-        _undo(profile, table),
-    )
-
-
-def _limit(profile: TableProfile, target: TopItem) -> Step:
-    """Return how to limit what each source may open, to a target where there is one."""
-    address = target.address
-    family, size = _family(address), "6" if ":" in address else "4"
-    table, name = "inet check_conntrack_limit", f"v{size}"
-    port = f" {target.protocol} dport {target.port}" if target.port else ""
-    where = f"{family} daddr {address}{port} "
-    return Step(
-        f"Let no source hold more than {CONNECTIONS} connections to {target.name} (choose a number "
-        "that your largest client stays below):",
-        _nft(
-            profile,
-            f"add table {table}",
-            f"add set {table} {name} {{ type ipv{size}_addr; size 65535; flags dynamic; }}",
-            f"add chain {table} in_{name} {{ type filter hook prerouting priority -150; }}",
-            f"flush chain {table} in_{name}",
-            f"add rule {table} in_{name} {_match(profile, target.zone)}{where}ct state new "
-            f"add @{name} {{ {family} saddr ct count over {CONNECTIONS} }} drop",
-        ),
-        _undo(profile, table),
-    )
-
-
-def _synproxy(profile: TableProfile, target: TopItem) -> Step:
-    """Return the ruleset that answers SYNs in place of a target, and tracks who answers back."""
-    table = "inet check_conntrack_synproxy"
-    to = f"{_family(target.address)} daddr {target.address} tcp dport {target.port}"
-    mss = 1440 if ":" in target.address else 1460
-    proxy = f"synproxy mss {mss} wscale 7 timestamp sack-perm"
-    sysctl = f"{profile.command}sysctl -w "
-    loose = profile.tcp_loose != 0
-    return Step(
-        f"Let a SYN proxy answer for {target.name}: only clients that complete the handshake take "
-        "an entry. It works for IPv4 and IPv6, here or behind this host, where nothing translates "
-        "that destination; connections that are open now go on.",
-        (
-            *((f"{sysctl}{_TIMEOUT}tcp_loose=0",) if loose else ()),
-            f"{sysctl}net.ipv4.tcp_syncookies=1",
-            f"{sysctl}net.ipv4.tcp_timestamps=1",
-            *_nft(
-                profile,
-                f"add table {table}",
-                f"add chain {table} prerouting {{ type filter hook prerouting priority -300; }}",
-                f"add chain {table} forward {{ type filter hook forward priority -5; }}",
-                f"add chain {table} input {{ type filter hook input priority -5; }}",
-                f"flush table {table}",
-                f"add rule {table} prerouting {to} tcp flags syn notrack",
-                f"add rule {table} forward {to} ct state invalid,untracked {proxy}",
-                f"add rule {table} forward {to} ct state invalid drop",
-                f"add rule {table} input {to} ct state invalid,untracked {proxy}",
-                f"add rule {table} input {to} ct state invalid drop",
-            ),
-        ),
-        (
-            *_undo(profile, table),
-            *((f"{sysctl}{_TIMEOUT}tcp_loose=1",) if loose else ()),
-        ),
-    )
-
-
-def _refuse(profile: TableProfile, target: TopItem) -> Step:
-    """Return how to refuse connections to a dead target at once, so that they take no entry."""
-    table = "inet check_conntrack_refuse"
-    family = _family(target.address)
-    to = (
-        f"{_match(profile, target.zone)}ct original {family} daddr {target.address} "
-        f"meta l4proto {target.protocol} ct original proto-dst {target.port} ct state new"
-    )
-    answer = "reject with tcp reset" if target.protocol == "tcp" else "reject"
-    return Step(
-        f"Until it does, refuse new connections to {target.name} at once, so that they take no "
-        "entry (remove this first when it is back):",
-        _nft(
-            profile,
-            f"add table {table}",
-            f"add chain {table} forward {{ type filter hook forward priority -5; }}",
-            f"add chain {table} output {{ type filter hook output priority -5; }}",
-            f"flush table {table}",
-            f"add rule {table} forward {to} {answer}",
-            f"add rule {table} output {to} {answer}",
-        ),
-        _undo(profile, table),
-    )
 
 
 def _shorter(profile: TableProfile, name: str, wanted: int, caution: str = "") -> Step:
@@ -258,7 +63,7 @@ def _from(one: Unanswered, item: TopItem) -> tuple[str, ...]:
     """Return the options that choose such entries of a source."""
     known = one.protocol == "tcp" and one.state.isupper()
     state = ("--state", one.state) if known else ()
-    return ("-p", _protocol(one.protocol), *state, "-s", item.address)
+    return ("-p", rulesets.protocol(one.protocol), *state, "-s", item.address)
 
 
 def against_source(profile: TableProfile, one: Unanswered) -> list[Step]:
@@ -267,11 +72,11 @@ def against_source(profile: TableProfile, one: Unanswered) -> list[Step]:
     if item is None:
         return []
     steps = []
-    if _may_block(profile, item):
-        steps.append(_block(profile, item))
+    if rulesets.may_block(profile, item):
+        steps.append(rulesets.block(profile, item))
     elif item.address in profile.gateways:
         steps.append(Step(f"{item.name} is the default gateway: ask there who is behind it."))
-    return steps + _frees(profile, item, item.entries, *_from(one, item))
+    return steps + rulesets.frees(profile, item, item.entries, *_from(one, item))
 
 
 def against_syn_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
@@ -280,7 +85,7 @@ def against_syn_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
     target = one.target
     if not steps or (one.source.share < 50 and one.network.share < 80):
         if target.share >= 50 and not profile.zones and one.translated < 1:
-            steps.append(_synproxy(profile, target))
+            steps.append(rulesets.synproxy(profile, target))
         elif target.share >= 50:
             why = "translated here" if one.translated >= 1 else "in a zone"
             steps.append(
@@ -289,19 +94,19 @@ def against_syn_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
                     "host behind (nft synproxy), and limit sources here:"
                 )
             )
-            steps.append(_limit(profile, target))
+            steps.append(rulesets.limit(profile, target))
         states = [one.state] if one.state.isupper() else ["SYN_RECV", "SYN_SENT"]
-        where = _toward(target)[2:] if target.share >= 50 else ()
+        where = rulesets.toward(target)[2:] if target.share >= 50 else ()
         number = target.entries if target.share >= 50 else one.entries
         commands = [
             command
             for state in states
-            for command in _deletes(profile, target, "-p", "tcp", "--state", state, *where)
+            for command in rulesets.deletes(profile, target, "-p", "tcp", "--state", state, *where)
         ]
         if commands:
-            steps.append(Step(_free_text(number), tuple(commands)))
+            steps.append(Step(rulesets.free_text(number), tuple(commands)))
     elif target.share >= 50:
-        steps.append(_limit(profile, target))
+        steps.append(rulesets.limit(profile, target))
     steps.append(Step(LEAVE))
     steps.append(_shorter(profile, "tcp_timeout_syn_recv", 15))
     return steps
@@ -336,31 +141,11 @@ def against_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
             Step(
                 f"The sources are many: let the provider filter {one.protocol} to {target.address} "
                 "before it arrives, or drop it here while that host can do without:",
-                *_dropped(profile, target),
+                *rulesets.dropped(profile, target),
             )
         )
-        steps += _frees(profile, target, target.entries, *_toward(target))
+        steps += rulesets.frees(profile, target, target.entries, *rulesets.toward(target))
     return [*steps, Step(LEAVE), _shorter_unanswered(profile, one)]
-
-
-def _dropped(profile: TableProfile, target: TopItem) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return commands that drop all to a target, and their undo."""
-    table = "inet check_conntrack_drop"
-    priority = -150 if profile.zones else -350
-    to = f"{_match(profile, target.zone)}{_family(target.address)} daddr {target.address}"
-    what = f"meta l4proto {_protocol(target.protocol)}"
-    if target.port:
-        what = f"{target.protocol} dport {target.port}"
-    return (
-        _nft(
-            profile,
-            f"add table {table}",
-            f"add chain {table} prerouting {{ type filter hook prerouting priority {priority}; }}",
-            f"flush chain {table} prerouting",
-            f"add rule {table} prerouting {to} {what} drop",
-        ),
-        _undo(profile, table),
-    )
 
 
 def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
@@ -379,11 +164,11 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
             )
         )
         if target.protocol in ("tcp", "udp") and target.port:
-            steps.append(_refuse(profile, target))
-        options = _toward(target)
+            steps.append(rulesets.refuse(profile, target))
+        options = rulesets.toward(target)
         if one.state and one.protocol == "tcp":
             options = (*options, "--state", one.state)
-        steps += _frees(profile, target, target.entries, *options)
+        steps += rulesets.frees(profile, target, target.entries, *options)
     else:
         steps.append(
             Step(
@@ -404,11 +189,11 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
 def more_ports(profile: TableProfile) -> list[Step]:
     """Return what helps where source-NAT ports run out."""
     pool = profile.pool
-    family = _family(pool.address)
+    family = rulesets.address_family(pool.address)
     table = f"{family} check_conntrack_snat"
     translated = f"[{profile.pool_address}]" if family == "ip6" else profile.pool_address
     rule = f"{family} daddr {pool.address} {pool.protocol} dport {pool.port} "
-    rule = _match(profile, pool.zone) + rule
+    rule = rulesets.match(profile, pool.zone) + rule
     if profile.pool_range:
         low, high = profile.pool_range
         text = (
@@ -423,15 +208,15 @@ def more_ports(profile: TableProfile) -> list[Step]:
             "FIRST-LAST by addresses that are routed to this host:"
         )
         rule += "snat to FIRST-LAST"
-    commands = _nft(
+    commands = rulesets.nft(
         profile,
         f"add table {table}",
         f"add chain {table} postrouting {{ type nat hook postrouting priority 99; }}",
         f"flush chain {table} postrouting",
         f"add rule {table} postrouting {rule}",
     )
-    steps = [Step(text, commands, _undo(profile, table))]
-    delete = _deletes(profile, pool, *_toward(pool), "--state", "TIME_WAIT")
+    steps = [Step(text, commands, rulesets.undo(profile, table))]
+    delete = rulesets.deletes(profile, pool, *rulesets.toward(pool), "--state", "TIME_WAIT")
     if pool.protocol == "tcp" and delete:
         steps.append(
             Step("Free the ports of connections that are closed already (TIME_WAIT):", delete)
@@ -466,7 +251,7 @@ def _frees_state(profile: TableProfile, state: str, share: float) -> list[Step]:
     command = f"{profile.command}conntrack -D -p tcp --state {state} > /dev/null"
     if not number:
         return []
-    return [Step(_free_text(number), (command,))]
+    return [Step(rulesets.free_text(number), (command,))]
 
 
 def closing(profile: TableProfile) -> list[Step]:
@@ -514,13 +299,13 @@ def alive(profile: TableProfile) -> list[Step]:
         command.replace("conntrack -D", "conntrack -U", 1).replace(
             " > /dev/null", f" -t {PATIENCE} > /dev/null"
         )
-        for command in _deletes(profile, item, *options)
+        for command in rulesets.deletes(profile, item, *options)
     ]
     if update and number:
         steps.append(
             Step(
-                f"Let idle connections go: this frees {entries(number)} within {PATIENCE // 60} "
-                "minutes. A connection that sends a packet in that time keeps its entry; one that "
+                f"Let idle connections go: this frees {rulesets.entries(number)} within "
+                f"{PATIENCE // 60} minutes. A connection that sends a packet in that time keeps its entry; one that "
                 "is open and silent loses it, and breaks behind NAT.",
                 tuple(update),
                 tuple(command.replace(f"-t {PATIENCE}", f"-t {before}") for command in update),
@@ -528,9 +313,9 @@ def alive(profile: TableProfile) -> list[Step]:
         )
         steps.append(
             Step(
-                f"Or free them at once: this frees {entries(all_of_them)} now, with those in use. "
-                "A connection that nothing translates is tracked again with its next packet.",
-                _deletes(profile, item, *options),
+                f"Or free them at once: this frees {rulesets.entries(all_of_them)} now, with "
+                "those in use. A connection that nothing translates is tracked again with its next packet.",
+                rulesets.deletes(profile, item, *options),
             )
         )
     return [
@@ -578,35 +363,17 @@ def ask_source(profile: TableProfile) -> list[Step]:
     if source.address in profile.gateways:
         steps.append(Step(f"{source.name} is the default gateway: ask there who is behind it."))
     else:
-        steps.append(_limit_source(profile, source))
-        commands = _deletes(profile, source, "-s", source.address)
+        steps.append(rulesets.limit_source(profile, source))
+        commands = rulesets.deletes(profile, source, "-s", source.address)
         if commands:
             steps.append(
                 Step(
-                    f"End its connections: this frees {entries(source.entries)} now, and "
+                    f"End its connections: this frees {rulesets.entries(source.entries)} now, and "
                     "interrupts what it does.",
                     commands,
                 )
             )
     return steps
-
-
-def _limit_source(profile: TableProfile, source: TopItem) -> Step:
-    """Return how to limit what one source may open."""
-    family, size = _family(source.address), "6" if ":" in source.address else "4"
-    table, name = "inet check_conntrack_limit", f"source_v{size}"
-    return Step(
-        f"Limit {source.name} to 10 times {CONNECTIONS} connections, if it must not hold more:",
-        _nft(
-            profile,
-            f"add table {table}",
-            f"add chain {table} in_{name} {{ type filter hook prerouting priority -150; }}",
-            f"flush chain {table} in_{name}",
-            f"add rule {table} in_{name} {_match(profile, source.zone)}{family} saddr "
-            f"{source.address} ct state new ct count over {10 * CONNECTIONS} drop",
-        ),
-        _undo(profile, table),
-    )
 
 
 def spread(profile: TableProfile) -> list[Step]:

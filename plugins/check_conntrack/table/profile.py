@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..advice.diagnosis import LONG_IDLE, TableProfile, TopItem, Unanswered
-from ..advice.remedies import NAMED
+from ..advice.table_profile import LONG_IDLE, NAMED, TableProfile, TopItem, Unanswered
 from ..flows.entry import address_text, state_name
 from ..flows.tally import DESTINATION_NAT, IDLE_SHIFT, protocol_label
 from ..kernel import ctnetlink as ct

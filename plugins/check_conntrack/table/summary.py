@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from nagiosplugin import Result, Results
 
     from ..advice.capacity import LastFinding
-    from ..advice.diagnosis import Cause, TableProfile
+    from ..advice.diagnosis import Cause
+    from ..advice.table_profile import TableProfile
     from ..flows.match import Match
     from .resource import NamespaceReport, TableReader, TableReport
     from .sources import TableReading

@@ -1,0 +1,167 @@
+"""What a table holds, as far as a diagnosis goes by it: the values, and the words they share."""
+
+from __future__ import annotations
+
+from ..kernel.namedtuple import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FEWEST = 100  # entries, below which shares say little
+PRESSED = 70.0  # percent of the limit, from which on a large share of the ordinary matters
+# Seconds without a packet after which an established connection is called idle. TCP keep-alive of
+# an open connection begins after 7200 s and gives up 675 s later by default (tcp(7)).
+LONG_IDLE = 9000
+MANY = 1000  # entries from which on a cause matters in a table that is nearly empty
+BUSY = 10.0  # percent of the limit from which on any does
+SENDER = 50.0  # percent of unanswered entries that one source, network or target stands for
+NAMED = 20.0  # percent, from which on a source or destination is named and met alone
+
+
+class TopItem(NamedTuple):
+    """The first line of a top list.
+
+    Attributes:
+        name: as the top list prints it, with its zone
+        share: percent of what the list counts
+        entries: the same as a number, scaled to the whole table
+        address: an address or a network; empty for a service
+        zone: of the address, in the original direction; 0 for none
+        protocol: its name, as in "tcp"; empty for an address alone
+        port: the destination port; 0 for none
+    """
+
+    name: str = ""
+    share: float = 0.0
+    entries: int = 0
+    address: str = ""
+    zone: int = 0
+    protocol: str = ""
+    port: int = 0
+
+
+class Unanswered(NamedTuple):
+    """Entries of one protocol whose flows got no answer, or were left half open.
+
+    Attributes:
+        protocol: its name, as in "udp"
+        state: SYN_SENT or SYN_RECV for TCP; empty where the protocol has none
+        entries: how many, scaled to the whole table
+        share: percent of all entries
+        source: the largest source; shares here and below are of these entries
+        network: the largest source network (/24, /64, or --prefix)
+        target: the largest destination with its protocol and port
+        destination: the largest destination address, whatever the port
+        destination_network: the smallest network that holds nearly all destinations
+        sources, targets, ports: different ones that were counted
+        spread: different sources of 100 entries; 100 where each has its own
+        translated: percent of these entries whose destination is translated
+    """
+
+    protocol: str
+    state: str = ""
+    entries: int = 0
+    share: float = 0.0
+    source: TopItem = TopItem()
+    network: TopItem = TopItem()
+    target: TopItem = TopItem()
+    destination: TopItem = TopItem()
+    destination_network: TopItem = TopItem()
+    sources: int = 0
+    targets: int = 0
+    ports: int = 0
+    spread: float = 0.0
+    translated: float = 0.0
+
+
+class TableProfile(NamedTuple):
+    """What a table holds, as far as a diagnosis goes by it. Shares are percent of `entries`.
+
+    Attributes:
+        entries: those that were counted; of a sample not more
+        total: what they stand for, in the whole table
+        usage: percent of the limit, of the whole table; None where no limit is known
+        unanswered: by protocol and state, the most first; of shares from NAMED on
+        time_wait, close_wait, established: TCP in this state, and the service it goes to
+        idle: established TCP without a packet for LONG_IDLE or longer
+        open_sockets: established TCP sockets of `established_service` that are open on this host;
+            None where nobody knows
+        dns: to port 53
+        unreplied, assured, translated: entries that are; translated: source or destination
+        source, network, destination, service: the first of each top list
+        pool: the target of the fullest source-NAT pool; its share is of `pool_size`
+        pool_address: the translated address of that pool
+        pool_ports: the ports it takes
+        pool_size: the ports it may take
+        pool_range: the first and last of these, where the rule restricts them
+        timeouts: seconds by the last words of their sysctl's name, (present or None, default)
+        command: leads into the namespace, and ends with a space; else empty
+        own: addresses in this profile that are this namespace's own
+        gateways: addresses in this profile that are default gateways
+        kube_proxy: kube-proxy runs here and sets limits and some timeouts itself
+        zones: entries have zones
+        original_zones: some have one in the original direction alone
+        tcp_loose: nf_conntrack_tcp_loose; None where it is not known
+    """
+
+    entries: int
+    total: int = 0
+    usage: float | None = None
+    unanswered: tuple[Unanswered, ...] = ()
+    time_wait: float = 0.0
+    time_wait_service: TopItem = TopItem()
+    close_wait: float = 0.0
+    close_wait_service: TopItem = TopItem()
+    established: float = 0.0
+    established_service: TopItem = TopItem()
+    idle: float = 0.0
+    open_sockets: int | None = None
+    dns: float = 0.0
+    unreplied: float = 0.0
+    assured: float = 0.0
+    translated: float = 0.0
+    source: TopItem = TopItem()
+    network: TopItem = TopItem()
+    destination: TopItem = TopItem()
+    service: TopItem = TopItem()
+    pool: TopItem = TopItem()
+    pool_address: str = ""
+    pool_ports: int = 0
+    pool_size: int = 0
+    pool_range: tuple[int, int] | None = None
+    timeouts: Mapping[str, tuple[int | None, int]] = {}
+    command: str = ""
+    own: frozenset[str] = frozenset()
+    gateways: frozenset[str] = frozenset()
+    kube_proxy: bool = False
+    zones: bool = False
+    original_zones: bool = False
+    tcp_loose: int | None = None
+
+    @property
+    def weighty(self) -> bool:
+        """Return whether there are entries enough for any cause to matter."""
+        if self.entries < FEWEST:
+            return False
+        return self.usage is None or self.usage >= BUSY or self.total >= MANY
+
+    @property
+    def pressed(self) -> bool:
+        """Return whether the table is so full that what fills it matters, harmless or not."""
+        return self.usage is not None and self.usage >= PRESSED
+
+
+def percent(share: float) -> str:
+    """Return a share in words, never rounded up to a whole that it is not."""
+    return f"{int(share)}%" if 99 <= share < 100 else f"{share:.0f}%"
+
+
+def overlaps(one: float, other: float) -> bool:
+    """Return whether most entries of the second share must be in the first."""
+    return one + other - 100 >= other / 2
+
+
+def called(item: TopItem, profile: TableProfile) -> str:
+    """Return the name of an address, and whether it is this host's own."""
+    return f"{item.name} (this host)" if item.address in profile.own else item.name

@@ -1,0 +1,219 @@
+"""Judge unanswered entries: a scan, a flood, or a destination that does not answer."""
+
+from __future__ import annotations
+
+from .table_profile import NAMED, SENDER, TopItem, called, percent
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .table_profile import TableProfile, Unanswered
+
+# UDP services that a dead host leaves unanswered in numbers, or that never answer (syslog, SNMP
+# traps, NetFlow, sFlow, statsd, GELF, collectd, RADIUS, DNS, NTP, ...).
+_SERVICES = frozenset(
+    (
+        *(53, 67, 68, 69, 88, 123, 137, 138, 161, 162, 389, 443, 500, 514, 1194, 1812, 1813, 2055),
+        *(4500, 4739, 4789, 5060, 5353, 6343, 6514, 8125, 8472, 9995, 9996, 11211, 12201, 25826),
+        *(51820,),
+    )
+)
+HALF_OPEN = "half open"  # SYN_SENT and SYN_RECV together
+SCAN, SYN_FLOOD, FLOOD, SILENCE = "scan", "syn flood", "flood", "unreplied"
+
+
+def verdict(one: Unanswered, profile: TableProfile) -> str:
+    """Return what unanswered entries look like: the name of a cause."""
+    source = one.source.share >= SENDER or one.network.share >= SENDER
+    target = one.target.share >= SENDER
+    if one.source.share >= SENDER and one.source.address in profile.own:
+        return SILENCE
+    if source and one.target.share <= NAMED and one.targets >= 50:
+        return SCAN
+    if one.state in ("SYN_RECV", HALF_OPEN):
+        return SYN_FLOOD
+    # A peer that is down leaves the first packet of a handshake without an answer.
+    if one.protocol in ("tcp", "sctp", "dccp") or not (source or target):
+        return SILENCE
+    if one.protocol == "udp" and target and one.target.port in _SERVICES:
+        return SILENCE
+    return FLOOD
+
+
+def judged(profile: TableProfile, cause: str) -> Unanswered | None:
+    """Return the unanswered entries that stand for a cause; None for none."""
+    if not profile.weighty:
+        return None
+    least = 25.0 if profile.pressed else 40.0
+    for one in joined(profile.unanswered):
+        if one.share >= least and verdict(one, profile) == cause:
+            return one
+    return None
+
+
+def joined(unanswered: tuple[Unanswered, ...]) -> list[Unanswered]:
+    """Return the groups, with SYN_SENT and SYN_RECV of one target as one.
+
+    A server that is flooded answers some SYNs, and then no more.
+    """
+    by_state = {one.state: one for one in unanswered if one.protocol == "tcp"}
+    sent, received = by_state.get("SYN_SENT"), by_state.get("SYN_RECV")
+    if not sent or not received or received.share < 5:
+        return list(unanswered)
+    if _where(sent.target) != _where(received.target):
+        return list(unanswered)
+    number = sent.entries + received.entries
+
+    def both(name: str) -> TopItem:
+        one, other = getattr(sent, name), getattr(received, name)
+        if _where(one) == _where(other):
+            most = one.entries + other.entries
+        else:
+            one, most = max(((one, one.entries), (other, other.entries)), key=lambda pair: pair[1])
+        item: TopItem = one._replace(entries=most, share=100 * most / (number or 1))
+        return item
+
+    joined = received._replace(
+        state=HALF_OPEN,
+        entries=number,
+        share=sent.share + received.share,
+        source=both("source"),
+        network=both("network"),
+        target=both("target"),
+        destination=both("destination"),
+        destination_network=both("destination_network"),
+        sources=max(sent.sources, received.sources),
+        targets=max(sent.targets, received.targets),
+    )
+    others = [one for one in unanswered if one is not sent and one is not received]
+    return sorted([joined, *others], key=lambda one: -one.share)
+
+
+def _where(item: TopItem) -> tuple[str, int, int]:
+    return item.address, item.zone, item.port
+
+
+# --- words
+
+
+def _kind(one: Unanswered) -> str:
+    """Return what the entries are, as in "SYN_SENT" or "unreplied UDP"."""
+    return one.state if one.protocol == "tcp" and one.state else f"unreplied {_upper(one)}"
+
+
+def _upper(one: Unanswered) -> str:
+    return {"icmpv6": "ICMPv6"}.get(one.protocol) or (
+        one.protocol.upper() if " " not in one.protocol else one.protocol
+    )
+
+
+def _senders(one: Unanswered, profile: TableProfile) -> str:
+    """Return where unanswered entries come from: one source, one network, or many."""
+    if one.source.share >= NAMED:
+        return f"from {called(one.source, profile)}"
+    if one.network.share >= SENDER:
+        return f"from {one.network.name}"
+    return "from forged sources" if _forged(one) else "from many sources"
+
+
+def _forged(one: Unanswered) -> bool:
+    """Return whether nearly every entry has a source of its own."""
+    return one.spread >= 90 and one.sources >= 500
+
+
+def _aim(one: Unanswered) -> str:
+    """Return where unanswered entries go: a target, an address, or a network."""
+    for item in (one.target, one.destination, one.destination_network):
+        if item.share >= SENDER:
+            return item.name
+    return "many destinations"
+
+
+def _share_of_senders(one: Unanswered) -> str:
+    if one.source.share >= NAMED:
+        return f"{percent(one.source.share)} of these from {one.source.name}"
+    if one.network.share >= SENDER:
+        return f"{percent(one.network.share)} of these from {one.network.name}"
+    return f"no source has more than {max(one.source.share, 1):.0f}% of these"
+
+
+def _share_of_aim(one: Unanswered) -> str:
+    for item in (one.target, one.destination, one.destination_network):
+        if item.share >= NAMED:
+            return f"{percent(item.share)} to {item.name}"
+    return f"to {one.targets} destinations"
+
+
+def scan(one: Unanswered, profile: TableProfile) -> str:
+    """Return what is scanned, and by whom, for the status line."""
+    count = f" ({percent(one.share)} {_kind(one)})"
+    what = _aim(one)
+    if one.destination.share >= SENDER:
+        what = f"{one.destination.name}, {one.ports} ports"
+    elif one.destination_network.share < SENDER:
+        what = f"{one.targets} destinations"
+    elif one.ports == 1:
+        what = f"{what} {one.target.protocol}/{one.target.port}"
+    return f"scan of {what} {_senders(one, profile)}{count}"
+
+
+def scan_at_length(one: Unanswered, profile: TableProfile) -> str:
+    """Return the same with its evidence."""
+    return (
+        f"{scan(one, profile)}: {percent(one.share)} of entries are {_kind(one)}, "
+        f"{_share_of_senders(one)}, to {one.targets} destinations"
+    )
+
+
+def syn_flood(one: Unanswered, profile: TableProfile) -> str:
+    """Return the target and the sources of a SYN flood, for the status line."""
+    return f"SYN flood on {_aim(one)} {_senders(one, profile)} ({percent(one.share)} {_kind(one)})"
+
+
+def syn_flood_at_length(one: Unanswered, profile: TableProfile) -> str:
+    """Return the same with its evidence."""
+    means = "it answered, and the clients went silent"
+    if one.state == HALF_OPEN:
+        means = "SYN_RECV, where it answered and the client went silent, and SYN_SENT"
+    return (
+        f"SYN flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of entries are "
+        f"{_kind(one)} ({means}), {_share_of_senders(one)}, {_share_of_aim(one)}"
+    )
+
+
+def flood(one: Unanswered, profile: TableProfile) -> str:
+    """Return the target and the sources of a flood, for the status line."""
+    return (
+        f"{_upper(one)} flood on {_aim(one)} {_senders(one, profile)} "
+        f"({percent(one.share)} unreplied)"
+    )
+
+
+def flood_at_length(one: Unanswered, profile: TableProfile) -> str:
+    """Return the same with its evidence."""
+    return (
+        f"{_upper(one)} flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of "
+        f"entries are {_kind(one)}, {_share_of_senders(one)}, {_share_of_aim(one)}"
+    )
+
+
+def silence(one: Unanswered, profile: TableProfile) -> str:
+    """Return which destination does not answer whom, for the status line."""
+    return f"{_does_not_answer(one, profile)} ({percent(one.share)} {_kind(one)})"
+
+
+def _does_not_answer(one: Unanswered, profile: TableProfile) -> str:
+    aim = _aim(one)
+    does = "do not answer" if aim == "many destinations" else "does not answer"
+    senders = _senders(one, profile)[len("from ") :].replace("forged", "many")
+    return f"{aim} {does} {senders}"
+
+
+def silence_at_length(one: Unanswered, profile: TableProfile) -> str:
+    """Return the same with its evidence."""
+    why = "a dead service or host, a firewall, or a missing route back"
+    if one.protocol == "tcp":
+        why += "; or a flood that it no longer answers"
+    return (
+        f"{_does_not_answer(one, profile)}: {percent(one.share)} of entries are {_kind(one)}, "
+        f"{_share_of_aim(one)}, {_share_of_senders(one)}. That is {why}"
+    )
