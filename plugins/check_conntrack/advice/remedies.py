@@ -305,8 +305,8 @@ def alive(profile: TableProfile) -> list[Step]:
         steps.append(
             Step(
                 f"Let idle connections go: this frees {rulesets.entries(number)} within "
-                f"{PATIENCE // 60} minutes. A connection that sends a packet in that time keeps its entry; one that "
-                "is open and silent loses it, and breaks behind NAT.",
+                f"{PATIENCE // 60} minutes. A connection that sends a packet in that time keeps "
+                "its entry; one that is open and silent loses it, and breaks behind NAT.",
                 tuple(update),
                 tuple(command.replace(f"-t {PATIENCE}", f"-t {before}") for command in update),
             )
@@ -314,7 +314,8 @@ def alive(profile: TableProfile) -> list[Step]:
         steps.append(
             Step(
                 f"Or free them at once: this frees {rulesets.entries(all_of_them)} now, with "
-                "those in use. A connection that nothing translates is tracked again with its next packet.",
+                "those in use. A connection that nothing translates is tracked again with its next "
+                "packet.",
                 rulesets.deletes(profile, item, *options),
             )
         )
