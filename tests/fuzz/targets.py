@@ -110,7 +110,7 @@ def log(data: bytes) -> None:
     finally:
         os.close(descriptor)
     for line in data.decode("utf-8", "replace").split("\n"):
-        syslog_lines.parse_line(line, NOW)
+        syslog_lines.parse_messages(line, NOW)
         syslog_lines.parse_repetition(line, "host", NOW)
     ring = kmsg.digest(data.split(b"\n\n"), CLOCK)
     _known(ring.events)

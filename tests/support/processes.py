@@ -15,6 +15,12 @@ from support.contract import Run
 RUNS = int(os.environ.get("WITHSTAND_RUNS", "4"))
 
 
+def deadline(seconds: float):
+    """Return a `stop` that returns True once so many seconds have passed."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
+
+
 def gone(pid: int, seconds: float = 10.0) -> bool:
     """Whether a process ends in time; whoever adopts it reaps it when it likes."""
     until = time.monotonic() + seconds

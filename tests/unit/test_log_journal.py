@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from check_conntrack.kernel import reasons
 from check_conntrack.kernel.log import journal as jn
 from check_conntrack.kernel.log.messages import Kind
-from support.processes import gone
+from support.processes import deadline, gone
 
 TEXT = "nf_conntrack: nf_conntrack: table full in netns 4026532177, dropping packet"
 BOOT = "4be5d5d14ce0437c8f439ae750895973"
@@ -210,7 +210,7 @@ def python(code):
 
 def test_journalctl_that_hangs_is_killed_in_time():
     begin = time.monotonic()
-    found = jn.read_journal(python("import time; time.sleep(60)"), jn.deadline(0.5))
+    found = jn.read_journal(python("import time; time.sleep(60)"), deadline(0.5))
     assert time.monotonic() - begin < 5
     assert not found.complete
     assert jn.journal_problem(found, probed=False).reason == reasons.TIMED_OUT
@@ -219,21 +219,21 @@ def test_journalctl_that_hangs_is_killed_in_time():
 def test_journalctl_that_closes_its_output_and_hangs_is_killed():
     code = "import os, time; os.close(1); os.close(2); time.sleep(60)"
     begin = time.monotonic()
-    assert not jn.read_journal(python(code), jn.deadline(0.5)).complete
+    assert not jn.read_journal(python(code), deadline(0.5)).complete
     assert time.monotonic() - begin < 5
 
 
 def test_journalctl_that_hangs_keeps_what_was_read():
     lines = (entry("a") + b"\n" + entry() + b"\n").decode()
     code = f"import sys, time; print({lines!r}, flush=True); time.sleep(60)"
-    found = jn.read_journal(python(code), jn.deadline(1.0))
+    found = jn.read_journal(python(code), deadline(1.0))
     assert (len(found.events), found.complete) == (1, False)
 
 
 def test_journalctl_that_never_stops_printing_is_killed_in_time():
     code = f"import sys\nwhile True: sys.stdout.write({entry('x').decode()!r} + chr(10))"
     begin = time.monotonic()
-    found = jn.read_journal(python(code), jn.deadline(0.5))
+    found = jn.read_journal(python(code), deadline(0.5))
     assert time.monotonic() - begin < 5
     assert found.entries > 0
 
@@ -241,7 +241,7 @@ def test_journalctl_that_never_stops_printing_is_killed_in_time():
 def test_journalctl_in_a_wrapper_is_killed_with_it(tmp_path):
     begun = f"echo $$ > {tmp_path}/pid; exec sleep 60"
     wrapper = ["sh", "-c", f"sh -c '{begun}' & wait"]
-    assert not jn.read_journal(wrapper, jn.deadline(0.5)).complete
+    assert not jn.read_journal(wrapper, deadline(0.5)).complete
     assert gone(int((tmp_path / "pid").read_text()))
 
 
@@ -267,7 +267,7 @@ def test_journal_line_without_an_end_is_malformed_and_takes_no_memory():
 
 def test_journalctl_that_prints_errors_without_end_takes_no_memory():
     code = "import sys\nfor _ in range(2000): sys.stderr.write('x' * 1000)"
-    found = jn.read_journal(python(code), jn.deadline(20))
+    found = jn.read_journal(python(code), deadline(20))
     assert found.complete
     assert len(found.stderr) <= 200
 

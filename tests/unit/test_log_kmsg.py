@@ -66,30 +66,17 @@ def test_kmsg_digest_counts_only_the_kernels_facility():
 
 
 def test_kmsg_gap_in_the_sequence_is_lost_records():
-    ring = kmsg.digest([record(5), record(6), record(9)], CLOCK)
-    assert ring.lost == 2
-    assert not ring.reaches(None, BOOT)
+    records = [record(5), record(6), record(9, microseconds=107_000_000)]
+    ring = kmsg.digest(records, CLOCK)
+    [loss] = ring.losses
+    assert (ring.lost, loss.start < loss.end) == (2, True)
 
 
-def test_kmsg_ring_reaches_boot_only_with_its_first_record():
-    assert kmsg.digest([record(0)], CLOCK).reaches(None, BOOT)
-    assert not kmsg.digest([record(1)], CLOCK).reaches(None, BOOT)
-
-
-def test_kmsg_ring_does_not_reach_beyond_boot():
-    ring = kmsg.digest([record(0)], CLOCK)
-    assert ring.reaches(BOOT, BOOT)
-    assert not ring.reaches(BOOT - 1, BOOT)
-
-
-def test_kmsg_ring_reaches_its_oldest_record():
+def test_kmsg_ring_tells_its_first_record():
     ring = kmsg.digest([record(7, microseconds=100_000_000)], CLOCK)
-    assert ring.reaches(1_000_000.0 - 399, BOOT)
-    assert not ring.reaches(1_000_000.0 - 401, BOOT)
-
-
-def test_kmsg_ring_that_is_empty_reaches_nowhere():
-    assert not kmsg.digest([], CLOCK).reaches(1.0, BOOT)
+    assert (ring.first_sequence, ring.oldest) == (7, 1_000_000.0 - 400)
+    empty = kmsg.digest([], CLOCK)
+    assert (empty.first_sequence, empty.oldest) == (None, None)
 
 
 def test_kmsg_event_has_the_wall_clock_time_of_its_stamp():

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from check_conntrack.kernel.log.calendar_words import MONTHS
 from check_conntrack.kernel.log.stamps import parse_zone, read_stamp, zone_shift
-from check_conntrack.kernel.log.syslog import parse_line
+from support.log_lines import parse_line
 
 TEXT = "nf_conntrack: table full, dropping packet"
 NOV_21 = 1795298400.0  # 2026-11-21 22:00:00 UTC

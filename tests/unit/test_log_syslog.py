@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from check_conntrack.kernel.log.messages import Kind
 from check_conntrack.kernel.log.syslog import (
     kernel_line,
-    parse_line,
     parse_repetition,
     parse_time,
 )
+from support.log_lines import parse_line
 
 TEXT = "nf_conntrack: table full, dropping packet"
 DATA = Path(__file__).parent.parent / "data" / "log"

@@ -310,7 +310,7 @@ class _Reader:
             self._tag(plain)  # RFC 5424: the word behind the host is the program
             return True
         if plain.lower() in FILLERS or not any(c.isalnum() for c in plain):
-            return self.stamped or self.dates[-1].begun
+            return self.stamped or self.dates[-1].started
         return False
 
     def _bare_tag(self) -> bool:
@@ -442,7 +442,7 @@ def read_header(text: str, reference: float, zone: tzinfo | None = None) -> Head
         reader.step()
     words = reader.words
     if not reader.proof and not reader.stamped and not reader.marked:
-        words += [""] * any(dates.begun for dates in reader.dates)
+        words += [""] * any(dates.started for dates in reader.dates)
     if words and not reader.proof:
         most = _MOST_WORDS_WITHOUT_TAG if reader.stamped and not reader.marked else 0
         # A host may be a plain word; two of them are a program's, or a sentence's.

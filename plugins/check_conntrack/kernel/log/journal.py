@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 
 from .. import reasons
 from ..coverage import Span
@@ -408,9 +407,3 @@ def journal_problem(journal: Journal, *, probed: bool) -> SourceProblem | None:
     if probed and not journal.entries:
         return SourceProblem(SOURCE, reasons.NO_KERNEL_LINES, journal.stderr)
     return None
-
-
-def deadline(seconds: float) -> Callable[[], bool]:
-    """Return a ``stop`` that returns True once so many seconds have passed."""
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() >= end

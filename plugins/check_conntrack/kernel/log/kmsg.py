@@ -1,4 +1,4 @@
-"""The kernel's ring buffer, /dev/kmsg: one record a read, as it is in the kernel's memory.
+"""Read the kernel's ring buffer, /dev/kmsg: one record a read.
 
 Follows Documentation/ABI/testing/dev-kmsg.
 """
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 PATH = "/dev/kmsg"
 RECORD_SIZE = 16384
-"""Bytes for one record; a shorter buffer than the record loses it (EINVAL). Kernels need 8 KiB."""
+"""Bytes for one record: a record longer than the buffer is lost (EINVAL). Kernels need 8 KiB."""
 STOPPED = b""
-"""Last item of a reading that was stopped before the end of the ring."""
+"""The last item of a reading that was stopped before the end of the ring."""
 FACILITY_KERNEL = 0
 # printk's clock is not disciplined by NTP, whose corrections may reach 500 parts in a million.
 DRIFT = 500e-6
@@ -35,59 +35,49 @@ _MARKER_EVERY = 256
 
 
 class Record(NamedTuple):
-    """One record of the ring."""
+    """One record of the ring.
+
+    facility: FACILITY_KERNEL, or that of a program that wrote to /dev/kmsg.
+    monotonic: microseconds since boot by printk's clock, which stops during suspend.
+    text: unescaped; may hold control characters, and must not be printed as it is.
+    properties: the continuation lines, such as ("SUBSYSTEM", "net").
+    """
 
     facility: int
-    """FACILITY_KERNEL, or that of a program that wrote to /dev/kmsg."""
     severity: int
     sequence: int
     monotonic: int
-    """Microseconds since boot by printk's clock, which stands still during suspend."""
     flags: str
     text: str
-    """Unescaped; may hold control characters, and is never to be printed as it is."""
     properties: tuple[tuple[str, str], ...] = ()
-    """The continuation lines, such as ("SUBSYSTEM", "net")."""
 
 
 class Clock(NamedTuple):
-    """The clocks at one moment, in seconds."""
+    """The clocks at one moment, in seconds; only ``boottime`` includes the time suspended."""
 
     realtime: float
     monotonic: float
-    """Without the time spent suspended."""
     boottime: float
-    """With it."""
 
 
 class Ring(NamedTuple):
-    """What a reading of the ring has shown."""
+    """The result of one reading of the ring.
+
+    oldest: time of the oldest record of any facility, in seconds since the epoch.
+    lost: records that were overwritten between two that were read. losses: for each such hole,
+    the time from the record before it to the record after it.
+    complete: False where the reading was stopped before the end.
+    """
 
     events: tuple[Event, ...] = ()
     records: int = 0
     kernel_records: int = 0
     first_sequence: int | None = None
     oldest: float | None = None
-    """Time of the oldest record of any facility, in seconds since the epoch."""
     lost: int = 0
-    """Records that were overwritten between two that were read."""
     losses: tuple[Span, ...] = ()
-    """For each such hole, the time from the record before it to the record after it."""
     malformed: int = 0
     complete: bool = True
-    """False when the reading was stopped before the end."""
-
-    def reaches(self, start: float | None, boot: float) -> bool:
-        """Tell whether the ring goes back to ``start`` (None: to boot) without a gap.
-
-        ``boot`` is when the kernel started, in seconds since the epoch: with its first record the
-        ring goes back as far, and no further.
-        """
-        if self.lost:
-            return False
-        if self.first_sequence == 0:
-            return start is None or start >= boot
-        return start is not None and self.oldest is not None and self.oldest <= start
 
 
 def read_clock() -> Clock:
@@ -107,9 +97,9 @@ def boot_time(clock: Clock) -> float:
 def wall_time(clock: Clock, monotonic: int) -> tuple[float, float]:
     """Return (seconds since the epoch, slack) of a stamp of printk's clock in microseconds.
 
-    Exact to the drift of that clock, at most DRIFT of the record's age, as long as the host was
-    not suspended since. After a suspend the time returned is the latest possible, and the slack
-    holds all the time spent suspended since boot: which of it lies after the record, no one says.
+    The time is exact to the drift of that clock, at most DRIFT of the record's age, unless the
+    host was suspended since boot. Then it is the latest possible time, and the slack includes all
+    the time spent suspended: nothing tells how much of it came after the record.
     """
     age = clock.monotonic - monotonic / 1e6
     suspended = max(0.0, clock.boottime - clock.monotonic)
@@ -121,7 +111,7 @@ def wall_time(clock: Clock, monotonic: int) -> tuple[float, float]:
 def parse_record(raw: bytes) -> Record:
     """Return the record in ``raw``, the bytes of one read.
 
-    Raises ValueError when they are no record.
+    Raises ValueError where they are no record.
     """
     prefix = _PREFIX.match(raw)
     if prefix is None:
@@ -146,12 +136,12 @@ def parse_record(raw: bytes) -> Record:
 
 def _text(raw: bytes) -> str:
     if b"\\" in raw:
-        raw = _ESCAPE.sub(lambda found: bytes((int(found[1], 16),)), raw)
+        raw = _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), raw)
     return raw.decode("utf-8", "replace")
 
 
 def is_restricted() -> bool:
-    """Whether the ring buffer takes a right (kernel.dmesg_restrict, or the device's mode)."""
+    """Return whether the ring buffer needs privileges (kernel.dmesg_restrict, or the mode)."""
     try:
         with open("/proc/sys/kernel/dmesg_restrict", "rb") as file:
             return file.read(8).strip() != b"0" or not os.stat(PATH).st_mode & 0o004
@@ -180,11 +170,11 @@ def read_kmsg(
 ) -> Iterator[bytes]:
     """Yield the records of a ring, oldest first, up to its end.
 
-    ``descriptor`` is open for reading with O_NONBLOCK. ``stop`` is asked before each read: once
-    it says True, STOPPED is yielded and the reading ends. ``marker``, a second descriptor that
-    stood at the ring's end before, ends it at what was there then, also when the ring is written
-    as fast as it is read. Records overwritten meanwhile (EPIPE) or too long (EINVAL) are passed
-    over: the gap in the sequence tells. Any other OSError is raised.
+    ``descriptor`` is open for reading with O_NONBLOCK. ``stop`` is called before each read: once
+    it returns True, STOPPED is yielded and the reading ends. ``marker`` is a second descriptor at
+    what was the ring's end: the reading ends there, also while the ring is written as fast as it
+    is read. Records overwritten meanwhile (EPIPE) or too long (EINVAL) are skipped and leave a
+    gap in the sequence. Any other OSError is raised.
     """
     end: int | None = None
     reads = 0
@@ -213,8 +203,8 @@ def read_kmsg(
 
 
 def _sequence(raw: bytes) -> int:
-    found = _PREFIX.match(raw)
-    return int(found[2]) if found is not None else -1
+    prefix = _PREFIX.match(raw)
+    return int(prefix[2]) if prefix is not None else -1
 
 
 def _sequence_at(marker: int) -> int | None:
@@ -222,20 +212,20 @@ def _sequence_at(marker: int) -> int | None:
     try:
         raw = os.read(marker, RECORD_SIZE)
     except OSError:
-        # EAGAIN: nothing was written. EPIPE: so much was that the marker was overrun; the next
-        # record it gives is later than the end it stood for, and still an end.
+        # EAGAIN: nothing was written. EPIPE: the marker was overwritten; the next record that it
+        # yields is later than the end was, and still an end.
         return None
     sequence = _sequence(raw)
     return sequence if sequence >= 0 else None
 
 
 def digest(raws: Iterable[bytes], clock: Clock, boot: str | None = None) -> Ring:
-    """Return what the records of a reading say.
+    """Return the events and the extent of a reading.
 
-    ``raws`` is what ``read_kmsg`` yields, or the same from elsewhere; ``clock`` the clocks at the
-    time of reading; ``boot`` this boot's id. Only records of the kernel's own facility count: any
-    program with the right may write "table full" to /dev/kmsg. Memory is bounded by the number of
-    events, not of records. Raises nothing but what ``raws`` raises.
+    ``raws`` is what ``read_kmsg`` yields; ``clock`` the clocks at the time of reading; ``boot``
+    this boot's id. Only records of the kernel's own facility count, because privileged programs
+    can write any text to /dev/kmsg. Memory is bounded by the number of events, not of records.
+    Raises only what ``raws`` raises.
     """
     boot = boot.replace("-", "") if boot is not None else None
     events: list[Event] = []

@@ -55,7 +55,7 @@ _EAST_ASIAN_CLOCK = (
     r"(?P<second>[0-9]{1,2})[秒초]?"
 )
 _EPOCH = (
-    r"(?P<whole>[0-9]{10})(?:(?P<more>[0-9]{3}|[0-9]{6}|[0-9]{9})|[.,](?P<fraction>[0-9]{1,9}))?"
+    r"(?P<seconds>[0-9]{10})(?:(?P<more>[0-9]{3}|[0-9]{6}|[0-9]{9})|[.,](?P<fraction>[0-9]{1,9}))?"
 )
 _TAI64 = r"@4(?P<seconds>[0-9a-f]{15})(?P<nanoseconds>[0-9a-f]{8})?"
 _OFFSET = r"(?:UTC|GMT)?(?P<offset>[+-][0-9]{1,2}(?::?[0-9]{2})?)"
@@ -109,7 +109,7 @@ class Dates:
         return self.clock is not None or self.epoch is not None
 
     @property
-    def begun(self) -> bool:
+    def started(self) -> bool:
         """Tell whether it has any part."""
         return bool(self) or self.weekday or any((self.month, self.day, self.year))
 
@@ -172,7 +172,7 @@ class Dates:
         match = re.fullmatch(_EPOCH, word)
         if match is not None:
             fraction = match["fraction"] or match["more"]
-            self.epoch = int(match["whole"]) + (float("0." + fraction) if fraction else 0.0)
+            self.epoch = int(match["seconds"]) + (float("0." + fraction) if fraction else 0.0)
             self.slack = 0.0 if fraction else 1.0
             return True
         match = re.fullmatch(_TAI64, word)
@@ -290,17 +290,17 @@ class Dates:
         if self.zone is not None and own is None and self.zone in time.tzname:
             where = None
         try:
-            found = (
+            moment = (
                 _latest_year(parts, where, reference)
                 if self.year is None
                 else _time((self.year, *parts), where, reference)
             )
         except (ValueError, OverflowError, OSError):
             return UNDATED
-        if found is None:
+        if moment is None:
             return UNDATED
         fraction = float("0." + self.fraction) if self.fraction else 0.0
-        return Stamp(found + fraction, self.slack, own is not None)
+        return Stamp(moment + fraction, self.slack, own is not None)
 
 
 def read_stamp(text: str, reference: float, zone: tzinfo | None = None) -> Stamp:
@@ -336,8 +336,8 @@ def _fixed(text: str) -> tzinfo | None:
         if match is None:
             return None
         sign, digits = match["offset"][0], match["offset"][1:].replace(":", "")
-        whole, minutes = (digits[:-2], digits[-2:]) if len(digits) > 2 else (digits, "0")
-        hours = (int(whole) + int(minutes) / 60) * (-1 if sign == "-" else 1)
+        hour, minutes = (digits[:-2], digits[-2:]) if len(digits) > 2 else (digits, "0")
+        hours = (int(hour) + int(minutes) / 60) * (-1 if sign == "-" else 1)
     if abs(hours) >= 24:
         return None
     return timezone(timedelta(hours=hours))
@@ -363,11 +363,11 @@ def _latest_year(
     # February 29th may be eight years back.
     for candidate in range(year, max(year - 10, 1969), -1):
         try:
-            found = _time((candidate, *parts), zone, reference)
+            moment = _time((candidate, *parts), zone, reference)
         except ValueError:
             continue
-        if found <= reference + DAY:
-            return found
+        if moment <= reference + DAY:
+            return moment
     return None
 
 

@@ -47,7 +47,7 @@ _CUT_JSON = re.compile(
 )
 _PRETTY_FIELD = re.compile(r'\s+"[^"]{1,64}" ?: ')
 _EXPORT_FIELD = re.compile(r"(?P<indent> {0,8})(?P<key>_{0,2}[A-Z][A-Z0-9_]{0,63})=(?P<value>.*)")
-_VERBOSE_HEAD = re.compile(r"(?P<date>\S.*) \[s=[^\]]*\bt=(?P<micros>[0-9a-f]{1,16})\b[^\]]*\]")
+_VERBOSE_START = re.compile(r"(?P<date>\S.*) \[s=[^\]]*\bt=(?P<micros>[0-9a-f]{1,16})\b[^\]]*\]")
 
 
 class Record(NamedTuple):
@@ -154,9 +154,9 @@ def _block(text: str) -> dict[str, Any] | None:
         if match is not None:
             fields.setdefault(match["key"], match["value"])
             continue
-        head = _VERBOSE_HEAD.fullmatch(line)
-        if head is not None:
-            fields["__REALTIME_TIMESTAMP"] = str(int(head["micros"], 16))
+        first = _VERBOSE_START.fullmatch(line)
+        if first is not None:
+            fields["__REALTIME_TIMESTAMP"] = str(int(first["micros"], 16))
     return fields if "MESSAGE" in fields else None
 
 
@@ -227,9 +227,9 @@ def entry_bounds(
     ``data`` from ``begin`` to ``end`` is what there is to look at. A journal's export and verbose
     output and pretty JSON have one field a line; of all others the line is the entry.
     """
-    head = bytes(data[start : min(stop, start + 100)]).decode("utf-8", "replace")
+    text = bytes(data[start : min(stop, start + 100)]).decode("utf-8", "replace")
     low, high = max(begin, start - 16384), min(end, stop + 16384)
-    field = _EXPORT_FIELD.match(head)
+    field = _EXPORT_FIELD.match(text)
     if field is not None and field["indent"]:
         return _verbose_bounds(data, low, high, start, stop)
     if field is not None:
@@ -239,7 +239,7 @@ def entry_bounds(
             top + 2 if top >= 0 else _line_start(data, low, begin),
             bottom if bottom >= 0 else high,
         )
-    if _PRETTY_FIELD.match(head):
+    if _PRETTY_FIELD.match(text):
         top = data.rfind(b"{", low, start)
         bottom = data.find(b"}", stop, high)
         if top >= 0 and bottom >= 0:

@@ -1,7 +1,7 @@
 """One line of a log, in whatever form: when, on which host, and what the kernel reports in it.
 
-``parse_line`` searches the line for the kernel's messages (messages.py), reads what stands before
-them (header.py, stamps.py), and takes JSON and the like apart first (structured.py).
+``parse_messages`` searches the line for the kernel's messages (messages.py), reads what stands
+before them (header.py, stamps.py), and parses JSON and the like first (structured.py).
 """
 
 from __future__ import annotations
@@ -87,11 +87,6 @@ def clean(line: str) -> str:
     return _CONTROL.sub(" ", line) if not line.isprintable() else line
 
 
-def parse_line(line: str, reference: float, zone: tzinfo | None = None) -> LogLine | None:
-    """Return the first of what ``parse_messages`` returns, None where there is none."""
-    return next(iter(parse_messages(line, reference, zone)), None)
-
-
 def parse_messages(line: str, reference: float, zone: tzinfo | None = None) -> tuple[LogLine, ...]:
     """Return what the kernel reports in the line; nothing where it is not the kernel's or no loss.
 
@@ -111,18 +106,19 @@ def parse_messages(line: str, reference: float, zone: tzinfo | None = None) -> t
         cut = message_of_cut_json(line)
         if cut is not None:
             line = cut
-    return tuple(found for found, _ in _parse_text(clean(line), reference, zone))
+    return tuple(parsed for parsed, _ in _parse_text(clean(line), reference, zone))
 
 
 def _parse_text(text: str, reference: float, zone: tzinfo | None) -> list[tuple[LogLine, Header]]:
     """Return what a plain line reports, each with what stands before it."""
-    found: list[tuple[LogLine, Header]] = []
+    lines: list[tuple[LogLine, Header]] = []
     at = 0
     matches = find_messages(text)
     for number, match in enumerate(matches):
         header = read_header(text[at : match.start], reference, zone)
         at = match.end
-        glued = number + 1 < len(matches) and matches[number + 1].start == at
+        following = matches[number + 1 : number + 2]
+        glued = bool(following) and not text[at : following[0].start].strip()
         if header.proof or not (glued or ends_message(text, at)):
             break
         if header.times:
@@ -133,8 +129,8 @@ def _parse_text(text: str, reference: float, zone: tzinfo | None) -> list[tuple[
             line = LogLine(
                 message, stamp.time, stamp.slack, header.monotonic, header.host, stamp.offset
             )
-            found.append((line, header))
-    return found
+            lines.append((line, header))
+    return lines
 
 
 def _parse_records(
@@ -152,11 +148,11 @@ def _parse_records(
         latest = reference if stamp.time is None else stamp.time
         if record.text[:1] == "{":
             nested = parse_messages(record.text, latest, zone)
-            inner = [(found, Header(kernel=True)) for found in nested]
+            inner = [(each, Header(kernel=True)) for each in nested]
         else:
             inner = _parse_text(clean(record.text), latest, zone)
         if inner and _is_kernels(record, inner[0][1], outer):
-            return tuple(_joined(record, found, stamp) for found, _ in inner)
+            return tuple(_joined(record, each, stamp) for each, _ in inner)
     return ()
 
 
@@ -203,7 +199,7 @@ def parse_time(line: str, reference: float, zone: tzinfo | None = None) -> float
     """Return when a line was written by its own stamp, of whatever program it is.
 
     In seconds since the epoch, None where it does not tell; ``reference`` and ``zone`` as for
-    ``parse_line``. Raises nothing.
+    ``parse_messages``. Raises nothing.
     """
     if "{" in line:
         data = records(line)
@@ -281,7 +277,6 @@ __all__ = [
     "LogLine",
     "entry_bounds",
     "kernel_line",
-    "parse_line",
     "parse_messages",
     "parse_repetition",
     "parse_time",
