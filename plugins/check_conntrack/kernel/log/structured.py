@@ -7,6 +7,7 @@ who wrote it, when and where are others.
 from __future__ import annotations
 
 import re
+from itertools import chain, count
 
 from ..namedtuple import NamedTuple
 
@@ -53,9 +54,9 @@ _VERBOSE_START = re.compile(r"(?P<date>\S.*) \[s=[^\]]*\bt=(?P<micros>[0-9a-f]{1
 class Record(NamedTuple):
     """A message and what the fields beside it say.
 
-    ``text`` is a line of its own, maybe with a header. ``program``, ``facility``, ``time`` (as it
-    is written), ``host`` and ``monotonic`` (microseconds) are None where no field names them;
-    ``transport`` is the journal's.
+    text: one or more lines, maybe with headers. program, facility, time (as it is written), host,
+    monotonic (microseconds): None where no field names them. transport: the journal's. entry:
+    which of the line's entries it is of; two messages of one entry are one under two names.
     """
 
     text: str
@@ -65,6 +66,7 @@ class Record(NamedTuple):
     time: str | None = None
     host: str | None = None
     monotonic: int | None = None
+    entry: int = 0
 
 
 def records(text: str) -> Iterator[Record] | None:
@@ -75,12 +77,11 @@ def records(text: str) -> Iterator[Record] | None:
     if "\n" in text:
         fields = _block(text)
         if fields is not None:
-            return _walk(fields, {}, 0)
-    brace = text.find("{")
-    if brace >= 0:
-        value = _json(text[brace:])
-        if value is not None:
-            return _walk(value, {}, 0)
+            return _walk(fields, {}, 0, count())
+    objects = _objects(text)
+    if objects:
+        entries = count()
+        return chain.from_iterable(_walk(value, {}, 0, entries) for value in objects)
     return _columns(text) or _logfmt(text)
 
 
@@ -126,27 +127,42 @@ def message_of_cut_json(text: str) -> str | None:
     return text[ends[-1] :] if ends else None
 
 
-def _json(text: str) -> Any:
-    """Return the JSON value that the text begins with, None where there is none."""
+def _objects(text: str) -> list[dict[str, Any]]:
+    """Return the JSON objects in a line; between them may stand anything."""
+    objects = []
+    at = text.find("{")
+    while at >= 0:
+        value, at = _json(text, at)
+        if value is None:
+            break
+        objects.append(value)
+        at = text.find("{", at)
+    return objects
+
+
+def _json(text: str, start: int) -> tuple[dict[str, Any] | None, int]:
+    """Return the JSON object that begins there, or None, and where it ends."""
     import json
 
-    for attempt in (text, text.replace('"=>', '": ') if '"=>' in text else ""):
-        if attempt:
-            try:
-                value, _ = json.JSONDecoder().raw_decode(attempt)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(value, dict):
-                return value
-    return None
+    decoder = json.JSONDecoder()
+    try:
+        value, end = decoder.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        if '"=>' not in text:
+            return None, start
+        try:  # Ruby's spelling, of the same length
+            value, end = decoder.raw_decode(text.replace('"=>', '": '), start)
+        except (ValueError, RecursionError):
+            return None, start
+    return (value, end) if isinstance(value, dict) else (None, start)
 
 
 def _block(text: str) -> dict[str, Any] | None:
     """Return the fields of an entry of several lines: export, verbose, pretty JSON."""
     stripped = text.strip().rstrip(",")
     if stripped.startswith(("{", "},{")):
-        value = _json(stripped[stripped.index("{") :])
-        if isinstance(value, dict):
+        value, _ = _json(stripped, stripped.index("{"))
+        if value is not None:
             return value
     fields: dict[str, Any] = {}
     for line in text.split("\n"):
@@ -160,22 +176,31 @@ def _block(text: str) -> dict[str, Any] | None:
     return fields if "MESSAGE" in fields else None
 
 
-def _walk(value: dict[str, Any], outer: dict[str, str], depth: int) -> Iterator[Record]:
-    """Yield the messages in an object, with the fields of the objects around it."""
+def _walk(
+    value: dict[str, Any],
+    outer: dict[str, str],
+    depth: int,
+    entries: Iterator[int],
+    entry: int | None = None,
+) -> Iterator[Record]:
+    """Yield the messages in an object, with the fields of the objects around it.
+
+    An object within another is of the same entry; the items of a list are entries of their own.
+    """
     if depth > _DEPTH:
         return
     known = {**outer, **_plain_fields(value)}
+    entry = next(entries) if entry is None else entry
     for key, item in value.items():
         if isinstance(item, dict):
-            yield from _walk(item, known, depth + 1)
-        elif str(key).lower() in MESSAGE_KEYS:
-            for text in item.split("\n") if isinstance(item, str) else ():
-                yield _record(text, known)
+            yield from _walk(item, known, depth + 1, entries, entry)
+        elif isinstance(item, str) and str(key).lower() in MESSAGE_KEYS:
+            yield _record(item, known, entry)
         for each in item if isinstance(item, list) else ():
             if isinstance(each, dict):
-                yield from _walk(each, known, depth + 1)
+                yield from _walk(each, known, depth + 1, entries)
             elif _is_pair(each):
-                yield _record(each[1], {**known, "time": each[0]})
+                yield _record(each[1], {**known, "time": each[0]}, next(entries))
 
 
 def _plain_fields(value: dict[str, Any]) -> dict[str, str]:
@@ -195,7 +220,7 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)
 
 
-def _record(text: str, known: dict[str, str]) -> Record:
+def _record(text: str, known: dict[str, str], entry: int = 0) -> Record:
     programs = [known[key] for key in _PROGRAM_KEYS if known.get(key)]
     facility = known.get("syslog_facility") or known.get("facility")
     if facility is None and known.get("pri", "").isdigit():
@@ -212,6 +237,7 @@ def _record(text: str, known: dict[str, str]) -> Record:
         when,
         next((known[key] for key in _HOST_KEYS if known.get(key)), None),
         int(uptime) if uptime is not None and uptime.isdecimal() and len(uptime) < 19 else None,
+        entry,
     )
 
 

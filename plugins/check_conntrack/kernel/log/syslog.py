@@ -7,6 +7,7 @@ before them (header.py, stamps.py), and parses JSON and the like first (structur
 from __future__ import annotations
 
 import re
+from itertools import chain
 
 from ..namedtuple import NamedTuple
 from .header import KERNEL, Header, better_stamp, is_kernel_daemon, read_header, read_start
@@ -40,6 +41,7 @@ _KERNELS_WORDS = re.compile(
 )
 
 
+_CANDIDATE = re.compile(r"conntrack|suppress", re.IGNORECASE)
 _FLUENT_BIT = re.compile(r"\[\[?(?P<time>[0-9]{10}\.[0-9]{1,9}), ")
 _TIME_FIELD = re.compile(
     r'"(?:__REALTIME_TIMESTAMP|@timestamp|timestamp|time|ts|date)" ?: ?"?(?P<time>[^",}]{10,40})'
@@ -136,24 +138,38 @@ def _parse_text(text: str, reference: float, zone: tzinfo | None) -> list[tuple[
 def _parse_records(
     line: str, data: Iterator[Record], reference: float, zone: tzinfo | None
 ) -> tuple[LogLine, ...]:
-    """Return what the first record reports that is the kernel's.
+    """Return what the records report that are the kernel's.
 
-    One message under two keys (short_message and full_message) is one message.
+    One message under two names (short_message and full_message) is one message.
     """
     brace = line.find("{") if "{" in line and "\n" not in line.strip() else 0
     prefix = line[:brace].removeprefix("data: ")
     outer = read_start(clean(prefix), reference, zone)
+    entries: dict[int, tuple[LogLine, ...]] = {}
     for record in data:
-        stamp = _record_stamp(record, outer, prefix, reference, zone)
-        latest = reference if stamp.time is None else stamp.time
-        if record.text[:1] == "{":
-            nested = parse_messages(record.text, latest, zone)
-            inner = [(each, Header(kernel=True)) for each in nested]
+        if record.entry not in entries and _CANDIDATE.search(record.text):
+            lines = _parse_record(record, outer, prefix, reference, zone)
+            if lines:
+                entries[record.entry] = lines
+    return tuple(chain.from_iterable(entries.values()))
+
+
+def _parse_record(
+    record: Record, outer: Header, prefix: str, reference: float, zone: tzinfo | None
+) -> tuple[LogLine, ...]:
+    """Return what one record reports, nothing where it is not the kernel's."""
+    stamp = _record_stamp(record, outer, prefix, reference, zone)
+    latest = reference if stamp.time is None else stamp.time
+    inner: list[tuple[LogLine, Header]] = []
+    for text in record.text.split("\n"):
+        if text[:1] == "{":
+            nested = parse_messages(text, latest, zone)
+            inner += [(each, Header(kernel=True)) for each in nested]
         else:
-            inner = _parse_text(clean(record.text), latest, zone)
-        if inner and _is_kernels(record, inner[0][1], outer):
-            return tuple(_joined(record, each, stamp) for each, _ in inner)
-    return ()
+            inner += _parse_text(clean(text), latest, zone)
+    return tuple(
+        _joined(record, each, stamp) for each, header in inner if _is_kernels(record, header, outer)
+    )
 
 
 def _is_kernels(record: Record, inner: Header, outer: Header) -> bool:
