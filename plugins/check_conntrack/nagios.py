@@ -376,7 +376,7 @@ def conclude(
         if needs:
             metric = Metric("history", 0, context="history")
             check.results.add(Result(Warn, trouble, metric))
-            extra.append(render.versions(f"no history: {trouble}"))
+            extra.append([f"no history: {each}" for each in render.versions(trouble)])
             notes.append(f"WARNING: {', '.join(needs)} cannot be evaluated, no history: {trouble}")
         elif not options.no_state:
             notes.append(f"No history is kept: {trouble}")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 STATUS_WIDTH = 160  # characters, without the perfdata
 TEXT_WIDTH = STATUS_WIDTH - len("CONNTRACK_USAGE CRITICAL - ")
-SHORTEST = 64  # characters of a problem on the status line; its long output has the rest
+SHORT_WIDTHS = (96, 72, 52)  # characters of a problem on the status line that lacks room
 OUTPUT_SIZE = 4096  # bytes without -v; Nagios takes 8 KiB, and an agent adds to it
 _DURATIONS = (("y", 365 * 86400), ("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 _SIZES = (("GiB", 1 << 30), ("MiB", 1 << 20))
@@ -114,10 +114,20 @@ def fit(parts: Iterable[str | Sequence[str]], room: int = TEXT_WIDTH) -> str:
 
 
 def versions(problem: str) -> list[str]:
-    """Return a sentence "<object>: <problem> (<remedy>)" for fit(): whole, shorter, cut."""
+    """Return a sentence "<object>: <problem> (<remedy>)" for fit(): whole, and ever shorter."""
     short = problem[: problem.rindex(" (")] if problem[-1:] == ")" and " (" in problem else problem
-    cut = short if len(short) <= SHORTEST else short[: SHORTEST - 3] + "..."
-    return list(dict.fromkeys([problem, short, cut]))
+    return list(dict.fromkeys([problem, short, *(_cut(short, width) for width in SHORT_WIDTHS)]))
+
+
+def _cut(sentence: str, width: int) -> str:
+    """Return a sentence "<object>: <problem>" cut to a width, if possible in its object."""
+    thing, colon, problem = sentence.partition(": ")
+    room = max(width - len(colon + problem), 16)
+    if len(thing) > room:
+        # Of a path the end says most, of a name its beginning.
+        thing = "..." + thing[3 - room :] if "/" in thing else thing[: room - 3] + "..."
+    text = thing + colon + problem
+    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def status_line(title: str, state: str, text: str) -> str:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     AnyReport = TypeVar("AnyReport", bound=Report)
 
 MOST_GRAPHED = 10  # namespaces beside the first that have perfdata
-LONGEST_NAME = 32  # characters on the status line, if it is too long
+LONGEST_NAME = 24  # characters on the status line, if it is too long
 
 
 # --- what is graphed, and what is kept

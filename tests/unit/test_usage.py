@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import signal
 import stat
 import time
 from pathlib import Path
@@ -15,8 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from check_conntrack import reports
-from check_conntrack.kernel import host, limits, privileges, reader, reader_client, reader_command
+from check_conntrack import reports, session
+from check_conntrack.kernel import (
+    host,
+    limits,
+    namespaces,
+    privileges,
+    reader,
+    reader_client,
+    reader_command,
+    source,
+)
 from check_conntrack.state import state_store
 
 OWN = os.stat("/proc/self/ns/net").st_ino
@@ -801,3 +811,255 @@ def test_what_it_leaves_behind_is_small(check, clock, sysctls, tmp_path):
     [file] = (tmp_path / "state" / str(os.geteuid())).iterdir()
     assert file.stat().st_size < 2048
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+# --- the status line
+
+
+def test_status_line_names_the_lowered_limit_as_the_cause(check, clock, sysctls):
+    sysctls.holds(4000, 262144)
+    check()
+    clock.now += 300
+    clock.today += 300
+    sysctls.holds(4000, 4000)
+    run = check()
+    first, last = (time.strftime("%H:%M", time.localtime(clock.today - ago)) for ago in (300, 0))
+    lowered = f"limit lowered from 262144 to 4000 between {first} and {last}"
+    assert run.text == f"full: 4000 of 4000 entries; {lowered}"
+    assert lowered.capitalize() in run.lines
+
+
+def test_usage_has_been_too_high_since_the_limit_was_lowered(check, clock, sysctls):
+    minutes(check, clock, sysctls, [8500] * 3, "-w", "usage=90", "-c", "usage=~:")
+    sysctls[limits.NEW + "max"] = b"9000\n"
+    run = minutes(check, clock, sysctls, [8500] * 3, "-w", "usage=90", "-c", "usage=~:")
+    assert run.lines[0] == "WARNING: usage 94.4% (threshold 90), for at least 2m"
+
+
+def test_a_raised_limit_and_more_buckets_are_in_the_long_output_only(check, clock, sysctls):
+    sysctls.holds(9500, 10000, 2048)
+    check()
+    sysctls.holds(9500, 10240, 4096)
+    clock.now += 60
+    clock.today += 60
+    run = check()
+    assert "raised" not in run.text
+    assert any(line.startswith("Limit raised from 10000 to 10240 ") for line in run.lines)
+    assert any(line.startswith("Hash buckets raised from 2048 to 4096 ") for line in run.lines)
+
+
+def test_a_healthy_table_says_nothing_of_its_lowered_limit(check, clock, sysctls):
+    minutes(check, clock, sysctls, [1000])
+    sysctls[limits.NEW + "max"] = b"9000\n"
+    run = minutes(check, clock, sysctls, [1000])
+    assert run.text == "1000 of 9000 entries in use (11.1%)"
+
+
+def test_time_left_follows_the_cause(check, clock, sysctls):
+    sysctls.holds(8000, 20000)
+    minutes(check, clock, sysctls, range(8000, 8600, 100))
+    sysctls[limits.NEW + "max"] = b"10000\n"
+    run = minutes(check, clock, sysctls, [8600])
+    assert re.search(r"\(86\.0%\); limit lowered from .*; full in about 14m$", run.text)
+
+
+def test_each_namespace_that_alarms_is_named_the_fullest_first(check, entered):
+    entered(
+        {"blue": (71, 95, 100), "red": (72, 93, 100), "green": (73, 85, 100), "idle": (74, 1, 9)}
+    )
+    run = check("--netns", "all")
+    assert run.text == (
+        "namespace blue 95 of 100 entries in use (95.0%); also red 93.0%, green 85.0%"
+    )
+    assert "  5 namespaces  entries  usage  full in" in run.lines
+
+
+def test_as_many_namespaces_are_named_as_fit_and_the_others_counted(check, entered):
+    entered({f"router-{number:02}": (100 + number, 95, 100) for number in range(40)})
+    run = check("--netns", "all")
+    named = re.findall(r"router-\d\d", run.text)
+    assert len(named) >= 4
+    assert run.text.endswith(f" and {40 - len(named)} more")
+    assert "..." not in run.status
+
+
+def test_the_fullest_namespace_is_named_when_all_are_ok(check, entered):
+    entered({"blue": (71, 45, 100), "red": (72, 1, 100)})
+    run = check("--netns", "all")
+    assert run.text == "1000 of 10000 entries in use (10.0%); fullest: namespace blue 45.0%"
+
+
+def test_no_other_namespace_is_named_when_the_first_is_the_fullest(check, entered):
+    entered({"blue": (71, 5, 100)})
+    assert check("--netns", "all").text == "1000 of 10000 entries in use (10.0%)"
+
+
+def test_facts_on_the_status_line_are_left_out_whole_or_not_at_all(check, entered):
+    names = {"n" * 100 + str(number): (80 + number, 95, 100) for number in range(3)}
+    entered({**names, "dark" + "x" * 90: (72, None)})
+    run = check("--netns", "all")
+    assert "95 of 100 entries in use (95.0%); " in run.text
+    assert "; namespace dar" in run.text
+
+
+@pytest.fixture
+def inhabited(monkeypatch):
+    """Say which control groups and command each process has: inhabited(pid=(groups, command))."""
+    processes = {}
+
+    def read(path, most=4096):
+        _, _, pid, file = path.split("/")
+        group, command = processes.get(int(pid), (b"", b""))
+        return source.FileReading(path, group if file == "cgroup" else command)
+
+    monkeypatch.setattr(namespaces, "read_file", read)
+
+    def make(pid, groups, command=b"sleep\n"):
+        processes[pid] = (groups, command)
+
+    return make
+
+
+ID = b"3f2a1b4c5d6e" + b"0" * 52
+
+
+@pytest.mark.parametrize(
+    ("groups", "name"),
+    [
+        (b"0::/system.slice/docker-%s.scope\n" % ID, "docker-3f2a1b4c5d6e"),
+        (b"12:cpu:/docker/%s\n1:name=systemd:/docker/%s\n" % (ID, ID), "docker-3f2a1b4c5d6e"),
+        (
+            b"0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podab_c.slice/"
+            b"cri-containerd-%s.scope\n" % ID,
+            "cri-containerd-3f2a1b4c5d6e",
+        ),
+        (b"0::/machine.slice/libpod-%s.scope/container\n" % ID, "libpod-3f2a1b4c5d6e"),
+        (b"0::/lxc.payload.mail/system.slice/x.mount\n", "mail"),
+        (b"0::/machine.slice/systemd-nspawn@web.service/payload\n", "web"),
+        (b"0::/system.slice/named.service\n", "named"),
+        (b"0::/user.slice/user-0.slice/user@0.service/app.slice/x.scope\n", "sleep"),
+        (b"0::/\n", "sleep"),
+        (b"", "sleep"),
+        (b"\xff:\xff:/\xff\n", "sleep"),
+    ],
+)
+def test_a_namespace_without_a_name_is_called_by_what_lives_in_it(
+    check, entered, inhabited, groups, name
+):
+    inhabited(5827, groups)
+    entered({"/proc/5827/ns/net": (71, 95, 100)})
+    run = check("--netns", "all")
+    assert run.text == f"namespace {name} 95 of 100 entries in use (95.0%)"
+    assert f"{name}::usage" in run.data
+
+
+@pytest.mark.parametrize("command", [b"x|y\n", b"\x1b[31m\n", b"a b'c=d\n", b"\xff\n", b"\n"])
+def test_hostile_names_of_processes_never_break_the_output(check, entered, inhabited, command):
+    inhabited(5827, b"0::/\n", command)
+    entered({"/proc/5827/ns/net": (71, 95, 100)})
+    run = check("--netns", "all", "-vvv")
+    assert run.state == "CRITICAL"
+    assert sum(label.endswith("::usage") for label in run.data) == 1
+
+
+def test_two_containers_of_one_command_have_two_labels(check, entered, inhabited):
+    for pid in (5827, 5828):
+        inhabited(pid, b"0::/\n")
+    entered({"/proc/5827/ns/net": (71, 95, 100), "/proc/5828/ns/net": (72, 96, 100)})
+    run = check("--netns", "all")
+    assert {"sleep::usage", "sleep_2::usage"} <= set(run.data)
+
+
+# --- thresholds and history that cannot be used
+
+
+@pytest.mark.parametrize("option", ["-w", "-c"])
+def test_a_threshold_on_a_label_without_a_value_is_unknown(check, sysctls, option):
+    sysctls.holds(1000, 10000)
+    run = check(option, "load_factor=2")
+    assert (run.state, run.data["usage"].text) == ("UNKNOWN", "10.0")
+    assert "cannot be evaluated: load_factor" in run.text
+    assert "UNKNOWN: cannot be evaluated: load_factor" in run.lines
+    assert check(option, "load_factor=~:").state == "OK", "it can never fire"
+    sysctls.holds(9900, 10000)
+    assert check("-w", "load_factor=2").state == "CRITICAL"
+
+
+@pytest.mark.parametrize("spec", ["growth=5", "time_to_full=1h:", "load_factor=9", "usage=90"])
+def test_a_threshold_on_what_is_not_known_yet_or_not_there_fires_never(check, sysctls, spec):
+    assert check("-c", spec).state == "OK"
+    sysctls.clear()
+    assert check("-c", spec).state == "OK", "conntrack is not active"
+    sysctls.holds(1000, 0, 2048)
+    assert check("-c", spec).state == "OK", "there is no limit"
+
+
+def test_a_history_that_cannot_be_kept_is_said_in_every_run(check):
+    for _ in range(2):
+        run = check("--state-dir", "/dev/null/x")
+        assert run.state == "OK"
+        assert run.lines == ["No history is kept: state directory /dev/null/x: Not a directory"]
+
+
+def test_a_history_that_cannot_be_written_is_a_warning_where_a_threshold_needs_it(
+    check, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(state_store.atomic_write, "replace", full)
+    run = check("-w", "time_to_full=4h:")
+    assert run.state == "WARNING"
+    assert "No space left on device" in run.text
+    assert "time_to_full cannot be evaluated, no history: " in run.lines[0] + run.lines[1]
+    run = check()
+    assert (run.state, len(run.lines)) == ("OK", 1)
+
+
+# --- hidden
+
+
+def test_sysctls_that_are_hidden_are_unknown_and_not_inactive(check, sysctls, monkeypatch):
+    sysctls.clear()
+    monkeypatch.setattr(limits, "conntrack_trace", lambda: "/sys/module/nf_conntrack")
+    run = check("--if-inactive", "ok")
+    assert run.state == "UNKNOWN"
+    assert run.text.startswith("/proc/sys/net/netfilter/nf_conntrack_count: hidden, although ")
+    assert "not active" not in run.out
+
+
+# --- out of time
+
+
+def test_on_a_time_out_what_is_known_is_evaluated_and_what_is_missing_is_named(
+    check, entered, monkeypatch, sysctls
+):
+    entered({"blue": (71, 10, 100)})
+    monkeypatch.setattr(session.Session, "ask", lambda *_: signal.pause())
+    run = check("--netns", "all", "-t", "0.2")
+    assert run.state == "UNKNOWN"
+    assert run.text == (
+        "1000 of 10000 entries in use (10.0%); "
+        "other namespaces: timed out after 0.2s while reading /proc/sys/net/netfilter"
+    )
+    assert run.data["usage"].text == "10.0"
+    sysctls.holds(9900, 10000)
+    run = check("--netns", "all", "-t", "0.2")
+    assert run.state == "CRITICAL"
+    assert "other namespaces: timed out" in run.text
+    assert "for at least" not in run.lines[0]
+    assert "sysctl -w" in run.rest, "the advice is printed all the same"
+
+
+def test_a_signal_stops_the_reading_and_what_is_known_is_printed(check, entered, monkeypatch):
+    entered({"blue": (71, 10, 100)})
+
+    def stopped(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+
+    monkeypatch.setattr(session.Session, "ask", stopped)
+    run = check("--netns", "all")
+    assert run.state == "UNKNOWN"
+    assert "other namespaces: stopped by SIGTERM" in run.text
+    assert "usage" in run.data
