@@ -125,7 +125,9 @@ def _cut(sentence: str, width: int) -> str:
     room = max(width - len(colon + problem), 16)
     if len(thing) > room:
         # Of a path the end says most, of a name its beginning.
-        thing = "..." + thing[3 - room :] if "/" in thing else thing[: room - 3] + "..."
+        words, slash, path = thing.partition("/")
+        left = room - len(words) - 3
+        thing = words + "..." + path[-left:] if slash and left > 8 else thing[: room - 3] + "..."
     text = thing + colon + problem
     return text if len(text) <= width else text[: width - 3] + "..."
 

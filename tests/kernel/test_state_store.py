@@ -14,7 +14,7 @@ def test_a_folder_of_ones_name_that_is_somebody_elses_is_refused(tmp_path, need)
     os.chown(own, 65534, 65534)
     store = Store.open(str(tmp_path), {}, None)
     assert store.refused
-    assert store.trouble == f"state directory {own} belongs to somebody else"
+    assert store.trouble == f"state directory {own}: belongs to another user"
     assert (store.folder, store.update("key", lambda _: 1)) == ("", 1)
     assert os.listdir(own) == []
     store.close()

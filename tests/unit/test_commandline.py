@@ -348,8 +348,10 @@ def test_a_verdict_that_cannot_be_printed_is_unknown(answer, monkeypatch, state)
 
 
 @pytest.fixture
-def dropped(monkeypatch):
+def dropped(monkeypatch, tmp_path):
     made = []
+    monkeypatch.setattr(session, "SHARED", str(tmp_path / "shared"))
+    monkeypatch.setattr(state_store, "SHARED", str(tmp_path / "shared"))
     monkeypatch.setattr(privileges, "drop", lambda user, **how: made.append((user, *how.values())))
     return made
 

@@ -422,12 +422,10 @@ def _name(
 ) -> str:
     """Return what to call a namespace that was entered by `path`."""
     target = targets.get(path)
-    if target and not request.everything and not target.name.startswith("pid-"):
-        return target.name
     ids = _process_ids(path)
-    if inode in called:
-        return called[inode]
-    return (inhabitant(ids[0]) if ids else "") or _at_path(path).name
+    if target and not request.everything:
+        return called.get(inode, target.name) if ids else target.name
+    return called.get(inode) or (inhabitant(ids[0]) if ids else "") or _at_path(path).name
 
 
 def _birth(path: str, inode: int, called: Mapping[int, str]) -> float:
