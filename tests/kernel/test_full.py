@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from support import journald, overflow
-from support.commands import INACTIVE, NOBODY, hidden, passing
+from support.commands import NOBODY, hidden, passing
 from support.machine import limit_lock, machine_wide
 from support.netns import Namespace, wait_until
 
