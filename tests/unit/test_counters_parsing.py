@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import struct
 from pathlib import Path
 
@@ -193,39 +192,3 @@ def test_one_wrong_byte_is_counters_or_an_error(at, value):
         ct.parse_stats_cpu(bytes(replies))
     except (ct.CountersError, ct.NetlinkError):
         return
-
-
-# -- keeping
-
-
-def test_a_reading_survives_json():
-    for text in (NEW, OLD):
-        found = ct.parse_text(text)
-        assert ct.from_plain(json.loads(json.dumps(ct.to_plain(found)))) == found._replace(
-            entries=None
-        )
-
-
-@pytest.mark.parametrize(
-    "plain",
-    [
-        None,
-        [],
-        {},
-        {"cpu": []},
-        {"cpu": [0], "drop": [1, 2]},
-        {"cpu": [0], "drop": 1},
-        {"cpu": [0], "drop": [-1]},
-        {"cpu": [0], "drop": [1 << 32]},
-        {"cpu": [0], "drop": [True]},
-        {"cpu": [0], "drop": [1.5]},
-        {"cpu": "0"},
-    ],
-)
-def test_what_was_never_written_is_an_error(plain):
-    with pytest.raises(ct.CountersError):
-        ct.from_plain(plain)
-
-
-def test_a_name_of_a_later_version_is_passed_over():
-    assert ct.from_plain({"cpu": [0], "drop": [1], "new_thing": [2]}).cpus[0].drop == 1

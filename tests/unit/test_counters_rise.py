@@ -144,17 +144,6 @@ def test_drops_that_failed_inserts_do_not_explain(drop, failed, chains, expected
     assert ct.full_drops(risen) == expected
 
 
-def test_stretches_add_up_and_the_least_certain_course_is_that_of_all():
-    one = ct.rise(reading(drop=1, insert_failed=0), reading(drop=4, insert_failed=0))
-    two = ct.rise(
-        reading(drop=9, insert_failed=0), reading(drop=2, insert_failed=0), HERE, HERE, 60
-    )
-    both = ct.add([one, two])
-    assert (both.course, both.total.drop, both.full_drops) == (Course.RESET, 5, 5)
-    assert ct.add([]) is None
-    assert ct.add([one]).total.drop == 3
-
-
 VALUES = st.fixed_dictionaries(
     {name: st.integers(0, TOP) for name in ("drop", "insert_failed", "found", "chaintoolong")}
 )

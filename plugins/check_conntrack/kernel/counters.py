@@ -12,11 +12,6 @@ import struct
 
 from .namedtuple import NamedTuple
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-
 PATH = "/proc/net/stat/nf_conntrack"
 MODULUS = 1 << 32
 """The counters are unsigned int in the kernel."""
@@ -408,51 +403,3 @@ def full_drops(risen: CpuCounters) -> int | None:
         return None
     clashes = max(0, risen.insert_failed - (risen.chaintoolong or 0))
     return max(0, risen.drop - clashes)
-
-
-def add(rises: tuple[Rise, ...] | list[Rise]) -> Rise | None:
-    """Return the rise over stretches of time that follow one another; None over none.
-
-    The course is the least certain of all: UNCLEAR, RESET, WRAPPED, CONTINUED.
-    """
-    if not rises:
-        return None
-    order = (Course.UNCLEAR, Course.RESET, Course.WRAPPED, Course.CONTINUED)
-    course = min((each.course for each in rises), key=order.index)
-    drops = [each.full_drops for each in rises if each.full_drops is not None]
-    summed = _sum(tuple(each.total for each in rises))
-    return Rise(course, summed, (), sum(drops) if drops else None)
-
-
-def to_plain(counters: Counters) -> dict[str, Any]:
-    """Return a reading as JSON can hold it: names to the values of each CPU."""
-    plain: dict[str, Any] = {"cpu": [cpu.cpu for cpu in counters.cpus]}
-    for name in COUNTERS:
-        values = [getattr(cpu, name) for cpu in counters.cpus]
-        if any(value is not None for value in values):
-            plain[name] = values
-    return plain
-
-
-def from_plain(plain: object) -> Counters:
-    """Return the reading that ``to_plain`` has written; names of later versions are passed over.
-
-    Raises CountersError for anything else.
-    """
-    if not isinstance(plain, dict) or not isinstance(plain.get("cpu"), list) or not plain["cpu"]:
-        raise CountersError("no remembered counters")
-    count = len(plain["cpu"])
-    columns = {name: plain[name] for name in CpuCounters._fields if name in plain}
-    for values in columns.values():
-        if not isinstance(values, list) or len(values) != count:
-            raise CountersError("remembered counters do not fit together")
-        for value in values:
-            sound = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and not (sound and 0 <= value < MODULUS):
-                raise CountersError("a remembered counter is no number of 32 bits")
-    return Counters(
-        tuple(
-            CpuCounters(**{name: values[at] for name, values in columns.items()})
-            for at in range(count)
-        )
-    )
