@@ -389,6 +389,23 @@ def test_full_a_log_that_was_just_rotated_is_quiet_and_an_empty_one_is_not(full,
     assert "table_full" not in unknown.perfdata
 
 
+def test_full_root_s_own_files_are_read_by_hand(full):
+    folder = Path(tempfile.mkdtemp(prefix="check-conntrack-root-"))
+    try:
+        log = folder / "dmesg.txt"
+        log.write_text(line(10))
+        log.chmod(0o600)
+        by_root = full("--since", "all", "--no-state", "--log", log, user=())
+        by_glob = full("--since", "all", "--no-state", "--log", f"{folder}/*.txt", user=())
+        by_other = full("--since", "all", "--no-state", "--log", log, "--user", "nobody", user=())
+    finally:
+        shutil.rmtree(folder)
+    assert (by_root.code, by_root.value("table_full")) == (2, 1)
+    assert (by_glob.code, by_glob.value("table_full")) == (2, 1)
+    assert by_other.code == 3
+    assert "permission denied" in by_other.status
+
+
 @pytest.mark.parametrize("since", ["15m", "all"])
 def test_full_an_empty_pipe_is_no_quiet_log(full, since):
     for before in ((), ["sh", "-c", 'exec "$@" <&-', "sh"]):

@@ -619,6 +619,25 @@ def test_full_a_message_names_its_namespace(host):
     assert run.data["red::table_full"].value == 1
 
 
+def test_full_a_message_of_another_boot_does_not_point_to_other_namespaces(host):
+    host.logs(host.line(86400 * 20), host.line(5, "x"))
+    run = host.run("--since", "all", "--log", host.log)
+    assert "see --netns all" not in run.text
+    host.logs(host.line(60, host="gw"), host.line(5, "x", host="gw"))
+    run = host.run("--since", "all", "--log", host.log, "--state-key", "gw")
+    assert "see --netns all" not in run.text
+    assert "counters" not in run.text
+
+
+def test_full_times_without_an_offset_are_of_the_zone_that_was_given(host):
+    stamp = time.strftime("%b %d %H:%M:%S", time.gmtime(host.at - 60 + 5 * 3600))
+    host.logs(host.line(7200, "x", host="gw"), f"{stamp} gw kernel: {MESSAGE}\n")
+    run = host.run("--log", host.log, "--log-timezone", "+05:00")
+    assert run.data["table_full"].value == 1
+    assert "latest 1m ago" in run.text
+    assert host.run("--log", host.log, "--log-timezone", "Mars/Base").state == "UNKNOWN"
+
+
 def test_full_a_message_of_long_ago_has_a_date(host):
     host.logs(host.line(86400 * 2930, "nf_conntrack: table full, dropping packet"))
     run = host.run("--since", "all", "--log", host.log)

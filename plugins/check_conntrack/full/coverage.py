@@ -16,10 +16,7 @@ from ..kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from .evidence import Evidence
-    from .namespace_reports import NamespaceReport
 
 COUNTERS = "counters"
 
@@ -101,21 +98,25 @@ def _of_everything(evidence: Evidence) -> Claim:
         if each.named and each.reason
     ]
     sources = [each.source for each in log.coverage if each.usable]
-    sources += [COUNTERS] if _shown_by_counters(evidence.reports) else []
+    counted = any(report.coverage for report in evidence.reports)
+    # Counters of this host say nothing about the logs of others.
+    if counted and (not log.coverage or not all(map(_is_foreign, log.coverage))):
+        sources.append(COUNTERS)
     return Claim(tuple(found), None, from_boot=False, sources=tuple(sources))
 
 
-def _shown_by_counters(reports: Sequence[NamespaceReport]) -> bool:
-    return any(report.coverage for report in reports)
+def _is_foreign(coverage: Coverage) -> bool:
+    """Tell whether a log is another host's, or names no host."""
+    own = events.short(os.uname().nodename)
+    return coverage.named and own not in map(events.short, coverage.hosts)
 
 
 def _subjects(evidence: Evidence, window: Span) -> list[_Subject]:
     """Return all that has to be covered."""
-    own = events.short(os.uname().nodename)
     shared: list[Coverage] = []
     subjects: list[_Subject] = []
     for each in evidence.log.coverage:
-        if each.named and own not in map(events.short, each.hosts):
+        if _is_foreign(each):
             subjects.append(_Subject(each.source, window, (each,)))
         else:
             shared.append(each)

@@ -5,6 +5,7 @@ acquire() reads; nothing is judged or written here.
 
 from __future__ import annotations
 
+import os
 import time
 
 from .. import render
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..kernel.coverage import Coverage
+    from ..kernel.log.opening import LogFiles
     from ..kernel.reasons import SourceProblem
     from ..session import Session
     from ..state.trend import Series
@@ -48,6 +50,7 @@ class LogReport(NamedTuple):
     counts: the figures of the window.
     undated: events whose time is not known, or lies in the future.
     hosts: the hosts that the events of the window name.
+    is_local: "table full" messages are of this host and this boot: its counters know of them.
     named, gone: how many messages name a namespace by its inode: one that exists, one that does
     not any more.
     histories: what the next run gets.
@@ -61,6 +64,7 @@ class LogReport(NamedTuple):
     counts: events.EventCounts = events.EventCounts()
     undated: tuple[events.Event, ...] = ()
     hosts: tuple[str, ...] = ()
+    is_local: bool = False
     named: Mapping[int, int] = {}
     gone: Mapping[int, int] = {}
     histories: tuple[tuple[str, gather.LogHistory], ...] = ()
@@ -126,8 +130,8 @@ class Evidence(NamedTuple):
         return _is_gone(event, self.births)
 
 
-def acquire(options: argparse.Namespace, session: Session) -> Evidence:
-    """Read everything that the options ask for."""
+def acquire(options: argparse.Namespace, session: Session, opened: LogFiles) -> Evidence:
+    """Read everything that the options ask for. opened: logs, before privileges were dropped."""
     from ..kernel.namespaces import births, names
 
     clock = kmsg.read_clock()
@@ -143,7 +147,11 @@ def acquire(options: argparse.Namespace, session: Session) -> Evidence:
     earlier = state.read_service(session.store, service, now)
     window = window_of(options, clock, now, state.previous_run(earlier.run, now))
     session.stage("reading the kernel log")
-    log, window = read_log(options, asking, clock, now, window, earlier, born)
+    asked = LogQuestion(options, asking, opened, clock, now, earlier)
+    log = LogReport()
+    late: list[str] = []
+    with session.stage.stoppable(late.append):
+        log, window = read_log(asked, window, born)
     start = _start_up(options, window, now)
     past = _Past(now, log.named, reloaded=_is_reloaded(earlier.run, now))
     first = kept = None
@@ -171,7 +179,7 @@ def acquire(options: argparse.Namespace, session: Session) -> Evidence:
         has_first=first is not None,
         names=called,
         births=born,
-        problems=found.problems,
+        problems=(*found.problems, *late),
         unavailable=tuple(found.unavailable),
         inactive=found.inactive,
         refused=asking.refused if options.sudo and session.forbidden else "",
@@ -244,23 +252,33 @@ def _start_up(options: argparse.Namespace, window: events.Window, now: RunTime) 
 # --- the log
 
 
+class LogQuestion(NamedTuple):
+    """What is needed to read the log.
+
+    opened: files that were opened before privileges were dropped.
+    earlier: what the run before left.
+    """
+
+    options: argparse.Namespace
+    asking: Asking
+    opened: LogFiles
+    clock: kmsg.Clock
+    now: RunTime
+    earlier: ServiceState
+
+
 def read_log(
-    options: argparse.Namespace,
-    asking: Asking,
-    clock: kmsg.Clock,
-    now: RunTime,
-    window: events.Window,
-    earlier: ServiceState,
-    births: Mapping[int, float],
+    asked: LogQuestion, window: events.Window, births: Mapping[int, float]
 ) -> tuple[LogReport, events.Window]:
     """Read the log, back to the last run that could read one.
 
     Return the window with it, which then reaches as far back.
     """
-    deadline = time.monotonic() + LOG_SHARE * options.timeout if options.timeout else None
+    options, now, earlier = asked.options, asked.now, asked.earlier
+    deadline = time.monotonic() + LOG_SHARE * asked.asking.session.stage.left()
 
     def stop() -> bool:
-        return deadline is not None and time.monotonic() > deadline
+        return time.monotonic() > deadline
 
     def read(span: events.Window) -> gather.LogEvidence:
         return gather.gather(
@@ -269,7 +287,9 @@ def read_log(
             now.boot,
             dict(earlier.logs),
             stop,
-            asking.ring if asking.may_ask else None,
+            asked.asking.ring if asked.asking.may_ask else None,
+            asked.opened,
+            options.log_timezone,
         )
 
     log = read(window)
@@ -279,7 +299,7 @@ def read_log(
     unread = last is not None and start is not None and last < start
     if unread and log.read and log.usable and STANDARD_INPUT not in options.log:
         # What this run has read stands, however far back the longer reading gets in time.
-        window = window_of(options, clock, now, last)
+        window = window_of(options, asked.clock, now, last)
         longer = read(window)
         early = [each for each in longer.events if each.time and each.time < (start or 0.0)]
         inside = events.select([*early, *inside.inside, *inside.undated], window)
@@ -294,6 +314,7 @@ def read_log(
         counts=events.count_events(inside.inside),
         undated=inside.undated,
         hosts=tuple(dict.fromkeys(event.host for event in inside.inside if event.host)),
+        is_local=any(_is_local(event, now) for event in inside.inside),
         named=named,
         gone=gone,
         histories=log.histories,
@@ -312,6 +333,17 @@ def _by_namespace(
             counts = gone if _is_gone(event, births) else named
             counts[event.netns] = counts.get(event.netns, 0) + event.times
     return named, gone
+
+
+def _is_local(event: events.Event, now: RunTime) -> bool:
+    """Tell whether an event is of this host and this boot, so that its counters know of it."""
+    if event.kind is not Kind.TABLE_FULL:
+        return False
+    if event.boot is not None:
+        return event.boot.replace("-", "") == now.boot.replace("-", "")
+    own = events.short(os.uname().nodename)
+    here = event.host is not None and events.short(event.host) == own
+    return here and event.time is not None and event.time >= now.boot_time
 
 
 def _is_gone(event: events.Event, births: Mapping[int, float]) -> bool:

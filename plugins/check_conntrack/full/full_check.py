@@ -16,6 +16,7 @@ from .. import cli, nagios, runner, session
 from ..kernel import counters, privileges
 from ..kernel.log import gather, kmsg
 from ..kernel.log.decompress import ZSTD
+from ..kernel.log.opening import LogFiles
 from ..ranges import parse_thresholds
 from . import contexts
 from .evidence import DEFAULT_WINDOW, acquire, write
@@ -25,6 +26,7 @@ from .summary import FullSummary
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from datetime import tzinfo
 
     from .. import signals
     from .evidence import Evidence
@@ -62,6 +64,18 @@ def _since(text: str) -> float | str:
     return seconds
 
 
+def _zone(text: str) -> tzinfo:
+    import argparse
+
+    from ..kernel.log.stamps import parse_zone
+
+    try:
+        return parse_zone(text)
+    except ValueError:
+        problem = f"unknown time zone {text!r} (give a name such as Europe/Berlin, or +02:00)"
+        raise argparse.ArgumentTypeError(problem) from None
+
+
 def parser() -> cli.Parser:
     """Return the command line of this check."""
     made = cli.make_parser("check_conntrack_full", PURPOSE, LABELS, EXAMPLES)
@@ -82,6 +96,13 @@ def parser() -> cli.Parser:
         metavar="PATH",
         help="auto (default: the ring buffer, the journal and log files of this host, until the "
         "window is covered), a log file or glob with its rotated parts, or - ; repeatable",
+    )
+    own.add_argument(
+        "--log-timezone",
+        type=_zone,
+        metavar="ZONE",
+        help="time zone of log files whose times have no offset, such as Europe/Berlin or +02:00 "
+        "(default: this host's)",
     )
     own.add_argument(
         "--if-incomplete",
@@ -112,10 +133,19 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             capability = privileges.CAP_SYS_ADMIN
         elif not os.path.exists(counters.PATH):
             capability = privileges.CAP_NET_ADMIN
+        named = LogFiles()
+        stack.callback(named.close)
         run = session.begin(
-            options, stage, stack, readers=_readers(options), capability=capability, late=LATE
+            options,
+            stage,
+            stack,
+            readers=_readers(options),
+            capability=capability,
+            late=LATE,
+            # Logs that root names may be root's alone.
+            open_files=lambda: named.preopen(path for path in options.log if path != gather.AUTO),
         )
-        evidence = acquire(options, run)
+        evidence = acquire(options, run, named)
         stage("evaluating what was read")
         findings = contexts.find(evidence, kept=not run.store.trouble)
         summary = FullSummary(findings, options, run)

@@ -70,10 +70,9 @@ class FullSummary(Summary):
         alarms = self._alarms(results)
         parts: list[str | tuple[str, ...]] = [*self._at_limit()]
         change = advice.limit_change(evidence)
+        at = len(parts)
         if evidence.log.counts.table_full:
-            messages = self._messages()
-            # A limit that was changed since says more than the window and the source.
-            parts.append(messages[-1:] if change else messages[:-1])
+            parts.append(self._messages())
         facts = self._facts(alarms)
         quiet = not parts and not facts
         parts += facts
@@ -85,6 +84,12 @@ class FullSummary(Summary):
         elif quiet and self.findings.claim.sources:
             parts.append(self._claim())
         parts += self._gaps()
+        if evidence.log.counts.table_full:
+            # All other facts are worth more than the names of the sources and the window.
+            room = render.TEXT_WIDTH - len("; ".join(map(_longest, parts)))
+            room += len(_longest(parts[at]))
+            fitting = [text for text in self._messages() if len(text) <= room]
+            parts[at] = fitting[0] if fitting else self._messages()[2:]
         if evidence.log.undated:
             parts.append(f"{self._undated()} not counted")
         return render.fit(parts)
@@ -156,7 +161,7 @@ class FullSummary(Summary):
         counts = log.counts
         messages = render.plural(counts.table_full, '"table full" message')
         drops = 0
-        if self._of_this_host():
+        if log.is_local:
             reports = [report for report in self.evidence.reports if self._messages_of(report)]
             # A table that is at its limit has said so itself.
             drops = sum(report.full_drops for report in reports if not report.full)
@@ -177,7 +182,7 @@ class FullSummary(Summary):
         latest = evidence.log.counts.latest
         if latest and latest.netns is not None:
             return f" in {self._called(latest.netns, gone=evidence.is_gone(latest))}"
-        if not self._unnamed() or not self._of_this_host():
+        if not self._unnamed() or not evidence.log.is_local:
             return ""
         suspects = self.suspects
         if suspects and len(evidence.reports) > 1:
@@ -396,6 +401,10 @@ class FullSummary(Summary):
             for report in self.evidence.shown
             for what in report.read
         ]
+
+
+def _longest(part: str | tuple[str, ...]) -> str:
+    return part if isinstance(part, str) else (part or ("",))[0]
 
 
 def _list(names: Sequence[str]) -> str:
