@@ -110,7 +110,12 @@ def _answer(
         result = CheckResult(Unknown, reason) if reason else _internal_error(error, stage, options)
     finally:
         stage.settle()
-    verbose = 0 if options is None else options.verbose
+    code, text = printed(title, result, 0 if options is None else options.verbose)
+    return (int(Ok), text) if complete and options and options.exit_ok else (code, text)
+
+
+def printed(title: str, result: CheckResult, verbose: int = 0) -> tuple[int, str]:
+    """Return the exit code and the output of a result."""
     status = render.status_line(title, result.state.text.upper(), result.text)
     text = render.page(
         status,
@@ -118,7 +123,7 @@ def _answer(
         [*result.notes, *(result.lines if verbose or result.state is not Ok else ())],
         bounded=not verbose,
     )
-    return int(Ok if complete and options and options.exit_ok else result.state), text
+    return int(result.state), text
 
 
 def _internal_error(

@@ -124,6 +124,30 @@ def is_plain_root(options: argparse.Namespace) -> bool:
     return privileges.is_root() and options.user is None and not os.environ.get("SUDO_UID")
 
 
+def readable_by_all() -> bool:
+    """Return whether every user may read the suite's modules and Python's own."""
+    try:
+        return all(map(_is_public, (os.path.dirname(os.__file__), os.path.dirname(__file__))))
+    except OSError:
+        return False  # in an archive there is no folder
+
+
+def _is_public(folder: str) -> bool:
+    """Return whether every user may enter a folder, and read the modules in it and below."""
+    path = os.path.realpath(folder)
+    while path != "/":
+        if os.stat(path).st_mode & 0o005 != 0o005:
+            return False
+        path = os.path.dirname(path)
+    suite = folder == os.path.dirname(__file__)
+    return not suite or all(
+        os.stat(os.path.join(place, name)).st_mode & 0o004
+        for place, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+        if name != "__pycache__" and "__pycache__" not in place
+    )
+
+
 def drop_privileges(
     options: argparse.Namespace, late: Sequence[str] = ()
 ) -> tuple[str | None, Store | None]:
@@ -137,14 +161,15 @@ def drop_privileges(
     if os.geteuid() != 0:
         privileges.drop(privileges.User(os.geteuid(), os.getegid()), sudo=options.sudo)
         return None, None
-    # The user may not be allowed to read the folder that the suite or Python is installed in, so
-    # modules that are imported later are imported now.
+    # The user may not be allowed to read the folder that the suite or Python is installed in: then
+    # modules that are imported later are imported now, which costs time that most runs can save.
     from .advice import capacity  # noqa: F401
     from .kernel import host, namespaces, reader_client, reader_command  # noqa: F401
 
-    for name in late:
-        with suppress(ImportError):  # not every Python has every library
-            __import__(name)
+    if not readable_by_all():
+        for name in late:
+            with suppress(ImportError):  # not every Python has every library
+                __import__(name)
     directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED
     try:
         user = privileges.unprivileged_user(options.user, os.environ.get("SUDO_UID"), directory)

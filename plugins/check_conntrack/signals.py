@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 LAST_MOMENT = 0.5  # seconds to print a verdict in, once somebody wants the check to stop
 RESERVE = 1.0  # seconds of the time-out that are kept for evaluating and printing ...
 RESERVED_SHARE = 1 / 8  # ... or this share of a short one
-LATE_SHARE = 1 / 4  # the most of the time-out that a slow start is charged with
+FINISH = 0.12  # seconds of processor time that evaluating and printing takes; on a busy host more
+MOST_RESERVED = 1 / 2  # of the time-out is kept for it
+LATE_SHARE = 3 / 4  # the most of the time-out that a slow start is charged with
 UNKNOWN = 3  # the exit code
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -43,12 +45,16 @@ class Stage:
     now: words for the step, printed when it takes too long.
     deadline: time.monotonic() at which StoppedError is raised; None without a time-out.
     printing: whether output has begun, so that no other line may be printed.
+    answer: exit code and output for when there is no time for a better one; None for one line.
+    slowdown: seconds that a second of processor time has taken so far, at least 1.
     """
 
     def __init__(self, title: str = "") -> None:
         self.now = "starting"
         self.deadline: float | None = None
         self.printing = False
+        self.answer: tuple[int, str] | None = None
+        self.slowdown = 1.0
         self._title = title
         self._end: float | None = None
         self._settled = False
@@ -65,8 +71,10 @@ class Stage:
         """Raise StoppedError before `seconds` are over, `late` of which have passed; 0: never."""
         if not seconds:
             return
+        self.slowdown = max(late / max(time.process_time(), 0.01), 1.0)
         self._end = time.monotonic() + seconds - min(late, seconds * LATE_SHARE)
-        self.deadline = self._end - min(RESERVE, seconds * RESERVED_SHARE)
+        reserve = max(min(RESERVE, seconds * RESERVED_SHARE), FINISH * (self.slowdown - 1))
+        self.deadline = self._end - min(reserve, (self._end - time.monotonic()) * MOST_RESERVED)
 
         def expire(_: int, __: FrameType | None) -> None:
             if not _reasons:
@@ -85,12 +93,12 @@ class Stage:
         """Let no signal raise any more; at the promised time, print one line and end."""
 
         def end(_: int, __: FrameType | None) -> None:
+            reason = stop_reason() or f"no time left while {self.now}"
+            code, text = self.answer or (UNKNOWN, f"{self._title} UNKNOWN - {reason}\n")
             if not self.printing:
-                reason = stop_reason() or f"no time left while {self.now}"
-                line = f"{self._title} UNKNOWN - {reason}\n"
                 with suppress(OSError):
-                    os.write(1, line.encode("ascii", "backslashreplace"))
-            os._exit(UNKNOWN)
+                    os.write(1, text.encode("ascii", "backslashreplace"))
+            os._exit(UNKNOWN if self.printing else code)
 
         def hasten(_: int, __: FrameType | None) -> None:
             signal.setitimer(signal.ITIMER_REAL, LAST_MOMENT)

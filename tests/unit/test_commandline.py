@@ -6,6 +6,8 @@ import re
 import shlex
 import signal
 import sys
+import tempfile
+from pathlib import Path
 import threading
 import time
 
@@ -388,15 +390,36 @@ def test_root_becomes_another_and_takes_the_others_home(monkeypatch, dropped, tm
     assert dropped == [(User(5, 6, (), "/home/five"),)] * 3
 
 
-def test_a_library_that_this_python_lacks_does_not_keep_root_from_becoming_another(
-    monkeypatch, dropped
+@pytest.mark.parametrize("public", [True, False])
+def test_root_imports_modules_beforehand_where_others_could_not_read_them(
+    monkeypatch, dropped, public
 ):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(privileges, "unprivileged_user", lambda *_: User(5, 6))
+    monkeypatch.setattr(session, "readable_by_all", lambda: public)
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    # Not every Python has every library.
     session.drop_privileges(options(), ["no_such_library", "colorsys"])
     assert dropped == [(User(5, 6),)]
-    assert "colorsys" in sys.modules
+    assert ("colorsys" in sys.modules) is not public
+
+
+def test_modules_that_others_may_not_read_are_not_public(monkeypatch):
+    with tempfile.TemporaryDirectory() as folder:
+        suite = Path(folder) / "suite"
+        module = suite / "part" / "module.py"
+        module.parent.mkdir(parents=True)
+        module.touch()
+        for path in (module.parent, suite, Path(folder)):
+            path.chmod(0o755)
+        module.chmod(0o644)
+        monkeypatch.setattr(session, "__file__", str(suite / "session.py"))
+        assert session.readable_by_all()
+        for path in (module, module.parent, suite, Path(folder)):
+            before = path.stat().st_mode
+            path.chmod(0o700)
+            assert not session.readable_by_all(), path
+            path.chmod(before)
 
 
 def test_one_without_a_home_does_not_get_roots(monkeypatch, dropped):

@@ -27,16 +27,19 @@ from .sources import SourceError, TableReading
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
 
     from ..flows.tally import Figures
     from ..kernel.conntrack_cli import Conntrack
     from ..kernel.limits import Limits
-    from ..kernel.namespaces import Namespace
+    from ..kernel.namespaces import Namespace, NamespaceScan
     from ..session import Session
     from .files import OpenFiles
     from .sources import ReadRequest
+
+
+NOT_READ = "timed out before the table was read (allow more time with --timeout)"
 
 
 class NamespaceReport(NamedTuple):
@@ -167,8 +170,11 @@ class TableReader:
         self._histories: Histories | None = None
         self._errors: list[SourceError] = []
 
-    def read(self) -> TableReport:
-        """Read everything that was asked for. Raises KernelError where nothing can be read."""
+    def read(self, prepare: Callable[[TableReport], None] | None = None) -> TableReport:
+        """Read everything that was asked for. Raises KernelError where nothing can be read.
+
+        prepare: called with what is known before the tables are read, in case time runs out.
+        """
         if self.options.source not in sources.LIVE:
             return self._read_file()
         stage = self.session.stage
@@ -181,12 +187,20 @@ class TableReader:
         wanted = first + [one for one in largest[:MOST_NAMESPACES] if one.entries]
         # Limits are known by now: they are evaluated, whatever becomes of the tables.
         with stage.stoppable(self._problems.append):
+            if prepare:
+                prepare(self._report(scan, (), {})._replace(problems=(*self._problems, NOT_READ)))
             self._read_tables({one.path: one.entries for one in wanted})
         self._histories = Histories("table", self.options, self.session)
         peaks = {path: series.peak for path, series in self._histories.read(wanted).items()}
+        return self._report(scan, wanted, peaks)
+
+    def _report(
+        self, scan: NamespaceScan, wanted: Sequence[Namespace], peaks: Mapping[str, int]
+    ) -> TableReport:
+        """Return what is known by now. wanted: the namespaces whose tables were to be read."""
         reports = [
             _report(one, self._tables.get(one.path), peaks, was_read=one in wanted)
-            for one in [*first, *scan.others]
+            for one in scan.all
             if one.path == OWN or one.path not in self._gone
         ]
         others = [one for one in reports if one.prefix]

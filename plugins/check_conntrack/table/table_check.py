@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ..kernel.conntrack_cli import Conntrack
-    from .resource import NamespaceReport
+    from .resource import NamespaceReport, TableReport
 
 __all__ = [
     "EXAMPLES",
@@ -41,6 +41,7 @@ __all__ = [
     "run_check",
 ]
 SPARE_TIME = 0.5  # seconds that a snapshot leaves for what comes after it
+BUSY = 2.5  # times the processor time that a start takes, from which on time may run out
 
 
 def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.CheckResult:
@@ -68,13 +69,22 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             open_files=files.open_all if options.source not in LIVE else None,
         )
         reader = TableReader(options, run, request, programs, files, stack)
-        report = reader.read()
-        summary = TableSummary(report, reader, options)
         contexts = [
             *estimates.contexts(LABELS, thresholds, options.if_inactive),
             nagios.StateContext("unreadable", Warn),
         ]
-        result = nagios.conclude(options, run, TableResource(report), summary, contexts)
+
+        def evaluate(report: TableReport) -> tuple[runner.CheckResult, TableSummary]:
+            summary = TableSummary(report, reader, options)
+            resource = TableResource(report)
+            return nagios.conclude(options, run, resource, summary, contexts), summary
+
+        def prepare(limits: TableReport) -> None:
+            code, text = runner.printed(TITLE, evaluate(limits)[0])
+            stage.answer = (0 if options.exit_ok else code, text)
+
+        report = reader.read(prepare if stage.slowdown > BUSY else None)
+        result, summary = evaluate(report)
         reader.remember_peaks(report)
         _remember_findings(reader, summary)
         if not options.save or not summary.shown:
