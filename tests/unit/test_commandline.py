@@ -7,9 +7,9 @@ import shlex
 import signal
 import sys
 import tempfile
-from pathlib import Path
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
