@@ -48,6 +48,13 @@ def plural(number: int, noun: str, nouns: str = "") -> str:
     return f"{number} {noun if number == 1 else nouns or noun + 's'}"
 
 
+def few(names: Iterable[str]) -> str:
+    """Return the first few names from outside, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - 3} more" if len(every) > 3 else ""
+    return ", ".join(map(clean, every[:3])) + more
+
+
 def percent(share: float) -> str:
     """Return a share as in "71%"; what is less than 100 is not rounded up to it."""
     return f"{int(share)}%" if 99 <= share < 100 else f"{share:.0f}%"

@@ -324,7 +324,7 @@ def test_full_says_that_messages_are_of_other_hosts(full, logs):
     log = logs / "messages"
     log.write_text("".join(line(at, TABLE_FULL, host=f"gw{at}") for at in range(5, 10)))
     elsewhere = full("--log", log, "--state-key", "elsewhere")
-    said = "The messages are of gw9, gw8, gw7 and 2 more; limits and advice below are of this host."
+    said = "The messages are of gw9, gw8, gw7 and 2 more: run check_conntrack_usage -v there."
     assert said in elsewhere.lines
     log.write_text(log.read_text() + line(1, TABLE_FULL, host=os.uname().nodename))
     here = full("--log", log, "--state-key", "here")

@@ -902,10 +902,19 @@ def test_full_drops_of_a_table_that_was_full_ask_for_a_larger_limit(
     assert "  sysctl -w net.netfilter.nf_conntrack_max=16384" in run.lines
 
 
+def test_full_messages_of_a_limit_that_no_run_knew_ask_for_no_larger_one(host):
+    host.logs(host.line(86400 * 5), host.line(5, "x"))
+    run = host.run("--since", "7d", "--log", host.log)
+    assert run.state == "CRITICAL"
+    assert "nf_conntrack_max=" not in run.rest
+    assert any("may have been raised since" in line for line in run.lines)
+
+
 def test_full_advice_says_that_the_messages_are_of_another_host(host):
     host.logs(host.line(3600, "x", host="gw"), host.line(5, host="gw"))
     run = host.run("--log", host.log)
-    assert "The messages are of gw; limits and advice below are of this host." in run.lines
+    assert "The messages are of gw: run check_conntrack_usage -v there." in run.lines
+    assert "sysctl" not in run.rest
 
 
 def test_full_a_figure_that_is_too_small_asks_for_nothing(host):

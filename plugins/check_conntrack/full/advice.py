@@ -6,8 +6,9 @@ raised again for the same messages.
 
 from __future__ import annotations
 
-from .. import nagios, reports
+from .. import nagios, render, reports
 from ..kernel.limits import read_expect_max
+from ..state import state_store
 from ..state.trend import Moment
 from .contexts import is_corroborated
 from .labels import LABELS
@@ -30,47 +31,71 @@ ABOUT_LIMIT = frozenset({"table_full", "full_drops", "early_drops"})
 def lines(findings: Findings, results: Results, store: Store) -> list[str]:
     """Return the advice for the alarms of the namespace that is worst.
 
-    store: holds what check_conntrack_table found last.
+    store: where check_conntrack_table keeps its last finding.
     """
     from ..advice import capacity
 
     evidence = findings.evidence
-    alarming: list[tuple[NamespaceReport, set[str]]] = []
-    labels: set[str] = set()
-    for report in evidence.reports:
-        own = too_high(nagios.results_of(report.prefix, LABELS, results))
-        if report.full or own:
-            alarming.append((report, own))
-        labels |= own
-        if _was_full(report, own):
-            labels.add("table_full")
-    if not evidence.has_first:
-        labels |= too_high(nagios.results_of("", LABELS, results))
+    labels, report = _alarming(evidence, results)
+    text: list[str] = []
+    if "table_full" in labels and not evidence.of_this_host:
+        # The limit of this host has nothing to do with theirs.
+        hosts = render.few(evidence.log.hosts)
+        text.append(f"The messages are of {hosts}: run check_conntrack_usage -v there.")
+        labels -= {"table_full"}
+    if not labels or report is None or report.limits is None:
+        return text
     if "table_full" in labels:
         labels.discard("full_drops")
-    worst = [report for report, _ in alarming] or list(evidence.reports[:1])
-    if not labels or not worst:
-        return []
-    report = max(worst, key=lambda each: (each.full, each.trouble))
-    if report.limits is None:
-        return []
     change = _raised_since(evidence, report)
-    text: list[str] = []
-    if change and labels & ABOUT_LIMIT:
+    if labels & ABOUT_LIMIT and (change or _is_before_watching(evidence, report)):
         text.append(
             "The table was last full before that: do not raise the limit again for what was "
             "logged and counted before."
+            if change
+            else f"The limit is {report.limits.limit}, and may have been raised since the last "
+            "message: see what the table needs now (check_conntrack_usage -v)."
         )
         labels -= ABOUT_LIMIT
+    if not labels:
+        return text
     counted = evidence.series.peak if evidence.series and not report.prefix else 0
     peak = max(counted, _reached(evidence, report))
-    found = nagios.last_finding(store, report.namespace.key)
-    known = nagios.capacity_evidence(report.limits, peak, found)._replace(
+    finding = nagios.last_finding(store, report.namespace.key)
+    known = nagios.capacity_evidence(report.limits, peak, finding)._replace(
         expect_max=read_expect_max(),
         expectations=bool(evidence.log.counts.expectations),
         zones=bool(evidence.log.counts.zones),
     )
     return text + capacity.advise(known, labels)
+
+
+def _alarming(evidence: Evidence, results: Results) -> tuple[set[str], NamespaceReport | None]:
+    """Return the labels of figures that are too large, and the namespace that is worst."""
+    worst: list[NamespaceReport] = []
+    labels: set[str] = set()
+    for report in evidence.reports:
+        own = too_high(nagios.results_of(report.prefix, LABELS, results))
+        if report.full or own:
+            worst.append(report)
+        labels |= own
+        if _was_full(report, own):
+            labels.add("table_full")
+    if not evidence.has_first:
+        labels |= too_high(nagios.results_of("", LABELS, results))
+    worst = worst or list(evidence.reports[:1])
+    return labels, max(worst, key=lambda each: (each.full, each.trouble), default=None)
+
+
+def _is_before_watching(evidence: Evidence, report: NamespaceReport) -> bool:
+    """Tell whether the table was full when no run knew the limit, more than a day ago or unknown.
+
+    What was logged within a day is taken to be of the present limit.
+    """
+    full = _last_full(evidence, report)
+    run = evidence.earlier.run
+    watching = run.watching if run else evidence.now.at
+    return full < min(watching, evidence.now.at - state_store.DAY)
 
 
 def limit_change(evidence: Evidence) -> tuple[str, ...]:
@@ -97,7 +122,8 @@ def _words(change: LimitChange, evidence: Evidence) -> str:
 def _last_full(evidence: Evidence, report: NamespaceReport) -> float:
     """Return when the table was last at its limit, as far as is known; 0 where it was not."""
     latest = evidence.log.counts.latest
-    logged = latest.time if latest and latest.time is not None else 0.0
+    own = latest is not None and evidence.of_this_host
+    logged = latest.time or 0.0 if own and latest else 0.0
     return evidence.now.at if report.full else max(logged, report.last_loss)
 
 

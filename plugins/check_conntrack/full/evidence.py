@@ -125,6 +125,12 @@ class Evidence(NamedTuple):
         """The peaks and the changes of the limit of the first namespace."""
         return self.kept.run.series if self.kept.run else None
 
+    @property
+    def of_this_host(self) -> bool:
+        """Whether the messages may be this host's: it is among those that they name, or none is."""
+        own = events.short(os.uname().nodename)
+        return not self.log.hosts or own in map(events.short, self.log.hosts)
+
     def is_gone(self, event: events.Event) -> bool:
         """Tell whether the namespace with an event's number is a later one than the event's."""
         return _is_gone(event, self.births)

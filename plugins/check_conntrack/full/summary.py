@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from nagiosplugin import Ok, Summary
 
 from .. import nagios, render, session
@@ -17,7 +15,7 @@ from .labels import LABELS, MOST_NAMESPACES
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from nagiosplugin import Result, Results
 
@@ -107,11 +105,13 @@ class FullSummary(Summary):
         if self.session.forbidden:
             lines += session.grant("read what needs privileges", as_root=self.session.as_root)
         if evidence.log.undated:
-            sources = _few(list(dict.fromkeys(event.source for event in evidence.log.undated)))
+            sources = render.few(
+                list(dict.fromkeys(event.source for event in evidence.log.undated))
+            )
             lines.append(f"Not counted: {self._undated()} in {sources} (--since all counts them)")
         lines += [change.capitalize() for change in advice.limit_change(evidence)[:1]]
         lines += self._namespaces()
-        lines += self._elsewhere(advice.lines(self.findings, results, self.session.store))
+        lines += advice.lines(self.findings, results, self.session.store)
         if self.options.verbose:
             lines += self._figures()
         if self.options.verbose > 2:
@@ -195,11 +195,6 @@ class FullSummary(Summary):
         if alone and first and first.rise and first.rise.full_drops == 0:
             return ", no drops in this namespace: see --netns all"
         return ""
-
-    def _of_this_host(self) -> bool:
-        own = events.short(os.uname().nodename)
-        hosts = self.evidence.log.hosts
-        return not hosts or own in map(events.short, hosts)
 
     def _facts(self, alarms: Sequence[Result]) -> list[str | tuple[str, ...]]:
         """Return the figures that alarm, each once, with the namespaces that they are of."""
@@ -370,16 +365,6 @@ class FullSummary(Summary):
                 rows.append((name, str(count), "" if drops is None else str(drops), entries))
         return render.table(rows[: MOST_NAMESPACES + 1]) if len(rows) > 1 else []
 
-    def _elsewhere(self, steps: Sequence[str]) -> list[str]:
-        """Return the advice, and, where the messages are other hosts', that it is for this one."""
-        hosts = self.evidence.log.hosts
-        if not steps or not hosts or self._of_this_host():
-            return list(steps)
-        return [
-            f"The messages are of {_few(hosts)}; limits and advice below are of this host.",
-            *steps,
-        ]
-
     def _figures(self) -> list[str]:
         lines = [f"Window: {self._when()}"]
         most = None if self.options.verbose > 1 else MOST_NAMESPACES + 1
@@ -413,10 +398,3 @@ def _list(names: Sequence[str]) -> str:
     here = "this namespace" if len(named) < len(names) else ""
     word = "namespace" if len(named) == 1 else "namespaces"
     return " and ".join(filter(None, [here, f"{word} {', '.join(named)}" if named else ""]))
-
-
-def _few(names: Iterable[str]) -> str:
-    """Return the first few names from outside, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - 3} more" if len(every) > 3 else ""
-    return ", ".join(map(render.clean, every[:3])) + more
