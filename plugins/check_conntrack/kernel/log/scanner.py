@@ -44,6 +44,8 @@ _TAIL = 4096
 """Bytes before the end that are searched for the last date."""
 _TAGGED = 16
 """Lines of a block with the word kernel in them that are tested."""
+_FIELD = re.compile(rb"[ \t\"{}]|[A-Z0-9_]+=")
+"""The beginning of a line that may be one of an entry's several lines."""
 _BREAKS = re.compile(rb"\r+|\0{2,}")
 
 
@@ -325,6 +327,8 @@ def _line_after(buffer: bytearray, end: int) -> int:
 def _entry_start(buffer: bytearray, begin: int, stop: int) -> int:
     """Return where the last entry begins if it has several lines and may go on, else `stop`."""
     last = buffer.rfind(b"\n", begin, stop - 1) + 1 or begin
+    if not _FIELD.match(buffer, last):
+        return stop
     first, _ = entry_bounds(buffer, begin, stop, last, stop - 1)
     return first if begin < first < last else stop
 
