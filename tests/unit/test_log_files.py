@@ -478,10 +478,18 @@ def test_second_run_covers_what_the_first_has_read(log):
     written(log, line(-7200), line(-600), at=-600)
     cursor = read(log, start=START, now=NOW - 300).cursor
     assert covered(log, cursor=cursor) == ([(-7200, 0)], "", "")
-    assert covered(log, cursor=cursor, start=NOW - 60)[:2] == (
+    assert covered(log, cursor=cursor, start=NOW + 2000, now=NOW + 2900) == (
         [(-7200, -600)],
         reasons.LAST_WRITTEN,
+        "kern.log",
     )
+
+
+def test_silence_of_minutes_does_not_make_a_log_abandoned(log):
+    written(log, line(-7200), line(-600), at=-600)
+    assert covered(log, start=NOW - 1) == ([(-7200, 0)], "", "")
+    written(log, line(-7200), line(-1000), at=-1000)
+    assert covered(log, start=NOW - 1)[1] == reasons.LAST_WRITTEN
 
 
 def truncate(log):

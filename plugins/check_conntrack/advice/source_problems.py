@@ -8,11 +8,11 @@ from __future__ import annotations
 import shlex
 
 from ..kernel import reasons
+from ..kernel.reasons import SourceProblem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..kernel.coverage import Coverage
-    from ..kernel.reasons import SourceProblem
 
 _NAME_ANOTHER = "name log files with --log"
 _GROUP = "add the user to the group systemd-journal or adm"
@@ -42,7 +42,7 @@ _SENTENCES = {
     ),
     reasons.CANNOT_UNPACK: (
         "compressed with {detail}, cannot be unpacked here",
-        "unpack it and pipe it in: {tool} -dc {path} | ... --log -",
+        "unpack it and pipe it in: {tool} {path} | ... --log -",
     ),
     reasons.UNPACK_MEMORY: (
         "takes more than {detail} MiB of memory to unpack",
@@ -60,8 +60,8 @@ _SENTENCES = {
     ),
     reasons.PART_MISSING: ("a rotated part is missing", "keep rotated logs beside the log"),
     reasons.TIME_ZONE: (
-        "its clock differs by {detail} s from this host's",
-        "give the zone of its times with --log-timezone",
+        "its times seem to be of another time zone, {zone}",
+        "name that zone with --log-timezone",
     ),
     reasons.TIMED_OUT: ("not read to its end in time", "raise --timeout"),
     reasons.RECORDS_LOST: (
@@ -96,7 +96,7 @@ _OF_SOURCE = {
     ),
     ("standard input", reasons.EMPTY): ("is empty", "check the command that feeds it"),
 }
-_TOOLS = {"compress": "uncompress", "gzip": "gzip", "bzip2": "bzip2"}
+_TOOLS = {"compress": "uncompress -c", "zip": "unzip -p", "7z": "7z x -so"}
 
 
 def describe(problem: SourceProblem) -> tuple[str, str]:
@@ -108,9 +108,21 @@ def describe(problem: SourceProblem) -> tuple[str, str]:
         "detail": problem.detail,
         "said": f": {problem.detail}" if problem.detail else "",
         "path": shlex.quote(problem.path),
-        "tool": _TOOLS.get(problem.detail, problem.detail),
+        "tool": _TOOLS.get(problem.detail, f"{problem.detail} -dc"),
+        "zone": _difference(problem.detail),
     }
     return words[0].format_map(fields), words[1].format_map(fields)
+
+
+def _difference(seconds: str) -> str:
+    """Return by how much a log's times differ, in words."""
+    try:
+        shift = int(seconds)
+    except ValueError:
+        return ""
+    hours, minutes = divmod(abs(shift) // 60, 60)
+    length = f"{hours}h {minutes}m" if minutes else f"{hours}h"
+    return f"{length} {'behind' if shift > 0 else 'ahead'}"
 
 
 def sentence(problem: SourceProblem) -> str:
@@ -121,8 +133,6 @@ def sentence(problem: SourceProblem) -> str:
 
 def gap_reason(coverage: Coverage) -> str:
     """Return why a source shows no more, with its remedy; empty where it shows the whole window."""
-    from ..kernel.reasons import SourceProblem
-
     if not coverage.reason:
         return ""
     path = coverage.path or coverage.source

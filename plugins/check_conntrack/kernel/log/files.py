@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from .rotation import LogCursor, RotatedPart
 
+ALIVE = 900.0
+"""Seconds since its last line within which a log is taken to be still written, also in a shorter
+window: the kernel of a healthy host is silent for minutes."""
 GLANCED = 3
 """Rotated parts that are searched for lines of the kernel when the log shows none."""
 _OF_WINDOWS = (
@@ -331,11 +334,11 @@ class _Log:
                 (part.written for part in chain if part.head or part is not newest),
                 default=newest.written,
             )
-            if self.start is not None and (self._everything or written < self.start):
-                spans.append(Span(start, max(start, written)))
+            alive = self.start is None or written >= min(self.start, self.now - ALIVE)
+            end = self.now if alive and not self._everything else written
+            spans.append(Span(start, max(start, end)))
+            if not alive:
                 problem = problem or SourceProblem(self.path, reasons.LAST_WRITTEN)
-            else:
-                spans.append(Span(start, self.now))
         elif start is None and newest.head:
             problem = problem or SourceProblem(self.path, reasons.UNDATED)
         if not self.zone.certain:
@@ -447,9 +450,9 @@ def read_stream(
         problem = SourceProblem(name, reasons.NO_KERNEL_LINES)
     unreadable = (problem,) if problem is not None else ()
     if problem is None and scanner.first is not None and scanner.last is not None:
-        fresh = start and scanner.last >= start
-        spans = (Span(scanner.first, max(scanner.first, now if fresh else scanner.last)),)
-        if start and not fresh:
+        alive = start and scanner.last >= min(start, now - ALIVE)
+        spans = (Span(scanner.first, max(scanner.first, now if alive else scanner.last)),)
+        if start and not alive:
             problem = SourceProblem(name, reasons.LAST_WRITTEN)
     elif problem is None and start:
         problem = SourceProblem(name, reasons.UNDATED)
