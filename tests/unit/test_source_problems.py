@@ -26,55 +26,55 @@ def test_every_reason_code_has_a_problem_and_a_remedy(code, path):
         assert sentence(SourceProblem(path, code, detail)) == f"{path}: {what} ({remedy})"
 
 
+UNPACK = "cannot be unpacked here (unpack it and pipe it in:"
+ZONE = "kern.log: its times seem to be of another time zone,"
+KMSG = "/dev/kmsg: permission denied"
+FOLDER = "/srv/*/kern.log: the folder cannot be listed: Permission denied"
+
+
 @pytest.mark.parametrize(
-    ("problem", "expected"),
+    ("path", "reason", "detail", "expected"),
     [
         (
-            SourceProblem("/var/log/kern.log.1.lz4", reasons.CANNOT_UNPACK, "lz4"),
-            (
-                "/var/log/kern.log.1.lz4: compressed with lz4, cannot be unpacked here (unpack it and "
-                "pipe it in: lz4 -dc /var/log/kern.log.1.lz4 | ... --log -)"
-            ),
+            "kern.log.1.lz4",
+            reasons.CANNOT_UNPACK,
+            "lz4",
+            f"kern.log.1.lz4: compressed with lz4, {UNPACK} lz4 -dc kern.log.1.lz4 | ... --log -)",
         ),
         (
-            SourceProblem("/logs/a b.Z", reasons.CANNOT_UNPACK, "compress"),
-            (
-                "/logs/a b.Z: compressed with compress, cannot be unpacked here (unpack it and pipe it "
-                "in: uncompress -c '/logs/a b.Z' | ... --log -)"
-            ),
+            "a b.Z",
+            reasons.CANNOT_UNPACK,
+            "compress",
+            f"a b.Z: compressed with compress, {UNPACK} uncompress -c 'a b.Z' | ... --log -)",
         ),
         (
-            SourceProblem("/dev/kmsg", reasons.PERMISSION_DENIED, "Operation not permitted"),
-            (
-                "/dev/kmsg: permission denied (grant CAP_SYSLOG, with --sudo or to the agent's "
-                "service)"
-            ),
+            "/dev/kmsg",
+            reasons.PERMISSION_DENIED,
+            "Operation not permitted",
+            f"{KMSG} (grant CAP_SYSLOG, with --sudo or to the agent's service)",
         ),
         (
-            SourceProblem("/srv/*/kern.log", reasons.FOLDER_UNREADABLE, "Permission denied"),
-            (
-                "/srv/*/kern.log: the folder cannot be listed: Permission denied (let the user list "
-                "the folder, or name each file)"
-            ),
+            "/srv/*/kern.log",
+            reasons.FOLDER_UNREADABLE,
+            "Permission denied",
+            f"{FOLDER} (let the user list the folder, or name each file)",
         ),
         (
-            SourceProblem("kern.log", reasons.TIME_ZONE, "5400"),
-            (
-                "kern.log: its times seem to be of another time zone, 1h 30m behind (name that zone "
-                "with --log-timezone)"
-            ),
+            "kern.log",
+            reasons.TIME_ZONE,
+            "5400",
+            f"{ZONE} 1h 30m behind (name that zone with --log-timezone)",
         ),
         (
-            SourceProblem("kern.log", reasons.TIME_ZONE, "-7200"),
-            (
-                "kern.log: its times seem to be of another time zone, 2h ahead (name that zone with "
-                "--log-timezone)"
-            ),
+            "kern.log",
+            reasons.TIME_ZONE,
+            "-7200",
+            f"{ZONE} 2h ahead (name that zone with --log-timezone)",
         ),
     ],
 )
-def test_problem_is_a_sentence(problem, expected):
-    assert sentence(problem) == expected
+def test_problem_is_a_sentence(path, reason, detail, expected):
+    assert sentence(SourceProblem(path, reason, detail)) == expected
 
 
 def test_gap_is_explained_by_the_file_that_causes_it():
