@@ -1,7 +1,6 @@
-"""One value for every source, and how sources are brought together.
+"""Events, the same for every source of the kernel log: windows, counts, merging, folding.
 
-Pure functions: what happened when, in which window, and how often once what two sources both
-hold is counted once.
+Pure functions.
 """
 
 from __future__ import annotations
@@ -19,75 +18,87 @@ if TYPE_CHECKING:
 FUTURE = 60.0
 """Seconds by which an event may lie ahead of the clock before its time is not believed."""
 DENSE = 20
-"""Events of one kind, place and second, beyond which they are one event. The kernel's rate limit
-lets ten pass in five seconds, unless net.core.message_cost is 0: then, or where somebody else
-writes, a flood must not cost the verdict."""
+"""Events of one kind, namespace and second beyond which they are joined into one.
+
+The kernel's rate limit passes ten in five seconds, unless net.core.message_cost is 0. Then, or
+where somebody else writes the log, a flood must not take the time of the run.
+"""
 TOLERANCE = 2.0
-"""Seconds between an event and its copy in another source: a daemon writes it down later, and
-RFC 3164 knows whole seconds only."""
+"""Seconds between an event and its copy in another source.
+
+A daemon writes the message later, and RFC 3164 has whole seconds only.
+"""
 
 
 class Event(NamedTuple):
-    """One report of loss by the kernel, from one source."""
+    """One report of loss by the kernel, from one source.
+
+    times: messages it stands for; for SUPPRESSED, the messages that were suppressed.
+    time: seconds since the epoch; None where the source does not say.
+    slack: seconds by which `time` may be wrong.
+    monotonic: microseconds since boot by the kernel's own stamp.
+    boot: boot id, 32 hexadecimal digits.
+    netns: inode of the network namespace, where the kernel names it.
+    zone: conntrack zone, for ZONE_LIMIT.
+    host: named by a log line; None for this host.
+    source: where it was read: a path, or `journal`.
+    family: a log and its rotated parts are one family, which never holds the same event twice.
+    """
 
     kind: Kind
     times: int = 1
-    """Messages it stands for; for SUPPRESSED, messages that were swallowed."""
     time: float | None = None
-    """Seconds since the epoch; None when the source does not tell."""
     slack: float = 0.0
-    """Seconds by which ``time`` may be wrong."""
     monotonic: int | None = None
-    """Microseconds since boot by the kernel's own stamp."""
     boot: str | None = None
-    """Boot id, 32 hexadecimal digits."""
     netns: int | None = None
-    """Inode of the network namespace, where the kernel names it."""
     zone: int | None = None
     host: str | None = None
-    """Host named by a log line; None for this one."""
     source: str = ""
-    """Where it was read: a path, or ``journal``."""
     family: str = ""
-    """Files of one family (a log and what was rotated out of it) never hold the same event."""
 
 
 class Window(NamedTuple):
-    """A stretch of time that events are counted in."""
+    """The time span that is evaluated.
+
+    start: seconds since the epoch; None for everything, undated events included.
+    end: now, in seconds since the epoch.
+    boot: only events of this boot, where the source names the boot.
+    """
 
     start: float | None
-    """Seconds since the epoch; None: everything, also events of unknown time."""
     end: float
-    """Now, in seconds since the epoch."""
     boot: str | None = None
-    """Only events of this boot, where the source tells it."""
 
 
 class Selection(NamedTuple):
-    """Events sorted by a window."""
+    """Events sorted by a window.
+
+    undated: events without a time, or of the future: to be mentioned, not counted.
+    """
 
     inside: tuple[Event, ...]
     undated: tuple[Event, ...]
-    """Those whose time cannot be told, or lies in the future: to be mentioned, not counted."""
 
 
 class EventCounts(NamedTuple):
-    """The figures of section 3 of the contract."""
+    """The figures of the events in a window.
+
+    expectations: "expectation table full". zones: Open vSwitch's zone limit.
+    latest: the latest "table full".
+    namespaces: (inode, messages) of "table full" messages that name a namespace, most first.
+    """
 
     table_full: int = 0
     suppressed: int = 0
     expectations: int = 0
-    """Expectation table full."""
     zones: int = 0
-    """Open vSwitch's zone limit."""
     latest: Event | None = None
-    """The latest "table full"."""
     namespaces: tuple[tuple[int, int], ...] = ()
-    """(inode, messages) of table-full messages that name a namespace, most messages first."""
 
     @property
     def other_loss(self) -> int:
-        """Messages of loss that is not the table's."""
+        """Messages of loss that do not concern the table itself."""
         return self.expectations + self.zones
 
 
@@ -95,9 +106,9 @@ class EventCounts(NamedTuple):
 
 
 def last_seconds(seconds: float, now: float, previous: float | None = None) -> Window:
-    """Return the window of a duration, stretched back to the previous run.
+    """Return the window of a duration, extended back to the previous run.
 
-    A previous run in the future (the clock went back) is not believed.
+    A previous run in the future is ignored: the clock was set back.
     """
     start = now - seconds
     if previous is not None and previous <= now:
@@ -106,28 +117,28 @@ def last_seconds(seconds: float, now: float, previous: float | None = None) -> W
 
 
 def since_boot(now: float, boot_time: float, boot: str | None = None) -> Window:
-    """Return the window since boot; ``boot_time`` in seconds since the epoch.
+    """Return the window since boot; `boot_time` in seconds since the epoch.
 
-    A message may be stamped a moment before the boot time computed from clocks that are set
-    later: the boot id decides where the source has one.
+    It begins FUTURE seconds earlier: the boot time is computed from clocks that are set later.
+    Where the source names the boot, the boot id decides.
     """
     return Window(boot_time - FUTURE, now, boot)
 
 
 def since_last(now: float, previous: float | None, first: float = 900.0) -> Window:
-    """Return the window since the previous run exactly; ``first`` seconds where there is none."""
+    """Return the window since the previous run exactly; `first` seconds where there is none."""
     if previous is None or previous > now:
         return Window(now - first, now)
     return Window(previous, now)
 
 
 def everything(now: float) -> Window:
-    """Return the window that holds all, also what cannot be dated."""
+    """Return the window of all events, undated ones included."""
     return Window(None, now)
 
 
 def select(events: Iterable[Event], window: Window) -> Selection:
-    """Sort out what lies in the window and what cannot be placed."""
+    """Return the events in the window, and those that cannot be dated."""
     inside: list[Event] = []
     undated: list[Event] = []
     for event in events:
@@ -167,7 +178,7 @@ def count_events(events: Iterable[Event]) -> EventCounts:
 
 
 def count_messages(events: Iterable[Event]) -> int:
-    """Count the messages that events stand for; a notice of what was suppressed is one."""
+    """Count the messages that events stand for; a notice of suppressed messages is one."""
     return sum(map(_units, events))
 
 
@@ -179,7 +190,7 @@ def _when(event: Event) -> float:
 
 
 class _Slot:
-    """An event of the merged list, and how many of its messages the present source has met."""
+    """An event of the merged list; `free`: messages without a copy in the present source yet."""
 
     __slots__ = ("event", "free")
 
@@ -194,12 +205,12 @@ def _units(event: Event) -> int:
 
 
 def _key(event: Event) -> tuple[object, ...]:
-    swallowed = event.times if event.kind is Kind.SUPPRESSED else None
-    return (event.kind, event.netns, event.zone, swallowed)
+    suppressed = event.times if event.kind is Kind.SUPPRESSED else None
+    return (event.kind, event.netns, event.zone, suppressed)
 
 
 def _contradict(one: Event, other: Event) -> bool:
-    """Tell whether what both know of themselves proves two events to be different."""
+    """Return whether boots or hosts prove two events to be different."""
     if one.boot is not None and other.boot is not None and one.boot != other.boot:
         return True
     return one.host is not None and other.host is not None and _host(one) != _host(other)
@@ -210,22 +221,20 @@ def _host(event: Event) -> str | None:
 
 
 def short(host: str) -> str:
-    """Return a host's name as it is compared: one source may write it in full, the other not."""
+    """Return a host's name for comparison: in lower case, without its domain."""
     return host.partition(".")[0].lower()
 
 
 def merge(*sources: Sequence[Event]) -> tuple[Event, ...]:
-    """Bring sources together so that an event that several hold counts once; in order of time.
+    """Return the events of all sources, each once, in order of time.
 
-    The first source is trusted most: of two copies its own is kept. Two events of one source (of
-    one ``family``, where it is named) are always two events. Two events of different sources are
-    the same when kind, namespace, zone and number are, nothing known of both (boot, host) speaks
-    against it, and the kernel's own stamps are equal; where one has no such stamp, when the times
-    differ by no more than TOLERANCE and the slack of both. More than DENSE of one second are one
-    event, which stands for all their messages. Each copy is used up by the event it
-    is paired with, so that three events and two copies are three events. A line that stands for
-    several messages is paired with as many, back to the line of that source before it; an event
-    of more than DENSE, back to the first of them.
+    Of two copies, that of the first source is kept. Two events of one source (of one `family`,
+    where it is named) are always two events. Events of different sources are copies where kind,
+    namespace, zone and number are equal, boot and host do not differ, and the kernel's own stamps
+    are equal; where one has no such stamp, where the times differ by no more than TOLERANCE and
+    the slack of both. Each copy is paired with one event: three events and two copies are three
+    events. A line that stands for several messages is paired with as many, back to the line of
+    its source before it. More than DENSE events of one second are joined into one.
     """
     shelf = _Shelf()
     for events in _families(sources):
@@ -245,7 +254,7 @@ class _Row:
 
 
 class _Shelf:
-    """The merged list, and where in it an event's copy may be."""
+    """The merged list, with indexes by which an event's copies are found."""
 
     def __init__(self) -> None:
         self.slots: list[_Slot] = []
@@ -254,14 +263,14 @@ class _Shelf:
         self.widest = 0.0
 
     def rows(self, event: Event) -> list[_Row]:
-        """The rows of what may be the event: of its host, and of no host that is known."""
+        """Return the rows that may hold copies: those of the same host, and of no known host."""
         of_hosts = self.timed.get(_key(event), {})
         if event.host is None:
             return list(of_hosts.values())
         return [of_hosts[host] for host in (_host(event), None) if host in of_hosts]
 
     def add(self, events: Iterable[Event]) -> None:
-        """Take in what is new, all at once: a row is put in order once a family."""
+        """Add the new events of a family, all at once: each row is sorted once."""
         changed: dict[int, _Row] = {}
         for event in events:
             slot = _Slot(event)
@@ -279,7 +288,7 @@ class _Shelf:
 
 
 def _families(sources: Sequence[Sequence[Event]]) -> list[list[Event]]:
-    """Split sources into families and put families of several sources together."""
+    """Return the events by family, across sources; events without a family, by source."""
     families: dict[tuple[int, str], list[Event]] = {}
     named: dict[str, tuple[int, str]] = {}
     for number, events in enumerate(sources):
@@ -292,17 +301,17 @@ def _families(sources: Sequence[Sequence[Event]]) -> list[list[Event]]:
 
 
 def _thinned(events: list[Event]) -> list[tuple[Event, float | None]]:
-    """Join what is denser than DENSE: looking for copies costs the square of what is near.
+    """Join more than DENSE events of one second: the search for copies is quadratic in them.
 
-    With each that was joined, the time of the first of them; with all others None.
+    Return each with the time of the first of those joined; None for an event that was not.
     """
     if len(events) <= DENSE:
         return [(event, None) for event in events]
     seconds: dict[tuple[object, ...], list[Event]] = {}
     for event in events:
         second = None if event.time is None else int(event.time)
-        place = (event.kind, event.netns, event.zone, event.boot, event.host, second)
-        seconds.setdefault(place, []).append(event)
+        key = (event.kind, event.netns, event.zone, event.boot, event.host, second)
+        seconds.setdefault(key, []).append(event)
     thin: list[tuple[Event, float | None]] = []
     for some in seconds.values():
         if len(some) <= DENSE or some[0].time is None:
@@ -341,10 +350,10 @@ def _merge_one(shelf: _Shelf, events: list[tuple[Event, float | None]]) -> None:
 
 
 def _near(shelf: _Shelf, event: Event, since: float) -> list[_Slot]:
-    """Return what may be the event by time, nearest first."""
+    """Return the slots that may hold a copy by their time, the nearest first."""
     now = _when(event)
     reach = TOLERANCE + event.slack
-    found = []
+    slots = []
     for row in shelf.rows(event):
         low = bisect_left(row.times, since - reach - shelf.widest)
         for slot in islice(row.slots, low, None):
@@ -354,13 +363,13 @@ def _near(shelf: _Shelf, event: Event, since: float) -> list[_Slot]:
             near = reach + slot.event.slack
             stamped = event.monotonic is not None and slot.event.monotonic is not None
             if since - near <= when <= now + near and not stamped:
-                found.append(slot)
-    found.sort(key=lambda slot: abs(_when(slot.event) - now))
-    return found
+                slots.append(slot)
+    slots.sort(key=lambda slot: abs(_when(slot.event) - now))
+    return slots
 
 
 def _use(slots: Iterable[_Slot], event: Event, need: int) -> int:
-    """Pair ``need`` messages with what is free in ``slots``; return how many are left."""
+    """Pair `need` messages with free ones in `slots`; return how many are left."""
     for slot in slots:
         if not need:
             break
@@ -373,16 +382,16 @@ def _use(slots: Iterable[_Slot], event: Event, need: int) -> int:
 
 # -- keeping -------------------------------------------------------------------------------------
 
-# Longer than any log, where hosts no longer matter either: a stranger may have invented them.
+# Seconds, longer than any log. Then hosts are folded too: an attacker may have invented them.
 _WIDEST = 60.0**6
 
 
 def fold(events: Sequence[Event], limit: int) -> list[Event]:
-    """Return at most about ``limit`` events with the same counts, the newest left as they are.
+    """Return at most about `limit` events with the same counts; the newest stay as they are.
 
-    Older ones of the same kind, place and boot within a minute (an hour, a day, ... as it takes)
-    become one, which bears the time of the latest. Figures stay exact; a window that begins
-    within such a stretch counts the stretch.
+    Older ones of the same kind, namespace, host and boot within a minute (an hour, 60 hours, ...
+    as needed) become one with the time of the latest. Counts stay exact; a window that begins
+    within such a span counts all of it.
     """
     if len(events) <= limit:
         return list(events)

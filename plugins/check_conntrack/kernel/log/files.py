@@ -89,7 +89,7 @@ def read_log(
     cursor: read only what was written since: the rest of the file it was taken in, the parts
     rotated out since, then the log. Without it, or where it is found nowhere: the log, and rotated
     parts changed at or after `start` (None: none; 0.0: everything). zone: of times without an
-    offset; None: found out, else that of this process. Raises nothing.
+    offset; None: inferred, else that of this process. Raises nothing.
     """
     with ExitStack() as stack:
         log = _Log(path, now, stop, start, files or LogFiles(), stack)
@@ -186,8 +186,8 @@ class _Log:
         if since is None:
             return None, []
         changed = self._changed(parts, since)
-        if not changed and parts and not self.live.head and not self._everything:
-            changed = self._opened(parts[-1:])  # just rotated: a place for the cursor
+        if not changed and parts and not self.live.beginning and not self._everything:
+            changed = self._opened(parts[-1:])  # just rotated: somewhere to keep the cursor
         return None, changed
 
     def _changed(self, parts: Sequence[LogPart], since: float) -> list[LogPart]:
@@ -285,9 +285,9 @@ class _Log:
         known: bool,
     ) -> LogCursor | None:
         last = self.newest
-        if not last.head and since is not None:
+        if not last.beginning and since is not None:
             # A cursor in an empty log finds nothing again: keep it at the end of the part before.
-            last = next((part for part in reversed(self.stretch) if part.head), last)
+            last = next((part for part in reversed(self.stretch) if part.beginning), last)
         scanner = last.scanner
         if scanner is None or not last.plain or not (scanner.complete or scanner.timed_out):
             return None
@@ -331,7 +331,7 @@ class _Log:
             problem = self.live.problem
         elif start is not None and newest.usable:
             written = max(
-                (part.written for part in chain if part.head or part is not newest),
+                (part.written for part in chain if part.beginning or part is not newest),
                 default=newest.written,
             )
             alive = self.start is None or written >= min(self.start, self.now - ALIVE)
@@ -339,7 +339,7 @@ class _Log:
             spans.append(Span(start, max(start, end)))
             if not alive:
                 problem = problem or SourceProblem(self.path, reasons.LAST_WRITTEN)
-        elif start is None and newest.head:
+        elif start is None and newest.beginning:
             problem = problem or SourceProblem(self.path, reasons.UNDATED)
         if not self.zone.certain:
             detail = str(round(self.zone.shift))
@@ -378,7 +378,7 @@ class _Log:
                 start = part.first
                 if start is None and part is not self.newest:
                     start = part.written  # without dates at least its end is known
-            if part is not self.newest or part.head:
+            if part is not self.newest or part.beginning:
                 end = part.written
             if cursor is not None and part is where:
                 end = max(end, cursor.read_at)

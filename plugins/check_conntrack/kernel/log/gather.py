@@ -286,8 +286,8 @@ class _Gathering:
             shift = f", times corrected by {round(reading.shift)} s" if reading.shift else ""
             self.read.append(f"{', '.join(reading.files)}: {reading.read} bytes{since}{shift}")
         earlier = self._still_wanted(known.events, reading) if known else ()
-        found = files.reconcile(earlier, reading)
-        self.parts.append((*found, *reading.pending))
+        events = files.reconcile(earlier, reading)
+        self.parts.append((*events, *reading.pending))
         if named and not reading.files:
             self.missing += reading.problems
         else:
@@ -299,7 +299,7 @@ class _Gathering:
         if reading.unfinished and known:
             self.histories[path] = known
         elif reading.cursor is not None and not reading.unfinished:
-            self._remember(reading, known, found, coverage)
+            self._remember(reading, known, events, coverage)
 
     def _file_coverage(
         self, reading: LogReading, known: LogHistory | None, *, named: bool
@@ -320,13 +320,13 @@ class _Gathering:
         self,
         reading: LogReading,
         known: LogHistory | None,
-        found: tuple[ev.Event, ...],
+        events: tuple[ev.Event, ...],
         coverage: Coverage,
     ) -> None:
         start = self.window.start or 0.0
         if known is not None and reading.followed:
             start = max(start, known.start)
-        selection = ev.select(found, self.window)
+        selection = ev.select(events, self.window)
         kept = tuple(ev.fold((*selection.inside, *selection.undated), MOST_REMEMBERED))
         spans = clip(coverage.spans, Span(start, self.window.end))[-MOST_SPANS:]
         reason = (coverage.reason, coverage.detail, coverage.path)

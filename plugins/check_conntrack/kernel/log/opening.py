@@ -109,8 +109,8 @@ class LogFiles:
         paths: dict[str, None] = {}
         problems: list[SourceProblem] = []
         for pattern in patterns:
-            found, wrong = self._expanded.get(pattern) or self._expand(pattern)
-            paths.update(dict.fromkeys(found))
+            matches, wrong = self._expanded.get(pattern) or self._expand(pattern)
+            paths.update(dict.fromkeys(matches))
             problems += wrong
         return list(paths), problems
 
@@ -148,9 +148,9 @@ def _matches(pattern: str, problems: list[SourceProblem]) -> Iterator[str]:
     for each in folders:
         try:
             if any(mark in name for mark in "*?["):
-                for found in fnmatch.filter(os.listdir(each or "."), name):
-                    if name[0] == "." or found[0] != ".":
-                        yield os.path.join(each, found)
+                for entry in fnmatch.filter(os.listdir(each or "."), name):
+                    if name[0] == "." or entry[0] != ".":
+                        yield os.path.join(each, entry)
             else:
                 os.lstat(os.path.join(each, name))
                 yield os.path.join(each, name)

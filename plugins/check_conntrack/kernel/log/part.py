@@ -57,7 +57,7 @@ class LogPart:
         self.first: float | None = None
         self.descriptor = -1
         self.plain = True
-        self.head = b""
+        self.beginning = b""
         self.problem: SourceProblem | None = None
         self.scanner: Scanner | None = None
 
@@ -70,7 +70,7 @@ class LogPart:
             stack.callback(os.close, self.descriptor)
             self.written = os.fstat(self.descriptor).st_mtime
             stream, self.plain = self._text(0)
-            self.head = stream.peek(HEAD)
+            self.beginning = stream.peek(HEAD)
         except UnreadableError as error:
             self.problem = error.problem
 
@@ -110,7 +110,7 @@ class LogPart:
 
     def is_copy_of(self, other: LogPart, stop: Callable[[], bool]) -> bool:
         """Return whether the file is a copy of the other's beginning, such as an editor makes."""
-        if not self.head or not self.plain or not other.head.startswith(self.head):
+        if not self.beginning or not self.plain or not other.beginning.startswith(self.beginning):
             return False
         end = rotation.make_cursor(self.descriptor, os.fstat(self.descriptor).st_size)
         return end is not None and other.holds(end, stop)

@@ -1,4 +1,4 @@
-"""Find the rotated parts of a log, and in them the place up to which it was read before.
+"""Find the rotated parts of a log, and the cursor up to which it was read before.
 
 Names are those of logrotate, newsyslog, savelog and administrators: NAME.1, NAME.2.gz, NAME.old,
 NAME-20261129, STEM.1.log, STEM-20261129.log.
@@ -31,7 +31,7 @@ allow one rotation a day, those with a time one an hour; timers deviate a little
 _PACKED = r"(?:\.(?:gz|xz|lzma|bz2|zst|zstd|lz4|lz|lzo|Z|z|zip|7z))?"
 _NUMBER = r"(?P<number>[0-9]{1,6})"
 _DATE = r"(?P<date>[0-9]{4}[-_.]?[0-9]{2}[-_.]?[0-9]{2}(?P<clock>[-_T.]?[0-9]{1,10})?)"
-# What follows the whole name, and what stands between the stem and the extension.
+# Behind the full name, and between the stem and the extension.
 _BEHIND = re.compile(
     rf"(?:[._-]{_NUMBER}|[._-]{_DATE}|(?P<copy>[._-](?:old|bak|save|prev|orig)|~)){_PACKED}",
     re.IGNORECASE,
@@ -44,7 +44,7 @@ class RotatedPart(NamedTuple):
 
     path, written: its path and its last change, in seconds since the epoch.
     scheme: "number", "date" or "copy".
-    order: its place within its scheme, the oldest smallest.
+    order: sorts the parts of one scheme, the oldest first.
     longest: seconds without a line before it that prove no missing part.
     """
 
@@ -64,8 +64,8 @@ class LogCursor(NamedTuple):
     """How far a log was read.
 
     offset: bytes; the beginning of a line unless `midline`.
-    head: checksum of the first FINGERPRINT bytes, or as many as there were before `offset`.
-    tail: checksum of the last FINGERPRINT bytes before `offset`, or as many as there were.
+    start_checksum: of the first FINGERPRINT bytes, or as many as there were before `offset`.
+    end_checksum: of the last FINGERPRINT bytes before `offset`, or as many as there were.
     midline: the offset is within a line longer than the scanner takes.
     kernel_lines: lines of the kernel's own stand before it.
     written: time of the last line before it, in seconds since the epoch.
@@ -75,8 +75,8 @@ class LogCursor(NamedTuple):
     """
 
     offset: int
-    head: int
-    tail: int
+    start_checksum: int
+    end_checksum: int
     midline: bool = False
     kernel_lines: bool = False
     written: float = 0.0
@@ -168,8 +168,8 @@ def holds(descriptor: int, cursor: LogCursor) -> bool:
     try:
         status = os.fstat(descriptor)
         return status.st_size >= cursor.offset and _fingerprint(descriptor, cursor.offset) == (
-            cursor.head,
-            cursor.tail,
+            cursor.start_checksum,
+            cursor.end_checksum,
         )
     except OSError:
         return False
@@ -180,7 +180,7 @@ def unpacks_to(descriptor: int, path: str, cursor: LogCursor, stop: Callable[[],
     size = min(FINGERPRINT, cursor.offset)
     buffer = bytearray(BLOCK)
     view = memoryview(buffer)
-    head = tail = b""
+    first = last = b""
     passed = 0
     try:
         os.lseek(descriptor, 0, os.SEEK_SET)
@@ -190,11 +190,11 @@ def unpacks_to(descriptor: int, path: str, cursor: LogCursor, stop: Callable[[],
             if not count:
                 return False
             passed += count
-            if len(head) < size:
-                head = (head + buffer[:count])[:size]
-                if len(head) == size and zlib.crc32(head) != cursor.head:
+            if len(first) < size:
+                first = (first + buffer[:count])[:size]
+                if len(first) == size and zlib.crc32(first) != cursor.start_checksum:
                     return False
-            tail = (tail + buffer[max(0, count - size) : count])[-size:]
+            last = (last + buffer[max(0, count - size) : count])[-size:]
     except (UnreadableError, OSError):
         return False
-    return passed == cursor.offset and zlib.crc32(tail) == cursor.tail
+    return passed == cursor.offset and zlib.crc32(last) == cursor.end_checksum

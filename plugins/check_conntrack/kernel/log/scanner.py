@@ -60,7 +60,6 @@ class Scanner:
     a line longer than LONGEST_LINE.
     complete: the end was reached. timed_out: `stop` said True before.
     previous: the event of the last line, which "last message repeated" would speak of.
-    head: the first bytes, up to HEAD.
     """
 
     def __init__(
