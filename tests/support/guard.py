@@ -43,6 +43,11 @@ def _end() -> None:
         child.wait()
 
 
+def pids() -> list[int]:
+    """Return the pids of the child, where there is one."""
+    return [child.pid for child in _child]
+
+
 def _tell(key: int, commands: list[list[str]] | None) -> None:
     if not _child:
         command = [sys.executable, "-I", "-c", _CHILD]

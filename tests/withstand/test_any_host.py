@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from functools import partial
 
 import pytest
@@ -125,6 +126,7 @@ def test_an_answer_that_cannot_be_given_is_unknown(checks, name, closing):
 
 CONTAINERS = {
     "no conntrack": INACTIVE,
+    "hidden sysctls of conntrack": "mount -t tmpfs none /proc/sys/net/netfilter",
     "no files in proc": (
         "mount -t tmpfs none /proc/$$/net; mount -t tmpfs none /proc/$$/task/$$/net; "
         "mount -t tmpfs none /dev"
@@ -142,6 +144,8 @@ def test_a_host_that_hides_things_has_an_answer_that_says_so(checks, name, kind)
     assert "internal error" not in run.out
     if kind == "no conntrack" and name != "full":
         assert (run.state, run.text) == ("OK", "conntrack is not active on this host")
+    if kind == "hidden sysctls of conntrack":
+        assert (run.state, "hidden, although" in run.text) == ("UNKNOWN", True)
     if kind == "no files in proc" and name == "usage":
         assert run.state == "OK"
     if run.state == "UNKNOWN":
@@ -161,8 +165,8 @@ def test_a_container_without_rights_has_an_answer(checks, name):
     ("count", "limit", "state", "words"),
     [
         ("5", "0", "OK", "no limit"),
-        ("300", "200", "CRITICAL", "full: 300 of 200"),
-        ("4294967295", "4294967295", "CRITICAL", "full: 4294967295 of 4294967295"),
+        ("300", "200", "CRITICAL", "300 of 200 entries"),
+        ("4294967295", "4294967295", "CRITICAL", "4294967295 of 4294967295 entries"),
         ("0", "1", "OK", "0 of 1 entries"),
     ],
 )
@@ -195,13 +199,15 @@ def counted(path):
 def test_512_processors_are_counted_and_remembered(full, folder):
     # As large as numbers get: what is remembered of them still fits.
     file, log = folder / "stat", folder / "kern.log"
-    log.write_text("Nov 21 20:00:00 gw kernel: all is quiet\n")
+    now = time.time()
+    times = [time.strftime("%b %e %H:%M:%S", time.localtime(at)) for at in (now - 7200, now)]
+    log.write_text("".join(f"{stamp} gw kernel: all is quiet\n" for stamp in times))
     options = ["--log", log, "--since", "1h"]
     largest = 0xFFFFFFF0
     file.write_text(stat(512, largest, 0xFFFFFFF1))
     first = full(*options, before=counted(file))
     assert first.code == 0
-    assert first.perfdata["drop"].startswith(f"{512 * largest}c")
+    assert first.perfdata["drop_total"].startswith(f"{512 * largest}c")
     file.write_text(stat(512, largest + 3, 0xFFFFFFF2))
     second = full(*options, before=counted(file))
     assert second.value("full_drops") == 512 * 3

@@ -67,7 +67,7 @@ def test_a_signal_at_any_moment(checks, state, folder, orphanage, dice, name, ki
         if kind != "SIGKILL" and (ours or process.returncode in (0, 2)):
             run = Run(process.returncode, out, err, command)
             if run.code == 3 and "stopped" in run.text:
-                assert run.text.startswith(f"stopped by {kind}") or "while starting" in run.text
+                assert f"stopped by {kind}" in run.text or "while starting" in run.text
         elif kind != "SIGKILL" and out:
             Run(process.returncode, out, err, command)
         else:
@@ -110,7 +110,7 @@ def test_two_signals_at_once_are_one_answer(checks, state, orphanage):
     process.stdout.close()
     process.stderr.close()
     assert run.code == 3
-    assert run.text.startswith("stopped by SIG")
+    assert "stopped by SIG" in run.text
     assert orphans_after() == []
 
 
