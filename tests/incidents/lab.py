@@ -7,6 +7,7 @@ import itertools
 import re
 import subprocess
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
 from support import machine, packets
@@ -162,6 +163,14 @@ class Lab:
         if not wait_until(lambda: where.count() >= entries):
             counters = where.run("conntrack", "-S")
             raise AssertionError(f"only {where.count()} entries:\n{counters}")
+
+    def wait_for_state(self, state: str, entries: int) -> None:
+        """Wait until so many entries of the router are in a state of TCP."""
+
+        def states() -> Counter[str]:
+            return Counter(line.split()[5] for line in self.router.entries("-p", "tcp"))
+
+        assert wait_until(lambda: states()[state] >= entries, 40), states()
 
     def check(self, check: str, *options: object, where: str = "router") -> Run:
         """Run a check as root: in the router, clients or servers, or on the host of them all."""

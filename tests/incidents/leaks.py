@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from incidents.floods import LIMIT, NO_LARGER_LIMIT, healthy_clients, unharmed
 from incidents.lab import Expect, Lab, first, incident
-from support.netns import wait_until
 from support.packets import hosts
 
 if TYPE_CHECKING:
@@ -34,10 +33,7 @@ def close_wait_leak(lab: Lab) -> Iterator[None]:
     for one in server.connect(lab.clients, first(LEAKED, hosts("198.18.8.0/22")), APPLICATION):
         one.client.close()
 
-    def closing() -> bool:
-        return len(lab.router.entries("-p", "tcp", "--state", "CLOSE_WAIT")) == LEAKED
-
-    assert wait_until(closing)
+    lab.wait_for_state("CLOSE_WAIT", LEAKED)
     yield
     lab.paste(lab.step("conntrack -D").commands)
     assert not lab.router.entries("-p", "tcp", "--state", "CLOSE_WAIT")

@@ -51,11 +51,7 @@ def http_churn(lab: Lab) -> Iterator[None]:
     for _ in range(37):
         for one in server.connect(lab.clients, first(100, clients), WEB):
             one.close()
-
-    def closed() -> bool:
-        return len(lab.router.entries("-p", "tcp", "--state", "TIME_WAIT")) == 3700
-
-    assert wait_until(closed)
+    lab.wait_for_state("TIME_WAIT", 3700)
     yield
     for step in steps(lab.answers["table"].lines):
         lab.paste(step.commands)
