@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +17,19 @@ from check_conntrack.full import full_check, summary
 from check_conntrack.table import table_check
 
 TREE = Path(__file__).parents[2]
-DOCUMENTS = [TREE / "README.md", *sorted((TREE / "docs").glob("*.md"))]
+DOCUMENTS = [
+    *sorted(TREE.glob("*.md")),
+    *sorted((TREE / "docs").glob("*.md")),
+    *sorted((TREE / "docs" / "design").glob("*.md")),
+]
 CHECKS = {"usage": usage, "full": full_check, "table": table_check}
 RUNBOOK = TREE / "docs" / "runbook.md"
 SUDOERS = re.compile(r"^ +(\S+ ALL=\(root\) NOPASSWD: .*)$", re.MULTILINE)
 # Options of other programs that the documents speak of.
 FOREIGN = {"--random-fully", "--conntrack-min", "--system"}
+# Documents of developers name options of many programs, and have no commands of the checks.
+FOR_USERS = [path for path in DOCUMENTS if path.parent.name != "design" and path.stem.islower()]
+FOR_USERS.append(TREE / "README.md")
 # What only a file of `make pyz` understands, before the check sees it.
 OF_ARCHIVES = ["--install-reader"]
 # As in README.md: what stands for something of the reader's own.
@@ -27,6 +37,9 @@ STANDS_FOR = {"LABEL", "NAME", "NAMESPACE"}
 
 documents = pytest.mark.parametrize(
     "path", [pytest.param(path, id=path.name) for path in DOCUMENTS]
+)
+for_users = pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.name) for path in FOR_USERS]
 )
 
 
@@ -66,7 +79,7 @@ def commands(text):
                 yield match[1], shlex.split(words.rstrip('"]'))
 
 
-@documents
+@for_users
 def test_options_that_are_named_exist(path):
     known = set().union(*map(options_of, CHECKS.values())) | FOREIGN
     # A table's rows and sentences; commands of other programs have options of their own.
@@ -77,7 +90,7 @@ def test_options_that_are_named_exist(path):
         assert named
 
 
-@documents
+@for_users
 def test_commands_can_be_pasted(path):
     found = list(commands(path.read_text()))
     assert found or path.name in ("reference.md", "security.md")
@@ -115,6 +128,24 @@ def test_links_lead_somewhere(path):
         assert there.exists(), target
         if anchor:
             assert anchor in map(slug, headings(there)), target
+
+
+def test_packages_install_all_documents_with_links_that_lead_somewhere(tmp_path):
+    subprocess.run(
+        [TREE / "packaging" / "install", tmp_path],
+        check=True,
+        env={**os.environ, "PYTHON": sys.executable},
+        timeout=60,
+    )
+    folder = tmp_path / "usr/share/doc/monitoring-plugins-conntrack"
+    installed = {str(path.relative_to(folder)) for path in folder.rglob("*.md")}
+    docs = {str(path.relative_to(TREE / "docs")) for path in (TREE / "docs").rglob("*.md")}
+    assert installed == docs | {"README.md", "SECURITY.md"}
+    for path in folder.rglob("*.md"):
+        for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
+            if not re.match(r"https?:", target):
+                there = tmp_path / target[1:] if target.startswith("/") else path.parent / target
+                assert there.exists(), f"{path.name}: {target}"
 
 
 @documents
