@@ -3,9 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# What tests talk to: those of the kernel; of the fleet, where a second nrpe is built from its
-# source, which takes arguments; what `make deb` and `make rpm` build with; and what the tests of
-# packages need beside it.
+# Debian packages: what tests/kernel needs; what tests/fleet needs, where a second nrpe that takes
+# arguments is built from source; what builds the packages; what tests/packages needs.
 KERNEL := conntrack nftables iproute2 sudo util-linux systemd
 FLEET := nagios-nrpe-server nagios-nrpe-plugin nagios4-core gcc libc6-dev libssl-dev make
 FLEET += icinga2-bin icinga2-common openssl graphite-carbon graphite-web influxdb zabbix-agent
@@ -13,23 +12,26 @@ PACKAGING := debhelper dh-python dpkg-dev python3-nagiosplugin rpm
 PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help run unit test incidents programs load graphs deb rpm dist pyz packaging test-packages lint bench fuzz clean
+.PHONY: help run unit test incidents programs load definitions graphs deb rpm dist pyz packaging
+.PHONY: test-packages lint bench fuzz clean
 
 help:
-	@echo 'make run    install into $(VENV) and run every check against this host'
-	@echo 'make unit   the unit tests, in half a minute, without root'
-	@echo 'make test   install the test tools, and the programs the tests talk to; run all tests;'
-	@echo '            with COVERAGE=yes also the branch coverage of the library'
-	@echo 'make incidents  stage every incident with real traffic; print what the checks say about it'
-	@echo 'make load   2,000 requests to an NRPE agent, 50 at a time'
-	@echo 'make graphs pictures of the templates for graphs, in build/graphs'
-	@echo 'make lint   ruff, mypy, import-linter, bandit, pip-audit'
-	@echo 'make fuzz   make up input for FUZZ_SECONDS (60), guided by coverage where atheris is to be had'
+	@echo 'make run            install into $(VENV) and run every check against this host'
+	@echo 'make unit           run the unit tests: half a minute, no root'
+	@echo 'make test           run all tests; installs the test tools, and as root on Debian the'
+	@echo '                    programs that the tests talk to. COVERAGE=yes measures branches'
+	@echo 'make lint           run ruff, mypy, import-linter, bandit and pip-audit'
+	@echo 'make definitions    write the Icinga commands, the Director basket and the graphs anew'
+	@echo 'make incidents      stage every incident with real traffic; print what the checks say'
+	@echo 'make fuzz           try generated input for FUZZ_SECONDS (60)'
+	@echo 'make bench          measure speed and memory'
+	@echo 'make load           send 2,000 requests to an NRPE agent, 50 at a time'
+	@echo 'make graphs         draw the templates for graphs, into build/graphs'
 	@echo 'make deb, make rpm, make dist, make pyz'
-	@echo '            a Debian package, an RPM package, sdist and wheel, or a file for each check: in dist/'
+	@echo '                    build a Debian package, an RPM package, sdist and wheel, or one file'
+	@echo '                    for each check, into dist/'
 	@echo 'make test-packages  build all of them, install each into a clean system, and run it there'
-	@echo 'make bench  measure; nothing of it is a test'
-	@echo 'make clean  remove what these made'
+	@echo 'make clean          remove everything that these targets made'
 
 run: $(VENV)/.installed
 	@for check in plugins/check_conntrack_*; do \
@@ -39,7 +41,7 @@ run: $(VENV)/.installed
 	    [ $$code -le 3 ] || exit 1; \
 	done
 
-# The checks run as other users: their figures have to be writable by all of them.
+# The checks run as several users, and each of them writes coverage data there.
 COVERED := $(abspath build/coverage)
 ifdef COVERAGE
 MEASURE := COVERAGE_FILE=$(COVERED)/data $(BIN)/python -m coverage
@@ -48,7 +50,7 @@ else
 PYTEST := $(BIN)/python -m pytest
 endif
 
-# Pure and fast: no root, no program but Python.
+# Needs no root and no program but Python.
 unit: $(VENV)/.tested
 	$(BIN)/python -m pytest -q -n 2 tests/unit
 
@@ -70,8 +72,8 @@ endif
 incidents: $(VENV)/.tested programs
 	$(BIN)/python -m pytest --timeout 300 tests/incidents
 
-# As root on Debian, what is missing is installed; elsewhere the tests that need it say so. The
-# tests start daemons of their own: those of the packages are kept from starting.
+# Install missing packages, as root on Debian. Elsewhere a test that needs one says so. The policy
+# file keeps the daemons of these packages from starting; the tests start their own.
 POLICY := /usr/sbin/policy-rc.d
 define install
 	@missing=$$(dpkg-query -W -f '$${Status} $${Package}\n' $(1) 2>&1 \
@@ -89,19 +91,23 @@ endef
 programs:
 	$(call install,$(KERNEL) $(FLEET))
 
-# As many requests as a busy agent has in days, 50 at a time; it takes minutes.
+# As many requests as a busy agent gets in days. Takes minutes.
 load: $(VENV)/.tested programs
 	CHECK_CONNTRACK_REQUESTS=2000 $(BIN)/python -m pytest -s --timeout 0 tests/fleet/test_load.py
 
-# Pictures of the templates in graphs/, for a look at them after a change.
-graphs: $(VENV)/.tested programs
+# A test fails until this was run after a change of an option, a label or a graph.
+definitions: $(VENV)/.installed
+	PYTHONPATH=plugins $(BIN)/python icinga2/generate.py
 	$(BIN)/python graphs/build.py
+
+# Pictures to look at after a change of a graph.
+graphs: $(VENV)/.tested programs definitions
 	$(BIN)/python tests/fleet/draw_graphs.py build/graphs
 
 deb rpm: packaging
 	packaging/build $@
 
-# PYTHONS="python3.9 python3.11" compiles for more than the interpreter of $(VENV).
+# PYTHONS="python3.9 python3.11" compiles for these interpreters instead of that of $(VENV).
 dist pyz: $(VENV)/.packaged
 	PYTHON=$(abspath $(BIN))/python packaging/build $@
 
@@ -120,13 +126,13 @@ lint: $(VENV)/.linted
 	$(BIN)/bandit -q -c pyproject.toml -r plugins plugins/check_conntrack_*
 	$(BIN)/python tests/audit.py
 
-# The half of the time goes to what hypothesis makes up, the other half to atheris, which has no
-# wheel for every Python. What breaks is left in build/fuzz; it belongs into tests/fuzz/corpus.
+# Half of the time goes to hypothesis, half to atheris, which is guided by coverage but has no wheel
+# for every Python. Input that breaks something is left in build/fuzz; move it to tests/fuzz/corpus.
 FUZZ_SECONDS ?= 60
 fuzz: $(VENV)/.tested
 	FUZZ_SECONDS=$$(($(FUZZ_SECONDS) / 2)) $(BIN)/python -m pytest -q --timeout=0 tests/fuzz
 	@$(BIN)/python -m pip install -q --disable-pip-version-check '.[fuzz]' || \
-	    { echo 'atheris is not to be had for this Python: nothing was guided by coverage'; exit 0; }; \
+	    { echo 'atheris is not available for this Python: fuzzing was not guided by coverage'; exit 0; }; \
 	mkdir -p build/fuzz && for target in netlink text log; do \
 	    mkdir -p build/fuzz/$$target; \
 	    PYTHONPATH=plugins:tests $(BIN)/python tests/fuzz/guided.py $$target -timeout=20 \

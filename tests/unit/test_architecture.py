@@ -1,0 +1,74 @@
+"""The rules of docs/design/architecture.md that no other tool checks."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from check_conntrack import usage
+from check_conntrack.full import full_check
+from check_conntrack.table import table_check
+
+TREE = Path(__file__).parents[2]
+LIBRARY = TREE / "plugins" / "check_conntrack"
+PAGE = (TREE / "docs" / "design" / "architecture.md").read_text()
+CHECKS = (usage, full_check, table_check)
+# It calls journalctl, some of whose options are called like options of the checks.
+JOURNAL = LIBRARY / "kernel" / "log" / "journal.py"
+
+
+def test_every_module_has_one_line_and_every_line_a_module():
+    modules = sorted(
+        str(path.relative_to(LIBRARY))
+        for path in LIBRARY.rglob("*.py")
+        if path.name != "__init__.py"
+    )
+    tree = PAGE[PAGE.index("## The tree") : PAGE.index("## The rules")]
+    listed = re.findall(r"^\| `([\w/]+\.py)` \|", tree, re.MULTILINE)
+    assert sorted(listed) == modules, "docs/design/architecture.md: add or remove a line"
+
+
+def test_files_and_names_in_where_a_change_goes_exist():
+    text = PAGE[PAGE.index("## Where a change goes") : PAGE.index("## The library nagiosplugin")]
+    source = "\n".join(path.read_text() for path in LIBRARY.rglob("*.py"))
+    makefile = (TREE / "Makefile").read_text()
+    for name in re.findall(r"`([^`]+)`", text):
+        if name.startswith("--"):
+            continue
+        if name.startswith("make "):
+            assert re.search(rf"^{name[5:]}:", makefile, re.MULTILINE), name
+        elif re.search(r"/|\.(py|md|tsv)$", name):
+            candidates = (LIBRARY / name, TREE / name, TREE / "tests/data/log" / name)
+            assert any(path.exists() for path in candidates), name
+        else:
+            word = name.removesuffix("()").rpartition(".")[2]
+            assert re.search(rf"\b{word}\b", source), name
+
+
+def strings(path):
+    """The string constants of a module without docstrings."""
+    tree = ast.parse(path.read_text())
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    documents = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and id(node) not in documents:
+            yield text
+
+
+def test_kernel_knows_no_option_of_a_check():
+    options = {
+        option
+        for check in CHECKS
+        for action in check.parser()._actions
+        for option in action.option_strings
+        if option.startswith("--")
+    }
+    for path in (LIBRARY / "kernel").rglob("*.py"):
+        named = {word for text in strings(path) for word in re.findall(r"--[a-z][a-z-]+", text)}
+        assert path == JOURNAL or not named & options, path
