@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Write the CheckCommands and the Director's basket from the command lines of the checks.
 
-Every option becomes an argument with a custom variable of its own, so none can be forgotten. Run it
-when an option changes (PYTHONPATH=plugins icinga2/generate.py); a test fails until that is done.
+Every option becomes an argument with a custom variable of its own, so none is forgotten. Run it
+when an option changes (`make definitions`); a test fails until that is done. With --runbook URL the
+basket's services have a notes_url.
 """
 
 from __future__ import annotations
@@ -21,25 +22,26 @@ HERE = Path(__file__).parent
 COMMANDS = HERE / "conntrack-commands.conf"
 BASKET = HERE / "conntrack-basket.json"
 
-RUNBOOK = "file:///usr/share/doc/monitoring-plugins-conntrack/runbook.md"
+# Where the packages install it.
+RUNBOOK = "/usr/share/doc/monitoring-plugins-conntrack/runbook.md"
 # Seconds until Icinga ends a check. The check itself gives up earlier, after --timeout, and says
 # what it was waiting for.
 TIMEOUT = 60
-# They print a page instead of a verdict.
+# Options that print a page instead of a verdict.
 PAGES = ("--help", "--version")
-# Where the default differs from the check's: the reader may be started, by the sudoers file that is
-# shipped. The checks only do so where they lack a right.
+# Defaults that differ from those of the checks: agents are expected to have the shipped sudoers
+# file. The checks use sudo only where they lack a privilege.
 DEFAULTS = {"sudo": True}
 MORE = {"--timeout": f"; Icinga itself ends the check after {TIMEOUT} s, see check_timeout"}
 NUMBERS = ("top", "max_entries", "keep", "verbose")
 
 HEADER = """\
-/* Icinga 2: the commands of check-conntrack, one custom variable an option.
+/* Icinga 2: the commands of check-conntrack, with one custom variable for each option.
  *
- * Written by generate.py from the checks' own command lines. An option that may be repeated takes
- * a value or an array of values. Thresholds are [LABEL=]RANGE, as in
+ * Written by generate.py from the command lines of the checks. An option that may be repeated takes
+ * a value or an array of values. Thresholds are [LABEL=]RANGE:
  *   vars.conntrack_usage_warning = [ "70", "time_to_full=4h:" ]
- * A $ in a value is written $$. The plugins are looked for in PluginContribDir (constants.conf).
+ * Write $$ for a $ in a value. The plugins are in PluginContribDir (constants.conf).
  */
 """
 
@@ -64,8 +66,13 @@ class Check(NamedTuple):
 
     @property
     def service(self) -> str:
-        """The name of the service template, of the service, and of the runbook's part."""
+        """The name of the service template, of the service, and of the runbook's chapter."""
         return f"conntrack-{self.name}"
+
+    @property
+    def all_notes(self) -> str:
+        """The notes, with the place of the runbook."""
+        return f"{self.notes} Runbook: {RUNBOOK}, conntrack {self.name}"
 
 
 CHECKS = (
@@ -106,7 +113,7 @@ CHECKS = (
 
 
 class Option(NamedTuple):
-    """An option of a check as a custom variable; `level` counts what is given as -v, -vv, -vvv."""
+    """An option of a check as a custom variable; `level` is the number of v in -v, -vv, -vvv."""
 
     key: str
     variable: str
@@ -124,7 +131,7 @@ class Option(NamedTuple):
 
 
 def options(check: Check) -> list[Option]:
-    """What a check can be told, in the order of its help page."""
+    """Return the options of a check, in the order of its help page."""
     found = []
     for action in check.parser._actions:
         long = next(option for option in action.option_strings if option.startswith("--"))
@@ -198,11 +205,11 @@ def _command(check: Check) -> str:
 # --- the Director's basket
 
 
-def basket() -> str:
-    """The text of conntrack-basket.json, as the Director exports it.
+def basket(runbook: str = "") -> str:
+    """Return the text of conntrack-basket.json, as the Director exports it.
 
-    Without the identities that it has from version 1.11 on: older ones refuse them, and newer ones
-    know an object by its name.
+    It has none of the UUIDs that the Director exports from version 1.11 on: older versions refuse
+    them, and newer ones find an object by its name. runbook: an http(s) address, for notes_url.
     """
     fields: dict[str, dict[str, Any]] = {}
     made: dict[str, Any] = {
@@ -216,7 +223,7 @@ def basket() -> str:
                 "object_type": "object",
             }
         },
-        "ServiceTemplate": {check.service: _basket_template(check) for check in CHECKS},
+        "ServiceTemplate": {check.service: _basket_template(check, runbook) for check in CHECKS},
         "HostTemplate": {"conntrack": _basket_host(fields)},
         "ServiceSet": {"conntrack": _basket_set()},
         "Dependency": {"conntrack-usage": _basket_dependency()},
@@ -288,7 +295,8 @@ def _basket_command(check: Check, fields: dict[str, dict[str, Any]]) -> dict[str
     }
 
 
-def _basket_template(check: Check) -> dict[str, Any]:
+def _basket_template(check: Check, runbook: str) -> dict[str, Any]:
+    address = {"notes_url": f"{runbook}#{check.service}"} if runbook else {}
     return {
         "check_command": check.command,
         "check_interval": check.check_interval,
@@ -301,8 +309,8 @@ def _basket_template(check: Check) -> dict[str, Any]:
         "groups": ["conntrack"],
         "imports": [],
         "max_check_attempts": check.attempts,
-        "notes": check.notes,
-        "notes_url": f"{RUNBOOK}#{check.service}",
+        "notes": check.all_notes,
+        **address,
         "object_name": check.service,
         "object_type": "template",
         "retry_interval": check.retry_interval,
@@ -369,9 +377,14 @@ def _basket_dependency() -> dict[str, Any]:
 
 
 def main() -> int:
-    """Write both files."""
+    """Write both files; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--runbook", default="", help="http(s) address, for notes_url")
+    runbook = parser.parse_args().runbook
+    if runbook and not runbook.startswith(("http://", "https://")):
+        parser.error("--runbook: not an http or https address")
     COMMANDS.write_text(commands())
-    BASKET.write_text(basket())
+    BASKET.write_text(basket(runbook))
     return 0
 
 

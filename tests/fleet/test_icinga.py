@@ -13,6 +13,7 @@ import pytest
 
 from check_conntrack import usage
 from check_conntrack.full import full_check
+from check_conntrack.state import codec, trend
 from check_conntrack.table import table_check
 from support import icinga_rig as rig
 from support import perfdata
@@ -114,8 +115,8 @@ def test_the_daemon_takes_the_shipped_files_beside_its_library(cluster):
     ("variables", "why"),
     [
         ("vars.conntrack = true", "no endpoint has its name"),
-        ('vars.conntrack = "nrep"', "vars.conntrack is none of"),
-        ('vars.conntrack = "nrpe"; vars.conntrack_netns = [ "a" ]', "does not go over NRPE"),
+        ('vars.conntrack = "nrep"', "vars.conntrack must be"),
+        ('vars.conntrack = "nrpe"; vars.conntrack_netns = [ "a" ]', "not supported over NRPE"),
     ],
 )
 def test_a_host_that_nobody_could_check_is_refused_with_its_name(cluster, variables, why):
@@ -222,10 +223,9 @@ def test_growth_and_time_to_full_reach_icinga_when_they_are_known(cluster):
                 fill(cluster.red, entries)
                 done = cluster.master.check(host, "conntrack-usage")
                 (file,) = (path for path in state.rglob("*") if path.is_file())
-                kept = json.loads(file.read_text())
-                for sample in kept["samples"]:
-                    sample[0] -= 400
-                file.write_text(json.dumps(kept))
+                kept = codec.decode(trend.Series, json.loads(file.read_text()))
+                earlier = [each._replace(at=each.at - 110) for each in kept.samples]
+                file.write_text(json.dumps(codec.encode(kept._replace(samples=tuple(earlier)))))
             done = cluster.master.check(host, "conntrack-usage")
     finally:
         cluster.red.run("conntrack", "-F")
@@ -371,7 +371,7 @@ def test_without_the_line_for_sudo_the_agent_says_what_to_grant(cluster):
 def samples(name):
     """A value for each option, which the parser takes."""
     return {
-        "warning": ["91", "entries=95%"] if name != "full" else ["table_full=3", "drop=5"],
+        "warning": ["91", "entries=95%"] if name != "full" else ["table_full=3", "drop_total=5"],
         "critical": ["95"],
         "timeout": "7",
         "verbose": 3,
@@ -386,6 +386,10 @@ def samples(name):
         "trend_window": "2h",
         "since": "boot",
         "log": ["auto", "/var/log/kern.log"],
+        "if_incomplete": "ok",
+        "log_timezone": "Europe/Berlin",
+        "timeouts": "/var/lib/elsewhere/sysctl.txt",
+        "nat_ports": "20000-20999",
         "source": "netlink",
         "address": ["192.0.2.0/24", "2001:db8::1"],
         "protocol": ["tcp", "17"],

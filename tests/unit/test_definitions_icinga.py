@@ -20,6 +20,7 @@ COMMANDS = (FOLDER / "conntrack-commands.conf").read_text()
 SERVICES = (FOLDER / "conntrack-services.conf").read_text()
 BASKET = json.loads((FOLDER / "conntrack-basket.json").read_text())
 PARSERS = {"usage": usage.parser(), "full": full_check.parser(), "table": table_check.parser()}
+RUNBOOK = "/usr/share/doc/monitoring-plugins-conntrack/runbook.md"
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 EVERY = pytest.mark.parametrize("name", PARSERS)
 
@@ -142,7 +143,10 @@ def test_nothing_is_left_to_a_shell():
 def test_a_service_has_its_template_schedule_and_part_of_the_runbook(name):
     has = attributes(block(SERVICES, f'template Service "conntrack-{name}"'))
     assert has["check_command"] == f'"conntrack_{name}"'
-    assert has["notes_url"] == f'ConntrackRunbook + "#conntrack-{name}"'
+    inside = block(SERVICES, f'template Service "conntrack-{name}"')
+    address = f'notes_url = ConntrackRunbook + "#conntrack-{name}"'
+    assert f"\tif (ConntrackRunbook) {{\n\t\t{address}\n\t}}\n" in inside
+    assert json.loads(has["notes"]).endswith(f" Runbook: {RUNBOOK}, conntrack {name}")
     assert has["groups"] == '[ "conntrack" ]'
     assert seconds(has["retry_interval"]) < seconds(has["check_interval"])
     applied = block(SERVICES, f'apply Service "conntrack-{name}"')
@@ -162,8 +166,8 @@ def test_nagios_has_the_same_schedule(name):
     assert there["low_flap_threshold"] == here["flapping_threshold_low"]
     assert there["high_flap_threshold"] == here["flapping_threshold_high"]
     assert there["display_name"] == json.loads(here["display_name"])
-    (runbook,) = re.findall(r'globals\.ConntrackRunbook = "(.+)"', SERVICES)
-    assert there["notes_url"] == f"{runbook}#conntrack-{name}"
+    assert "notes_url" not in there
+    assert there["notes"].endswith(f". Runbook: {RUNBOOK}, conntrack {name}")
 
 
 def test_what_was_lost_is_found_within_one_run():
@@ -246,8 +250,10 @@ def test_the_basket_has_the_same_schedule(name):
     assert there["enable_flapping"] is (here["enable_flapping"] == "true")
     for text in ("check_command", "display_name", "notes"):
         assert there[text] == json.loads(here[text])
-    (runbook,) = re.findall(r'globals\.ConntrackRunbook = "(.+)"', SERVICES)
-    assert there["notes_url"] == f"{runbook}#conntrack-{name}"
+    assert "notes_url" not in there
+    made = json.loads(generator().basket("https://wiki.example.org/runbook"))
+    with_address = made["ServiceTemplate"][f"conntrack-{name}"]
+    assert with_address["notes_url"] == f"https://wiki.example.org/runbook#conntrack-{name}"
     assert there["groups"] == json.loads(here["groups"])
 
 

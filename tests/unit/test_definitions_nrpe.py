@@ -15,7 +15,7 @@ from check_conntrack.table import table_check
 
 NRPE = Path(__file__).parent.parent.parent / "nrpe"
 MODULES = {"usage": usage, "full": full_check, "table": table_check}
-RUNBOOK = "file:///usr/share/doc/monitoring-plugins-conntrack/runbook.md"
+RUNBOOK = "/usr/share/doc/monitoring-plugins-conntrack/runbook.md"
 PLUGINS = "/usr/lib/nagios/plugins/"
 
 
@@ -167,7 +167,13 @@ def test_services_ask_for_commands_that_are_shipped():
         assert name == "check_conntrack"
         assert argument in commands("conntrack.cfg")
         assert service["service_description"] == f"conntrack-{check}"
-        assert service["notes_url"] == f"{RUNBOOK}#conntrack-{check}"
+        assert service["notes"].endswith(f". Runbook: {RUNBOOK}, conntrack {check}")
+
+
+def test_no_address_of_the_runbook_is_shipped():
+    assert not [each for _, each in objects() if "notes_url" in each]
+    text = (NRPE / "nagios.cfg").read_text()
+    assert len(re.findall(r"^    # notes_url  https://", text, re.MULTILINE)) == 1
 
 
 SCHEDULE = {
