@@ -123,7 +123,6 @@ def limit_lowered(lab: Lab) -> Iterator[None]:
     "log host dead for three hours",
     Expect("full", "UNKNOWN", says=("last written 3h",), options=("--log", "LOG")),
     ci=True,
-    pending="is OK",
 )
 def dead_log_host(lab: Lab) -> Iterator[None]:
     written = time.time() - 3 * 3600

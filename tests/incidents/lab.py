@@ -6,8 +6,10 @@ import contextlib
 import itertools
 import re
 import subprocess
+import tempfile
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Callable, NamedTuple, TypeVar
 
 from support import machine, packets
@@ -18,7 +20,6 @@ from support.router import Network
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
 T = TypeVar("T")
 PROGRAMS = ("nft", "iptables", "conntrack", "sysctl", "nsenter", "ip", "echo", "printf", "ss", "nc")
@@ -109,10 +110,11 @@ class Lab:
 
     def file(self, word: str, text: str) -> Path:
         """Make a file that everybody may read, for a word in the options of a check."""
-        path = self._state.parent / f"{self._state.name}-{word}"
+        folder = Path(self.enter(tempfile.TemporaryDirectory(prefix="cct-")))
+        folder.chmod(0o755)
+        path = folder / "kern.log"
         path.write_text(text)
         path.chmod(0o644)
-        self._stack.callback(path.unlink)
         self.files[word] = path
         return path
 

@@ -53,7 +53,10 @@ _SENTENCES = {
         "what stands before was read; fetch the file again or leave it out",
     ),
     reasons.BEGINS_LATER: ("does not reach back over the window", "keep more of the log"),
-    reasons.LAST_WRITTEN: ("no longer written", "check the log daemon, or name the current log"),
+    reasons.LAST_WRITTEN: (
+        "last written {ago} ago",
+        "check the log daemon, or name the current log",
+    ),
     reasons.CURSOR_LOST: (
         "what was read before is gone, lines since then may be lost",
         "keep rotated logs beside the log, and check who truncates it",
@@ -110,6 +113,7 @@ def describe(problem: SourceProblem) -> tuple[str, str]:
         "path": shlex.quote(problem.path),
         "tool": _TOOLS.get(problem.detail, f"{problem.detail} -dc"),
         "zone": _difference(problem.detail),
+        "ago": _length(problem.detail),
     }
     return words[0].format_map(fields), words[1].format_map(fields)
 
@@ -120,9 +124,15 @@ def _difference(seconds: str) -> str:
         shift = int(seconds)
     except ValueError:
         return ""
-    hours, minutes = divmod(abs(shift) // 60, 60)
-    length = f"{hours}h {minutes}m" if minutes else f"{hours}h"
-    return f"{length} {'behind' if shift > 0 else 'ahead'}"
+    return f"{_length(seconds.lstrip('-'))} {'behind' if shift > 0 else 'ahead'}"
+
+
+def _length(seconds: str) -> str:
+    """Return a number of seconds as a duration, as in "3h 20m"."""
+    minutes = int(seconds) // 60 if seconds.isdigit() else 0
+    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
+    parts = [f"{number}{unit}" for number, unit in zip((days, hours, minutes), "dhm") if number]
+    return " ".join(parts[:2]) or "0m"
 
 
 def sentence(problem: SourceProblem) -> str:

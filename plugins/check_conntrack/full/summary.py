@@ -277,7 +277,11 @@ class FullSummary(Summary):
         more = f" and {len(gaps) - 1} more" if gaps[1:] else ""
         reason = next((gap.reasons[0] for gap in gaps if gap.reasons), "")
         short = texts[0] + more
-        return [tuple(dict.fromkeys([f"{short}: {reason}" if reason else short, short]))]
+        said = [
+            f"{short}: {each.removeprefix(gaps[0].subject + ': ')}"
+            for each in (render.versions(reason)[:2] if reason else ())
+        ]
+        return [(*said, short)]
 
     def _gap(self, gap: Gap) -> str:
         subject = ""

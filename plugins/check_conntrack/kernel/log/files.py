@@ -338,7 +338,8 @@ class _Log:
             end = self.now if alive and not self._everything else written
             spans.append(Span(start, max(start, end)))
             if not alive:
-                problem = problem or SourceProblem(self.path, reasons.LAST_WRITTEN)
+                age = str(round(self.now - written))
+                problem = problem or SourceProblem(self.path, reasons.LAST_WRITTEN, age)
         elif start is None and newest.beginning:
             problem = problem or SourceProblem(self.path, reasons.UNDATED)
         if not self.zone.certain:
@@ -453,7 +454,8 @@ def read_stream(
         alive = start and scanner.last >= min(start, now - ALIVE)
         spans = (Span(scanner.first, max(scanner.first, now if alive else scanner.last)),)
         if start and not alive:
-            problem = SourceProblem(name, reasons.LAST_WRITTEN)
+            age = str(round(now - scanner.last))
+            problem = SourceProblem(name, reasons.LAST_WRITTEN, age)
     elif problem is None and start:
         problem = SourceProblem(name, reasons.UNDATED)
     coverage = Coverage(name, spans, hosts=tuple(scanner.hosts))
