@@ -53,7 +53,6 @@ def test_check_on_a_busy_host_ends_in_time_with_a_sample(large, table):
     quiet, took_alone = timed(table, "-v", before=before, user=())
     with busy(20):
         result, took = timed(table, "-v", before=before, user=())
-    print(f"alone {took_alone:.2f} s, busy {took:.2f} s", result.status, result.lines[:4])
     assert took < PROMISED + 0.5
     # What is known in any case is evaluated: 150,000 of 160,000 are too many.
     assert quiet.code == result.code == 2
@@ -66,7 +65,6 @@ def test_check_without_time_evaluates_the_limits(large, table, seconds):
     before = ["ip", "netns", "exec", large.name]
     with busy(20):
         result, took = timed(table, "-t", seconds, "--max-entries", "0", before=before, user=())
-    print(f"{seconds}: {took:.2f}", result.status)
     assert took < seconds + 1.5
     assert result.code in (2, 3)
     assert "timed out" in result.out or "tcp" in result.perfdata
