@@ -133,8 +133,9 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             capability = privileges.CAP_SYS_ADMIN
         elif not os.path.exists(counters.PATH):
             capability = privileges.CAP_NET_ADMIN
-        named = LogFiles()
-        stack.callback(named.close)
+        opened = LogFiles()
+        stack.callback(opened.close)
+        named = [path for path in options.log if path != gather.AUTO]
         run = session.begin(
             options,
             stage,
@@ -143,9 +144,9 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             capability=capability,
             late=LATE,
             # Logs that root names may be root's alone.
-            open_files=lambda: named.preopen(path for path in options.log if path != gather.AUTO),
+            open_files=(lambda: opened.preopen(named)) if named else None,
         )
-        evidence = acquire(options, run, named)
+        evidence = acquire(options, run, opened)
         stage("evaluating what was read")
         findings = contexts.find(evidence, kept=not run.store.trouble)
         summary = FullSummary(findings, options, run)
