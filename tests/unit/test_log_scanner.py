@@ -216,6 +216,16 @@ def test_end_within_an_overlong_line_is_remembered():
     assert [event.monotonic for event in later.events] == [3_000_000]
 
 
+@pytest.mark.parametrize("comma", [b",", b", "])
+@pytest.mark.parametrize("after", [b"", b"\n", b"\n" + full(7)])
+def test_json_array_of_any_length_on_one_line_is_counted(comma, after):
+    entry = b'{"time":"2026-11-21T21:%02d:%02d+00:00","ident":"kernel","message":"' + TEXT.encode()
+    entries = [entry % (n // 60, n % 60) + b'","pad":"' + b"x" * 200 + b'"}' for n in range(3000)]
+    found = every(scan(full(1), b"[", comma.join(entries), b"]", after))
+    assert len(found) == 3001 + (after == b"\n" + full(7))
+    assert {event.time for event in found} >= {NINE + n for n in range(3000)}
+
+
 @given(st.binary(max_size=3000), st.integers(0, 1), st.sampled_from([1, 7, 4096]))
 def test_any_bytes_around_a_line_do_not_hide_it(data, end, size):
     scanned = scan(b"x" + data + b"\n" + full(7) + data * end, size=size)

@@ -126,9 +126,8 @@ class Scanner:
 
     # --- blocks and lines
 
-    def _block(self, buffer: bytearray, end: int) -> int:
+    def _block(self, buffer: bytearray, end: int, begin: int = 0) -> int:
         """Search the complete lines of the buffer; return how much is held over at its front."""
-        begin = 0
         if self.midline:
             begin = _line_after(buffer, end)
             if begin < 0:
@@ -147,6 +146,8 @@ class Scanner:
         if end - stop > LONGEST_LINE:
             # A crash may leave a long run of NUL before a line.
             after = buffer.rfind(b"\0", stop, end) + 1
+            if _split_objects(buffer, stop, end):
+                return self._block(buffer, end, stop)
             if not after or end - after > LONGEST_LINE:
                 self.midline = True
                 return 0
@@ -183,6 +184,8 @@ class Scanner:
             start = buffer.rfind(b"\n", begin, at) + 1 or begin
             line_end = buffer.find(b"\n", at, stop)
             if line_end - start > LONGEST_LINE:
+                if _split_objects(buffer, start, line_end):
+                    continue
                 start = max(start, buffer.rfind(b"\0", start, at) + 1)
             if line_end - start <= LONGEST_LINE:
                 starts[start] = line_end
@@ -321,6 +324,16 @@ def _line_after(buffer: bytearray, end: int) -> int:
     newline = buffer.find(b"\n", 0, end)
     after = buffer.rfind(b"\0", 0, newline if newline >= 0 else end) + 1
     return after or (newline + 1 if newline >= 0 else -1)
+
+
+def _split_objects(buffer: bytearray, begin: int, end: int) -> bool:
+    """Put each object of an overlong JSON array on a line of its own; return whether it is one."""
+    if buffer.find(b"}", begin, end) < 0:
+        return False
+    data = bytes(buffer[begin:end])
+    lines = data.replace(b"},{", b"}\n{").replace(b"}, {", b"}\n {")
+    buffer[begin:end] = lines
+    return lines != data
 
 
 def _entry_start(buffer: bytearray, begin: int, stop: int) -> int:
