@@ -50,7 +50,7 @@ def timed(table, *words, **more):
 
 def test_check_on_a_busy_host_ends_in_time_with_a_sample(large, table):
     before = ["ip", "netns", "exec", large.name]
-    quiet, took_alone = timed(table, "-v", before=before, user=())
+    quiet, _ = timed(table, "-v", before=before, user=())
     with busy(20):
         result, took = timed(table, "-v", before=before, user=())
     assert took < PROMISED + 0.5
