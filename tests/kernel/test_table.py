@@ -276,7 +276,7 @@ def test_file_in_the_folder_of_root_is_opened_before_privileges_are_dropped(tabl
     words = ("--source", "./table.gz", "--timeouts", "./sysctls", "-vvv")
     result = table(*words, before=["env", "-C", private], user=())
     assert result.value("entries") == 4000
-    assert result.status.startswith("CONNTRACK_TABLE CRITICAL - at the limit: 4000 of 4000")
+    assert result.status.startswith("CONNTRACK_TABLE CRITICAL - full: 4000 of 4000")
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_each_namespace_is_evaluated(space, table):
         with machine_limit(LIMIT):
             result = table("--netns", space.name, "--netns", other.name, user=())
         assert result.code == 2
-        assert f"namespace {other.name} 19000 of 20000 entries (95.0%)" in result.status
+        assert f"namespace {other.name} 19000 of 20000 entries in use (95.0%)" in result.status
         assert list(result.perfdata)[-3:] == [
             f"{other.name}::{label}" for label in ("usage", "snat_port_usage", "entries")
         ]
@@ -557,7 +557,7 @@ def test_reader_killed_during_a_dump_is_unknown(space, installed, state):
     assert killed
     assert check.returncode == 3
     assert out.startswith(
-        "CONNTRACK_TABLE UNKNOWN - 60000 of 100000 entries (60.0%); "
+        "CONNTRACK_TABLE UNKNOWN - 60000 of 100000 entries in use (60.0%); "
         "cannot read the table: netlink: the reader was ended by signal 9 | usage="
     )
     assert "tcp=" not in out

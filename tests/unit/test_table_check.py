@@ -43,7 +43,7 @@ def test_healthy_table_is_one_line(reader, sysctls, inspect):
     sysctls.holds(300, 10000)
     reader.hands_out("table", *dump(300), flows_dump.done())
     run = inspect()
-    assert (run.state, run.text) == ("OK", "300 of 10000 entries (3.0%)")
+    assert (run.state, run.text) == ("OK", "300 of 10000 entries in use (3.0%)")
     assert run.lines == []
 
 
@@ -81,14 +81,14 @@ def test_full_table_is_at_the_limit(reader, sysctls, inspect):
     reader.hands_out("table", *dump(1000), flows_dump.done())
     run = inspect()
     assert run.state == "CRITICAL"
-    assert run.text.startswith("at the limit: 1000 of 1000 entries; ")
+    assert run.text.startswith("full: 1000 of 1000 entries; ")
 
 
 def test_table_without_a_limit_has_no_usage(reader, sysctls, inspect):
     sysctls.holds(1000, 0)
     reader.hands_out("table", *dump(1000), flows_dump.done())
     run = inspect()
-    assert run.text == "1000 entries, no limit"
+    assert run.text == "1000 entries in use, no limit"
     assert not {"usage", "protected_usage"} & set(run.data)
     assert run.data["entries"].max is None
 
@@ -176,7 +176,7 @@ def test_missing_privileges_are_printed_for_each_source(sysctls, inspect):
     run = inspect()
     assert run.state == "UNKNOWN"
     assert run.text == (
-        "300 of 10000 entries (3.0%); cannot read the table: permission denied "
+        "300 of 10000 entries in use (3.0%); cannot read the table: permission denied "
         "(tried netlink, proc, conntrack)"
     )
     assert "Tried netlink: permission denied, and no --sudo (needs CAP_NET_ADMIN)" in run.lines
@@ -205,7 +205,7 @@ def test_sample_is_scaled_to_the_exact_count(reader, sysctls, inspect):
     sysctls.holds(4000, 10000)
     reader.hands_out("table", *dump(2000), *dump(2000, protocol=17), flows_dump.done())
     run = inspect("--max-entries", "1000", "-v")
-    assert run.text == "4000 of 10000 entries (40.0%)"
+    assert run.text == "4000 of 10000 entries in use (40.0%)"
     assert "Note: estimated from a sample of 1000 entries (+-2.7 points)" in run.lines
     assert run.data["tcp"].value == run.data["entries"].value == 4000
 
@@ -264,7 +264,7 @@ def test_damaged_dump_is_followed_by_another_source(reader, sysctls, inspect):
     reader.hands_out("table", *batches)
     reader.hands_out("text", tables.listing(tables.web_server()[:1000]))
     run = inspect()
-    assert (run.state, run.text) == ("OK", "1000 of 10000 entries (10.0%)")
+    assert (run.state, run.text) == ("OK", "1000 of 10000 entries in use (10.0%)")
 
 
 def test_dump_short_of_the_count_is_an_estimate(reader, sysctls, inspect):
@@ -413,7 +413,7 @@ def test_further_namespaces_add_their_main_labels_last(reader, sysctls, inspect,
         reader.hands_out("table", *dump(count), flows_dump.done(), path=path, inode=inode)
     run = inspect("--netns", "r*")
     assert run.state == "CRITICAL"
-    assert run.text.startswith("namespace r2 9500 of 10000 entries (95.0%)")
+    assert run.text.startswith("namespace r2 9500 of 10000 entries in use (95.0%)")
     assert list(run.data)[-3:] == ["r2::usage", "r2::snat_port_usage", "r2::entries"]
     assert run.data["entries"].value == 50
     assert run.data["r2::entries"].value == 9500

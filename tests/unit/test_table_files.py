@@ -314,7 +314,7 @@ def test_timeouts_file_gives_usage_and_thresholds(inspect, file):
     table = file(tables.listing(tables.nat_gateway()))
     run = inspect("--source", table, "--timeouts", file(SYSCTLS, "sysctls"))
     assert run.state == "WARNING"
-    assert run.text.startswith("4000 of 4500 entries (88.9%)")
+    assert run.text.startswith("4000 of 4500 entries in use (88.9%)")
     assert run.data["usage"].value == 88.9
     assert "nf_conntrack_max=8192" in run.rest
 
@@ -376,7 +376,7 @@ def snapshot(reader, sysctls, inspect, tmp_path):
 def test_snapshot_has_usage_and_thresholds_anywhere(inspect, file, snapshot):
     run = inspect("--source", file(gzip.compress(snapshot), "kept.gz"), "-v")
     assert run.state == "CRITICAL"
-    assert run.text.startswith("95 of 100 entries (95.0%)")
+    assert run.text.startswith("95 of 100 entries in use (95.0%)")
 
 
 def test_snapshot_without_its_last_line_is_unknown(inspect, file, snapshot):

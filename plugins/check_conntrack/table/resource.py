@@ -16,6 +16,7 @@ from .. import nagios, namespaces, session
 from ..kernel import KernelError
 from ..kernel.limits import OWN, number, read_limits
 from ..kernel.namedtuple import NamedTuple
+from ..kernel.namespaces import Namespace
 from ..kernel.source import FileReading
 from ..kernel.table_file import HostValues
 from ..reports import Histories
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from ..flows.tally import Figures
     from ..kernel.conntrack_cli import Conntrack
     from ..kernel.limits import Limits
-    from ..kernel.namespaces import Namespace, NamespaceScan
+    from ..kernel.namespaces import NamespaceScan
     from ..session import Session
     from .files import OpenFiles
     from .sources import ReadRequest
@@ -43,31 +44,33 @@ NOT_READ = "timed out before the table was read (allow more time with --timeout)
 
 
 class NamespaceReport(NamedTuple):
-    """The figures of one network namespace, or of a file.
+    """The figures of one network namespace, or of the host that a file came from.
 
-    name: empty for the namespace the check runs in. prefix: what its labels begin with.
-    path: leads into it, empty for a file. limits: None for a file. table: None where it was not
-    read. peak: the largest count known, in entries. key: what its history is kept under.
-    was_read: whether its table was asked for.
+    namespace: with a file, its name and its limits as far as the file says them. table: None where
+    it was not read. peak: the largest count known, in entries. was_read: whether its table was
+    asked for.
     """
 
-    name: str
-    prefix: str
-    inode: int
-    path: str
-    limits: Limits | None
+    namespace: Namespace
     table: TableReading | None = None
     figures: Figures | None = None
     peak: int = 0
-    key: str = ""
     was_read: bool = True
 
     @property
-    def fullness(self) -> tuple[float, int]:
-        """Return what orders reports, the fullest highest."""
-        if not self.limits:
-            return (0.0, 0)
-        return (self.limits.usage or 0.0, self.limits.entries)
+    def limits(self) -> Limits | None:
+        """Return its entries and their limit; None where they are not known."""
+        return self.namespace.limits
+
+    @property
+    def path(self) -> str:
+        """Return what leads into it; empty for a file."""
+        return self.namespace.path
+
+    @property
+    def prefix(self) -> str:
+        """Return what its labels begin with."""
+        return self.namespace.prefix
 
     def metrics(self, *, hidden: bool) -> Iterator[Metric]:
         """Yield the figures in the order of LABELS; only the main ones of further namespaces."""
@@ -126,7 +129,7 @@ class TableResource(Resource):
         """Yield the first namespace's metrics, then problems, then the other namespaces'."""
         report = self.report
         others = [one for one in report.namespaces if one.prefix]
-        graphed = [one for one in others[:MOST_NAMESPACES] if one.fullness[1]]
+        graphed = [one for one in others[:MOST_NAMESPACES] if one.namespace.entries]
         for one in report.namespaces:
             if not one.prefix:
                 yield from one.metrics(hidden=False)
@@ -204,7 +207,7 @@ class TableReader:
             if one.path == OWN or one.path not in self._gone
         ]
         others = [one for one in reports if one.prefix]
-        others.sort(key=lambda one: one.fullness, reverse=True)
+        others.sort(key=lambda one: one.namespace.fullness, reverse=True)
         plain = [one for one in reports if not one.prefix]
         return TableReport(
             (*plain, *others),
@@ -222,15 +225,8 @@ class TableReader:
             given = files.read_host_values(options.timeouts, self._files, stage)
         table = files.read_file(options.source, self._files, self.request, stage)
         table = table._replace(host=_merged(table.host, given))
-        report = NamespaceReport(
-            table.host.namespace,
-            "",
-            0,
-            "",
-            table.host.limits(table.tally.read),
-            table,
-            table.tally.figures(),
-        )
+        host = Namespace(table.host.namespace, "", limits=table.host.limits(table.tally.read))
+        report = NamespaceReport(host, table, table.tally.figures())
         problems = (table.fault,) if table.fault else ()
         return TableReport((report,), problems, from_file=True)
 
@@ -349,9 +345,9 @@ class TableReader:
 
     # --- peaks of earlier runs
 
-    def remember_peaks(self, report: TableReport) -> None:
+    def remember_peaks(self) -> None:
         """Keep this run's counts for later runs; further namespaces share one file."""
-        if self._histories and not report.from_file:
+        if self._histories:
             self._histories.write()
 
 
@@ -370,14 +366,9 @@ def _report(
 ) -> NamespaceReport:
     """Return the report on a namespace, from what was read of it."""
     return NamespaceReport(
-        place.name,
-        place.prefix,
-        place.inode,
-        place.path,
-        place.limits,
+        place,
         table,
         table.tally.figures(table.total) if table else None,
         peaks.get(place.path, place.entries),
-        place.key,
         was_read,
     )

@@ -223,7 +223,10 @@ def _dumps(
         if name == "-":
             code = next(dump).errno
             return None if code == errno.ENOENT else _source_error("netlink", code)
-        if not counter.count(dump, matches[ord(name[-1]) - ord("a")]):
+        at = ord(name[-1]) - ord("a")
+        if not name.startswith("dump_") or not 0 <= at < len(matches):
+            raise KernelError(f"malformed answer from the reader: {name}")
+        if not counter.count(dump, matches[at]):
             break
     return counter.result(count)
 

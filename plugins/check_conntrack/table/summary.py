@@ -6,16 +6,16 @@ import time
 
 from nagiosplugin import Summary, Unknown
 
-from .. import nagios, render, session
+from .. import nagios, render, reports, session
 from ..kernel.limits import OWN
 from . import sources
 from .estimates import EstimateContext
-from .options import LABELS, MOST_NAMESPACES
+from .options import LABELS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from nagiosplugin import Result, Results
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 TITLE = "CONNTRACK_TABLE"
 # Without -v, of each list.
 FEW_LINES = 3
-SHORTEST_PART = 30  # characters, below which the beginning of a part says nothing
 # The label whose alarm a cause explains, so that it is not repeated.
 _MENTIONED = {"nat ports": "snat_port_usage"}
 
@@ -59,46 +58,43 @@ class TableSummary(Summary):
         What does not fit is in the long output.
         """
         report = self.report
-        main = self.shown = self.main(results)
-        if not main:
+        ordered = reports.by_severity(report.namespaces, LABELS, results)
+        if not ordered:
             inactive = ["conntrack is not active on this host"] if report.inactive else []
-            return "; ".join([*inactive, *report.problems])
-        line = StatusLine(self._state(main, results))
-        if nagios.worst(result.state for result in results) is Unknown:
-            line.add_all(report.problems, cut=True)
+            return render.fit([*inactive, *map(render.versions, report.problems)])
+        main = self.shown = ordered[0]
+        problems = [render.versions(problem) for problem in report.problems]
         alarms = nagios.alarms(_of(main, results))
         causes = self.causes(main) if alarms or report.from_file else []
-        for cause in causes[:1]:
-            line.add(cause.headline(self._profile(main)), cut=True)
-        line.add_all(_alarm_texts(alarms, causes))
-        if main.table and main.table.unreadable:
-            line.add(main.table.unreadable)
-        line.add_all(_doubts(main, results))
-        line.add_all(report.problems, cut=True)
-        line.add_all(self._others(main, results))
+        parts: list[str | Sequence[str]] = [*self._state(main, results)]
+        if nagios.worst(result.state for result in results) is Unknown:
+            parts += problems
+            problems = []
+        parts += [cause.headline(self._profile(main)) for cause in causes[:1]]
+        parts += [*_alarm_texts(alarms, causes), *problems, *_doubts(main, results)]
+        if alarms:
+            parts.append(reports.also(ordered[1:], results))
+        else:
+            parts.append(reports.fullest(report.namespaces, main, results))
         if main.table:
-            line.add_all(main.table.notes)
-            line.add(_bad_lines(main.table))
-        return line.text
+            parts += [_bad_lines(main.table), *main.table.notes]
+        return render.fit(parts)
 
-    def _state(self, report: NamespaceReport, results: Results) -> str:
-        """Return how full a table is, or how many entries are the ones that were asked for."""
+    def _state(self, report: NamespaceReport, results: Results) -> list[str | list[str]]:
+        """Return how full a table is, and how many entries are the ones that were asked for."""
+        share = reports.usage_of(report, results)
+        state: list[str | list[str]] = []
+        if report.limits:
+            state.append(reports.table_state(report.namespace, share))
         match = self.reader.request.match
-        narrowed = report.table and match.narrows()
-        parts = [_sentence(report, results)] if report.limits or not narrowed else []
-        if narrowed:
-            parts.append(_matching(report, match))
-        return "; ".join(parts)
-
-    def _others(self, main: NamespaceReport, results: Results) -> Iterator[str]:
-        """Yield the other namespaces that alarm, or the fullest one where none does."""
-        others = [one for one in self.report.namespaces if one is not main and one.limits]
-        alarming = [one for one in others if nagios.alarms(_of(one, results))]
-        fullest = sorted(others, key=lambda one: one.fullness, reverse=True)[:1]
-        if alarming:
-            yield from (_sentence(one, results) for one in alarming)
-        elif any(one.fullness > main.fullness for one in fullest):
-            yield f"fullest: {_sentence(fullest[0], results)}"
+        if report.table and match.narrows():
+            state.append(_matching(report, match))
+        elif not report.limits:
+            entries = report.figures.entries if report.figures else 0
+            state.append(
+                reports.place(report.namespace)[0] + render.plural(entries, "entry", "entries")
+            )
+        return state
 
     def empty(self) -> str:
         """Return what to say where there is nothing to say anything about."""
@@ -108,7 +104,7 @@ class TableSummary(Summary):
         """Return what alarms, why, what to do, what was not read, and what the table holds."""
         report = self.report
         verbose = self.options.verbose
-        main = self.main(results)
+        main = next(iter(reports.by_severity(report.namespaces, LABELS, results)), None)
         alarms = nagios.alarms(_of(main, results)) if main else []
         lines = [
             f"{result.state.text.upper()}: {nagios.describe_alarm(result)}" for result in alarms
@@ -129,25 +125,18 @@ class TableSummary(Summary):
             lines += [f"Note: {note}" for note in _notes(main, results)]
             lines += _lists(main, self.options.top, all_lines=bool(verbose))
         if len(report.namespaces) > 1:
-            lines += _namespaces(report.namespaces, results)
+            most = None if verbose > 1 else reports.MOST_GRAPHED + 1
+            lines += reports.namespace_table(report.namespaces, results, {}, most)
         if verbose > 2:
             lines += [
                 f"Read {one.table.origin}, {one.table.tally.read} entries"
-                + (f", in net:[{one.inode}] {one.name}" if one.inode else "")
+                + (f", in net:[{one.namespace.inode}] {one.namespace.name}" if one.path else "")
                 for one in report.namespaces
                 if one.table
             ]
         if report.from_file:
             return lines
         return lines + nagios.state_lines(self.reader.session, verbose)
-
-    def main(self, results: Results) -> NamespaceReport | None:
-        """Return the report that the status line is about: the fullest of those that are worst."""
-        reports = self.report.namespaces
-        if not reports:
-            return None
-        of_each = [_of(one, results) for one in reports]
-        return reports[nagios.decisive(of_each, [one.fullness for one in reports])]
 
     def causes(self, report: NamespaceReport) -> list[Cause]:
         """Return what fills a table; empty where its figures do not say."""
@@ -188,7 +177,7 @@ class TableSummary(Summary):
         report, profile, causes = self._judged
         cause = causes[0] if causes else None
         return {
-            report.key: LastFinding(
+            report.namespace.key: LastFinding(
                 int(time.time()),
                 cause.name if cause else "",
                 cause.headline(profile) if cause else "",
@@ -237,34 +226,6 @@ class TableSummary(Summary):
         return lines
 
 
-class StatusLine:
-    """Parts of the status line, the weightiest first; what does not fit is left out.
-
-    text: the parts that fit.
-    """
-
-    def __init__(self, state: str) -> None:
-        self.text = state
-        self._parts = {state}
-
-    def add(self, part: str, *, cut: bool = False) -> None:
-        """Add a part if it fits; with `cut`, its beginning if at least that fits."""
-        room = render.STATUS_WIDTH - len(f"{TITLE} CRITICAL - {self.text}; ")
-        if part in self._parts or not part:
-            return
-        if len(render.clean(part)) > room:
-            if not cut or room < SHORTEST_PART:
-                return
-            part = part[: room - 3] + "..."
-        self._parts.add(part)
-        self.text += f"; {part}"
-
-    def add_all(self, parts: Iterable[str], *, cut: bool = False) -> None:
-        """Add parts one after the other."""
-        for part in parts:
-            self.add(part, cut=cut)
-
-
 def _capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
@@ -283,20 +244,6 @@ def _into(report: NamespaceReport) -> str:
     import shlex
 
     return f"nsenter --net={shlex.quote(path)} "
-
-
-def _sentence(report: NamespaceReport, results: Results) -> str:
-    limits, figures = report.limits, report.figures
-    where = f"namespace {report.name} " if report.name else ""
-    if limits is None:
-        return f"{figures.entries if figures else 0} entries"
-    if not limits.limit:
-        return f"{where}{limits.entries} entries, no limit"
-    share = nagios.print_value(results[report.prefix + "usage"])
-    if limits.full:
-        over = f" ({share})" if limits.entries > limits.limit else ""
-        return f"{where}at the limit: {limits.entries} of {limits.limit} entries{over}"
-    return f"{where}{limits.entries} of {limits.limit} entries ({share})"
 
 
 def _matching(report: NamespaceReport, match: Match) -> str:
@@ -393,18 +340,3 @@ def _lists(report: NamespaceReport, top: int, *, all_lines: bool) -> list[str]:
 
 def _columns(head: tuple[str, str, str], rows: Sequence[tuple[str, str, str]]) -> list[str]:
     return render.table([head, *rows]) if rows else []
-
-
-def _namespaces(reports: Sequence[NamespaceReport], results: Results) -> list[str]:
-    rows = [("namespace", "entries", "usage")]
-    for report in reports[: MOST_NAMESPACES + 1]:
-        name = report.prefix + "usage"
-        rows.append(
-            (
-                render.clean(report.name) or "(host)",
-                str(report.fullness[1]),
-                nagios.print_value(results[name]) if name in results else "",
-            )
-        )
-    more = len(reports) - len(rows) + 1
-    return render.table(rows) + ([f"  and {more} more"] if more else [])

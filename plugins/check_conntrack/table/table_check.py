@@ -26,6 +26,7 @@ from .summary import TITLE, TableSummary
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Container
 
     from ..kernel.conntrack_cli import Conntrack
     from .resource import NamespaceReport, TableReport
@@ -74,23 +75,43 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             nagios.StateContext("unreadable", Warn),
         ]
 
-        def evaluate(report: TableReport) -> tuple[runner.CheckResult, TableSummary]:
+        def evaluate(
+            report: TableReport, remember: Callable[[], None] | None = None
+        ) -> tuple[runner.CheckResult, TableSummary]:
             summary = TableSummary(report, reader, options)
-            resource = TableResource(report)
-            return nagios.conclude(options, run, resource, summary, contexts), summary
+            result = nagios.conclude(
+                options,
+                run,
+                TableResource(report),
+                summary,
+                contexts,
+                thresholds=thresholds,
+                not_applicable=_not_applicable(report),
+                remember=remember,
+            )
+            return result, summary
 
         def prepare(limits: TableReport) -> None:
             code, text = runner.printed(TITLE, evaluate(limits)[0])
             stage.answer = (0 if options.exit_ok else code, text)
 
         report = reader.read(prepare if stage.slowdown > BUSY else None)
-        result, summary = evaluate(report)
-        reader.remember_peaks(report)
+        result, summary = evaluate(report, None if report.from_file else reader.remember_peaks)
         _remember_findings(reader, summary)
         if not options.save or not summary.shown:
             return result
         deadline = started + options.timeout - SPARE_TIME if options.timeout else None
         return _with_snapshot(result, reader, summary.shown, deadline)
+
+
+def _not_applicable(report: TableReport) -> Container[str]:
+    """Return the labels that have no value because there is nothing to measure."""
+    if report.inactive and not report.namespaces:
+        return [label.name for label in LABELS]
+    limits = [one.limits for one in report.namespaces if one.limits]
+    if limits and not any(each.limit for each in limits):
+        return ("usage", "protected_usage")
+    return ()
 
 
 def _remember_findings(reader: TableReader, summary: TableSummary) -> None:
@@ -131,7 +152,7 @@ def _with_snapshot(
     least = {"always": 0, "warning": 1, "critical": 2}[options.save_when]
     # An unknown table is not worth a snapshot.
     problem = least == 0 or (result.state is not Unknown and int(result.state) >= least)
-    name = report.name or f"net:[{report.inode}]"
+    name = report.namespace.name or f"net:[{report.namespace.inode}]"
     key = f"snapshot/{name}/{options.state_key}"
     now = time.time()
     try:
@@ -168,7 +189,7 @@ def _save(
     reader.session.stage(f"saving the table in {options.save}")
     folder = snapshots.Folder(options.save)
     try:
-        part = snapshots.due(memory, folder.kept(report.name), now)
+        part = snapshots.due(memory, folder.kept(report.namespace.name), now)
         # The first snapshot of an incident stays; with room for one, it is the only one.
         if not part or (part == snapshots.LATER and options.keep == 1):
             return ""
@@ -184,8 +205,8 @@ def _save(
         def expired() -> bool:
             return deadline is not None and time.monotonic() > deadline
 
-        path = folder.save(report.name, part, now, pieces, expired)
-        folder.prune(report.name, options.keep)
+        path = folder.save(report.namespace.name, part, now, pieces, expired)
+        folder.prune(report.namespace.name, options.keep)
     finally:
         folder.close()
     return f"Saved the table in {path}"

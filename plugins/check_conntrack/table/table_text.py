@@ -63,7 +63,7 @@ def host_values(report: NamespaceReport, timeouts: Mapping[str, int]) -> HostVal
         limits.limit if limits else None,
         limits.buckets if limits else None,
         timeouts,
-        report.name,
+        report.namespace.name,
         report.path if named else "",
     )
 
