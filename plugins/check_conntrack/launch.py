@@ -1,6 +1,6 @@
-"""The way from an executable into its check, where what the check needs may be missing.
+"""Start a check from its executable, and say what is missing if it cannot start.
 
-This file is kept in the syntax of old interpreters: it has to tell them that they are too old.
+This file keeps to the syntax of old interpreters: it has to tell them that they are too old.
 """
 
 import os
@@ -13,7 +13,7 @@ MODULES = {"usage": "usage", "full": "full.full_check", "table": "table.table_ch
 
 
 def launch(check):  # type: ignore[no-untyped-def]
-    """Run a check by the name of its module and end with its exit code; returns 3 if it cannot."""
+    """Run a check by its name and end the process with its exit code; returns 3 if it cannot."""
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _stopped_early(check))  # type: ignore[no-untyped-call]
@@ -27,13 +27,13 @@ def launch(check):  # type: ignore[no-untyped-def]
                 "python3-nagiosplugin\nor: " + sys.executable + " -m pip install nagiosplugin"
             )
         main = __import__("check_conntrack." + MODULES.get(check, check), fromlist=["main"]).main
-    except Exception as error:  # whatever it is, a traceback is no verdict
+    except Exception as error:  # whatever it is, a traceback is not a verdict
         why = str(error)
         if not isinstance(error, ImportError):
             why = "cannot start: " + type(error).__name__ + (why and ": " + why)
         _say(check, why)  # type: ignore[no-untyped-call]
         return 3
-    # All is printed and closed by now. Taking the interpreter apart would be a tenth of the run.
+    # Everything is printed and closed. Shutting the interpreter down would be a tenth of the run.
     os._exit(main(_seconds_since_start()))  # type: ignore[no-untyped-call]
 
 
@@ -57,7 +57,7 @@ def _say(check, text):  # type: ignore[no-untyped-def]
 
 
 def _stopped_early(check):  # type: ignore[no-untyped-def]
-    """What answers a signal that comes before the check has its own answer to it."""
+    """Return the handler of signals that come before the check has its own."""
 
     def stopped(number, _):  # type: ignore[no-untyped-def]
         text = "stopped by signal " + str(int(number)) + " while starting"

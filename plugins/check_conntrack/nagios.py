@@ -203,23 +203,11 @@ class StateContext(Context):
 
 
 def contexts(labels: Sequence[Label], thresholds: Thresholds, if_inactive: str) -> list[Context]:
-    """Return the contexts of all labels, and of "problem", "inactive" and "history".
-
-    "history" is for a history that cannot be kept: a WARNING if a given threshold needs it, because
-    that threshold could never fire.
-    """
-    needs_history = any(
-        threshold.alerts(label.minimum)
-        for label in labels
-        if label.needs_history and label.name in thresholds.given
-        for threshold in thresholds.of[label.name]
-        if threshold
-    )
+    """Return the contexts of all labels, and of "problem" and "inactive"."""
     return [
         *(LabelContext(label, thresholds.of[label.name]) for label in labels),
         *(LabelContext(label, thresholds.of[label.name], hidden=True) for label in labels),
         StateContext("problem", Unknown),
-        StateContext("history", Warn if needs_history else Ok),
         StateContext("inactive", STATES[if_inactive]),
     ]
 
@@ -251,13 +239,6 @@ def alarms(results: Iterable[Result]) -> list[Result]:
     """Return the results that are not OK, the worst first."""
     alarming = [result for result in results if result.state is not Ok]
     return sorted(alarming, key=lambda result: SEVERITY.index(result.state), reverse=True)
-
-
-def history_alarms(results: Results) -> list[Result]:
-    """Return the result saying that a threshold needs a history that cannot be kept, if any."""
-    return [
-        result for result in results if result.metric.context == "history" and result.state is Warn
-    ]
 
 
 def context_of(result: Result) -> LabelContext:

@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .kernel.namespaces import NamespaceRequest
+    from .kernel.namespace_request import NamespaceRequest
     from .session import Session
 
 
@@ -38,9 +38,9 @@ def scan(
         return NamespaceScan(
             own if own.limits else None, (), problems, inactive, unreadable=unreadable
         )
-    from .kernel import namespaces
+    from .kernel import namespace_request
 
-    request = namespaces.select(specs, own.inode)
+    request = namespace_request.select(specs, own.inode)
     if not request.own:
         problems, inactive, unreadable = (), (), False
     answers: list[NamespaceScan] = []
@@ -107,7 +107,8 @@ def _ask(
     called: Mapping[int, str] | None,
 ) -> NamespaceScan:
     """Return what the reader sees of the targets."""
-    from .kernel import namespaces
+    from .kernel import namespace_request
+    from .kernel.namespaces import names
 
     if not request.targets and not request.everything:
         return NamespaceScan()
@@ -119,8 +120,8 @@ def _ask(
         frames = session.ask(request.fields(what))
     except KernelError as error:
         return NamespaceScan(problems=(f"{_describe(request)}: {error}",))
-    answer = namespaces.read_answer(
-        request, frames, own, namespaces.names() if called is None else called
+    answer = namespace_request.read_answer(
+        request, frames, own, names() if called is None else called
     )
     session.forbidden = answer.forbidden
     return answer

@@ -164,7 +164,7 @@ def drop_privileges(
     # The user may not be allowed to read the folder that the suite or Python is installed in: then
     # modules that are imported later are imported now, which costs time that most runs can save.
     from .advice import capacity  # noqa: F401
-    from .kernel import host, namespaces, reader_client, reader_command  # noqa: F401
+    from .kernel import host, namespace_request, reader_client, reader_command  # noqa: F401
 
     if not readable_by_all():
         for name in late:

@@ -24,7 +24,7 @@ from check_conntrack.kernel import (
     counters,
     host,
     limits,
-    namespaces,
+    namespace_request,
     privileges,
     reader_client,
     reader_command,
@@ -132,7 +132,7 @@ class Door:
         patch(host, "runs_kube_proxy", lambda: False)
         patch(limits, "read_file", self._sysctl)
         patch(limits, "conntrack_trace", lambda: "")
-        patch(namespaces, "conntrack_trace", lambda: "")
+        patch(namespace_request, "conntrack_trace", lambda: "")
         patch(timeouts, "read_file", self._sysctl)
         patch(counters, "read_text", self._counters)
         patch(kmsg, "open_kmsg", self._forbidden)

@@ -16,6 +16,7 @@ from check_conntrack.kernel import (
     conntrack_cli,
     host,
     limits,
+    namespace_request,
     namespaces,
     privileges,
     reader_client,
@@ -76,7 +77,7 @@ def sysctls(monkeypatch):
     fake.holds(1000, 10000, 2048)
     monkeypatch.setattr(limits, "read_file", fake.read)
     monkeypatch.setattr(limits, "conntrack_trace", lambda: "")
-    monkeypatch.setattr(namespaces, "conntrack_trace", lambda: "")
+    monkeypatch.setattr(namespace_request, "conntrack_trace", lambda: "")
     return fake
 
 

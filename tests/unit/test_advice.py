@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from check_conntrack import render
 from check_conntrack.advice import capacity
 from check_conntrack.advice.capacity import (
     CapacityEvidence,
@@ -334,4 +335,4 @@ def test_two_alarms_of_one_cause_are_advised_on_once():
     [(0, "1 KiB"), (10240, "10 KiB"), (1 << 20, "1.0 MiB"), (1536 << 20, "1.5 GiB")],
 )
 def test_a_size_is_told_in_the_unit_that_fits(size, words):
-    assert capacity.mebibytes(size) == words
+    assert render.size(size) == words

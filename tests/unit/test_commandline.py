@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -456,3 +457,75 @@ def test_a_signal_that_comes_while_another_answer_is_made_is_an_answer_too(answe
         raise RuntimeError
 
     assert answer(run_check) == (3, "T UNKNOWN - stopped by SIGTERM\n")
+
+
+# --- what is left of the time
+
+
+def test_time_out_includes_the_start_of_the_process(capfd, signals):
+    def run_check(options, stage):
+        return runner.CheckResult(nagios.Ok, f"{stage.left():.1f}")
+
+    for late, left in ((0.0, "7.0"), (0.5, "6.5"), (100.0, "1.0")):
+        capfd.readouterr()
+        assert runner.run("T", usage.parser(), run_check, ["-t", "8"], late=late) == 0
+        assert capfd.readouterr().out == f"T OK - {left}\n", "three quarters at most; a second is kept"
+
+
+def test_step_that_is_stopped_is_reported_and_the_check_goes_on(answer):
+    def run_check(options, stage):
+        problems = []
+        with stage.stoppable(problems.append):
+            stage("reading")
+            while True:
+                signal.pause()
+        time.sleep(0.1)  # nothing is raised again
+        return runner.CheckResult(nagios.Unknown, f"10 of 20; {problems[0]}", ["usage=50%"])
+
+    code, out = answer(run_check, "-t", "1")
+    assert code == 3
+    assert out == "T UNKNOWN - 10 of 20; timed out after 1s while reading | usage=50%\n"
+
+
+def test_error_inside_a_step_is_not_swallowed_by_it(answer):
+    def run_check(options, stage):
+        with stage.stoppable(pytest.fail):
+            raise KernelError("/proc/x: broken")
+
+    assert answer(run_check) == (3, "T UNKNOWN - /proc/x: broken\n")
+
+
+def test_order_to_stop_that_becomes_another_error_is_reported_by_the_step(answer):
+    def run_check(options, stage):
+        problems = []
+        with stage.stoppable(problems.append):
+            try:
+                os.kill(os.getpid(), signal.SIGHUP)
+                signal.pause()
+            except signals.StoppedError:
+                raise SystemError("returned a result with an exception set") from None
+        with pytest.raises(ValueError, match="later"), stage.stoppable(problems.append):
+            raise ValueError("later")
+        return runner.CheckResult(nagios.Unknown, *problems)
+
+    assert answer(run_check) == (3, "T UNKNOWN - stopped by SIGHUP\n")
+
+
+def test_check_that_needs_longer_than_promised_ends_with_one_line():
+    script = (
+        "import sys, time\n"
+        "from check_conntrack import runner, usage\n"
+        "def run_check(options, stage):\n"
+        "    with stage.stoppable(lambda reason: None):\n"
+        "        stage('reading'); time.sleep(60)\n"
+        "    time.sleep(60)\n"
+        "sys.exit(runner.run('T', usage.parser(), run_check, ['-t', '0.4']))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=30
+    )
+    assert time.monotonic() - started < 10
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout == "T UNKNOWN - timed out after 0.4s while reading\n"

@@ -207,6 +207,7 @@ def test_a_run_imports_nothing_that_it_does_not_need():
                 "advice",
                 "advice.capacity",
                 "kernel.host",
+                "kernel.namespace_request",
                 "kernel.reader",
                 "kernel.reader_client",
                 "kernel.reader_command",

@@ -8,15 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from check_conntrack.kernel import namespaces
+from check_conntrack.kernel import namespace_request, namespaces
 from check_conntrack.kernel.limits import Limits
-from check_conntrack.kernel.namespaces import (
-    Namespace,
-    NamespaceRequest,
-    NamespaceScan,
-    read_answer,
-    select,
-)
+from check_conntrack.kernel.namespace_request import NamespaceRequest, read_answer, select
+from check_conntrack.kernel.namespaces import Namespace, NamespaceScan
 from check_conntrack.kernel.reader_client import Frame
 from check_conntrack.kernel.source import FileReading
 
@@ -227,7 +222,7 @@ def test_a_first_one_that_is_missing_stays_the_first(netns):
 def no_other_process(monkeypatch):
     """No process but those a test makes up: path of /proc/PID/net/dev → its inode number."""
     numbers = {"/proc/self/net/dev": 1}
-    monkeypatch.setattr(namespaces, "_number", numbers.get)
+    monkeypatch.setattr(namespace_request, "_number", numbers.get)
     return numbers
 
 
@@ -244,14 +239,18 @@ def test_each_namespace_is_found_with_its_limits():
 
 
 def test_found_by_all_it_is_called_by_its_name_its_mount_or_its_process(monkeypatch):
-    monkeypatch.setattr(namespaces, "read_file", lambda path, most=0: FileReading(path, errno=2))
+    monkeypatch.setattr(
+        namespace_request, "read_file", lambda path, most=0: FileReading(path, errno=2)
+    )
     frames = [*frames_of(71, "/proc/9/ns/net"), *frames_of(72, "/proc/10/ns/net")]
     found = read_answer(NamespaceRequest((), everything=True), frames, OWN, {71: "blue"})
     assert [namespace.name for namespace in found.others] == ["blue", "pid-10"]
 
 
 def test_asked_for_by_pid_it_is_called_by_its_name_where_it_has_one(monkeypatch):
-    monkeypatch.setattr(namespaces, "read_file", lambda path, most=0: FileReading(path, errno=2))
+    monkeypatch.setattr(
+        namespace_request, "read_file", lambda path, most=0: FileReading(path, errno=2)
+    )
     targets = NamespaceRequest((Namespace("pid-9", "/proc/9/ns/net"),))
     frames = frames_of(71, "/proc/9/ns/net")
     assert read_answer(targets, frames, OWN, {71: "blue"}).others[0].name == "blue"
@@ -294,7 +293,7 @@ def test_one_that_is_there_and_no_namespace_is_a_problem(tmp_path):
 
 
 def test_one_without_conntrack_is_inactive_and_no_problem(monkeypatch):
-    monkeypatch.setattr(namespaces, "conntrack_trace", lambda: "")
+    monkeypatch.setattr(namespace_request, "conntrack_trace", lambda: "")
     frames = frames_of(71, "/r/blue", code=errno.ENOENT)
     found = read_answer(asking("/r/blue"), frames, OWN, {})
     assert (found.others, found.inactive, found.problems) == ((), ("in namespace blue",), ())
@@ -308,7 +307,7 @@ def test_one_without_conntrack_is_inactive_and_no_problem(monkeypatch):
     ],
 )
 def test_one_whose_sysctls_are_hidden_is_a_problem_and_not_inactive(monkeypatch, trace, more):
-    monkeypatch.setattr(namespaces, "conntrack_trace", lambda: trace)
+    monkeypatch.setattr(namespace_request, "conntrack_trace", lambda: trace)
     frames = [*frames_of(71, "/r/blue", code=errno.ENOENT), *more]
     found = read_answer(asking("/r/blue"), frames, OWN, {})
     assert (found.others, found.inactive) == ((), ())
@@ -369,5 +368,5 @@ def test_whatever_the_reader_answers_each_namespace_is_found_at_most_once(frames
 
 def test_the_inode_of_a_file_that_is_not_there_is_unknown(monkeypatch):
     monkeypatch.undo()
-    assert namespaces._number("/nowhere/at/all") is None
-    assert namespaces._number("/proc/self/net/dev") == os.stat("/proc/self/net/dev").st_ino
+    assert namespace_request._number("/nowhere/at/all") is None
+    assert namespace_request._number("/proc/self/net/dev") == os.stat("/proc/self/net/dev").st_ino

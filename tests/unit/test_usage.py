@@ -20,7 +20,7 @@ from check_conntrack import reports, session
 from check_conntrack.kernel import (
     host,
     limits,
-    namespaces,
+    namespace_request,
     privileges,
     reader,
     reader_client,
@@ -912,7 +912,7 @@ def inhabited(monkeypatch):
         group, command = processes.get(int(pid), (b"", b""))
         return source.FileReading(path, group if file == "cgroup" else command)
 
-    monkeypatch.setattr(namespaces, "read_file", read)
+    monkeypatch.setattr(namespace_request, "read_file", read)
 
     def make(pid, groups, command=b"sleep\n"):
         processes[pid] = (groups, command)

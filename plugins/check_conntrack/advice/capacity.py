@@ -7,6 +7,7 @@ stays None, and a rule that needs it gives nothing. To add a rule, write the fun
 
 from __future__ import annotations
 
+from .. import render
 from ..kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
@@ -170,14 +171,6 @@ def _buckets_for(limit: int, evidence: CapacityEvidence) -> int:
     return max(quarter(limit, evidence.buckets), double)
 
 
-def mebibytes(size: float) -> str:
-    """Return a size for people."""
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20)):
-        if size >= scale:
-            return f"{size / scale:.1f} {unit}"
-    return f"{max(size / 1024, 1):.0f} KiB"
-
-
 def raise_limit(evidence: CapacityEvidence) -> list[Step]:
     """Return a limit that suffices, buckets that fit it, and how both outlive a reboot.
 
@@ -257,7 +250,7 @@ def more_buckets(evidence: CapacityEvidence) -> list[Step]:
     return [
         Step(
             f"{evidence.buckets} hash buckets hold {evidence.entries} entries, each entry twice: "
-            f"{wanted} buckets ({mebibytes(wanted * BUCKET_BYTES)}) make the chains shorter."
+            f"{wanted} buckets ({render.size(wanted * BUCKET_BYTES)}) make the chains shorter."
             + _where(evidence),
             (_set_buckets(wanted, evidence),),
             (_set_buckets(evidence.buckets, evidence),),
@@ -313,10 +306,10 @@ def _keep(limit: int, buckets: int, evidence: CapacityEvidence) -> Step:
 
 def _cost(limit: int, buckets: int, evidence: CapacityEvidence) -> Step:
     size = limit * ENTRY_BYTES + buckets * BUCKET_BYTES
-    text = f"Full, it takes about {mebibytes(size)} of kernel memory"
+    text = f"Full, it takes about {render.size(size)} of kernel memory"
     if evidence.memory is None:
         return Step(text + ".")
-    has = mebibytes(evidence.memory)
+    has = render.size(evidence.memory)
     more = size - evidence.entries * ENTRY_BYTES - (evidence.buckets or 0) * BUCKET_BYTES
     if more <= evidence.memory:
         return Step(f"{text}; {has} are available.")

@@ -30,10 +30,10 @@ def make_folders(path: str, mode: int) -> None:
 
 
 def replace(folder: int, name: str, fresh: str, fill: Callable[[int], None]) -> None:
-    """Let `name` in the folder, a descriptor, be what `fill` writes to the descriptor it gets.
+    """Replace `name` in a folder (a descriptor) with what `fill` writes to the descriptor it gets.
 
-    It is written under the name `fresh`, which must not be there, mode 0600. Whatever is raised,
-    OSError or by `fill`, leaves `name` as it was and no `fresh`.
+    The file is written under the name `fresh`, which must not exist, with mode 0600. If anything is
+    raised, OSError or by `fill`, `name` stays as it was and `fresh` is removed.
     """
     descriptor = os.open(fresh, _FRESH, 0o600, dir_fd=folder)
     try:
@@ -49,6 +49,6 @@ def replace(folder: int, name: str, fresh: str, fill: Callable[[int], None]) -> 
 
 
 def write(descriptor: int, data: bytes) -> None:
-    """Write all of the data. Raises OSError, of which a full disk is one."""
+    """Write all of the data; raises OSError, for example if the disk is full."""
     while data:
         data = data[os.write(descriptor, data) :]

@@ -1,4 +1,4 @@
-"""What else about the host matters to whoever changes its limits: memory, and who sets them too."""
+"""Facts about the host that advice on limits needs: memory, kube-proxy, own addresses."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _KUBE_PROXY = frozenset({b"kube-proxy", b"k3s", b"k3s-server", b"k3s-agent", b"r
 
 
 def available_memory() -> int | None:
-    """Bytes that can be used without swapping (MemAvailable, proc_meminfo(5)); None: unknown."""
+    """Return the bytes usable without swapping (MemAvailable, proc_meminfo(5)); None if unknown."""
     match = re.search(rb"\nMemAvailable: +([0-9]+) kB\n", read_file("/proc/meminfo").data)
     return int(match[1]) * 1024 if match else None
 
 
 def runs_kube_proxy() -> bool:
-    """Whether a process of this host is kube-proxy; False also where processes are hidden."""
+    """Return whether kube-proxy runs here; False also if processes are hidden."""
     try:
         pids = [name for name in os.listdir("/proc") if name.isdigit()]
     except OSError:
@@ -27,9 +27,9 @@ def runs_kube_proxy() -> bool:
 
 
 def has_address(text: str) -> bool:
-    """Whether an address is one of this network namespace's own.
+    """Return whether an address belongs to this network namespace.
 
-    Asked of the routing table, without a packet: what goes to an own address comes from it.
+    The routing table tells, without a packet: traffic to an own address has it as its source.
     """
     import socket
 
