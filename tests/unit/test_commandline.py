@@ -469,7 +469,9 @@ def test_time_out_includes_the_start_of_the_process(capfd, signals):
     for late, left in ((0.0, "7.0"), (0.5, "6.5"), (100.0, "1.0")):
         capfd.readouterr()
         assert runner.run("T", usage.parser(), run_check, ["-t", "8"], late=late) == 0
-        assert capfd.readouterr().out == f"T OK - {left}\n", "three quarters at most; a second is kept"
+        assert capfd.readouterr().out == f"T OK - {left}\n", (
+            "three quarters at most; a second is kept"
+        )
 
 
 def test_step_that_is_stopped_is_reported_and_the_check_goes_on(answer):
