@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
+import random
 import re
 
 import pytest
 
-from check_conntrack import runner, session
+from check_conntrack import runner, session, signals
 from check_conntrack.kernel import conntrack_cli
 from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel import reader as kernel_reader
-from check_conntrack.table import table_check
+from check_conntrack.table import sources, table_check
 from support import flows_dump, tables
 
 FEW = flows_dump.entry(state=3, timeout=431000)
@@ -463,3 +464,118 @@ def test_reader_failure_is_printed_in_its_own_words(reader, sysctls, inspect):
     run = inspect("--source", "netlink", "--sudo")
     assert run.state == "UNKNOWN"
     assert "sudo: no" in run.text
+
+
+# --- estimates, and thresholds within their margin
+
+
+def mixed(tcp, udp):
+    """A dump of so many TCP and UDP entries, well mixed."""
+    batch = [
+        flows_dump.entry(bytes((10, n >> 16, n >> 8 & 255, n & 255)), state=3) for n in range(tcp)
+    ] + [flows_dump.entry(bytes((10, 99, n >> 8 & 255, n & 255)), protocol=17) for n in range(udp)]
+    random.Random(1).shuffle(batch)
+    return [b"".join(batch[at : at + 100]) for at in range(0, len(batch), 100)]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "state", "doubtful"),
+    [
+        ("udp=20%", "WARNING", False),  # 30% +- 2.8 is more for sure
+        ("udp=29%", "OK", True),
+        ("udp=31%", "OK", True),
+        ("udp=40%", "OK", False),
+        ("udp=@25%:35%", "WARNING", False),
+        ("udp=@29%:31%", "OK", True),
+        ("udp=40%:", "WARNING", False),
+        ("udp=29.5%:", "OK", True),
+    ],
+)
+def test_threshold_within_the_margin_of_an_estimate_raises_no_alarm(
+    reader, sysctls, inspect, threshold, state, doubtful
+):
+    sysctls.holds(10000, 100000)
+    reader.hands_out("table", *mixed(700, 300), errno.ENOBUFS)
+    run = inspect("-w", threshold, "-v")
+    assert run.state == state, run.text
+    assert ("may or may not violate the threshold" in run.text) == doubtful
+    assert ("may or may not violate the threshold" in run.rest) == doubtful
+    assert run.data["udp"].value == 3000
+
+
+def test_critical_threshold_within_the_margin_leaves_a_certain_warning(reader, sysctls, inspect):
+    sysctls.holds(10000, 100000)
+    reader.hands_out("table", *mixed(700, 300), errno.ENOBUFS)
+    run = inspect("-w", "udp=20%", "-c", "udp=29%")
+    assert run.state == "WARNING"
+    assert re.search(r"udp 3000 \+-2[67][0-9] may or may not violate the threshold 29%", run.rest)
+    assert (run.data["udp"].warn, run.data["udp"].crit) == ("2000", "")
+
+
+def test_figures_of_a_table_that_was_read_to_its_end_have_no_margin(reader, sysctls, inspect):
+    sysctls.holds(1000, 100000)
+    reader.hands_out("table", *mixed(700, 300), flows_dump.done())
+    assert inspect("-w", "udp=29.9%").state == "WARNING"
+
+
+def test_expired_entries_in_the_count_are_not_missing_from_the_dump(reader, sysctls, inspect):
+    sysctls.holds(5000, 100000)
+    stream = reader.stream
+
+    def dump_sweeps(fields):
+        yield from stream(fields)
+        sysctls.holds(2000, 100000)
+
+    reader.stream = dump_sweeps
+    reader.hands_out("table", *dump(2000), flows_dump.done())
+    run = inspect("-v")
+    assert run.state == "OK"
+    assert "the dump holds" not in run.out
+    assert run.data["tcp"].value == 2000
+
+
+def test_dump_with_more_entries_than_the_count_is_unknown(reader, sysctls, inspect):
+    sysctls.holds(1000, 100000)
+    reader.hands_out("table", *dump(1500), flows_dump.done())
+    run = inspect()
+    assert run.state == "UNKNOWN"
+    assert "the table changed while it was read: 1500 of 1000 entries" in run.text
+
+
+def test_threshold_of_a_label_that_the_source_does_not_know_is_unknown(reader, sysctls, inspect):
+    reader.hands_out("text", tables.listing(tables.web_server()[:1000]))
+    run = inspect("--source", "proc", "-w", "expected=0")
+    assert run.state == "UNKNOWN"
+    assert "cannot be evaluated: expected" in run.text
+
+
+# --- time-outs
+
+
+def test_time_that_runs_out_makes_a_smaller_sample(reader, sysctls, inspect, monkeypatch):
+    sysctls.holds(4000, 10000)
+    reader.hands_out("table", *mixed(3000, 1000), flows_dump.done())
+    frames = iter(range(100))
+    monkeypatch.setattr(sources, "time_is_up", lambda _: next(frames) >= 10)
+    run = inspect("-v")
+    assert run.state == "OK"
+    assert "timed out after 1100 entries: the sample is smaller than usual" in run.text
+    assert "estimated from a sample of 1100 entries" in run.rest
+    assert run.data["tcp"].value == pytest.approx(3000, abs=150)
+
+
+@pytest.mark.parametrize("source", ["netlink", "proc"])
+def test_time_out_before_the_table_evaluates_the_limits(
+    reader, sysctls, inspect, monkeypatch, source
+):
+    sysctls.holds(950, 1000)
+
+    def never(fields):
+        raise signals.StoppedError("timed out after 8s while reading")
+        yield
+
+    monkeypatch.setattr(reader, "stream", never)
+    run = inspect("--source", source)
+    assert run.state == "CRITICAL"
+    assert run.text.startswith("950 of 1000 entries in use (95.0%); timed out after 8s while")
+    assert run.data["usage"].value == 95
