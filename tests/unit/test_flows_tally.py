@@ -144,7 +144,7 @@ def test_unanswered_flows_beyond_what_a_diagnosis_needs_are_sampled(monkeypatch)
     one = tallied(*(unanswered(n % 4, state=1, sport=n + 1) for n in range(400)))
     (group,) = one.unanswered_groups(1)
     assert group.entries == 400
-    assert one.unanswered.sources.total == 100
+    assert one.unanswered.total == 100
     assert group.source.entries == 100  # a fourth of 400, by a fourth of 100
 
 

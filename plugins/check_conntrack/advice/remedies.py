@@ -118,18 +118,19 @@ _UNANSWERED_TIMEOUTS = {
     "icmp": ("icmp_timeout", 10),
     "icmpv6": ("icmpv6_timeout", 10),
     "gre": ("gre_timeout", 10),
-    "sctp": ("sctp_timeout_cookie_wait", 2),
 }
 
 
-def _shorter_unanswered(profile: TableProfile, one: Unanswered) -> Step:
+def _shorter_unanswered(profile: TableProfile, one: Unanswered) -> list[Step]:
+    if one.protocol in ("sctp", "dccp"):
+        return []  # their first packets are forgotten soon
     name, wanted = _UNANSWERED_TIMEOUTS.get(one.protocol, ("generic_timeout", 60))
-    return _shorter(profile, name, wanted)
+    return [_shorter(profile, name, wanted)]
 
 
 def against_scan(profile: TableProfile, one: Unanswered) -> list[Step]:
     """Return what ends a scan."""
-    return [*against_source(profile, one), Step(LEAVE), _shorter_unanswered(profile, one)]
+    return [*against_source(profile, one), Step(LEAVE), *_shorter_unanswered(profile, one)]
 
 
 def against_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
@@ -145,7 +146,7 @@ def against_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
             )
         )
         steps += rulesets.frees(profile, target, target.entries, *rulesets.toward(target))
-    return [*steps, Step(LEAVE), _shorter_unanswered(profile, one)]
+    return [*steps, Step(LEAVE), *_shorter_unanswered(profile, one)]
 
 
 def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
@@ -166,7 +167,7 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
         if target.protocol in ("tcp", "udp") and target.port:
             steps.append(rulesets.refuse(profile, target))
         options = rulesets.toward(target)
-        if one.state and one.protocol == "tcp":
+        if one.protocol == "tcp" and one.state.isupper():
             options = (*options, "--state", one.state)
         steps += rulesets.frees(profile, target, target.entries, *options)
     else:
@@ -183,7 +184,7 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
                 (f"ss -tuanp src {one.source.address}",),
             )
         )
-    return [*steps, Step(LEAVE), _shorter_unanswered(profile, one)]
+    return [*steps, Step(LEAVE), *_shorter_unanswered(profile, one)]
 
 
 def more_ports(profile: TableProfile) -> list[Step]:

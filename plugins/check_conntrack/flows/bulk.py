@@ -327,13 +327,11 @@ class _Counting:
         size, number = shape.size, len(rows) // shape.size
         length = 4 if shape.family == 4 else 16
         state: Column = NO_STATE if shape.state is None else rows[shape.state :: size]
-        self.tally.unanswered.feed(
-            [shape.protocol, state, *_columns(rows, size, shape.original_zone, 2)],
-            _columns(rows, size, shape.addresses[ORIGINAL_SOURCE], length),
-            _columns(rows, size, shape.addresses[ORIGINAL_DESTINATION], length),
-            _columns(rows, size, shape.destination_port, 2),
-            number,
-        )
+        columns = [shape.protocol, state, *_columns(rows, size, shape.original_zone, 2)]
+        columns += _columns(rows, size, shape.destination_port, 2)
+        columns += _columns(rows, size, shape.addresses[ORIGINAL_SOURCE], length)
+        columns += _columns(rows, size, shape.addresses[ORIGINAL_DESTINATION], length)
+        self.tally.unanswered.feed(columns, number)
 
     def _count_pools(self, group: list[bytes], rows: bytes, shape: _Shape) -> None:
         """Count the source-NAT pools of messages whose source is translated."""

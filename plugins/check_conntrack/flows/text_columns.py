@@ -229,13 +229,9 @@ class LineCounter:
         half_open = protocol == IPPROTO_TCP and state in t.HALF_OPEN
         if (half_open or not flags & t.SEEN_REPLY) and not tally.unanswered.full:
             has_port = ports[0] and t.has_ports(protocol)
-            tally.unanswered.feed(
-                [protocol, NO_STATE if state is None else state, *(zone or (0, 0))],
-                addresses[0],
-                addresses[1],
-                _two_columns(map(int, ports[0])) if has_port else (0, 0),
-                number,
-            )
+            head = [protocol, NO_STATE if state is None else state, *(zone or (0, 0))]
+            two = _two_columns(map(int, ports[0])) if has_port else (0, 0)
+            tally.unanswered.feed([*head, *two, *addresses[0], *addresses[1]], number)
         if protocol == IPPROTO_TCP and state == ct.TCP_CONNTRACK_ESTABLISHED:
             seconds = map(int, columns.timeouts())
             buckets = map(operator.rshift, seconds, itertools.repeat(t.IDLE_SHIFT))

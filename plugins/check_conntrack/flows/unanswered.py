@@ -1,9 +1,8 @@
 """Count flows that got no answer, or were left half open: who sends them, and where to.
 
-An entry counts here when no reply was seen, or when TCP is in SYN_SENT or SYN_RECV. Lists are kept
-by protocol and state. They serve a diagnosis, which a sample serves as well: each process stops
-after MOST_FLOWS entries, so that a flood of a million costs as much as one of 32,768 (0.6 us an
-entry) and the lists of two processes never hold more keys than HeavyHitters keeps exactly.
+An entry counts here when no reply was seen, or when TCP is in SYN_SENT or SYN_RECV. Counts serve a
+diagnosis, which a sample serves as well: each process stops after MOST_FLOWS entries. So a flood of
+a million costs no more than one of 32,768 (0.2 us an entry), and no list has to be cut back.
 """
 
 from __future__ import annotations
@@ -11,24 +10,23 @@ from __future__ import annotations
 import collections
 import struct
 
-from check_conntrack.flows.columns import masked, slices, weave
-from check_conntrack.flows.heavy_hitters import HeavyHitters
+from check_conntrack.flows.columns import slices, weave
 from check_conntrack.flows.match import prefix_mask
 from check_conntrack.kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
-    from typing import Any
+    from collections.abc import Mapping, Sequence
 
     from check_conntrack.flows.columns import Column
 
 NO_STATE = 0xFF
 MOST_FLOWS = 1 << 15
-# Protocol, state, and zone of the original direction; an address follows, of a target its port
-# first.
+# Protocol, state, and zone of the original direction; then the destination's port, and the packed
+# source and destination.
 HEAD = struct.Struct(">BBH")
-TARGET_HEAD = struct.Struct(">BBHH")
+_PORT = struct.Struct(">H")
+_ADDRESSES = HEAD.size + _PORT.size
 # Networks in which sources are gathered unless the user names others.
 NETWORK_PREFIXES = (24, 64)
 # Networks that may hold what one sender tries to reach, the smallest first.
@@ -74,23 +72,28 @@ class UnansweredGroup(NamedTuple):
 
 
 class UnansweredFlows:
-    """The lists of one tally; a list's keys are HEAD or TARGET_HEAD and a packed address."""
+    """The unanswered entries of one tally.
 
-    __slots__ = ("bits", "masks", "networks", "sources", "targets")
+    Attributes:
+        bits, masks: the prefixes of networks, for IPv4 and IPv6
+        flows: entries by protocol, state, zone, port and addresses
+        total: entries that were counted
+    """
+
+    __slots__ = ("bits", "flows", "masks", "total")
 
     def __init__(self, v4: int = 32, v6: int = 128) -> None:
         """Gather sources by these prefixes; NETWORK_PREFIXES stand in for whole addresses."""
         whole = NETWORK_PREFIXES
         self.bits = v4 if v4 < 32 else whole[0], v6 if v6 < 128 else whole[1]
         self.masks = prefix_mask(self.bits[0], 4), prefix_mask(self.bits[1], 16)
-        self.sources = HeavyHitters()
-        self.networks = HeavyHitters()
-        self.targets = HeavyHitters()
+        self.flows: collections.Counter[bytes] = collections.Counter()
+        self.total = 0
 
     @property
     def full(self) -> bool:
         """Return whether enough was counted."""
-        return self.sources.total >= MOST_FLOWS
+        return self.total >= MOST_FLOWS
 
     def add(
         self,
@@ -102,126 +105,95 @@ class UnansweredFlows:
         port: int,
     ) -> None:
         """Count one entry, unless enough were counted."""
-        if self.full:
-            return
-        kind = NO_STATE if state is None else state
-        head = HEAD.pack(protocol, kind, zone)
-        mask = self.masks[len(source) != 4]
-        network = bytes(byte & bits for byte, bits in zip(source, mask))
-        self.sources.add(head + source)
-        self.networks.add(head + network)
-        self.targets.add(TARGET_HEAD.pack(protocol, kind, zone, port) + destination)
+        if not self.full:
+            head = HEAD.pack(protocol, NO_STATE if state is None else state, zone)
+            self.flows[head + _PORT.pack(port) + source + destination] += 1
+            self.total += 1
 
-    def feed(
-        self,
-        head: Sequence[Column],
-        source: Sequence[Column],
-        destination: Sequence[Column],
-        port: Sequence[Column],
-        number: int,
-    ) -> None:
-        """Count so many entries whose values stand in columns; `head` are the four of HEAD."""
-        mask = self.masks[len(source) != 4]
-        network = [
-            column if bits == 0xFF or isinstance(column, int) else column.translate(masked(bits))
-            for column, bits in zip(source, mask)
-            if bits
-        ]
-        network += [0] * (len(source) - len(network))
-        for heavy, rest in (
-            (self.sources, source),
-            (self.networks, network),
-            (self.targets, [*port, *destination]),
-        ):
-            width = len(head) + len(rest)
-            heavy.feed(slices(weave([*head, *rest], number), width), number)
+    def feed(self, columns: Sequence[Column], number: int) -> None:
+        """Count so many entries whose keys stand in columns."""
+        self.flows.update(slices(weave(columns, number), len(columns)))
+        self.total += number
 
     def parts(self) -> tuple[object, ...]:
         """Return all that was counted, as values for another process; `join` takes them."""
-        return self.sources.parts(), self.networks.parts(), self.targets.parts()
+        return dict(self.flows), self.total
 
-    def join(self, sources: Any, networks: Any, targets: Any) -> None:
+    def join(self, flows: Mapping[bytes, int], total: int) -> None:
         """Add what another counted."""
-        self.sources.join(*sources)
-        self.networks.join(*networks)
-        self.targets.join(*targets)
+        self.flows.update(flows)
+        self.total += total
 
     def groups(self, totals: Mapping[tuple[int, int | None], int]) -> list[UnansweredGroup]:
         """Return what was counted by protocol and state, the most first.
 
         totals: of the groups that are wanted, how many entries each has.
         """
-        wanted = {
-            bytes((protocol, NO_STATE if state is None else state)): number
-            for (protocol, state), number in totals.items()
-            if state is None or state <= NO_STATE
+        kinds: dict[bytes, dict[bytes, int]] = {
+            bytes((protocol, NO_STATE if state is None else state)): {}
+            for protocol, state in totals
         }
-        if not wanted:
-            return []
-        lists = [_by_kind(heavy, wanted) for heavy in (self.sources, self.networks, self.targets)]
+        for key, count in self.flows.items():
+            flows = kinds.get(key[:2])
+            if flows is not None:
+                flows[key] = count
         found = [
-            self._group(kind, number, *(one.get(kind, {}) for one in lists))
-            for kind, number in wanted.items()
+            self._group(protocol, state, number, flows)
+            for ((protocol, state), number), flows in zip(totals.items(), kinds.values())
         ]
         return sorted(found, key=lambda group: (-group.entries, group.protocol, str(group.state)))
 
     def _group(
-        self,
-        kind: bytes,
-        number: int,
-        sources: dict[bytes, int],
-        networks: dict[bytes, int],
-        targets: dict[bytes, int],
+        self, protocol: int, state: int | None, number: int, flows: Mapping[bytes, int]
     ) -> UnansweredGroup:
-        protocol, state = kind
+        sources: collections.Counter[bytes] = collections.Counter()
+        targets: collections.Counter[bytes] = collections.Counter()
         destinations: collections.Counter[bytes] = collections.Counter()
-        for key, count in targets.items():
-            destinations[key[: HEAD.size] + key[TARGET_HEAD.size :]] += count
-        scale = number / (sum(networks.values()) or 1)
+        for key, count in flows.items():
+            middle = (len(key) + _ADDRESSES) // 2
+            head, target = key[: HEAD.size], key[middle:]
+            sources[head + key[_ADDRESSES:middle]] += count
+            targets[key[:_ADDRESSES] + target] += count
+            destinations[head + target] += count
+        networks: collections.Counter[bytes] = collections.Counter()
+        for key, count in sources.items():
+            size = len(key) - HEAD.size
+            mask = b"\xff" * HEAD.size + self.masks[size != 4]
+            networks[bytes(map(int.__and__, key, mask))] += count
+        total = sum(flows.values()) or 1
 
         def scaled(one: Endpoint | None) -> Endpoint | None:
-            return one and one._replace(entries=round(one.entries * scale))
+            return one and one._replace(entries=round(one.entries * number / total))
 
         return UnansweredGroup(
             protocol,
-            None if state == NO_STATE else state,
+            state,
             number,
-            scaled(_largest(sources, HEAD.size)),
-            scaled(_largest(networks, HEAD.size, self.bits)),
-            scaled(_largest(targets, TARGET_HEAD.size)),
-            scaled(_largest(destinations, HEAD.size)),
+            scaled(_largest(sources)),
+            scaled(_largest(networks, self.bits)),
+            scaled(_largest(targets)),
+            scaled(_largest(destinations)),
             scaled(_spanned(destinations)),
             len(sources),
             len(targets),
-            len({key[HEAD.size : TARGET_HEAD.size] for key in targets}),
-            100 * len(sources) / (sum(sources.values()) or 1),
+            len({key[HEAD.size : _ADDRESSES] for key in targets}),
+            100 * len(sources) / total,
         )
 
 
-def _by_kind(heavy: HeavyHitters, wanted: Container[bytes]) -> dict[bytes, dict[bytes, int]]:
-    """Return the counts by the first two bytes of their keys, protocol and state."""
-    kinds: dict[bytes, dict[bytes, int]] = {}
-    for key, count in heavy.counts.items():
-        kind = key[:2]
-        if kind in wanted:
-            kinds.setdefault(kind, {})[key] = count
-    return kinds
-
-
-def _largest(
-    counts: dict[bytes, int], head: int, bits: tuple[int, int] | None = None
-) -> Endpoint | None:
+def _largest(counts: Mapping[bytes, int], bits: tuple[int, int] | None = None) -> Endpoint | None:
+    """Return the largest of addresses behind a HEAD, or behind a HEAD and a port."""
     if not counts:
         return None
     key = max(counts, key=lambda each: (counts[each], each))
-    address = key[head:]
-    zone = int.from_bytes(key[2:4], "big")
-    port = int.from_bytes(key[4:6], "big") if head == TARGET_HEAD.size else 0
+    has_port = len(key) not in (HEAD.size + 4, HEAD.size + 16)
+    address = key[_ADDRESSES if has_port else HEAD.size :]
+    port = _PORT.unpack_from(key, HEAD.size)[0] if has_port else 0
     length = bits[len(address) != 4] if bits else 8 * len(address)
-    return Endpoint(address, length, zone, port, counts[key])
+    return Endpoint(address, length, HEAD.unpack_from(key)[2], port, counts[key])
 
 
-def _spanned(destinations: dict[bytes, int]) -> Endpoint | None:
+def _spanned(destinations: Mapping[bytes, int]) -> Endpoint | None:
     """Return the smallest network that holds nearly all destinations; None for none."""
     total = sum(destinations.values())
     if len(destinations) < 2:
@@ -235,6 +207,6 @@ def _spanned(destinations: dict[bytes, int]) -> Endpoint | None:
         network, count = counts.most_common(1)[0]
         if count >= _SPANNED * total:
             bits = _SPANS[len(network) - HEAD.size][level]
-            zone = int.from_bytes(network[2:4], "big")
+            zone = HEAD.unpack_from(network)[2]
             return Endpoint(network[HEAD.size :], bits, zone, 0, count)
     return None
