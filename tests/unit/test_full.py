@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from check_conntrack.full import (
     advice,
     contexts,
+    coverage,
     evidence,
     full_check,
     namespace_reports,
     state,
 )
 from check_conntrack.kernel import namespaces as kernel_namespaces
+from check_conntrack.kernel.coverage import Coverage, Span, gaps, union
 from check_conntrack.kernel.limits import OWN, Limits
 from check_conntrack.kernel.log import events, gather, journal
 from check_conntrack.kernel.log.messages import Kind
@@ -981,3 +983,55 @@ def test_full_a_table_that_is_not_there_was_not_full(host):
 )
 def test_full_a_window_is_a_duration_or_a_word(text, since):
     assert full_check.parser().parse_args(["--since", text]).since == since
+
+
+# --- the claim lies within the evidence
+
+SPANS = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 300)), max_size=4).map(
+    lambda pairs: union(Span(float(at), float(min(1000, at + length))) for at, length in pairs)
+)
+
+
+@given(
+    st.lists(st.tuples(SPANS, st.booleans(), st.booleans()), max_size=3),
+    st.lists(st.tuples(SPANS, st.integers(0, 900)), max_size=3),
+    st.integers(0, 990),
+    st.integers(0, 900),
+)
+def test_full_claims_no_time_that_the_evidence_does_not_cover(logs, namespaces, start, boot):
+    log = tuple(
+        Coverage(f"log{at}", spans, hosts=(os.uname().nodename,) if own else (), named=named)
+        for at, (spans, own, named) in enumerate(logs)
+    )
+    reports = tuple(
+        namespace_reports.NamespaceReport(
+            kernel_namespaces.Namespace(f"n{at}" if at else "", OWN, at + 1),
+            None,
+            coverage=spans,
+            since=float(since),
+        )
+        for at, (spans, since) in enumerate(namespaces)
+    )
+    found = evidence.Evidence(
+        now=state.RunTime(1000.0, 1000.0 - boot, "b", 0),
+        window=events.Window(float(start), 1000.0),
+        log=evidence.LogReport(coverage=log),
+        reports=reports,
+        has_first=bool(reports),
+    )
+    claim = coverage.claim_of(found)
+    foreign = [each for each in log if each.named and not each.hosts]
+    shared = [span for each in log if each not in foreign for span in each.spans]
+    needed = [(each.spans, start) for each in foreign]
+    if len(foreign) < len(log) or len(reports) > 1 or not foreign:
+        needed += [
+            ((*shared, *report.coverage), max(start, report.since or boot, boot))
+            for report in reports
+        ]
+        if not reports:
+            needed.append((tuple(shared), start))
+    since = start if not claim.gaps else claim.since
+    if since is None:
+        return
+    for spans, exists in needed:
+        assert gaps(spans, Span(max(float(since), exists), 1000.0)) == ()
