@@ -574,6 +574,19 @@ def test_full_a_limit_that_was_lowered_is_said(host):
     assert "since the last message" not in run.text
 
 
+def test_full_a_message_under_a_lowered_limit_is_no_peak_of_the_higher_one(host):
+    host.own.limit = 262144
+    host.run()
+    host.passes(300)
+    host.own.limit = 4000
+    host.records = [(1.0, "Linux version"), (host.up - 60, MESSAGE)]
+    host.own.counters = {"drop": 9, "early_drop": 9}
+    run = host.run()
+    assert "limit lowered from 262144 to 4000" in run.text
+    assert "262144 entries" not in run.rest
+    assert "nf_conntrack_max=524288" not in run.rest
+
+
 def test_full_the_peak_of_the_advice_was_counted(host):
     host.own.entries = 9000
     host.run()

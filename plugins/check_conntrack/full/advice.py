@@ -144,7 +144,13 @@ def _reached(evidence: Evidence, report: NamespaceReport) -> int:
     if not full or report.limits is None:
         return 0
     later = [change for change in _changes(evidence) if change.before.wall > full]
-    return later[0].old if later else report.limits.limit
+    if not later:
+        return report.limits.limit
+    change = later[0]
+    if change.after.wall >= full:
+        return change.old
+    # It was full between the runs that read the two limits: the lower one was reached.
+    return min(change.old or change.new, change.new or change.old)
 
 
 def too_high(results: Sequence[Result]) -> set[str]:
