@@ -315,6 +315,9 @@ def _advice(report: NamespaceReport, alarms: Sequence[Result], store: Store) -> 
     peak = report.series.peak if report.series else limits.entries
     finding = nagios.last_finding(store, report.namespace.key)
     evidence = nagios.capacity_evidence(limits, peak, finding)
+    change = trend.lowered(report.series) if report.series else None
+    if change:
+        evidence = evidence._replace(lowered_from=change.old)
     if labels & {"growth", "time_to_full"}:
         evidence = evidence._replace(growth=report.growth or 0.0)
     return capacity.advise(evidence, labels)

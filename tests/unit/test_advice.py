@@ -237,6 +237,15 @@ def test_a_finding_is_read_back_where_it_is_fresh_and_sound(changed, known):
     assert capacity.finding_of({"here": 5}, "here", 3000) is None
 
 
+def test_a_limit_that_was_lowered_is_restored_and_not_raised():
+    lines = advise(FULL._replace(limit=4000, lowered_from=262144), {"usage"})
+    assert lines[0].startswith("The limit was lowered from 262144 to 4000: restore it")
+    assert commands(lines)[0] == "sysctl -w net.netfilter.nf_conntrack_max=262144"
+    assert undos(lines) == ["sysctl -w net.netfilter.nf_conntrack_max=4000"]
+    kube = FULL._replace(limit=4000, lowered_from=262144, kube_proxy=True)
+    assert commands(advise(kube, {"usage"})) == []
+
+
 def test_without_a_limit_there_is_nothing_to_raise():
     assert advise(FULL._replace(limit=0), {"usage", "entries"}) == []
 

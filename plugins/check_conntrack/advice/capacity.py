@@ -86,6 +86,7 @@ class CapacityEvidence(NamedTuple):
         expect_max: nf_conntrack_expect_max
         crowded: hash chains are too long
         expectations, zones: messages said that these were at their limits
+        lowered_from: the limit that was lowered to the present one lately; 0 for none
         growth: entries per second, 0 where the alarm is not about it
         raising: a larger limit is advised on as well
         finding: what check_conntrack_table found last
@@ -105,6 +106,7 @@ class CapacityEvidence(NamedTuple):
     crowded: bool = False
     expectations: bool = False
     zones: bool = False
+    lowered_from: int = 0
     growth: float = 0.0
     raising: bool = False
     finding: LastFinding | None = None
@@ -186,6 +188,8 @@ def raise_limit(evidence: CapacityEvidence) -> list[Step]:
                 (TABLE_CHECK,),
             )
         ]
+    if evidence.lowered_from > evidence.limit:
+        return [_restore(evidence)]
     wanted = _raised(evidence)
     counted = f"the peak of {evidence.peak} entries plus 30%"
     if wanted == evidence.limit:
@@ -231,6 +235,18 @@ def raise_limit(evidence: CapacityEvidence) -> list[Step]:
     if not more:
         steps.append(Step(f"The {evidence.buckets} hash buckets are enough for it."))
     return [*steps, _keep(wanted, buckets, evidence), _cost(wanted, buckets, evidence)]
+
+
+def _restore(evidence: CapacityEvidence) -> Step:
+    """Return how to restore a limit that was lowered."""
+    text = f"The limit was lowered from {evidence.lowered_from} to {evidence.limit}: restore it"
+    if evidence.kube_proxy:
+        return Step(f"{text} (--conntrack-min={evidence.lowered_from} of kube-proxy).")
+    return Step(
+        f"{text}, and find out what lowered it.{_where(evidence)}",
+        (*_now(evidence.lowered_from, None, evidence), _GREP),
+        _now(evidence.limit, None, evidence),
+    )
 
 
 def _by_kube_proxy(text: str, wanted: int) -> Step:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .. import nagios, render, reports
 from ..kernel.limits import read_expect_max
-from ..state import state_store
+from ..state import state_store, trend
 from ..state.trend import Moment
 from .contexts import is_corroborated
 from .labels import LABELS
@@ -61,8 +61,10 @@ def lines(findings: Findings, results: Results, store: Store) -> list[str]:
         return text
     counted = evidence.series.peak if evidence.series and not report.prefix else 0
     peak = max(counted, _reached(evidence, report))
+    lowered = trend.lowered(evidence.series) if evidence.series else None
     finding = nagios.last_finding(store, report.namespace.key)
     known = nagios.capacity_evidence(report.limits, peak, finding)._replace(
+        lowered_from=lowered.old if lowered else 0,
         expect_max=read_expect_max(),
         expectations=bool(evidence.log.counts.expectations),
         zones=bool(evidence.log.counts.zones),
