@@ -5,6 +5,7 @@ run() prints exactly one status line and returns an exit code from 0 to 3, whate
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -129,6 +130,8 @@ def printed(title: str, result: CheckResult, verbose: int = 0) -> tuple[int, str
 def _internal_error(
     error: Exception, stage: Stage, options: argparse.Namespace | None
 ) -> CheckResult:
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return CheckResult(Unknown, f"out of memory while {stage.now}")
     place = ""
     step = error.__traceback__
     while step:

@@ -182,6 +182,7 @@ def test_an_error_nobody_foresaw_is_unknown_with_its_place(check, monkeypatch):
     ("error", "words"),
     [
         (MemoryError, "out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
         (KeyboardInterrupt, "interrupted"),
         (RecursionError, "internal error"),
     ],

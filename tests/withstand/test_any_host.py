@@ -44,7 +44,8 @@ def test_little_memory_is_a_verdict_or_said(checks, name):
         assert run.state in (expected, "UNKNOWN", "CRITICAL")
         said.append(run.state)
         if run.state == "UNKNOWN" != expected:
-            assert any(word in run.text for word in ("emory", "cannot", "reader", "SystemError"))
+            words = ("emory", "cannot", "reader", "SystemError")
+            assert any(word in run.text for word in words), run.out
     assert said[-1] == expected
 
 
