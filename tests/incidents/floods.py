@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 from incidents.lab import Expect, Lab, Step, first, incident
@@ -28,7 +29,7 @@ def flood(lab: Lab, packets: Iterable[Packet]) -> None:
     lab.limit(LIMIT)
     healthy_clients(lab)
     lab.send(packets)
-    lab.wait_for_entries(MOST + 200)
+    lab.wait_for_entries(MOST + 170)
 
 
 def unharmed(lab: Lab, number: int = 200) -> None:
@@ -72,6 +73,28 @@ def syn_flood_forged(lab: Lab) -> Iterator[None]:
     flood(lab, packets(MOST))
     yield
     ended(lab, lab.step("synproxy"), packets(1000), "-p", "tcp", "--state", "SYN_RECV")
+
+
+@incident(
+    "SYN flood that fills the table",
+    Expect("table", "CRITICAL", says=("SYN flood", r"10\.1\.0\.80"), never=NO_LARGER_LIMIT),
+    Expect("full", "CRITICAL", never=NO_LARGER_LIMIT, options=("--since", "1s")),
+    Expect("usage", "CRITICAL", never=NO_LARGER_LIMIT),
+)
+def syn_flood_full(lab: Lab) -> Iterator[None]:
+    forged = hosts("203.0.0.0/16", 7)
+    ports = itertools.cycle(range(1024, 60000))
+
+    def packet() -> Packet:
+        return tcp(next(forged), WEB, next(ports), 443)
+
+    lab.limit(LIMIT)
+    healthy_clients(lab)
+    lab.check("full", "--since", "1s")
+    lab.send(packet() for _ in range(2 * LIMIT))
+    lab.enter(lab.kept_full(LIMIT, packet))
+    lab.wait_for_entries(LIMIT)
+    yield
 
 
 @incident(

@@ -33,7 +33,7 @@ def close_wait_leak(lab: Lab) -> Iterator[None]:
     for one in server.connect(lab.clients, first(LEAKED, hosts("198.18.8.0/22")), APPLICATION):
         one.client.close()
 
-    lab.wait_for_state("CLOSE_WAIT", LEAKED)
+    lab.wait_for_state("CLOSE_WAIT", LEAKED - 30)
     yield
     lab.paste(lab.step("conntrack -D").commands)
     assert not lab.router.entries("-p", "tcp", "--state", "CLOSE_WAIT")

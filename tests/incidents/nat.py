@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from incidents.floods import LIMIT, NO_LARGER_LIMIT, WEB
 from incidents.lab import Expect, Lab, first, incident, steps
 from support.netns import wait_until
-from support.packets import ask, connects, handshakes, hosts, udp
+from support.packets import ask, connects, handshakes, hosts, tcp, udp
 from support.router import ROUTER_LAN
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def http_churn(lab: Lab) -> Iterator[None]:
     for _ in range(37):
         for one in server.connect(lab.clients, first(100, clients), WEB):
             one.close()
-    lab.wait_for_state("TIME_WAIT", 3700)
+    lab.wait_for_state("TIME_WAIT", 3670)
     yield
     for step in steps(lab.answers["table"].lines):
         lab.paste(step.commands)
@@ -75,7 +75,7 @@ def dns_churn(lab: Lab) -> Iterator[None]:
     for start in range(0, 3700, 100):
         lab.send(udp("198.18.7.7", "10.96.0.53", 2000 + start + n, 53) for n in range(100))
         assert wait_until(server.answer)
-    assert lab.router.count() == 3700
+    lab.wait_for_entries(3670)
     yield
     for step in steps(lab.answers["table"].lines):
         lab.paste(step.commands)
@@ -99,6 +99,15 @@ def whole_pool(lab: Lab) -> Iterator[None]:
     handshakes(lab.clients, lab.servers, pairs, "10.9.0.80", 443, seen=ROUTER_LAN)
     lab.wait_for_entries(59_900)
     yield
+    # The rule it prints, with addresses for the words that are to be replaced.
+    step = lab.step("snat to FIRST-LAST")
+    lab.router.ip("addr add 10.0.0.5/24 dev lan\naddr add 10.0.0.6/24 dev lan\n")
+    lab.paste(word.replace("FIRST-LAST", "10.0.0.5-10.0.0.6") for word in step.commands)
+    lab.send(tcp(f"198.18.9.{n + 1}", "10.9.0.80", 2000 + n, 443) for n in range(50))
+    new = [line for line in lab.router.entries("-p", "tcp") if "src=198.18.9." in line]
+    assert len(new) == 50
+    assert all("dst=10.0.0.5 " in line or "dst=10.0.0.6 " in line for line in new)
+    lab.paste(step.undo)
 
 
 @incident(
@@ -130,3 +139,10 @@ def restricted_pool(lab: Lab) -> Iterator[None]:
         else:
             failed += 1
     yield
+    before = lab.ruleset()
+    step = lab.step("snat to")
+    lab.paste_twice(step)
+    server.forget()
+    assert len(server.connect(lab.clients, first(100, clients), WEB)) == 100
+    lab.paste(step.undo)
+    assert lab.ruleset() == before

@@ -145,7 +145,7 @@ def zones(lab: Lab) -> Iterator[None]:
         assert ask(blue, server, TENANT)
     blue_entries = len(lab.router.entries("--zone", "2"))
     packets.send(red, (tcp(TENANT, "10.9.0.80", 1024 + n, 443) for n in range(LIMIT - 350)))
-    lab.wait_for_entries(LIMIT - 300)
+    lab.wait_for_entries(LIMIT - 330)
     yield
     step = lab.step("nft .*10")
     lab.paste_twice(step)
