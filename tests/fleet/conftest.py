@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from support.nrpe_rig import CHECK_NRPE, NRPE, Agent, nrpe_with_arguments
+from support.nrpe_agent import CHECK_NRPE, NRPE, Agent, nrpe_with_arguments
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / 
 from check_conntrack import usage  # noqa: E402
 from check_conntrack.full import full_check  # noqa: E402
 from check_conntrack.table import table_check  # noqa: E402
-from support.graphs_rig import Graphite, folder, templates, until  # noqa: E402
+from support.graph_stores import Graphite, folder, templates, until  # noqa: E402
 
 LIMIT = 262144
 HOURS, STEP = 6, 60

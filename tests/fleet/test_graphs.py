@@ -14,7 +14,7 @@ import pytest
 
 from support import perfdata
 from support.commands import passing, run
-from support.graphs_rig import GRAPHS, Graphite, InfluxDB, folder, icinga, templates, until
+from support.graph_stores import GRAPHS, Graphite, InfluxDB, folder, icinga, templates, until
 from support.machine import machine_limit
 from support.netns import Namespace
 

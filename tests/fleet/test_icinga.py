@@ -15,7 +15,7 @@ from check_conntrack import usage
 from check_conntrack.full import full_check
 from check_conntrack.state import codec, trend
 from check_conntrack.table import table_check
-from support import icinga_rig as rig
+from support import icinga_nodes as rig
 from support import perfdata
 from support.entries import mixed_entries
 from support.machine import limit_lock, machine_limit

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from support.machine import limit_lock
-from support.nrpe_rig import commands
+from support.nrpe_agent import commands
 
 REQUESTS = int(os.environ.get("CHECK_CONNTRACK_REQUESTS", "150"))
 AT_ONCE = 50

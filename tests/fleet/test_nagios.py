@@ -13,7 +13,7 @@ import pytest
 
 from support.machine import limit_lock
 from support.netns import Namespace
-from support.nrpe_rig import CHECK_NRPE, PLUGIN_FOLDER, SHIPPED, as_nagios, run_text
+from support.nrpe_agent import CHECK_NRPE, PLUGIN_FOLDER, SHIPPED, as_nagios, run_text
 
 NAGIOS = "/usr/sbin/nagios4"
 DEBIAN = Path("/etc/nagios4/objects")

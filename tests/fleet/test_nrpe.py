@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from check_conntrack.kernel.privileges import CAP_NET_ADMIN, CAP_SYSLOG
-from support.nrpe_rig import READER, SHIPPED, UNIT, ambient_capabilities, commands, run_text
+from support.nrpe_agent import READER, SHIPPED, UNIT, ambient_capabilities, commands, run_text
 
 PLAIN = ["check_conntrack_usage", "check_conntrack_full", "check_conntrack_table"]
 OK, WARNING, CRITICAL, UNKNOWN = range(4)

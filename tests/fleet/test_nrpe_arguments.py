@@ -11,7 +11,7 @@ import os
 
 import pytest
 
-from support.nrpe_rig import commands
+from support.nrpe_agent import commands
 
 RECORDER = """#!/usr/bin/python3
 import json, os, sys
@@ -53,7 +53,7 @@ class Given:
 @pytest.fixture(scope="module")
 def given(agents, need):
     """An agent that takes arguments, with a program in the usage check's place."""
-    from support.nrpe_rig import nrpe_with_arguments
+    from support.nrpe_agent import nrpe_with_arguments
 
     need("gcc", "make", "apt-get", "dpkg-query")
     built = nrpe_with_arguments()

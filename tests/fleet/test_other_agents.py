@@ -7,7 +7,7 @@ import socket
 import struct
 from pathlib import Path
 
-from support.graphs_rig import folder, free_port, listens, running, until
+from support.graph_stores import folder, free_port, listens, running, until
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
 ZABBIX = """\

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support.nrpe_rig import ENVIRONMENT, READER, SHIPPED, as_nagios, run_text
+from support.nrpe_agent import ENVIRONMENT, READER, SHIPPED, as_nagios, run_text
 
 FOLDER = READER.parent
 REFUSED = "sudo: a password is required"

@@ -265,6 +265,8 @@ class Expect(NamedTuple):
         found += [f"{one!r} in the output" for one in self.never if _in(one, output)]
         if run.text.rstrip().endswith("..."):
             found.append("the status line is cut")
+        if _in(r"timeout\w*=0\b", output):
+            found.append("a timeout of 0 is advised")
         return found
 
 
