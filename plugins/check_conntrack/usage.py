@@ -72,16 +72,17 @@ Examples:
 
 
 class NamespaceReport(NamedTuple):
-    """A namespace's limits and their history, this run included; None where it is not kept."""
+    """A namespace's limits and their history.
+
+    series: this run included; None where no history is kept.
+    growth: entries per second, signed; None if not known yet.
+    graphed: whether it has perfdata.
+    """
 
     namespace: Namespace
     series: Series | None = None
+    growth: float | None = None
     graphed: bool = True
-
-    @property
-    def growth(self) -> float | None:
-        """Return the entries per second, signed; None if not known yet."""
-        return trend.growth(self.series.samples) if self.series else None
 
     @property
     def time_to_full(self) -> float | None:
@@ -125,7 +126,10 @@ def read(run: Session, options: argparse.Namespace) -> tuple[Usage, reports.Hist
     graphed, hidden = reports.graphed(scan.others)
     shown = [scan.first, *graphed] if scan.first else graphed
     series = histories.read(shown)
-    namespace_reports = [NamespaceReport(one, series[one.path]) for one in shown]
+    namespace_reports = [
+        NamespaceReport(one, series[one.path], trend.growth(series[one.path].samples))
+        for one in shown
+    ]
     namespace_reports += [NamespaceReport(one, graphed=False) for one in hidden]
     return Usage(namespace_reports, scan), histories
 

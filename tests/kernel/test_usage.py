@@ -140,34 +140,48 @@ def test_advice_never_shrinks_the_hash(netns, usage):
     # What is written is what there is.
     named = [line for line in result.lines if "nf_conntrack_buckets" in line]
     assert len(named) == 1
-    assert f"'net.netfilter.nf_conntrack_buckets = {buckets}'" in named[0]
+    assert f"net.netfilter.nf_conntrack_buckets = {buckets} " in named[0]
     assert "  sysctl -w net.netfilter.nf_conntrack_max=16384" in result.lines
     assert any("Run on the host" in line for line in result.lines)
 
 
-def test_the_advice_can_be_pasted_and_does_what_it_says(netns, usage, tmp_path):
+def commands_below(lines):
+    """The commands of the advice by the first word of the sentence that they stand below."""
+    found = {}
+    below = ""
+    for line in lines:
+        if line.startswith("  "):
+            found.setdefault(below, []).append(line.strip())
+        else:
+            below = line.split()[0]
+    return found
+
+
+def test_advice_can_be_pasted_does_what_it_says_and_can_be_undone(netns, usage, tmp_path):
     namespace = netns()
     namespace.fill(950)
-    with machine_limit(1000):
-        lines = usage(before=namespace.command()).lines
-        commands = [line.strip() for line in lines if line.startswith("  ")]
-        assert [shlex.split(command)[0] for command in commands] == ["sysctl", "printf", "echo"]
-        now = shlex.split(commands[0])
-        assert now[:2] == ["sysctl", "-w"]
-        name, value = now[2].split("=")
-        Path("/proc/sys", name.replace(".", "/")).write_text(value)
-        assert (SYSCTLS / "nf_conntrack_max").read_text() == "2048\n"
-        for command in commands[1:]:
-            moved = command.replace("/etc/", f"{tmp_path}/")
-            for folder in ("sysctl.d", "modules-load.d"):
-                (tmp_path / folder).mkdir(exist_ok=True)
-            subprocess.run(["sh", "-c", moved], check=True)
-    kept = (tmp_path / "sysctl.d/99-check-conntrack.conf").read_text()
     buckets = int((SYSCTLS / "nf_conntrack_buckets").read_text())
-    assert kept == (
-        f"net.netfilter.nf_conntrack_buckets = {buckets}\nnet.netfilter.nf_conntrack_max = 2048\n"
-    )
-    assert (tmp_path / "modules-load.d/nf_conntrack.conf").read_text() == "nf_conntrack\n"
+    for folder in ("sysctl.d", "modules-load.d"):
+        (tmp_path / folder).mkdir()
+
+    def paste(command):
+        subprocess.run(["sh", "-c", command.replace("/etc/", f"{tmp_path}/")], check=True)
+
+    with machine_limit(1000):
+        commands = commands_below(usage(before=namespace.command()).lines)
+        for command in (*commands["Raise"], *commands["Keep"]):
+            paste(command)
+        assert (SYSCTLS / "nf_conntrack_max").read_text() == "2048\n"
+        assert (tmp_path / "sysctl.d/99-check-conntrack.conf").read_text() == (
+            f"net.netfilter.nf_conntrack_buckets = {buckets}\n"
+            "net.netfilter.nf_conntrack_max = 2048\n"
+        )
+        [module] = (tmp_path / "modules-load.d").iterdir()
+        assert module.read_text() == "nf_conntrack\n"
+        for command in commands["Undo:"]:
+            paste(command)
+        assert (SYSCTLS / "nf_conntrack_max").read_text() == "1000\n"
+        assert [*tmp_path.glob("*.d/*")] == []
 
 
 # --- namespaces
