@@ -1,17 +1,17 @@
-"""What runs first in an archive that holds a check: its `__main__`, with the name for CHECK."""
+"""The `__main__` of an archive with a check; CHECK is replaced by its name."""
 
 import sys
 
-# What this interpreter finds compiled is there; what it does not, it finds as source.
+# The modules compiled for this interpreter come first; others are found as source.
 sys.path.insert(0, sys.path[0] + "/" + (sys.implementation.cache_tag or "none"))
 
 from check_conntrack.launch import launch
 
 
 def install_reader():
-    """Put the reader where sudo may start it; returns what went wrong, None where nothing did.
+    """Write the reader where sudo may start it; returns what went wrong, else None.
 
-    Only where none but root can have put anything, and never through a link.
+    Only where nobody but root can write, and never through a link.
     """
     import os
     import stat
@@ -28,7 +28,7 @@ def install_reader():
         while True:
             status = os.lstat(part)
             if not stat.S_ISDIR(status.st_mode) or status.st_uid or status.st_mode & 0o022:
-                return part + " is no folder that only root may change"
+                return part + " is not a directory that only root may change"
             if part == "/":
                 break
             part = os.path.dirname(part)

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Man pages and completions (bash, zsh) of the checks, made from their parsers and label tables.
+"""Write man pages and completions (bash, zsh) from the parsers and label tables of the checks.
 
     pages.py OUT [--plugins DIR] [--user USER]
 
-writes OUT/man/CHECK.1, OUT/bash/CHECK and OUT/zsh/_CHECK. What an option means, which labels there
-are, their units and defaults, the examples and what a range is are the checks' own words; here
-stands what a parser does not know: files, rights, and what kind of thing completes a value.
-Dated by SOURCE_DATE_EPOCH.
+writes OUT/man/CHECK.1, OUT/bash/CHECK and OUT/zsh/_CHECK. The texts on options, labels, ranges and
+examples come from the checks. This file has what a parser does not know: files, privileges, and how
+to complete a value. Pages are dated by SOURCE_DATE_EPOCH.
 """
 
 from __future__ import annotations
@@ -31,18 +30,20 @@ from check_conntrack.state.state_store import SHARED, STATE_VARIABLE  # noqa: E4
 CHECKS = ("usage", "full", "table")
 SYSCTLS = "/proc/sys/net/netfilter/"
 
-# What a value of an option is, by the option's metavar: a kind that the shell completes, or words.
+# How to complete the value of an option, by its metavar: a kind of value, or words.
 KINDS = {
     "[LABEL=]RANGE": "label",
     "DIR": "folder",
     "NS": "namespace",
     "PATH": "file",
     "SOURCE": "file",
+    "FILE": "file",
     "USER": "user",
 }
 WORDS = {
     "PATH": ("auto", "-"),
     "SOURCE": ("auto", "netlink", "proc", "conntrack", "-"),
+    "ZONE": ("UTC", "+00:00", "Europe/Berlin"),
     "WINDOW": ("15m", "boot", "last", "all"),
     "V4/V6": ("32/128", "24/64", "16/48"),
     "PROTOCOL": ("tcp", "udp", "icmp", "icmpv6", "sctp", "gre"),
@@ -50,34 +51,32 @@ WORDS = {
 
 FILES = {
     "usage": [
-        (SYSCTLS + "nf_conntrack_count", "how many entries there are, with nf_conntrack_max and "
+        (SYSCTLS + "nf_conntrack_count", "the number of entries, with nf_conntrack_max and "
          "nf_conntrack_buckets beside it"),
     ],
     "full": [
         ("/dev/kmsg", "the kernel's ring buffer"),
         ("/run/log/journal, /var/log/journal", "the journal"),
-        ("/var/log/kern.log, /var/log/messages, /var/log/syslog", "what a syslog daemon wrote, and "
-         "what was rotated out of it"),
-        ("/proc/net/stat/nf_conntrack", "the counters of each processor; where the kernel has no "
-         "such file they come over ctnetlink"),
-        (SYSCTLS + "nf_conntrack_count", "how many entries there are, with nf_conntrack_max beside "
-         "it"),
+        ("/var/log/kern.log, /var/log/messages, /var/log/syslog", "logs of a syslog daemon, with "
+         "their rotated parts"),
+        ("/proc/net/stat/nf_conntrack", "the counters of each processor; if the kernel has no "
+         "such file, they come over ctnetlink"),
+        (SYSCTLS + "nf_conntrack_count", "the number of entries, with nf_conntrack_max beside it"),
     ],
     "table": [
-        ("/proc/net/nf_conntrack", "the entries, where they do not come over ctnetlink"),
-        (SYSCTLS + "nf_conntrack_count", "how many entries there are, with nf_conntrack_max and "
+        ("/proc/net/nf_conntrack", "the entries, if they do not come over ctnetlink"),
+        (SYSCTLS + "nf_conntrack_count", "the number of entries, with nf_conntrack_max and "
          "nf_conntrack_buckets beside it"),
     ],
 }  # fmt: skip
-RIGHTS = {
-    "usage": "The namespace that the check runs in takes no right. Others (--netns) take "
-    "CAP_SYS_ADMIN.",
-    "full": "The journal takes the group systemd-journal, log files the group adm, the ring buffer "
-    "CAP_SYSLOG where kernel.dmesg_restrict is set. Counters take nothing, or CAP_NET_ADMIN where "
-    "the kernel has no /proc/net/stat/nf_conntrack. Other namespaces (--netns) take CAP_SYS_ADMIN.",
-    "table": "Reading the entries takes CAP_NET_ADMIN (ctnetlink), or root (/proc). Other "
-    "namespaces (--netns) take CAP_SYS_ADMIN. A collected file (--source) takes nothing more than "
-    "to be allowed to read it.",
+PRIVILEGES = {
+    "usage": "The check needs no privileges for the namespace that it runs in. Other namespaces "
+    "(--netns) need CAP_SYS_ADMIN.",
+    "full": "The journal needs the group systemd-journal, log files the group adm. The ring buffer "
+    "needs CAP_SYSLOG if kernel.dmesg_restrict is set. Counters need CAP_NET_ADMIN if the kernel "
+    "has no /proc/net/stat/nf_conntrack. Other namespaces (--netns) need CAP_SYS_ADMIN.",
+    "table": "Reading the entries needs CAP_NET_ADMIN (ctnetlink), or root (/proc). Other "
+    "namespaces (--netns) need CAP_SYS_ADMIN. A collected file (--source) only has to be readable.",
 }
 SEE_ALSO = {
     "usage": ("sysctl(8)", "ip-netns(8)"),
@@ -87,7 +86,7 @@ SEE_ALSO = {
 
 
 class Check:
-    """A check as its module and its executable describe it."""
+    """A check, as described by its module and its executable."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -101,12 +100,12 @@ class Check:
 
     @property
     def actions(self) -> list[argparse.Action]:
-        """Its options, in the order of the help page."""
+        """Return its options, in the order of the help page."""
         return [action for _, actions in self.groups for action in actions]
 
     @property
     def groups(self) -> list[tuple[str, list[argparse.Action]]]:
-        """Its options under their titles: what all checks have first."""
+        """Return its options under their titles, those of all checks first."""
         found = [(group.title or "", group._group_actions) for group in self.parser._action_groups]
         return [(title, actions) for title, actions in found if actions]
 
@@ -115,17 +114,17 @@ class Check:
 
 
 def plain(text: str) -> str:
-    """Words as they are, in roff; what looks like an option keeps its ASCII hyphens."""
+    """Return text in roff; words that look like options keep their ASCII hyphens."""
     text = text.replace("\\", "\\e").replace("~", "\\(ti").replace("^", "\\(ha")
     text = re.sub(r"(?<![\w-])-{1,2}(?=[\w-]|\s|$)\S*", lambda word: _hyphens(word[0]), text)
     text = re.sub(r"(?<=/)\S*", lambda path: _hyphens(path[0]), text)
-    # Names and options are not to be divided. Within a word the same sign would allow it.
+    # Do not divide names and options. Within a word the same sign would allow it.
     text = re.sub(r"(?<!\S)(?=\S*(?:_|::|/|\\-)\S)", r"\\%", text)
     return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)
 
 
 def literal(text: str) -> str:
-    """Words that are typed or read as they stand: nothing may be made prettier."""
+    """Return text in roff that is to be typed: no character may be replaced."""
     text = text.replace("\\", "\\e").replace("~", "\\(ti").replace("^", "\\(ha")
     text = text.replace("'", "\\(aq").replace("`", "\\(ga")
     return re.sub(r"^([.'])", r"\\&\1", _hyphens(text), flags=re.MULTILINE)
@@ -136,28 +135,28 @@ def _hyphens(text: str) -> str:
 
 
 def bold(text: str) -> str:
-    """Literal and bold."""
+    """Return literal text in bold."""
     return f"\\fB{literal(text)}\\fR"
 
 
 def italic(text: str) -> str:
-    """Literal and in italics: a word that stands for another."""
+    """Return literal text in italics, for a placeholder."""
     return f"\\fI{literal(text)}\\fR"
 
 
 def paragraph(text: str) -> str:
-    """Words in one paragraph; spaces and lines are roff's matter."""
+    """Return text as one paragraph."""
     return plain(" ".join(text.split()))
 
 
 def spelled(action: argparse.Action, separator: str = ", ") -> str:
-    """An option's spellings with its value."""
+    """Return the spellings of an option with its value."""
     value = "" if action.nargs == 0 else " " + italic(str(action.metavar))
     return separator.join(bold(option) + value for option in action.option_strings)
 
 
 def synopsis(check: Check) -> str:
-    """Every option once, by its first spelling."""
+    """Return every option once, in its first spelling."""
     parts = []
     for action in check.actions:
         value = "" if action.nargs == 0 else " " + italic(str(action.metavar))
@@ -168,7 +167,7 @@ def synopsis(check: Check) -> str:
 
 
 def options(check: Check) -> list[str]:
-    """The options and what they mean, those of this check first."""
+    """Return the options and their meaning, those of this check first."""
     lines = []
     own, *others = reversed(check.groups)
     for title, actions in (("Of this check", own[1]), *(("Of every check", a) for _, a in others)):
@@ -179,7 +178,7 @@ def options(check: Check) -> list[str]:
 
 
 def perfdata(check: Check) -> list[str]:
-    """The labels, units and defaults; labels without words of their own share those before them."""
+    """Return labels, units and defaults; labels without a meaning share the one before them."""
     lines = []
     at = 0
     while at < len(check.labels):
@@ -200,18 +199,18 @@ def perfdata(check: Check) -> list[str]:
 
 
 def examples(text: str) -> list[str]:
-    """The command lines of the help page, as they are typed."""
+    """Return the command lines of the help page."""
     lines = [line.strip() for line in text.splitlines()[1:]]
     return [".EX", *(".RS 4\n" + literal(line) + "\n.RE" for line in lines if line), ".EE"]
 
 
 def verbatim(text: str) -> list[str]:
-    """Lines that stand as they are."""
+    """Return lines that are printed unchanged."""
     return [".RS 4", ".EX", *map(literal, text.rstrip("\n").splitlines()), ".EE", ".RE"]
 
 
 def man_page(check: Check, plugins: str, user: str) -> str:
-    """The whole page, in the man macros that every roff has."""
+    """Return the whole page, in the man macros that every roff has."""
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
     date = time.strftime("%Y-%m-%d", time.gmtime(epoch))
     reader = f"{plugins}/check_conntrack/kernel/reader.py"
@@ -220,10 +219,10 @@ def man_page(check: Check, plugins: str, user: str) -> str:
     see = [*others, *SEE_ALSO[check.key], "sudoers(5)"]
     files = [
         *FILES[check.key],
-        (reader, "the reader: the one program that is started with rights"),
-        ("/etc/sudoers.d/check-conntrack", "who may start it, once an administrator says so"),
-        (f"{SHARED}, ~/.local/state/check-conntrack", "what earlier runs left, a folder for each "
-         "user: the first that can be written, where no --state-dir is given"),
+        (reader, "the reader: the only program that is started with privileges"),
+        ("/etc/sudoers.d/check-conntrack", "who may start it, once an administrator activates it"),
+        (f"{SHARED}, ~/.local/state/check-conntrack", "the history of earlier runs, a directory "
+         "for each user: without --state-dir, the first one that can be written"),
     ]  # fmt: skip
     head = [check.name.upper(), "1", date, f"check-conntrack {__version__}", "Monitoring Plugins"]
     lines = [
@@ -237,8 +236,8 @@ def man_page(check: Check, plugins: str, user: str) -> str:
         ".SH DESCRIPTION",
         paragraph(check.module.PURPOSE),
         ".PP",
-        "A plugin for Nagios, Icinga and what understands their plugins: one status line with "
-        "performance data, long output below a problem, and the state as exit code.",
+        "A plugin for Nagios, Icinga and compatible monitoring systems. It prints one status line "
+        "with performance data, long output below a problem, and returns the state as exit code.",
         ".SH OPTIONS",
         *options(check),
         ".SS Ranges",
@@ -249,7 +248,7 @@ def man_page(check: Check, plugins: str, user: str) -> str:
         ".PP",
         paragraph(cli.UNITS),
         ".SH PERFDATA",
-        "In parentheses the unit and the default thresholds.",
+        "Unit and default thresholds are in parentheses.",
         *perfdata(check),
         ".SH STATES",
         paragraph(cli.STATES),
@@ -258,21 +257,21 @@ def man_page(check: Check, plugins: str, user: str) -> str:
         ".SH ENVIRONMENT",
         ".TP",
         bold(STATE_VARIABLE),
-        paragraph("where earlier runs are remembered, where no --state-dir is given"),
-        ".SH RIGHTS",
-        paragraph(RIGHTS[check.key]),
+        paragraph("the directory for the history of earlier runs, without --state-dir"),
+        ".SH PRIVILEGES",
+        paragraph(PRIVILEGES[check.key]),
         ".PP",
         paragraph(
-            "What takes a capability is read by the reader, which understands nothing of it, and "
-            "has given up its rights when it writes. A user starts it with --sudo, and a line of "
-            "sudoers(5) such as this; the check prints the one for its installation:"
+            "The reader reads everything that needs a capability. It understands nothing of it, "
+            "and drops its privileges before it writes. --sudo starts it; that needs a line of "
+            "sudoers(5) such as this one. The check prints the line for its installation:"
         ),
         *verbatim(f'{user} ALL=(root) NOPASSWD: {reader} ""'),
         ".PP",
         paragraph(
-            "Where a right is missing the check is UNKNOWN and says what to grant, to whom. "
-            "Started as root it becomes --user, else who called sudo, else the owner of the state "
-            "directory, else nobody, before it parses anything."
+            "If a privilege is missing, the check is UNKNOWN and prints what to grant, and to "
+            "which user. A check that is started as root becomes --user, else the user who called "
+            "sudo, else the owner of the state directory, else nobody, before it parses anything."
         ),
         ".SH EXAMPLES",
         *examples(check.module.EXAMPLES),
@@ -288,7 +287,7 @@ def man_page(check: Check, plugins: str, user: str) -> str:
 
 
 def values(action: argparse.Action) -> tuple[str, list[str]]:
-    """What completes an option's value: a kind, and words."""
+    """Return how to complete an option's value: a kind, and words."""
     metavar = str(action.metavar)
     words = [str(choice) for choice in action.choices or WORDS.get(metavar, ())]
     return KINDS.get(metavar, ""), words
@@ -303,7 +302,7 @@ BASH = {
 
 
 def bash(check: Check) -> str:
-    """The completion for bash, of its own built-ins alone."""
+    """Return the completion for bash, which uses only its built-ins."""
     cases = []
     for action in check.actions:
         if action.nargs == 0:
@@ -328,12 +327,12 @@ def bash(check: Check) -> str:
     every = " ".join(option for action in check.actions for option in action.option_strings)
     lines = "\n".join(cases)
     return f"""\
-# bash completion of {check.name}, made from its parser
+# bash completion of {check.name}, generated from its parser
 
 _{check.name}() {{
     local word=${{COMP_WORDS[COMP_CWORD]}} option=${{COMP_WORDS[COMP_CWORD - 1]}}
     COMPREPLY=()
-    # To bash the = of --option=value is a word.
+    # bash takes the = of --option=value as a word.
     if [[ $word == "=" ]]; then
         word=
     elif [[ $option == "=" ]] && ((COMP_CWORD > 2)); then
@@ -357,7 +356,7 @@ ZSH = {
 
 
 def zsh(check: Check) -> str:
-    """The completion for zsh, in the words of its _arguments."""
+    """Return the completion for zsh, a call of its _arguments."""
     specs = []
     for action in check.actions:
         many = type(action).__name__ in ("_AppendAction", "_CountAction")
@@ -385,7 +384,7 @@ def zsh(check: Check) -> str:
             text += f":{_zsh(str(action.metavar))}:{way}"
         specs.append(f"    {first}{options_}'{text}'")
     return (
-        f"#compdef {check.name}\n# made from its parser\n\n_arguments -s -S \\\n"
+        f"#compdef {check.name}\n# generated from its parser\n\n_arguments -s -S \\\n"
         + " \\\n".join(specs)
         + "\n"
     )
@@ -399,12 +398,12 @@ def _zsh(text: str) -> str:
 
 
 def main() -> int:
-    """Write all of them; returns the exit status."""
-    made = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    made.add_argument("out", type=Path)
-    made.add_argument("--plugins", default="/usr/lib/nagios/plugins")
-    made.add_argument("--user", default="nagios")
-    wanted = made.parse_args()
+    """Write all files; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--plugins", default="/usr/lib/nagios/plugins")
+    parser.add_argument("--user", default="nagios")
+    wanted = parser.parse_args()
     for check in map(Check, CHECKS):
         for path, text in (
             (wanted.out / "man" / f"{check.name}.1", man_page(check, wanted.plugins, wanted.user)),

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""One file for each check, with all that it needs but Python itself: zip archives that run.
+"""Build one file for each check, a zip archive with everything it needs except Python itself.
 
     pyz.py OUT [--python PYTHON]...
 
-writes OUT/check_conntrack_usage and so on. An archive holds the suite and nagiosplugin (as this
-interpreter finds it) as sources, which any Python from 3.9 on can run, and compiled for each
-PYTHON (default: this one), which spares it the compiling at every start. All bytes follow from what
-goes in; the time stamps are SOURCE_DATE_EPOCH's.
+writes OUT/check_conntrack_usage and so on. An archive holds the sources of the suite and of
+nagiosplugin (as this interpreter finds it), which any Python from 3.9 on can run, and the modules
+compiled for each PYTHON (default: this one), which then starts faster. The same input gives the
+same bytes; time stamps are SOURCE_DATE_EPOCH.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 CHECKS = ("usage", "full", "table")
 MAIN = Path(__file__).with_name("archive_main.py").read_text()
-# Compiled by the interpreter that is to run it. Nothing is compared with the source: an archive is
-# written at once.
+# Run by the interpreter to compile for. Unchecked: sources in an archive do not change.
 COMPILE = """\
 import py_compile, sys
 print(sys.implementation.cache_tag)
@@ -37,7 +36,7 @@ for line in sys.stdin.read().splitlines():
 
 
 def sources() -> dict[str, Path]:
-    """What is imported, by its name in the archive."""
+    """Return the modules to import, by their names in the archive."""
     import nagiosplugin
 
     found = {}
@@ -50,7 +49,7 @@ def sources() -> dict[str, Path]:
 
 
 def licences() -> dict[str, bytes]:
-    """The terms of what is inside."""
+    """Return the licences of the content."""
     found = {"LICENSE": (ROOT / "LICENSE").read_bytes()}
     for path in importlib.metadata.files("nagiosplugin") or ():
         if "license" in path.name.lower() or path.name == "METADATA":
@@ -59,7 +58,7 @@ def licences() -> dict[str, bytes]:
 
 
 def compiled(python: str, files: dict[str, Path]) -> dict[str, bytes]:
-    """What an interpreter makes of the sources, by its name in the archive."""
+    """Return the modules compiled by an interpreter, by their names in the archive."""
     with tempfile.TemporaryDirectory() as folder:
         made = {name: Path(folder, name + "c") for name in files}
         for path in made.values():
@@ -74,7 +73,7 @@ def compiled(python: str, files: dict[str, Path]) -> dict[str, bytes]:
         )
         tag = done.stdout.strip()
         return {f"{tag}/{name}c": path.read_bytes() for name, path in made.items()} | {
-            # Where its module looks for it, to be handed to an interpreter as text.
+            # Passed to an interpreter as text; kernel/reader_command.py looks for it here.
             f"{tag}/check_conntrack/kernel/reader.py": files[
                 "check_conntrack/kernel/reader.py"
             ].read_bytes()
@@ -82,16 +81,16 @@ def compiled(python: str, files: dict[str, Path]) -> dict[str, bytes]:
 
 
 def write(path: Path, contents: dict[str, bytes]) -> None:
-    """An archive that runs, always the same of the same contents."""
+    """Write an executable archive; the same contents give the same bytes."""
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))
-    stamp = time.gmtime(max(epoch, 315532800))[:6]  # a zip archive knows nothing before 1980
+    stamp = time.gmtime(max(epoch, 315532800))[:6]  # a zip archive has no dates before 1980
     with path.open("wb") as file:
         file.write(b"#!/usr/bin/env python3\n")
         with zipfile.ZipFile(file, "w") as archive:
             for name in sorted(contents):
                 entry = zipfile.ZipInfo(name, stamp)
                 entry.external_attr = 0o644 << 16
-                # Unpacking costs more at every start than the room is worth.
+                # Unpacking would cost more time at every start than the space is worth.
                 often = name.endswith(".pyc") or name == "__main__.py"
                 kind = zipfile.ZIP_STORED if often else zipfile.ZIP_DEFLATED
                 archive.writestr(entry, contents[name], kind)
@@ -99,7 +98,7 @@ def write(path: Path, contents: dict[str, bytes]) -> None:
 
 
 def main() -> int:
-    """Write them; returns the exit status."""
+    """Write the archives; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--python", action="append", default=[])

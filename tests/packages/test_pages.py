@@ -18,7 +18,7 @@ from check_conntrack.runner import UsageError
 from .conftest import CHECKS, done
 
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "PERFDATA", "STATES", "FILES",
-            "ENVIRONMENT", "RIGHTS", "EXAMPLES", "SEE ALSO"]  # fmt: skip
+            "ENVIRONMENT", "PRIVILEGES", "EXAMPLES", "SEE ALSO"]  # fmt: skip
 
 
 def module(check):
