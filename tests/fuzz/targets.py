@@ -17,7 +17,7 @@ from check_conntrack.kernel.log import events, files, journal, kmsg
 from check_conntrack.kernel.log import syslog as syslog_lines
 from check_conntrack.kernel.reader_client import ReaderError, parse_answer
 from check_conntrack.state import codec
-from support.flows_dump import everything
+from support.flows_dump import decoded, everything
 
 NOW = 1_800_000_000.0
 CLOCK = kmsg.Clock(NOW, 5000.0, 5000.0)
@@ -36,7 +36,7 @@ def dump(data: bytes) -> None:
     lines = []
     status = netlink.DumpStatus()
     try:
-        for entry in netlink.entries(batches, status):
+        for entry in decoded(batches, status):
             slow.add(entry)
             lines.append(text_writer.line_of(entry))
     except netlink.TableError:
@@ -62,7 +62,7 @@ def dump(data: bytes) -> None:
 
 def answers(data: bytes) -> None:
     """What ctnetlink says of counters, and what the reader answers: values, or one error."""
-    for parse in (counters.parse_stats_cpu, counters.parse_stats, counters.parse_text):
+    for parse in (counters.parse_stats_cpu, counters.parse_text):
         with suppress(counters.CountersError, counters.NetlinkError):
             parse(data)
     with suppress(ReaderError):

@@ -164,7 +164,7 @@ class Door:
             return source.FileReading(path, errno=value)
         return source.FileReading(path, value[:most])
 
-    def _counters(self) -> counters.Counters:
+    def _counters(self) -> counters.KernelCounters:
         if isinstance(self.counters, int):
             raise OSError(self.counters, os.strerror(self.counters))
         return counters.parse_text(self.counters)

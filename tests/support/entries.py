@@ -8,6 +8,7 @@ import struct
 
 from check_conntrack.flows.netlink import layout
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel import netlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def new_entry(
         parts.append(ct.nested(ct.CTA_HELP, ct.attribute(ct.CTA_HELP_NAME, name)))
     family = socket.AF_INET if len(source) == 4 else socket.AF_INET6
     return ct.message(
-        ct.IPCTNL_MSG_CT_NEW, ct.NLM_F_REQUEST | NLM_F_CREATE, 0, family, b"".join(parts)
+        ct.IPCTNL_MSG_CT_NEW, netlink.NLM_F_REQUEST | NLM_F_CREATE, 0, family, b"".join(parts)
     )
 
 

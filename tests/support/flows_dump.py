@@ -8,13 +8,16 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from check_conntrack.flows.netlink import DumpStatus, entry_at, messages
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel import netlink
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from check_conntrack.flows import tally
+    from check_conntrack.flows.entry import Entry
 
 # A busy machine is no fault of the code under test.
 settings.register_profile("flows", deadline=None)
@@ -68,7 +71,7 @@ def entry(
     zones: tuple[int | None, int | None] = (None, None),
     reply: tuple[bytes, bytes, int | None, int | None] | None = None,
     more: Iterable[bytes] = (),
-    flags: int = ct.NLM_F_MULTI,
+    flags: int = netlink.NLM_F_MULTI,
 ) -> bytes:
     """One message of a dump. reply: source, destination, source port, destination port.
 
@@ -94,19 +97,21 @@ def entry(
 
 
 def answer(
-    payload: bytes, *, family: int = 2, kind: int = 0x100, flags: int = ct.NLM_F_MULTI
+    payload: bytes, *, family: int = 2, kind: int = 0x100, flags: int = netlink.NLM_F_MULTI
 ) -> bytes:
     length = 20 + len(payload)
-    head = ct.NLMSGHDR.pack(length, kind, flags, SEQUENCE, PORT_ID)
+    head = netlink.NLMSGHDR.pack(length, kind, flags, SEQUENCE, PORT_ID)
     return head + ct.NFGENMSG.pack(family, 0, 0) + payload
 
 
 def done(code: int = 0) -> bytes:
-    return ct.NLMSGHDR.pack(20, ct.NLMSG_DONE, 2, SEQUENCE, PORT_ID) + struct.pack("=i", code)
+    return netlink.NLMSGHDR.pack(20, netlink.NLMSG_DONE, 2, SEQUENCE, PORT_ID) + struct.pack(
+        "=i", code
+    )
 
 
 def error(code: int) -> bytes:
-    head = ct.NLMSGHDR.pack(36, ct.NLMSG_ERROR, 0, SEQUENCE, PORT_ID)
+    head = netlink.NLMSGHDR.pack(36, netlink.NLMSG_ERROR, 0, SEQUENCE, PORT_ID)
     return head + struct.pack("=i", -code) + bytes(16)
 
 
@@ -182,6 +187,11 @@ def damaged(draw: st.DrawFn) -> list[bytes]:
         batch = draw(st.sampled_from(batches))
         del batch[draw(st.integers(0, len(batch))) :]
     return [bytes(batch) for batch in batches]
+
+
+def decoded(batches: Iterable[bytes], status: DumpStatus | None = None) -> Iterator[Entry]:
+    """Yield each entry of a dump as the general decoder reads it."""
+    return map(entry_at, messages(batches, status or DumpStatus()))
 
 
 LISTS = ("sources", "destinations", "services")

@@ -177,7 +177,7 @@ class Host:
     def _births(self) -> dict[int, float]:
         return {one.inode: one.born for one in self.others.values() if one.born is not None}
 
-    def _own_counters(self) -> kernel_counters.Counters:
+    def _own_counters(self) -> kernel_counters.KernelCounters:
         if self.own is None or self.own.counters is None:
             raise PermissionError(errno.EACCES, "Permission denied")
         return kernel_counters.parse_text(stat(self.own.entries, self.own.counters))

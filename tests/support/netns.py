@@ -15,6 +15,7 @@ import uuid
 from typing import TYPE_CHECKING, Callable
 
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel import netlink
 from support import guard
 from support.entries import new_entry
 from support.machine import limit_lock
@@ -143,7 +144,7 @@ class Namespace:
     def netlink(self) -> socket.socket:
         """Return a NETLINK_NETFILTER socket of this namespace."""
         with self.inside():
-            link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, ct.NETLINK_NETFILTER)
+            link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, netlink.NETLINK_NETFILTER)
         link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         link.bind((0, 0))
@@ -196,14 +197,14 @@ class Namespace:
 
         A dump is read up to NLMSG_DONE or an error, anything else is one answer.
         """
-        dump = struct.unpack_from("=H", request, 6)[0] & ct.NLM_F_DUMP == ct.NLM_F_DUMP
+        dump = struct.unpack_from("=H", request, 6)[0] & netlink.NLM_F_DUMP == netlink.NLM_F_DUMP
         with self.netlink() as link:
             link.send(request)
             while True:
                 answer = link.recv(65536)
                 yield answer
                 kind = int.from_bytes(answer[4:6], "little")
-                if not dump or kind in (ct.NLMSG_DONE, ct.NLMSG_ERROR) or ends(answer):
+                if not dump or kind in (netlink.NLMSG_DONE, netlink.NLMSG_ERROR) or ends(answer):
                     return
 
     def dump(self, wanted: ct.KernelFilter | None = None) -> Iterator[bytes]:
@@ -218,7 +219,7 @@ class Namespace:
 def ends(batch: bytes) -> bool:
     """Return whether the last message is NLMSG_DONE (20 bytes without extended errors)."""
     last = batch[-20:]
-    return len(last) == 20 and struct.unpack_from("=IH", last) == (20, ct.NLMSG_DONE)
+    return len(last) == 20 and struct.unpack_from("=IH", last) == (20, netlink.NLMSG_DONE)
 
 
 def _first_error(link: socket.socket) -> None:

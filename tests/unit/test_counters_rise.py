@@ -18,7 +18,7 @@ HERE = Origin("b" * 32, 4026531840, 10403)
 def reading(*cpus, **values):
     if values:
         cpus = (values,)
-    return ct.Counters(tuple(CpuCounters(n, **each) for n, each in enumerate(cpus)))
+    return ct.KernelCounters(tuple(CpuCounters(n, **each) for n, each in enumerate(cpus)))
 
 
 def test_counters_that_did_not_fall_have_risen_by_the_difference():

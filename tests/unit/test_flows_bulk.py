@@ -14,7 +14,7 @@ from support.flows_dump import everything
 
 def slowly(batches: list[bytes], into: tally.Tally) -> netlink.DumpStatus:
     status = netlink.DumpStatus()
-    for entry in netlink.entries(batches, status):
+    for entry in dump.decoded(batches, status):
         into.add(entry)
     return status
 

@@ -117,7 +117,7 @@ def test_damage_that_the_second_process_meets_is_an_error_and_what_came_before_c
     took = taken(monkeypatch)
     one = tally.Tally()
     pieces = [dump.entry() * 9, dump.entry() * 5 + dump.entry()[:-4]]
-    with pytest.raises(netlink.TableError, match="truncated netlink batch"):
+    with pytest.raises(netlink.TableError, match="truncated netlink message"):
         parallel_count.count(pieces, bulk.count, one)
     assert took == [True]
     assert one.read == 14

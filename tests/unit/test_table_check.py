@@ -9,7 +9,7 @@ import re
 import pytest
 
 from check_conntrack import runner, session, signals
-from check_conntrack.kernel import conntrack_cli
+from check_conntrack.kernel import conntrack_cli, netlink
 from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.table import sources, table_check
@@ -244,7 +244,7 @@ def test_dump_that_lost_messages_is_an_estimate(reader, sysctls, inspect):
 
 
 def test_dump_that_was_interrupted_is_unknown(reader, sysctls, inspect):
-    reader.hands_out("table", *dump(1000, flags=ct.NLM_F_DUMP_INTR), flows_dump.done())
+    reader.hands_out("table", *dump(1000, flags=netlink.NLM_F_DUMP_INTR), flows_dump.done())
     run = inspect()
     assert run.state == "UNKNOWN"
     assert "the table changed during the dump: entries are missing or counted twice" in run.text
@@ -256,7 +256,7 @@ def test_damaged_dump_is_unknown(reader, sysctls, inspect):
     reader.hands_out("table", *batches, flows_dump.done())
     run = inspect()
     assert run.state == "UNKNOWN"
-    assert "truncated netlink batch" in run.text
+    assert "truncated netlink message" in run.text
 
 
 def test_damaged_dump_is_followed_by_another_source(reader, sysctls, inspect):

@@ -1,4 +1,4 @@
-"""Work on columns: one byte, or one key, of many entries at a time, at the speed of C loops."""
+"""Work on columns: one byte, or one key, of many entries at a time, in C loops."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ if TYPE_CHECKING:
     Column = Union[bytes, int]
 
 
-def table(function: Callable[[int], int]) -> bytes:
-    """A translation table: bytes.translate with it applies the function to a whole column."""
+def translation(function: Callable[[int], int]) -> bytes:
+    """Return what makes bytes.translate apply the function to each byte of a column."""
     return bytes(map(function, range(256)))
 
 
 @functools.lru_cache(maxsize=256)
 def masked(bits: int) -> bytes:
-    """The table that keeps some bits of each byte."""
-    return table(lambda value: value & bits)
+    """Return the translation that keeps some bits of each byte."""
+    return translation(lambda value: value & bits)
 
 
 @functools.lru_cache(maxsize=1024)
 def equals(want: int, bits: int) -> bytes:
-    """The table that says 1 where the masked byte is the one wanted."""
-    return table(lambda value: value & bits == want)
+    """Return the translation that gives 1 where the masked byte is the one wanted, else 0."""
+    return translation(lambda value: value & bits == want)
 
 
 def integer(column: bytes) -> int:
-    """A column as a long integer: one operation then works on all its bytes."""
+    """Return a column as a long integer, so that one operation works on all its bytes."""
     return int.from_bytes(column, "little")
 
 
 def histogram(column: bytes) -> list[tuple[int, int]]:
-    """Each value of a column and how often it comes; for few values much faster than Counter."""
-    found = []
+    """Return each value of a column and its number; for few values much faster than Counter."""
+    values = []
     while column:
         value = column[0]
         times = column.count(value)
-        found.append((value, times))
+        values.append((value, times))
         if times == len(column):
             break
         column = column.translate(None, bytes((value,)))
-    return found
+    return values
 
 
 def weave(columns: Sequence[Column], number: int) -> bytearray:
-    """Rows made of columns; a number is a column that holds nothing else."""
+    """Return rows made of columns; an int is a column that holds nothing else."""
     width = len(columns)
     woven = bytearray(width * number)
     for at, column in enumerate(columns):
@@ -62,12 +62,12 @@ def weave(columns: Sequence[Column], number: int) -> bytearray:
 
 
 def slices(rows: bytearray, width: int) -> Iterable[bytes]:
-    """The rows one by one."""
+    """Return the rows one by one."""
     return itertools.chain.from_iterable(struct.iter_unpack(f"{width}s", rows))
 
 
 def address_keys(columns: Sequence[bytes], mask: bytes, number: int) -> list[int] | list[bytes]:
-    """Tally.address_key for the addresses that stand in 4 or 16 columns."""
+    """Return Tally.address_key for the addresses in 4 or 16 columns."""
     woven = weave(_kept(columns, mask), number)
     if len(mask) == 4:
         return memoryview(woven).cast("I").tolist()
@@ -77,20 +77,20 @@ def address_keys(columns: Sequence[bytes], mask: bytes, number: int) -> list[int
 def zoned_keys(
     columns: Sequence[bytes], mask: bytes, number: int, zone: Sequence[bytes]
 ) -> Sequence[int | bytes]:
-    """Tally.address_key for such addresses, each of the zone in the two columns."""
+    """Return Tally.address_key for such addresses, each with the zone in two more columns."""
     width = len(zone) + len(mask)
     woven = weave([*zone, *_kept(columns, mask)], number)
     keys = list(slices(woven, width))
     in_none = integer(zone[0]) | integer(zone[1])
     if 0 not in in_none.to_bytes(number, "little"):
         return keys
-    # The kernel names no zone 0; whoever does means the address alone.
+    # The kernel sends no zone 0; other programs that do mean the address alone.
     plain = address_keys(columns, mask, number)
-    found: list[int | bytes] = list(keys)
+    mixed: list[int | bytes] = list(keys)
     for at, key in enumerate(keys):
         if key[:2] == b"\0\0":
-            found[at] = plain[at]
-    return found
+            mixed[at] = plain[at]
+    return mixed
 
 
 def _kept(columns: Sequence[bytes], mask: bytes) -> list[Column]:

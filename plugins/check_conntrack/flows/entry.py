@@ -1,8 +1,7 @@
-"""One tracked connection as a value, with the kernel's nouns.
+"""Describe one tracked connection as a value, with the kernel's names.
 
-Field by field what ctnetlink_fill_info() of net/netfilter/nf_conntrack_netlink.c sends; the text
-forms (see text.py) fill what they show and leave the rest None. NamedTuple and not dataclass: the
-dataclasses module costs a check more start-up time than it would save lines.
+The fields come from ctnetlink_fill_info() of net/netfilter/nf_conntrack_netlink.c; the text forms
+(see text_line.py) fill what they show and leave the rest None.
 """
 
 from __future__ import annotations
@@ -79,9 +78,14 @@ STATE_NAMES = {
 
 
 class ConntrackTuple(NamedTuple):
-    """One direction: struct nf_conntrack_tuple. Addresses are packed (4 or 16 bytes).
+    """One direction of a flow: struct nf_conntrack_tuple.
 
-    Ports are None where the protocol has none. For GRE they are the two keys.
+    Attributes:
+        source, destination: packed addresses (4 or 16 bytes)
+        protocol: the number of the layer 4 protocol
+        source_port, destination_port: None where the protocol has none; the two keys of GRE
+        icmp_id, icmp_type, icmp_code: None for other protocols
+        zone: of this direction alone; None for none
     """
 
     source: bytes
@@ -95,57 +99,24 @@ class ConntrackTuple(NamedTuple):
     zone: int | None = None
 
 
-class Counters(NamedTuple):
+class FlowCounters(NamedTuple):
     """Accounting of one direction (nf_conntrack_acct)."""
 
     packets: int
     bytes: int
 
 
-class TcpInfo(NamedTuple):
-    """CTA_PROTOINFO_TCP beside the state: window scales and flags (flags, mask)."""
-
-    wscale_original: int | None = None
-    wscale_reply: int | None = None
-    flags_original: tuple[int, int] | None = None
-    flags_reply: tuple[int, int] | None = None
-
-
-class DccpInfo(NamedTuple):
-    """CTA_PROTOINFO_DCCP beside the state."""
-
-    role: int | None = None
-    handshake_seq: int | None = None
-
-
-class SctpInfo(NamedTuple):
-    """CTA_PROTOINFO_SCTP beside the state: verification tags."""
-
-    vtag_original: int | None = None
-    vtag_reply: int | None = None
-
-
-class SequenceAdjustment(NamedTuple):
-    """CTA_SEQ_ADJ_*: how far a helper moved one direction's TCP sequence numbers."""
-
-    correction_position: int
-    offset_before: int
-    offset_after: int
-
-
-class SynProxy(NamedTuple):
-    """CTA_SYNPROXY: what the SYN proxy keeps for a connection."""
-
-    isn: int
-    its: int
-    tsoff: int
-
-
 class Entry(NamedTuple):
-    """A tracked connection: struct nf_conn, as far as it is shown.
+    """A tracked connection: struct nf_conn, as far as the suite reads it.
 
-    status: bits IPS_*. timeout: seconds left, None for offloaded flows. state: the protocol's own
-    number, see STATE_NAMES. start, stop: nanoseconds since the epoch. labels: 128 bits as sent.
+    Attributes:
+        original, reply: the tuples of both directions
+        status: bits IPS_*
+        timeout: seconds left; None for offloaded flows
+        state: the protocol's own number, see STATE_NAMES; None where it has none
+        zone: of both directions; 0 for none
+        mark, helper, use, secctx: None where the kernel shows none
+        original_counters, reply_counters: None without accounting
     """
 
     original: ConntrackTuple
@@ -155,44 +126,33 @@ class Entry(NamedTuple):
     state: int | None = None
     zone: int = 0
     mark: int | None = None
-    labels: bytes | None = None
     helper: str | None = None
-    original_counters: Counters | None = None
-    reply_counters: Counters | None = None
-    start: int | None = None
-    stop: int | None = None
-    master: ConntrackTuple | None = None
-    identifier: int | None = None
+    original_counters: FlowCounters | None = None
+    reply_counters: FlowCounters | None = None
     use: int | None = None
     secctx: str | None = None
-    tcp: TcpInfo | None = None
-    dccp: DccpInfo | None = None
-    sctp: SctpInfo | None = None
-    original_adjustment: SequenceAdjustment | None = None
-    reply_adjustment: SequenceAdjustment | None = None
-    synproxy: SynProxy | None = None
 
     @property
     def protocol(self) -> int:
-        """The layer 4 protocol's number."""
+        """Return the number of the layer 4 protocol."""
         return self.original.protocol
 
     @property
     def family(self) -> int:
-        """4 or 6."""
+        """Return 4 or 6."""
         return 4 if len(self.original.source) == 4 else 6
 
     @property
     def unreplied(self) -> bool:
-        """No packet came back (IPS_SEEN_REPLY is not set)."""
+        """Return whether no packet came back (IPS_SEEN_REPLY is not set)."""
         return not self.status & ct.IPS_SEEN_REPLY
 
     @property
     def source_translated(self) -> bool:
-        """Whether replies go to another address or port than the original came from.
+        """Return whether replies go to another address or port than the original came from.
 
-        Judged by the tuples, which every source shows alike; the kernel's bit IPS_SRC_NAT says
-        the same of what netfilter translated, and nothing of what IPVS did.
+        The tuples decide, since every source shows them. The kernel's bit IPS_SRC_NAT says the same
+        of what netfilter translated, and nothing of what IPVS translated.
         """
         one, two = self.original, self.reply
         return one.source != two.destination or _given(
@@ -201,11 +161,16 @@ class Entry(NamedTuple):
 
     @property
     def destination_translated(self) -> bool:
-        """Whether replies come from another address or port than the original went to."""
+        """Return whether replies come from another address or port than the original went to."""
         one, two = self.original, self.reply
         return one.destination != two.source or _given(one.destination_port) != _given(
             two.source_port
         )
+
+
+def has_ports(protocol: int) -> bool:
+    """Return whether a protocol's port fields are ports. GRE's are keys."""
+    return protocol != IPPROTO_GRE
 
 
 def _given(port: int | None) -> int:
@@ -213,7 +178,7 @@ def _given(port: int | None) -> int:
 
 
 def state_name(protocol: int, state: int | None) -> str:
-    """A protocol's state in the kernel's word; the bare number when it is unknown; "" for none."""
+    """Return the kernel's word for a state; its number when it is unknown, "" for none."""
     names = STATE_NAMES.get(protocol)
     if names is None or state is None:
         return ""
@@ -221,17 +186,17 @@ def state_name(protocol: int, state: int | None) -> str:
 
 
 def protocol_name(protocol: int) -> str:
-    """As conntrack(8) prints it; "unknown" for those it has no name for."""
+    """Return the name that conntrack(8) prints; "unknown" where it has none."""
     return PROTOCOL_NAMES.get(protocol, "unknown")
 
 
 def address_text(address: bytes) -> str:
-    """A packed address in its short form."""
+    """Return a packed address in its short form."""
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
 def packed_address(text: str) -> bytes:
-    """An address of either family, packed; raises ValueError for what is none."""
+    """Return an address of either family, packed; raises ValueError where the text is none."""
     try:
         return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
     except (OSError, UnicodeError):

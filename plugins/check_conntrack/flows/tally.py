@@ -21,6 +21,7 @@ from check_conntrack.flows.entry import (
     PROTOCOL_NAMES,
     Entry,
     address_text,
+    has_ports,
     state_name,
 )
 from check_conntrack.flows.heavy_hitters import HeavyHitters
@@ -511,11 +512,6 @@ def margin(sample: int, total: int) -> float:
 def timeout_bucket(seconds: int) -> int:
     """The bucket of a remaining timeout; 24 bits of seconds are told apart, longer ones are not."""
     return min(seconds >> IDLE_SHIFT, LAST_BUCKET)
-
-
-def has_ports(protocol: int) -> bool:
-    """Whether a protocol's port fields are ports. GRE's are keys."""
-    return protocol != IPPROTO_GRE
 
 
 def service_key(protocol: int, state: int | None, port: int | None) -> int:

@@ -29,6 +29,7 @@ from check_conntrack.flows.entry import (
     IPPROTO_ICMP,
     IPPROTO_ICMPV6,
     IPPROTO_TCP,
+    has_ports,
 )
 from check_conntrack.flows.nat_pools import FIRST_PORT, POOL_HEAD, RANGE_HEAD
 from check_conntrack.flows.text_line import (
@@ -228,7 +229,7 @@ class LineCounter:
                 heavy.feed(zoned_keys(address, mask, number, zone), number)
         half_open = protocol == IPPROTO_TCP and state in t.HALF_OPEN
         if (half_open or not flags & t.SEEN_REPLY) and not tally.unanswered.full:
-            has_port = ports[0] and t.has_ports(protocol)
+            has_port = ports[0] and has_ports(protocol)
             head = [protocol, NO_STATE if state is None else state, *(zone or (0, 0))]
             two = _two_columns(map(int, ports[0])) if has_port else (0, 0)
             tally.unanswered.feed([*head, *two, *addresses[0], *addresses[1]], number)
@@ -246,7 +247,7 @@ class LineCounter:
         return True
 
     def _pools(self, columns: _Columns, protocol: int, source_nat: bytes, family: int) -> None:
-        if not t.has_ports(protocol):
+        if not has_ports(protocol):
             return
 
         def chosen(name: str, direction: int) -> list[str]:

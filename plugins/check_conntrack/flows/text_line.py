@@ -21,8 +21,8 @@ from check_conntrack.flows.entry import (
     IPPROTO_ICMPV6,
     STATE_NAMES,
     ConntrackTuple,
-    Counters,
     Entry,
+    FlowCounters,
     packed_address,
 )
 from check_conntrack.kernel import ctnetlink as ct
@@ -193,9 +193,9 @@ def parse(line: str) -> Entry:
             number(("zone-orig", "zone-reply")[which], which, 0xFFFF),
         )
 
-    def counters(which: int) -> Counters | None:
+    def counters(which: int) -> FlowCounters | None:
         packets, octets = (number(name, which, 2**64 - 1) for name in ("packets", "bytes"))
-        return None if packets is None or octets is None else Counters(packets, octets)
+        return None if packets is None or octets is None else FlowCounters(packets, octets)
 
     original, reply = direction(0), direction(1)
     if any(
@@ -219,7 +219,6 @@ def parse(line: str) -> Entry:
         helper=value("helper", 2),
         original_counters=counters(0),
         reply_counters=counters(1),
-        identifier=number("id", 2, UINT32_MAX),
         use=number("use", 2, UINT32_MAX),
         secctx=value("secctx", 2),
     )

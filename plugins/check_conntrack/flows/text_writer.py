@@ -25,12 +25,13 @@ from check_conntrack.flows.entry import (
     PROTOCOL_NAMES,
     STATE_NAMES,
     ConntrackTuple,
-    Counters,
     Entry,
+    FlowCounters,
     address_text,
     protocol_name,
     state_name,
 )
+from check_conntrack.flows.shape import HEAD
 from check_conntrack.kernel import ctnetlink as ct
 
 TYPE_CHECKING = False
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     _Format = Callable[[bytes], str]
 
-_HEAD = netlink.FIRST_ATTRIBUTE + ct.NLATTR.size
 _MANY_SHAPES = 256
 _MANY_NAMES = 4096
 # What line_of shows of these takes the general way.
@@ -110,7 +110,7 @@ def _tuple_words(one: ConntrackTuple, zone_name: str) -> list[str]:
     return words
 
 
-def _counter_words(counters: Counters | None) -> list[str]:
+def _counter_words(counters: FlowCounters | None) -> list[str]:
     return [] if counters is None else [f"packets={counters.packets}", f"bytes={counters.bytes}"]
 
 
@@ -124,7 +124,7 @@ def listing(batches: Iterable[bytes], status: netlink.DumpStatus) -> Iterator[by
         lines = []
         for message in netlink.messages((batch,), status):
             number = int.from_bytes(message, "little")
-            for mask, value, form in shapes.get(message[:_HEAD], ()):
+            for mask, value, form in shapes.get(message[:HEAD], ()):
                 if number & mask == value:
                     lines.append(form(message))
                     break
@@ -132,7 +132,7 @@ def listing(batches: Iterable[bytes], status: netlink.DumpStatus) -> Iterator[by
                 lines.append(line_of(netlink.entry_at(message)))
                 if sum(map(len, shapes.values())) < _MANY_SHAPES:
                     mask, form = _shape(message)
-                    known = shapes.setdefault(message[:_HEAD], [])
+                    known = shapes.setdefault(message[:HEAD], [])
                     known.append((mask, number & mask, form))
         if lines:
             lines.append("")
@@ -147,11 +147,8 @@ def _general(message: bytes) -> str:
 
 def _shape(message: bytes) -> tuple[int, _Format]:
     """The bytes that all messages of one shape share, as a mask, and how to write them."""
-    found = netlink.layout(message)
-    fixed = bytearray(len(message))
-    for header in found.headers:
-        fixed[header : header + ct.NLATTR.size] = b"\xff" * ct.NLATTR.size
-    fields = found.fields
+    fields, _ = layout = netlink.layout(message)
+    fixed = layout.mask(len(message))
     protocol_at = fields[ct.CTA_TUPLE_ORIG, ct.CTA_TUPLE_PROTO, ct.CTA_PROTO_NUM][0]
     fixed[protocol_at] = 0xFF
     mask = int.from_bytes(fixed, "little")

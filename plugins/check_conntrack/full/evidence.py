@@ -383,7 +383,7 @@ def _with_history(
     cpus = report.counters.cpus if report.counters else ()
     if report.prefix and cpus:
         # There may be thousands of these.
-        cpus = (counters.total(counters.Counters(cpus)),)
+        cpus = (counters.total(counters.KernelCounters(cpus)),)
     began = max(0.0, min(now.up, now.up - (now.at - born))) if born else 0.0
     if before is None and past.unseen_at is not None:
         # The run before has looked everywhere and not found it.

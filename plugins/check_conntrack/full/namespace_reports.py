@@ -40,7 +40,7 @@ class NamespaceReport(NamedTuple):
     """
 
     namespace: Namespace
-    counters: counters.Counters | None
+    counters: counters.KernelCounters | None
     rise: CounterRise | None = None
     coverage: tuple[Span, ...] = ()
     since: float = 0.0
@@ -169,7 +169,7 @@ class NamespaceReading:
             read.insert(0, f"{namespace.limits.origin}count and max {how}")
         return NamespaceReport(namespace, values, read=tuple(read))
 
-    def _own_counters(self) -> tuple[counters.Counters | None, str]:
+    def _own_counters(self) -> tuple[counters.KernelCounters | None, str]:
         """Return the counters of the check's own namespace, and where they were read."""
         try:
             return counters.read_text(), f"{counters.PATH} {DIRECTLY}"
@@ -179,7 +179,7 @@ class NamespaceReading:
             self.unavailable.append(f"counters: {error}")
             return None, ""
 
-    def _own_by_netlink(self) -> tuple[counters.Counters | None, str]:
+    def _own_by_netlink(self) -> tuple[counters.KernelCounters | None, str]:
         """Return the counters where /proc has none (CONFIG_NF_CONNTRACK_PROCFS is off)."""
         try:
             frames = self._asking.ask([b"counters", os.fsencode(OWN)])
@@ -192,7 +192,7 @@ class NamespaceReading:
 
     def _counters(
         self, frames: Mapping[str, Frame], entries: int | None = None
-    ) -> tuple[counters.Counters | None, str]:
+    ) -> tuple[counters.KernelCounters | None, str]:
         """Parse the reader's frames: netlink's answer, else the text of /proc.
 
         entries: what the namespace's count says. Up to Linux 5.4 the text may be that of another

@@ -1,4 +1,4 @@
-"""The counters of connection tracking, per CPU, and how far they rose between two readings.
+"""Read the counters of connection tracking of each CPU, and how far they rose between readings.
 
 Follows ct_cpu_seq_show in net/netfilter/nf_conntrack_standalone.c for the text, and
 ctnetlink_ct_stat_cpu_fill_info in net/netfilter/nf_conntrack_netlink.c for netlink.
@@ -10,24 +10,29 @@ import enum
 import os
 import struct
 
+from . import ctnetlink as ct
+from . import netlink
 from .namedtuple import NamedTuple
 
 PATH = "/proc/net/stat/nf_conntrack"
+# The counters are unsigned int in the kernel.
 MODULUS = 1 << 32
-"""The counters are unsigned int in the kernel."""
+# The most packets a second that one CPU counts: all that ten gigabit Ethernet can carry. Conntrack
+# alone takes more than the 67 ns that this leaves for a packet.
 FASTEST = 14_880_952
-"""Packets a second that one CPU counts at the utmost: all that ten gigabit Ethernet can carry.
-Conntrack alone takes more than the 67 ns this leaves for a packet."""
 
 
 class CpuCounters(NamedTuple):
     """The counters of one CPU, or their sums; None for what this kernel does not have.
 
-    The names are those of conntrack(8), where the kernel's two interfaces differ.
+    Where the kernel's two interfaces differ, the names are those of conntrack(8).
+
+    Attributes:
+        cpu: CPU number over netlink; in the text the number of the line, which names no CPU; None
+            for sums
     """
 
     cpu: int | None = None
-    """CPU number over netlink; in the text the number of the line, which names no CPU."""
     found: int | None = None
     invalid: int | None = None
     insert: int | None = None
@@ -44,8 +49,8 @@ class CpuCounters(NamedTuple):
 
 
 COUNTERS = CpuCounters._fields[1:]
-# The header's names, where they are not ours. What columns once counted (searched, new, ignore,
-# delete, delete_list) is not read: kernels that still have it print zeros or other things.
+# Counters by the names in the header. Retired columns (searched, new, ignore, delete, delete_list)
+# are not read: kernels that still have them print zeros or other things.
 _COLUMNS = {
     "icmp_error": "error",
     "clashres": "clash_resolve",
@@ -54,19 +59,16 @@ _COLUMNS = {
 }
 
 
-class Counters(NamedTuple):
-    """One reading."""
+class KernelCounters(NamedTuple):
+    """One reading of the counters.
+
+    Attributes:
+        cpus: of each CPU
+        entries: in the table; None over netlink
+    """
 
     cpus: tuple[CpuCounters, ...]
     entries: int | None = None
-    """Entries in the table, where the text tells."""
-
-
-class TableStats(NamedTuple):
-    """What GET_STATS tells of a namespace's table."""
-
-    entries: int | None = None
-    limit: int | None = None
 
 
 class CountersError(ValueError):
@@ -80,8 +82,8 @@ class NetlinkError(OSError):
 # -- the text ------------------------------------------------------------------------------------
 
 
-def parse_text(text: bytes) -> Counters:
-    """Return what /proc/net/stat/nf_conntrack says, by the names in its header.
+def parse_text(text: bytes) -> KernelCounters:
+    """Return the counters in /proc/net/stat/nf_conntrack, by the names in its header.
 
     Columns with other names are passed over. Raises CountersError.
     """
@@ -107,20 +109,20 @@ def parse_text(text: bytes) -> Counters:
         cpus.append(CpuCounters(number, **fields))
     if not cpus:
         raise CountersError(f"{PATH} has no line for any CPU")
-    return Counters(tuple(cpus), entries)
+    return KernelCounters(tuple(cpus), entries)
 
 
 def _hexadecimal(text: str) -> int:
     # int() takes signs, underscores and 0x.
     if not 1 <= len(text) <= 8 or text.strip("0123456789abcdefABCDEF"):
-        raise CountersError(f"{PATH} holds what is no hexadecimal number of 32 bits")
+        raise CountersError(f"{PATH} holds what is not a hexadecimal number of 32 bits")
     return int(text, 16)
 
 
-def read_text(path: str = PATH) -> Counters:
-    """Read the counters of the network namespace that ``path`` stands in.
+def read_text(path: str = PATH) -> KernelCounters:
+    """Read the counters of the network namespace of ``path``. Needs no privileges.
 
-    Needs no right. Raises FileNotFoundError where the kernel has no such file
+    Raises FileNotFoundError where the kernel has no such file
     (CONFIG_NF_CONNTRACK_PROCFS) or conntrack is not active, another OSError where it cannot be
     read, CountersError where it holds something else.
     """
@@ -138,22 +140,8 @@ def read_text(path: str = PATH) -> Counters:
 
 # -- netlink -------------------------------------------------------------------------------------
 
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr, in the host's byte order
-_GENERIC = struct.Struct(">BBH")  # struct nfgenmsg; res_id is big-endian
-_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
-_BE32 = struct.Struct(">I")
-_I32 = struct.Struct("=i")
-
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
-NLM_F_REQUEST = 1
-NLM_F_DUMP = 0x300
-NLA_TYPE_MASK = 0x3FFF
-NFNL_SUBSYS_CTNETLINK = 1
 IPCTNL_MSG_CT_GET_STATS_CPU = 4
-IPCTNL_MSG_CT_GET_STATS = 5
-CTA_STATS_GLOBAL_ENTRIES = 1
-CTA_STATS_GLOBAL_MAX_ENTRIES = 2
+_BE32 = struct.Struct(">I")
 # enum ctattr_stats_cpu; what is left out is "no longer used"
 _CTA_STATS = {
     2: "found",
@@ -169,99 +157,51 @@ _CTA_STATS = {
 }
 
 
-def stats_cpu_request(sequence: int = 1) -> bytes:
-    """Return the request for the counters of each CPU, a dump."""
-    return _request(IPCTNL_MSG_CT_GET_STATS_CPU, NLM_F_REQUEST | NLM_F_DUMP, sequence)
+def parse_stats_cpu(replies: bytes) -> KernelCounters:
+    """Return the counters in the replies to IPCTNL_MSG_CT_GET_STATS_CPU, joined.
 
-
-def stats_request(sequence: int = 1) -> bytes:
-    """Return the request for entries and limit. It is no dump: asked as one it never ends."""
-    return _request(IPCTNL_MSG_CT_GET_STATS, NLM_F_REQUEST, sequence)
-
-
-def _request(message: int, flags: int, sequence: int) -> bytes:
-    kind = NFNL_SUBSYS_CTNETLINK << 8 | message
-    size = _HEADER.size + _GENERIC.size
-    return _HEADER.pack(size, kind, flags, sequence, 0) + _GENERIC.pack(0, 0, 0)
-
-
-def parse_stats_cpu(replies: bytes) -> Counters:
-    """Return the counters in the replies to ``stats_cpu_request``, all of them joined.
-
-    Attributes are told by their type; unknown ones are passed over. Raises NetlinkError where the
-    kernel refused, CountersError where the bytes are no such replies or the dump has no end.
+    Unknown attributes are passed over. Raises NetlinkError where the kernel refused, CountersError
+    where the bytes are no such replies or the dump has no end.
     """
-    cpus = []
-    messages, done = _messages(replies, IPCTNL_MSG_CT_GET_STATS_CPU)
-    for number, attributes in messages:
-        fields = {_CTA_STATS[kind]: value for kind, value in attributes if kind in _CTA_STATS}
-        cpus.append(CpuCounters(number, **fields))
+    cpus: list[CpuCounters] = []
+    done = False
+    try:
+        for start, end in netlink.messages(replies):
+            _, kind, _, _, _ = netlink.NLMSGHDR.unpack_from(replies, start)
+            if kind == netlink.NLMSG_DONE:
+                done = True
+            elif kind == netlink.NLMSG_ERROR:
+                code = netlink.error_number(replies, start, end)
+                if code:
+                    raise NetlinkError(code, netlink.error_text(code))
+            elif kind == ct.NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS_CPU:
+                cpus.append(_cpu(replies, start + netlink.NLMSGHDR.size, end))
+    except netlink.MalformedError as error:
+        raise CountersError(str(error)) from None
     if not done:
         raise CountersError("the kernel's counters are cut short")
     if not cpus:
-        raise CountersError("the kernel told the counters of no CPU")
-    return Counters(tuple(cpus))
+        raise CountersError("the kernel sent the counters of no CPU")
+    return KernelCounters(tuple(cpus))
 
 
-def parse_stats(reply: bytes) -> TableStats:
-    """Return entries and limit from the reply to ``stats_request``.
-
-    Raises as ``parse_stats_cpu`` does.
-    """
-    messages, _ = _messages(reply, IPCTNL_MSG_CT_GET_STATS)
-    if not messages:
-        raise CountersError("the kernel told nothing of its table")
-    told = dict(messages[0][1])
-    return TableStats(told.get(CTA_STATS_GLOBAL_ENTRIES), told.get(CTA_STATS_GLOBAL_MAX_ENTRIES))
-
-
-def _messages(replies: bytes, wanted: int) -> tuple[list[tuple[int, list[tuple[int, int]]]], bool]:
-    """Return [(res_id, [(attribute, value)])] of the wanted messages, and whether DONE came."""
-    found = []
-    at = 0
-    done = False
-    while at < len(replies):
-        if len(replies) - at < _HEADER.size:
-            raise CountersError("netlink messages are cut short")
-        size, kind, _, _, _ = _HEADER.unpack_from(replies, at)
-        end = at + size
-        if size < _HEADER.size or end > len(replies):
-            raise CountersError("a netlink message has a wrong length")
-        body = at + _HEADER.size
-        at += size + 3 & ~3
-        if kind == NLMSG_DONE:
-            done = True
-        elif kind == NLMSG_ERROR:
-            if end - body < _I32.size:
-                raise CountersError("a netlink error is cut short")
-            code = -_I32.unpack_from(replies, body)[0]
-            if code:
-                raise NetlinkError(code, os.strerror(code))
-        elif kind == NFNL_SUBSYS_CTNETLINK << 8 | wanted:
-            if end - body < _GENERIC.size:
-                raise CountersError("a netlink message is cut short")
-            number = _GENERIC.unpack_from(replies, body)[2]
-            found.append((number, _attributes(replies, body + _GENERIC.size, end)))
-    return found, done
-
-
-def _attributes(data: bytes, at: int, end: int) -> list[tuple[int, int]]:
-    found = []
-    while end - at >= _ATTRIBUTE.size:
-        size, kind = _ATTRIBUTE.unpack_from(data, at)
-        if size < _ATTRIBUTE.size or at + size > end:
-            raise CountersError("a netlink attribute has a wrong length")
-        if size == _ATTRIBUTE.size + _BE32.size:
-            value = _BE32.unpack_from(data, at + _ATTRIBUTE.size)[0]
-            found.append((kind & NLA_TYPE_MASK, value))
-        at += size + 3 & ~3
-    return found
+def _cpu(replies: bytes, start: int, end: int) -> CpuCounters:
+    """Return the counters of one CPU, whose number is in res_id."""
+    if end - start < ct.NFGENMSG.size:
+        raise netlink.MalformedError("truncated netlink message: no struct nfgenmsg")
+    _, _, number = ct.NFGENMSG.unpack_from(replies, start)
+    fields = {
+        _CTA_STATS[kind]: _BE32.unpack_from(replies, value)[0]
+        for kind, value, stop in netlink.attributes(replies, start + ct.NFGENMSG.size, end)
+        if kind in _CTA_STATS and stop - value == _BE32.size
+    }
+    return CpuCounters(number, **fields)
 
 
 # -- arithmetic ----------------------------------------------------------------------------------
 
 
-def total(counters: Counters) -> CpuCounters:
+def total(counters: KernelCounters) -> CpuCounters:
     """Return the sums over all CPUs; None where the kernel does not have the counter."""
     return _sum(counters.cpus)
 
@@ -275,47 +215,57 @@ def _sum(cpus: tuple[CpuCounters, ...]) -> CpuCounters:
 
 
 class Origin(NamedTuple):
-    """What a reading's counters belong to: all of it the same, and they were never set to zero.
+    """Where counters come from. Two readings of the same origin were not set to zero in between.
+
+    Attributes:
+        boot: boot id
+        namespace: inode of the network namespace
+        module: inode of /sys/module/nf_conntrack, a new one each time the module is loaded
 
     None where it is not known, which proves nothing.
     """
 
     boot: str | None = None
-    """Boot id."""
     namespace: int | None = None
-    """Inode of the network namespace."""
     module: int | None = None
-    """Inode of /sys/module/nf_conntrack, a new one each time the module is loaded."""
 
 
 class Course(enum.Enum):
-    """What happened to the counters between two readings; the value may be stored."""
+    """What happened to the counters between two readings; the value may be stored.
+
+    Attributes:
+        CONTINUED: none fell
+        WRAPPED: some passed 2**32
+        RESET: they began again at zero. The rise is what they counted since; what was counted
+            between the earlier reading and the reset is lost
+        UNCLEAR: some fell, and nothing proves a wrap or a reset. The rise is the smaller of both
+    """
 
     CONTINUED = "continued"
-    """None fell."""
     WRAPPED = "wrapped"
-    """Some passed 2**32."""
     RESET = "reset"
-    """They began again at zero: the rise is what they have counted since, and what was counted
-    between the earlier reading and the reset is lost."""
     UNCLEAR = "unclear"
-    """Some fell, and what is known proves neither: the rise is what both leave, at least."""
 
 
 class Rise(NamedTuple):
-    """How far the counters rose between two readings."""
+    """How far the counters rose between two readings.
+
+    Attributes:
+        course: what happened to them
+        total: sums over all CPUs
+        cpus: of each CPU
+        full_drops: packets dropped that failed inserts do not explain; None: unknown
+    """
 
     course: Course
     total: CpuCounters
-    """Sums over all CPUs."""
     cpus: tuple[CpuCounters, ...] = ()
     full_drops: int | None = None
-    """Packets dropped that failed inserts do not explain."""
 
 
 def rise(
-    before: Counters,
-    after: Counters,
+    before: KernelCounters,
+    after: KernelCounters,
     origin_before: Origin = Origin(),  # noqa: B008 - a value that does not change
     origin_after: Origin = Origin(),  # noqa: B008
     seconds: float | None = None,
@@ -324,16 +274,15 @@ def rise(
 
     The rule, in this order:
 
-    1. Another boot, namespace or loading of the module: RESET, proved. So is another set of CPUs.
+    1. Another boot, namespace or loading of the module, or another set of CPUs, proves a RESET.
     2. No counter of any CPU fell: CONTINUED.
-    3. Some fell. A CPU counts at most FASTEST times a second. Had they wrapped, each must have
-       risen by (after - before) modulo 2**32 within ``seconds``, and each that did not fall by
-       the difference; had they been reset, each by all it now holds. Where the time allows the
-       one and not the other, that one it was.
-    4. Otherwise, or with ``seconds`` not known: UNCLEAR, and each rise the least of both.
+    3. Some fell. A CPU counts at most FASTEST times a second. A wrap means that each counter rose
+       by (after - before) modulo 2**32 within ``seconds``; a reset, that each rose by all it now
+       holds. Where the time allows only one of the two, it is that one.
+    4. Otherwise, or where ``seconds`` is not known: UNCLEAR, and each rise is the smaller of both.
 
-    A reset that every counter has made good by the time of the second reading cannot be seen but
-    by 1; nor can whole turns of 2**32 be, for which a CPU takes five minutes at the very least.
+    After a reset, counters that have passed their earlier values again are only noticed by rule 1.
+    Whole turns of 2**32, for which a CPU takes five minutes at least, are never noticed.
     """
     reset_proved = any(
         one is not None and other is not None and one != other
@@ -377,7 +326,7 @@ def _result(course: Course, cpus: tuple[CpuCounters, ...]) -> Rise:
     return Rise(course, summed, cpus, full_drops(summed))
 
 
-def _differences(before: Counters, after: Counters) -> tuple[CpuCounters, ...]:
+def _differences(before: KernelCounters, after: KernelCounters) -> tuple[CpuCounters, ...]:
     differences = []
     for old, new in zip(before.cpus, after.cpus):
         values = [

@@ -1,10 +1,10 @@
-"""The ctnetlink vocabulary: numbers with their kernel names, and the request for a dump.
+"""Name the numbers of ctnetlink, and write the request for a dump.
 
-Every name is the one in <linux/netlink.h>, <linux/netfilter/nfnetlink.h>,
+Every name is the one in <linux/netfilter/nfnetlink.h>,
 <linux/netfilter/nfnetlink_conntrack.h>, <linux/netfilter/nf_conntrack_common.h>,
-nf_conntrack_tcp.h and nf_conntrack_sctp.h. The flags of CTA_FILTER stand in the kernel's
-net/netfilter/nf_internals.h alone. Attribute headers are in host byte order, values big-endian,
-save the flags of CTA_FILTER, which the kernel reads in host order.
+nf_conntrack_tcp.h and nf_conntrack_sctp.h. The flags of CTA_FILTER are in the kernel's
+net/netfilter/nf_internals.h alone. Values are big-endian, except for the flags of CTA_FILTER, which
+the kernel reads in host byte order.
 """
 
 from __future__ import annotations
@@ -12,19 +12,7 @@ from __future__ import annotations
 import struct
 
 from .namedtuple import NamedTuple
-
-# <linux/netlink.h>
-NETLINK_NETFILTER = 12
-NLMSG_NOOP = 1
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
-NLMSG_OVERRUN = 4
-NLM_F_REQUEST = 0x01
-NLM_F_MULTI = 0x02
-NLM_F_DUMP_INTR = 0x10
-NLM_F_DUMP = 0x300
-NLA_F_NESTED = 0x8000
-NLA_TYPE_MASK = 0x3FFF
+from .netlink import NLA_F_NESTED, NLATTR, NLM_F_DUMP, NLM_F_REQUEST, NLMSGHDR
 
 # <linux/netfilter/nfnetlink.h>
 NFNL_SUBSYS_CTNETLINK = 1
@@ -154,53 +142,49 @@ TCP_CONNTRACK_TIME_WAIT = 7
 TCP_CONNTRACK_CLOSE = 8
 TCP_CONNTRACK_SYN_SENT2 = 9
 
-NLMSGHDR = struct.Struct("=IHHII")
 NFGENMSG = struct.Struct(">BBH")
-NLATTR = struct.Struct("=HH")
 
 
 class TupleFilter(NamedTuple):
-    """What one direction's tuple must hold; None means anything. Addresses are packed.
+    """What one direction's tuple must hold. The kernel compares whole addresses, no prefixes.
 
-    The kernel compares addresses whole (no prefixes) and ports only where a protocol is given.
+    Attributes:
+        source, destination: packed addresses; None for any
+        protocol: its number; None for any
     """
 
     source: bytes | None = None
     destination: bytes | None = None
     protocol: int | None = None
-    source_port: int | None = None
-    destination_port: int | None = None
 
 
 class KernelFilter(NamedTuple):
     """What the kernel is asked to keep; every part must match. Filter the answer again.
 
-    Kernels before 5.8 ignore CTA_FILTER, older ones CTA_STATUS and CTA_ZONE too: they hand out
-    the whole table, and say nothing.
+    Kernels before 5.8 ignore CTA_FILTER and send the whole table without a word.
+
+    Attributes:
+        family: AF_INET, AF_INET6, or 0 for both
+        original, reply: what the tuples must hold; None for anything
     """
 
     family: int = 0
     original: TupleFilter | None = None
     reply: TupleFilter | None = None
-    status: int | None = None
-    status_mask: int = 0
-    zone: int | None = None
-    mark: int | None = None
-    mark_mask: int = 0xFFFFFFFF
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
-    """One struct nlattr with its payload, padded to four bytes."""
+    """Return one struct nlattr with its payload, padded to four bytes."""
     return NLATTR.pack(4 + len(payload), kind) + payload + b"\0" * (-len(payload) % 4)
 
 
 def nested(kind: int, *attributes: bytes) -> bytes:
-    """An attribute that holds others."""
+    """Return an attribute that holds others."""
     return attribute(kind | NLA_F_NESTED, b"".join(attributes))
 
 
-def message(kind: int, flags: int, sequence: int, family: int, payload: bytes) -> bytes:
-    """One ctnetlink message: struct nlmsghdr, struct nfgenmsg, attributes."""
+def message(kind: int, flags: int, sequence: int, family: int = 0, payload: bytes = b"") -> bytes:
+    """Return one ctnetlink message: struct nlmsghdr, struct nfgenmsg, attributes."""
     header = NLMSGHDR.pack(
         NLMSGHDR.size + NFGENMSG.size + len(payload),
         NFNL_SUBSYS_CTNETLINK << 8 | kind,
@@ -212,14 +196,14 @@ def message(kind: int, flags: int, sequence: int, family: int, payload: bytes) -
 
 
 def dump_request(sequence: int, wanted: KernelFilter | None = None) -> bytes:
-    """The message that asks for the table: IPCTNL_MSG_CT_GET with NLM_F_DUMP.
+    """Return the message that asks for the table: IPCTNL_MSG_CT_GET with NLM_F_DUMP.
 
     net/netfilter/nf_conntrack_netlink.c, ctnetlink_alloc_filter(). `sequence` comes back in every
-    message of the answer. Raises ValueError for what the kernel would refuse: a tuple without a
-    family, a port without a protocol.
+    message of the answer. Raises ValueError for a filter on tuples without a family, which the
+    kernel would refuse.
     """
     wanted = wanted or KernelFilter()
-    parts: list[bytes] = []
+    tuples: list[bytes] = []
     flags: list[bytes] = []
     for fields, kind, flag_kind in (
         (wanted.original, CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS),
@@ -230,25 +214,16 @@ def dump_request(sequence: int, wanted: KernelFilter | None = None) -> bytes:
         if not wanted.family:
             raise ValueError("a filter on tuples needs an address family")
         bits, tuple_attribute = _tuple_filter(kind, fields)
-        parts.append(tuple_attribute)
+        tuples.append(tuple_attribute)
         flags.append(attribute(flag_kind, struct.pack("=I", bits)))
-    if flags:
-        parts.append(nested(CTA_FILTER, *flags))
-    if wanted.status is not None:
-        parts.append(attribute(CTA_STATUS, struct.pack(">I", wanted.status)))
-        parts.append(attribute(CTA_STATUS_MASK, struct.pack(">I", wanted.status_mask)))
-    if wanted.zone is not None:
-        parts.append(attribute(CTA_ZONE, struct.pack(">H", wanted.zone)))
-    if wanted.mark is not None:
-        parts.append(attribute(CTA_MARK, struct.pack(">I", wanted.mark)))
-        parts.append(attribute(CTA_MARK_MASK, struct.pack(">I", wanted.mark_mask)))
+    parts = [*tuples, nested(CTA_FILTER, *flags)] if flags else []
     return message(
         IPCTNL_MSG_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, sequence, wanted.family, b"".join(parts)
     )
 
 
 def _tuple_filter(kind: int, fields: TupleFilter) -> tuple[int, bytes]:
-    """The flag bits and the nested tuple that CTA_FILTER wants for one direction."""
+    """Return the flag bits and the nested tuple of CTA_FILTER for one direction."""
     bits = 0
     addresses: list[bytes] = []
     for address, bit, v4, v6 in (
@@ -258,21 +233,8 @@ def _tuple_filter(kind: int, fields: TupleFilter) -> tuple[int, bytes]:
         if address is not None:
             bits |= bit
             addresses.append(attribute(v4 if len(address) == 4 else v6, address))
-    ports: list[bytes] = []
-    for port, bit, port_kind in (
-        (fields.source_port, CTA_FILTER_F_CTA_PROTO_SRC_PORT, CTA_PROTO_SRC_PORT),
-        (fields.destination_port, CTA_FILTER_F_CTA_PROTO_DST_PORT, CTA_PROTO_DST_PORT),
-    ):
-        if port is not None:
-            if fields.protocol is None:
-                raise ValueError("a filter on a port needs a protocol")
-            bits |= bit
-            ports.append(attribute(port_kind, struct.pack(">H", port)))
-    parts: list[bytes] = []
-    if addresses:
-        parts.append(nested(CTA_TUPLE_IP, *addresses))
+    parts = [nested(CTA_TUPLE_IP, *addresses)] if addresses else []
     if fields.protocol is not None:
         bits |= CTA_FILTER_F_CTA_PROTO_NUM
-        number = attribute(CTA_PROTO_NUM, bytes([fields.protocol]))
-        parts.append(nested(CTA_TUPLE_PROTO, number, *ports))
+        parts.append(nested(CTA_TUPLE_PROTO, attribute(CTA_PROTO_NUM, bytes([fields.protocol]))))
     return bits, nested(kind, *parts)

@@ -149,8 +149,8 @@ def _continued(
     if not before.cpus:
         return before.began, before.rises
     risen = counters.rise(
-        counters.Counters(before.cpus),
-        counters.Counters(now.cpus),
+        counters.KernelCounters(before.cpus),
+        counters.KernelCounters(now.cpus),
         counters.Origin(module=0),
         counters.Origin(module=int(reloaded)),
         now.up - before.up,
@@ -190,7 +190,7 @@ def _never_counted(since_zero: CounterRise) -> CounterRise | None:
 
 
 def _sum_of(cpus: tuple[counters.CpuCounters, ...]) -> counters.CpuCounters:
-    return counters.total(counters.Counters(cpus))
+    return counters.total(counters.KernelCounters(cpus))
 
 
 def _rise(

@@ -177,7 +177,8 @@ def read_netlink(
 
 def _argument(kernel_filter: object) -> str:
     """Return a filter in the grammar of the reader's request."""
-    from ..kernel.ctnetlink import NFGENMSG, NLMSGHDR, KernelFilter, dump_request
+    from ..kernel.ctnetlink import NFGENMSG, KernelFilter, dump_request
+    from ..kernel.netlink import NLMSGHDR
 
     assert isinstance(kernel_filter, KernelFilter)  # noqa: S101
     attributes = dump_request(0, kernel_filter)[NLMSGHDR.size + NFGENMSG.size :]
