@@ -72,6 +72,11 @@ class RunState(NamedTuple):
     series: trend.Series | None = None
     first: NamespaceState | None = None
 
+    @property
+    def boot_time(self) -> float:
+        """When its boot began, by the clock of that run."""
+        return self.at - self.up
+
 
 class ServiceState(NamedTuple):
     """The file of a service: its last run, and how far its log files were read.
@@ -109,6 +114,9 @@ def read_service(store: Store, key: str, now: RunTime) -> ServiceState:
         run = None
     if run and run.boot != now.boot and run.first:
         run = run._replace(first=from_boot(run.first, now.up, now.at))
+    if run and run.boot == now.boot and run.last_log_read is not None:
+        # The clock may have been set since.
+        run = run._replace(last_log_read=run.last_log_read + now.boot_time - run.boot_time)
     return ServiceState(run, tuple(decode_each(LogHistory, plain.get("logs")).items()))
 
 
