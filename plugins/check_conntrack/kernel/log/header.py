@@ -78,8 +78,8 @@ _STRUCTURED_DATA = re.compile(
     r"\S{1,128} +\S{1,64} +(?:-|(?:\[(?:[^\]\"]|\"(?:[^\"\\]|\\.)*\")*\])+) *\ufeff?"
 )
 _DAEMON = re.compile(
-    r"/?(?:kernel|klogd|kmsg|vmunix|imklog|printk|linux-kernel|"
-    r"kern\.[a-z]{1,8}|kernel[-.][a-z]{1,8}|%KERN-[0-9]-[A-Z_]{1,40})",
+    r"/?(?:kernel|klogd|kmsg|dmesg|vmunix|imklog|printk|linux-kernel|"
+    r"kern\.[a-z]{1,8}|kernel[-.](?:emerg|alert|crit|err|error|warn|warning|notice|info|debug)|%KERN-[0-9]-[A-Z_]{1,40})",
     re.IGNORECASE,
 )
 _PRIORITY_NAME = re.compile(r"(?P<facility>[a-z0-9]{2,8})[.:](?P<level>[a-z]{3,8})")
@@ -87,8 +87,13 @@ _SHORT_MONOTONIC = re.compile(r" ?(?P<host>\S{1,255}) kernel(?:\[[0-9]+\])?: ")
 _APACHE = re.compile(r" \[(?:[a-z_]+:)?[a-z]{3,7}\] \[")
 _PACKAGE = re.compile(r"\A[0-9]{4}-[0-9]{2}-[0-9]{2} | kernel v?[0-9]+\.[0-9]")
 _SOURCE_LINE = re.compile(r"[\w/-]+\.[a-z]{1,4}:[0-9]+\]?")
+_ADDRESS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){2,7}")
 _EPOCH = re.compile(r"[0-9]{10}(?:[.,][0-9]{1,9})?")
 _GLUE = " \t]>):;|*\u00a0"
+
+
+def _is_address(word: str) -> bool:
+    return bool(_ADDRESS.fullmatch(word))
 
 
 def is_kernel_daemon(name: str) -> bool:
@@ -246,7 +251,12 @@ class _Reader:
         elif word.endswith(":") and len(word) > 1:
             self._colon(word)
         elif word == ":" or self._colon_follows():
-            self._tag(word if word != ":" else (self.words.pop() if self.words else ""))
+            name = word if word != ":" else (self.words.pop() if self.words else "")
+            # Behind a time or an address, a colon alone names no program: Cisco's syslog.
+            if name and not _is_address(name):
+                self._tag(name)
+            elif name:
+                self.words.append(name)
         elif _SOURCE_LINE.fullmatch(word):
             self.proof = "a program's source line"
         elif "=" in word or ";" in word:

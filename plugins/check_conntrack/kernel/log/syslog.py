@@ -47,6 +47,7 @@ _TIME_FIELD = re.compile(
     r'"(?:__REALTIME_TIMESTAMP|@timestamp|timestamp|time|ts|date)" ?: ?"?(?P<time>[^",}]{10,40})'
 )
 _STRUCTURE = ("{", "\n", '"', "\t")
+_LEVEL = re.compile(r"<[0-7]>(?:\[ *[0-9]{1,12}\.[0-9]{1,9}\] ?)?\Z")
 _KERNEL_FACILITIES = (None, "0", "kern", "kernel", "kernel messages")
 # Lines of an entry of several lines.
 _KERNELS_FIELD = re.compile(
@@ -118,6 +119,10 @@ def _parse_text(text: str, reference: float, zone: tzinfo | None) -> list[tuple[
     matches = find_messages(text)
     for number, match in enumerate(matches):
         header = read_header(text[at : match.start], reference, zone)
+        if header.proof and _LEVEL.search(text, at, match.start):
+            # Old kernels wrote records into one line; each begins with its level.
+            start = read_start(text[at : match.start], reference, zone)
+            header = start if start.kernel else header
         at = match.end
         following = matches[number + 1 : number + 2]
         glued = bool(following) and not text[at : following[0].start].strip()
