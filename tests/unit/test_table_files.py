@@ -292,6 +292,21 @@ def test_file_that_ends_within_an_entry_is_unknown(inspect, file):
     assert "ends within a line, after 3999 entries" in run.rest
 
 
+def test_file_that_ends_after_a_word_of_an_entry_is_unknown(inspect, file):
+    whole = tables.listing(tables.web_server())
+    run = inspect("--source", file(whole[: whole.rindex(b" mark=")]))
+    assert run.state == "UNKNOWN"
+    assert "ends within a line" in run.rest
+    assert inspect("--source", file(whole[:-1])).state == "OK", "pasted without its newline"
+
+
+@pytest.mark.parametrize("mark", ["^C", "Killed", "Terminated"])
+def test_file_of_a_listing_that_was_ended_is_unknown(inspect, file, mark):
+    run = inspect("--source", file(tables.listing([*tables.web_server()[:500], mark])))
+    assert run.state == "UNKNOWN"
+    assert "after 500 entries" in run.rest
+
+
 def test_file_that_ends_in_a_shell_prompt_is_read_to_its_end(inspect, file):
     run = inspect("--source", file(tables.listing(tables.web_server()) + b"root@gw1:~# "))
     assert (run.state, run.text) == ("OK", "4000 entries; 1 line could not be read")
@@ -317,6 +332,29 @@ def test_timeouts_file_gives_usage_and_thresholds(inspect, file):
     assert run.text.startswith("4000 of 4500 entries in use (88.9%)")
     assert run.data["usage"].value == 88.9
     assert "nf_conntrack_max=8192" in run.rest
+
+
+def test_count_that_is_below_the_entries_is_of_another_table(inspect, file):
+    table = file(tables.listing(tables.nat_gateway()))
+    run = inspect("--source", table, "--timeouts", file(SYSCTLS.replace("4000", "7"), "sysctls"))
+    assert run.text.startswith("4000 of 4500 entries in use (88.9%)")
+
+
+def test_file_far_below_the_count_of_its_host_is_incomplete(inspect, file):
+    table = file(tables.listing(tables.nat_gateway()[:1000]))
+    run = inspect("--source", table, "--timeouts", file(SYSCTLS, "sysctls"), "-v")
+    assert run.state == "UNKNOWN"
+    assert "incomplete: 1000 entries, nf_conntrack_count was 4000" in run.rest
+    assert "No diagnosis: the table was not read to its end." in run.lines
+
+
+def test_share_of_a_limit_that_is_not_known_is_unknown(inspect, file):
+    table = file(tables.listing(tables.nat_gateway()))
+    run = inspect("--source", table, "-c", "entries=80%")
+    assert run.state == "UNKNOWN"
+    assert "cannot be evaluated: entries" in run.text
+    known = ("--timeouts", file(SYSCTLS, "sysctls"))
+    assert inspect("--source", table, "-c", "entries=80%", *known).state == "CRITICAL"
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,11 @@ _ENTRIES = re.compile(
 _FAILED = re.compile(rb"^conntrack v[^\n]*?: (Operation failed[^\r\n]*)", re.MULTILINE)
 
 
+_USES = re.compile(rb" use=[0-9]")
+# What a shell or a terminal adds to a listing that was ended.
+_ENDED = re.compile(rb"^(?:\^C|Killed|Terminated|Interrupt|Hangup|Broken pipe)\s*\Z", re.MULTILINE)
+
+
 class Listing:
     """A text in blocks of whole lines, and what it says of itself.
 
@@ -53,6 +58,7 @@ class Listing:
         self.failure = ""
         self.cut = b""
         self.size = 0
+        self._has_uses = False
         self._file = file
         self._bad = bad
 
@@ -60,6 +66,8 @@ class Listing:
         """Yield blocks of whole lines; overlong lines go to `bad`, once each, cut short."""
         strip = None
         for block in self._lines():
+            if _ENDED.search(block[-KEPT_OF_LINE:]):
+                self.failure = self.failure or "it was ended"
             if b"conntrack v" in block or b" been shown" in block or b"# check" in block:
                 self._remarks(block)
             if strip is None:
@@ -83,6 +91,7 @@ class Listing:
             if not newline:
                 rest += last
             else:
+                self._has_uses = self._has_uses or b" use=" in lines
                 yield rest + lines
                 rest = last
             if len(rest) > LONGEST_LINE:
@@ -91,6 +100,10 @@ class Listing:
         self.cut = rest
         if rest:
             yield rest
+
+    def breaks_off(self) -> bool:
+        """Return whether the last line lacks a word that every kernel writes at its end."""
+        return bool(self.cut) and self._has_uses and _USES.search(self.cut) is None
 
     def _remarks(self, block: bytes) -> None:
         for one, other in _ENTRIES.findall(block):

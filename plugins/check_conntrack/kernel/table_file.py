@@ -51,10 +51,13 @@ class HostValues(NamedTuple):
     path: str = ""
 
     def limits(self, entries: int) -> Limits | None:
-        """Return the limits for a table of so many entries; None where no limit is known."""
+        """Return the limits for a table of so many entries; None where no limit is known.
+
+        A count that is below the entries is of another moment, or of another namespace.
+        """
         if self.limit is None:
             return None
-        return Limits(entries if self.entries is None else self.entries, self.limit, self.buckets)
+        return Limits(max(entries, self.entries or 0), self.limit, self.buckets)
 
 
 def open_file(path: str) -> BufferedReader:

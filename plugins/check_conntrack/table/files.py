@@ -31,6 +31,8 @@ LONGEST_NAME = 36  # characters; a longer path would leave no room for what is w
 # So many bytes without an entry are named for what they are.
 START = 1 << 16
 # A last line that begins like an entry, and is none, was cut off.
+SAME_TABLE = 0.8
+"""The share of the host's count that a table holds at least. The two may be seconds apart."""
 _ENTRY = re.compile(rb"ipv[46]\b|(?:tcp|udp|icmp|icmpv6|sctp|gre|dccp|udplite|unknown) +[0-9]")
 
 
@@ -86,6 +88,18 @@ def read_host_values(path: str, files: OpenFiles, stage: Stage) -> HostValues:
     return read_sysctls(files.take(path), _shown(path))
 
 
+def compared(table: TableReading) -> TableReading:
+    """Return a table from a file, held against the count of its host where that is known.
+
+    The count is of about the same time: a table that is far below it is a part.
+    """
+    count, read = table.host.entries or 0, table.tally.read + table.tally.bad_lines
+    if table.fault or read >= SAME_TABLE * count:
+        return table
+    fault = f"incomplete: {table.tally.read} entries, nf_conntrack_count was {count}"
+    return table._replace(fault=f"{table.origin}: {fault}")
+
+
 def _shown(path: str) -> str:
     """Return a path as messages name it: its end, where it is long."""
     if path == STANDARD_INPUT:
@@ -120,7 +134,7 @@ def _fault(source: _FileSource, listing: Listing, tally: Tally, values: HostValu
         return f"{read_error(source.error)}, {after}"
     if listing.failure:
         return f"conntrack(8) failed {after}: {listing.failure}"
-    if listing.cut and tally.read and _is_cut(listing.cut):
+    if listing.cut and tally.read and _is_cut(listing):
         return f"ends within a line, {after}"
     if listing.shown is None and values is not None:
         return f"incomplete: the last line of the snapshot is missing, {after}"
@@ -129,14 +143,16 @@ def _fault(source: _FileSource, listing: Listing, tally: Tally, values: HostValu
     return ""
 
 
-def _is_cut(line: bytes) -> bool:
+def _is_cut(listing: Listing) -> bool:
     from ..flows.text_line import entry_of
 
+    if not _ENTRY.match(listing.cut):
+        return False
     try:
-        entry_of(line)
+        entry_of(listing.cut)
     except ValueError:
-        return bool(_ENTRY.match(line))
-    return False
+        return True
+    return listing.breaks_off()
 
 
 def _refuse_empty(name: str, fault: str, listing: Listing, tally: Tally) -> None:

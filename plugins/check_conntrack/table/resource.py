@@ -224,7 +224,7 @@ class TableReader:
         if options.timeouts:
             given = files.read_host_values(options.timeouts, self._files, stage)
         table = files.read_file(options.source, self._files, self.request, stage)
-        table = table._replace(host=_merged(table.host, given))
+        table = files.compared(table._replace(host=_merged(table.host, given)))
         host = Namespace(table.host.namespace, "", limits=table.host.limits(table.tally.read))
         report = NamespaceReport(host, table, table.tally.figures())
         problems = (table.fault,) if table.fault else ()
