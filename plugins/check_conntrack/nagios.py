@@ -102,6 +102,11 @@ class LabelContext(Context):
             threshold.alerts(self.label.minimum) for threshold in self.thresholds if threshold
         )
 
+    def can_evaluate(self, metric: Metric, resource: Resource) -> bool:
+        """Return whether the base of each share is known."""
+        given = (threshold for threshold in self.thresholds if threshold)
+        return all(self._spell(each, metric, resource) is not None for each in given)
+
     def evaluate(self, metric: Metric, resource: Resource) -> Result:
         """Return the state of a metric, with the range that it violates as the hint."""
         for state, threshold in (
@@ -380,11 +385,15 @@ def _unevaluated(
     results: Results,
     not_applicable: Container[str],
 ) -> list[str]:
-    """Return the labels that a range was given for, and that have no value in any namespace."""
+    """Return the labels that a range was given for, and that nothing can be said of.
+
+    They have no value in any namespace, or the bounds are shares of what is not known.
+    """
     evaluated = {
         result.metric.contextobj.label.name
         for result in results
         if isinstance(result.metric.contextobj, LabelContext)
+        and result.metric.contextobj.can_evaluate(result.metric, result.metric.resource)
     }
     return [
         context.label.name

@@ -148,7 +148,7 @@ class Usage(Resource):
         first = self.reports[0].namespace.limits if self.reports else None
         if first is None:
             return tuple(label.name for label in LABELS) if self.inactive else ()
-        return () if first.limit else ("usage",)
+        return () if first.limit else ("usage", "entries")
 
     def probe(self) -> Iterator[Metric]:
         """Yield the first namespace's metrics, then the problems, then those of the others."""

@@ -110,7 +110,8 @@ def _not_applicable(report: TableReport) -> Container[str]:
         return [label.name for label in LABELS]
     limits = [one.limits for one in report.namespaces if one.limits]
     if limits and not any(each.limit for each in limits):
-        return ("usage", "protected_usage")
+        # A bound in percent of the entries needs no limit, nor has it one for `entries`.
+        return ("usage", "protected_usage", "entries")
     return ()
 
 
