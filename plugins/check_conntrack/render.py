@@ -136,6 +136,9 @@ def _cut(sentence: str, width: int) -> str:
         left = room - len(words) - 3
         thing = words + "..." + path[-left:] if slash and left > 8 else thing[: room - 3] + "..."
     text = thing + colon + problem
+    if len(text) > width and ": " in problem:
+        # What the system says of it goes before a word is cut.
+        return _cut(f"{sentence.partition(': ')[0]}: {problem.rpartition(': ')[0]}", width)
     return text if len(text) <= width else text[: width - 3] + "..."
 
 

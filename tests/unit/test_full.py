@@ -194,6 +194,18 @@ def test_full_a_clock_that_is_set_makes_no_gap_and_hides_no_drop(busy, step):
     assert run.status == "CONNTRACK_FULL OK - not full in the last 15m (counters)"
 
 
+def test_full_a_clock_that_is_set_does_not_stretch_the_window(busy):
+    busy.records = [(1.0, "Linux version"), (busy.up - 3000, MESSAGE)]
+    assert busy.run().state == "OK"
+    busy.passes(60)
+    for step in (7200.0, -7200.0, 86400.0):
+        busy.at += step
+        run = busy.run()
+        assert run.state == "OK", run.out
+        assert run.text.startswith("not full in the last 15m (kernel log")
+        busy.passes(60)
+
+
 def test_full_time_before_the_boot_is_no_gap_and_its_drops_count(busy):
     for _ in range(3):
         busy.run()
@@ -331,6 +343,25 @@ def test_full_a_log_that_the_user_named_and_that_is_missing_is_unknown(host, mis
     assert host.run(*words, "--state-key", "x").state == "CRITICAL", "it never hides a full table"
 
 
+def test_full_a_log_without_a_name_is_a_usage_error(host):
+    run = host.run("--log", "")
+    assert run.state == "UNKNOWN"
+    assert "no path (give a log file, a glob, auto or -)" in run.out
+
+
+def test_full_a_reason_is_said_whole_beside_another(host, tmp_path):
+    words = []
+    for name in ("first", "second"):
+        folder = tmp_path / ("a-long-folder-of-collected-logs-" + name) / "more"
+        folder.mkdir(parents=True)
+        (folder / "loop").symlink_to(folder / "loop")
+        words += ["--log", f"{folder}/*/kern.log"]
+    run = host.run(*words)
+    assert run.state == "UNKNOWN"
+    assert run.text.count("the folder cannot be listed") == 2
+    assert "..." not in run.text.replace("...", "", 2), "cut in the paths alone"
+
+
 def test_full_a_refused_sudo_is_unknown_whatever_else_was_read(host):
     host.refused = "sudo: a password is required"
     run = host.run("--sudo")
@@ -412,6 +443,8 @@ def test_full_state_that_cannot_be_written_is_a_warning_in_every_run(host):
         run = host.run()
         assert run.state == "WARNING"
         assert "no history: state directory" in run.text
+        needs = "full_drops, early_drops, insert_failures, chain_overflows cannot be evaluated"
+        assert f"WARNING: {needs}, no history" in run.rest
         host.passes(60)
     off = [f"{name}=~:" for name in ("full_drops", "early_drops", "chain_overflows")]
     words = [word for each in (*off, "insert_failures=~:") for word in ("-w", each)]

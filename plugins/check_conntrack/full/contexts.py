@@ -162,12 +162,12 @@ def is_corroborated(report: NamespaceReport) -> bool:
 
 def contexts(thresholds: Thresholds, options: argparse.Namespace) -> list[Context]:
     """Return all the contexts that this check's metrics name."""
-    label = next(label for label in LABELS if label.name == "full_drops")
     all_contexts = nagios.contexts(LABELS, thresholds, options.if_inactive)
-    for hidden in (False, True):
-        drops = FullDropsContext(label, thresholds.of[label.name], hidden=hidden)
-        drops.default = label.name not in thresholds.given
-        all_contexts.append(drops)
+    for at, context in enumerate(all_contexts):
+        if isinstance(context, LabelContext) and context.label.name == "full_drops":
+            drops = FullDropsContext(context.label, context.thresholds, hidden=context.hidden)
+            drops.default = context.label.name not in thresholds.given
+            all_contexts[at] = drops
     return [
         *all_contexts,
         StateContext("full_now", Critical),

@@ -64,6 +64,14 @@ def _since(text: str) -> float | str:
     return seconds
 
 
+def _log(text: str) -> str:
+    import argparse
+
+    if not text:
+        raise argparse.ArgumentTypeError("no path (give a log file, a glob, auto or -)")
+    return text
+
+
 def _zone(text: str) -> tzinfo:
     import argparse
 
@@ -91,6 +99,7 @@ def parser() -> cli.Parser:
     )
     own.add_argument(
         "--log",
+        type=_log,
         action="append",
         default=[],
         metavar="PATH",
