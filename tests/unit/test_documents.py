@@ -13,7 +13,8 @@ import pytest
 
 from check_conntrack import ranges, usage
 from check_conntrack.advice import capacity, diagnosis, table_profile
-from check_conntrack.full import full_check, summary
+from check_conntrack.full import full_check, state, summary
+from check_conntrack.state import state_store
 from check_conntrack.table import table_check
 
 TREE = Path(__file__).parents[2]
@@ -158,6 +159,66 @@ def test_there_is_one_line_for_sudo(path):
 def test_headings_can_be_told_apart(path):
     names = [slug(heading) for heading in headings(path)]
     assert len(set(names)) == len(names)
+
+
+# --- language
+
+
+TEXTS = [
+    path
+    for path in (
+        *DOCUMENTS,
+        *(TREE / "nrpe").iterdir(),
+        *(TREE / "icinga2").glob("*.*"),
+        *(path for path in (TREE / "packaging").rglob("*") if path.is_file()),
+        TREE / "Makefile",
+        TREE / ".ci" / "run",
+    )
+    if path.name not in ("language.md", "copyright") and path.suffix != ".pyc"
+]
+
+
+@pytest.mark.parametrize("path", [pytest.param(each, id=each.name) for each in TEXTS])
+def test_texts_use_the_terms_of_the_language_page(path):
+    text = path.read_text()
+    avoided = r"\b(?:rights|judge[sd]?|witness\w*|remember\w*|untold|unseen|blind|deaf)\b|\d %"
+    lines = [line for line in text.splitlines() if re.search(avoided, line, re.IGNORECASE)]
+    assert not lines
+
+
+@for_users
+def test_outputs_in_documents_have_the_form_of_the_contract(path):
+    for line in re.findall(r"^ {4}(CONNTRACK_.*)$", path.read_text(), re.MULTILINE):
+        status = line.partition(" | ")[0]
+        assert re.match(r"CONNTRACK_(USAGE|FULL|TABLE) (OK|WARNING|CRITICAL|UNKNOWN) - ", status)
+        assert status.isascii()
+        assert len(status) <= 160
+
+
+def test_reference_names_the_bounds_of_the_code():
+    text = " ".join((TREE / "docs" / "reference.md").read_text().split())
+    assert f"keeps {state.MOST_FURTHER} of them" in text
+    assert f"the other checks the {state_store.MOST_SERIES} that were last" in text
+    assert f"a directory at most {state_store.MOST_FILES} files" in text
+    assert f"A file has at most {state_store.LARGEST >> 10} KiB" in text
+    assert f"({state_store.MANY >> 20} MiB for" in text
+    for name, check in CHECKS.items():
+        (row,) = re.findall(rf"\| `check_conntrack_{name}` \| ((?:`NAME::\w+`,? ?)+)\|", text)
+        labels = re.findall(r"NAME::(\w+)", row)
+        assert sorted(labels) == sorted(check.NAMESPACE_LABELS)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_reference_and_contract_name_every_option_and_label(name):
+    reference = (TREE / "docs" / "reference.md").read_text()
+    chapter = sections(TREE / "docs" / "reference.md", "##")[f"check_conntrack_{name}"]
+    contract = (TREE / "docs" / "design" / "contract.md").read_text()
+    readme = (TREE / "README.md").read_text()
+    for label in CHECKS[name].LABELS:
+        assert f"`{label.name}`" in chapter
+        assert f"`{label.name}`" in contract
+    for option in (word for word in options_of(CHECKS[name]) if word.startswith("--")):
+        assert option in readme or option in reference or option in ("--help", "--version")
 
 
 # --- the runbook
