@@ -14,6 +14,7 @@ import itertools
 import operator
 import sys
 
+from check_conntrack.flows import groups
 from check_conntrack.flows import tally as t
 from check_conntrack.flows.columns import (
     address_keys,
@@ -45,12 +46,12 @@ if TYPE_CHECKING:
     from check_conntrack.flows.columns import Column
     from check_conntrack.flows.shape import Shape
 
-_LOW_FLAGS = translation(lambda value: value & t.KEPT_LOW)
-_HIGH_FLAGS = translation(lambda value: value & t.KEPT_HIGH)
-_SOURCE_NAT = translation(lambda value: t.SOURCE_NAT if value else 0)
-_DESTINATION_NAT = translation(lambda value: t.DESTINATION_NAT if value else 0)
-_HALF_OPEN = translation(lambda value: value in t.HALF_OPEN)
-_NO_REPLY = translation(lambda value: not value & t.SEEN_REPLY)
+_LOW_FLAGS = translation(lambda value: value & groups.KEPT_LOW)
+_HIGH_FLAGS = translation(lambda value: value & groups.KEPT_HIGH)
+_SOURCE_NAT = translation(lambda value: groups.SOURCE_NAT if value else 0)
+_DESTINATION_NAT = translation(lambda value: groups.DESTINATION_NAT if value else 0)
+_HALF_OPEN = translation(lambda value: value in groups.HALF_OPEN)
+_NO_REPLY = translation(lambda value: not value & groups.SEEN_REPLY)
 _UNPRIVILEGED = translation(lambda value: value >= FIRST_PORT >> 8)
 _CHANGED = translation(bool)
 _ESTABLISHED = translation(lambda value: value == ct.TCP_CONNTRACK_ESTABLISHED)

@@ -1,4 +1,4 @@
-"""The most frequent keys of a stream, in bounded memory: Misra-Gries, in bulk.
+"""Count the most frequent keys of a stream in bounded memory: Misra-Gries, in bulk.
 
 A plain counter that is cut back whenever it holds more than `limit` keys: the least d that
 leaves `capacity` keys is taken from every count, and what falls to nothing is dropped (J. Misra,
@@ -19,23 +19,30 @@ from __future__ import annotations
 import collections
 import heapq
 import itertools
-from typing import Any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 CAPACITY = 4096
 LIMIT = 65536
 
 
 class HeavyHitters:
-    """How often the most frequent keys came; at most 5/4 `limit` keys and one feeding are held."""
+    """Counts of the most frequent keys; holds at most 5/4 `limit` keys and one feeding.
+
+    Attributes:
+        capacity: keys that a cut leaves
+        limit: keys that are held before a cut
+        total: keys counted, with repetitions
+        error: by how much any count may be too low
+    """
 
     __slots__ = ("_counts", "_waiting", "capacity", "error", "limit", "total")
 
     def __init__(self, capacity: int = CAPACITY, limit: int = LIMIT) -> None:
-        """Raises ValueError unless 0 < capacity <= limit."""
+        """Start empty; raises ValueError unless 0 < capacity <= limit."""
         if not 0 < capacity <= limit:
             raise ValueError("a capacity is above 0, and not above the limit")
         self.capacity = capacity
@@ -49,7 +56,7 @@ class HeavyHitters:
         """Count `number` keys. Memory grows by this one feeding before it is cut back."""
         self.total += number
         if self.error:
-            # There are too many keys anyway: gather more before the large table is touched.
+            # There are too many keys anyway: gather more before the large counter is touched.
             self._waiting.extend(keys)
             if len(self._waiting) >= self.limit // 4:
                 self._settle()
@@ -60,7 +67,7 @@ class HeavyHitters:
                 self._cut()
 
     def _settle(self) -> None:
-        """Count the keys that wait. Those that came once need not go through the large table."""
+        """Count the keys that wait; those that came once are not added to the large counter."""
         fresh = collections.Counter(self._waiting)
         self._waiting.clear()
         # A cut of 1, made before the counts meet; it must take from enough keys at once.
@@ -74,7 +81,7 @@ class HeavyHitters:
 
     @property
     def counts(self) -> collections.Counter[Any]:
-        """Every key held, with its count (a lower bound)."""
+        """Return every key held, with its count (a lower bound)."""
         if self._waiting:
             self._settle()
         return self._counts
@@ -87,11 +94,11 @@ class HeavyHitters:
             self._cut()
 
     def parts(self) -> tuple[dict[Any, int], int, int]:
-        """Counts, total and error, as values for another process; `join` takes them."""
+        """Return counts, total and error, as values for another process; `join` takes them."""
         return dict(self.counts), self.total, self.error
 
     def join(self, counts: dict[Any, int], total: int, error: int) -> None:
-        """Add what another has counted of the same capacity. Errors add up, and stay in bounds."""
+        """Add the `parts` of another of the same capacity. Errors add up and stay bounded."""
         self.counts.update(counts)
         self.total += total
         self.error += error
@@ -99,7 +106,7 @@ class HeavyHitters:
             self._cut()
 
     def _cut(self) -> None:
-        # How many keys have each count: few different counts, whatever the stream.
+        # How many keys have each count; there are few different counts.
         spread = collections.Counter(self._counts.values())
         above = len(self._counts)
         for taken in sorted(spread):
@@ -111,12 +118,12 @@ class HeavyHitters:
         self.error += taken
 
     def top(self, number: int) -> list[tuple[Any, int]]:
-        """The `number` most frequent keys with their counts, largest first (lower bounds)."""
+        """Return the most frequent keys with their counts (lower bounds), largest first."""
         return heapq.nlargest(number, self.counts.items(), key=lambda item: item[1])
 
 
 def _above(least: int, counts: collections.Counter[Any]) -> Iterable[Any]:
-    """The keys that came more often than that; most often few, and C loops pass over the rest."""
+    """Return the keys that came more often than that; C loops skip the others."""
     try:
         often = bytes(counts.values()).translate(bytes(value > least for value in range(256)))
     except ValueError:  # One came more than 255 times.

@@ -1,7 +1,8 @@
-"""What a table holds, counted: filled by bulk.py and text.py, or entry by entry; then read off.
+"""Count the entries of a table, and read top lists and shares from the counts.
 
-Memory is bounded whatever the table holds: the groups are few by nature (family, protocol, state,
-a handful of flags), everything an attacker may choose freely is counted by heavy.py.
+count_rows.py and text_columns.py count many entries at a time, Tally.add counts one. Memory is
+bounded: there are few groups (groups.py), and heavy_hitters.py counts all that an attacker may
+choose freely.
 """
 
 from __future__ import annotations
@@ -12,57 +13,38 @@ import struct
 import sys
 
 from check_conntrack.flows.entry import (
-    IPPROTO_GRE,
-    IPPROTO_ICMP,
-    IPPROTO_ICMPV6,
-    IPPROTO_SCTP,
     IPPROTO_TCP,
-    IPPROTO_UDP,
-    PROTOCOL_NAMES,
     Entry,
-    address_text,
     has_ports,
     state_name,
 )
+from check_conntrack.flows.figures import Figures, figures_of
+from check_conntrack.flows.groups import (
+    DESTINATION_NAT,
+    HALF_OPEN,
+    KEPT_HIGH,
+    KEPT_LOW,
+    SEEN_REPLY,
+    SOURCE_NAT,
+    Group,
+)
 from check_conntrack.flows.heavy_hitters import HeavyHitters
+from check_conntrack.flows.labels import address_label, pool_label, protocol_label, service_label
 from check_conntrack.flows.match import Match, prefix_mask
-from check_conntrack.flows.nat_pools import FIRST_PORT, RANGE_HEAD, NatPools, Pool
+from check_conntrack.flows.nat_pools import FIRST_PORT, RANGE_HEAD, NatPools
 from check_conntrack.flows.unanswered import NO_STATE, Endpoint, UnansweredFlows, UnansweredGroup
 from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
     from typing import Any, Union
 
     # An address as a key: IPv4 as a number of its bytes in host order, IPv6 packed; both packed
     # behind their zone where they have one.
     AddressKey = Union[int, bytes]
 
-# Flags of a group: the kernel's bits where they fit a byte, our own for what tuples tell.
-EXPECTED = ct.IPS_EXPECTED
-SEEN_REPLY = ct.IPS_SEEN_REPLY
-ASSURED = ct.IPS_ASSURED
-SOURCE_NAT = 1 << 3
-DESTINATION_NAT = 1 << 4
-OFFLOAD = ct.IPS_OFFLOAD >> 8
-HW_OFFLOAD = ct.IPS_HW_OFFLOAD >> 8
-KEPT_LOW = EXPECTED | SEEN_REPLY | ASSURED
-KEPT_HIGH = OFFLOAD | HW_OFFLOAD
-
-# States from which net/netfilter/nf_conntrack_core.c, gc_worker_can_early_drop(), evicts assured
-# TCP (nf_conntrack_proto_tcp.c, tcp_can_early_drop).
-TCP_CLOSING = frozenset(
-    (
-        ct.TCP_CONNTRACK_FIN_WAIT,
-        ct.TCP_CONNTRACK_CLOSE_WAIT,
-        ct.TCP_CONNTRACK_LAST_ACK,
-        ct.TCP_CONNTRACK_TIME_WAIT,
-        ct.TCP_CONNTRACK_CLOSE,
-    )
-)
-HALF_OPEN = frozenset((ct.TCP_CONNTRACK_SYN_SENT, ct.TCP_CONNTRACK_SYN_RECV))
 # Remaining timeouts are kept to 2**IDLE_SHIFT seconds.
 IDLE_SHIFT = 8
 LAST_BUCKET = 0xFFFF
@@ -72,28 +54,19 @@ _SERVICE = struct.Struct(">BBH")
 _ZONE = struct.Struct(">H")
 
 
-class Group(NamedTuple):
-    """What entries of one group have in common. flags: the constants of this module."""
-
-    family: int
-    protocol: int
-    state: int | None
-    flags: int
-
-
 class Prefixes(NamedTuple):
-    """How many bits of an address tell one top-list line from another."""
+    """Bits of an address by which top lists group it."""
 
     v4: int = 32
     v6: int = 128
 
     def masks(self) -> tuple[bytes, bytes]:
-        """The two prefixes as packed masks."""
+        """Return both prefixes as packed masks."""
         return prefix_mask(self.v4, 4), prefix_mask(self.v6, 16)
 
 
 def prefixes(text: str) -> Prefixes:
-    """`24/64`; raises ValueError."""
+    """Return the prefixes in a text such as 24/64; raises ValueError."""
     v4, slash, v6 = text.partition("/")
     if not (slash and text.isascii() and v4.isdigit() and v6.isdigit()):
         raise ValueError(f"not V4/V6, as in 24/64: {text!r}")
@@ -103,7 +76,11 @@ def prefixes(text: str) -> Prefixes:
 
 
 class Top(NamedTuple):
-    """One line of a top list. share: percent of the entries counted."""
+    """One line of a top list.
+
+    Attributes:
+        share: percent of the entries that the filter keeps; of a pool, percent of its ports
+    """
 
     name: str
     entries: int
@@ -111,7 +88,12 @@ class Top(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line of the breakdown by protocol and state. state: "" for protocols without."""
+    """One line of the breakdown by protocol and state.
+
+    Attributes:
+        state: "" for protocols without states
+        share: percent of the entries that the filter keeps
+    """
 
     protocol: str
     state: str
@@ -119,54 +101,29 @@ class Line(NamedTuple):
     share: float
 
 
-class Figures(NamedTuple):
-    """The figures of one table, each under the name of its performance label.
-
-    Counts are of the flows kept, scaled to the whole where a sample was read; shares are percent.
-    `expected` is None where the source cannot tell. `snat_ports` are the ports that the fullest
-    source-NAT pool takes, `snat_port_usage` the same in percent of those it may take.
-    """
-
-    entries: int
-    assured: int
-    unreplied: int
-    protected: int
-    offloaded: int
-    nat: int
-    expected: int | None
-    ipv4: int
-    ipv6: int
-    tcp: int
-    udp: int
-    icmp: int
-    icmpv6: int
-    sctp: int
-    gre: int
-    other: int
-    tcp_syn_sent: int
-    tcp_syn_recv: int
-    tcp_established: int
-    tcp_fin_wait: int
-    tcp_close_wait: int
-    tcp_last_ack: int
-    tcp_time_wait: int
-    tcp_close: int
-    tcp_other: int
-    top_source_share: float
-    top_destination_share: float
-    top_service_share: float
-    snat_ports: int
-    snat_port_usage: float
-
-
-# What a Tally is made of, besides how it counts.
+# The counts of a Tally, for another process.
 _SUMS = ("read", "inbound", "outbound", "bad_lines", "zoned", "original_zones")
 _COUNTERS = ("groups", "established_timeouts")
 _LISTS = ("sources", "destinations", "services", "unanswered", "pools")
 
 
 class Tally:
-    """The counters of one pass. Read them through `figures`, `breakdown` and the top lists."""
+    """The counts of one pass over a table.
+
+    Attributes:
+        prefixes, masks: how addresses are grouped
+        match: which entries are kept; None for all
+        read: entries that were read, before the filter
+        inbound, outbound: entries kept, by the direction seen from the networks of the filter
+        zoned: entries kept that have a zone in the original direction
+        original_zones: those of them that have it in that direction alone
+        expected_known: whether the source shows expected entries
+        bad_lines, first_bad_line: of text
+        groups: entries by family, protocol, state and flags (groups.Group)
+        established_timeouts: entries of established TCP, by seconds left >> IDLE_SHIFT
+        sources, destinations, services: the most frequent
+        unanswered, pools: see there
+    """
 
     def __init__(self, prefixes: Prefixes | None = None, match: Match | None = None) -> None:
         """Group addresses by `prefixes`, keep what `match` accepts."""
@@ -174,18 +131,14 @@ class Tally:
         self.masks = self.prefixes.masks()
         self.match = match if match is not None and match.narrows() else None
         self.read = 0
-        """Entries looked at, before the filter."""
         self.inbound = 0
         self.outbound = 0
         self.zoned = 0
-        """Entries kept that have a zone in the original direction."""
         self.original_zones = 0
-        """Those of them that have it in that direction alone."""
         self.expected_known = True
         self.bad_lines = 0
         self.first_bad_line = ""
         self.groups: collections.Counter[tuple[int, int, int | None, int]] = collections.Counter()
-        # Remaining timeout of established TCP, in units of 2**IDLE_SHIFT seconds.
         self.established_timeouts: collections.Counter[int] = collections.Counter()
         self.sources = HeavyHitters()
         self.destinations = HeavyHitters()
@@ -194,13 +147,13 @@ class Tally:
         self.pools = NatPools()
 
     def like(self) -> Tally:
-        """One that counts the same way, and has counted nothing yet."""
+        """Return an empty tally that counts the same way."""
         other = Tally(self.prefixes, self.match)
         other.expected_known = self.expected_known
         return other
 
     def parts(self) -> tuple[object, ...]:
-        """All that was counted, as values for another process; `join` takes them."""
+        """Return all that was counted, as values for another process; `join` takes them."""
         return (
             tuple(getattr(self, name) for name in _SUMS),
             self.first_bad_line,
@@ -209,7 +162,7 @@ class Tally:
         )
 
     def join(self, parts: Any) -> None:
-        """Add what another counted that is like this one (`parts`)."""
+        """Add the `parts` of another tally that counts the same way."""
         sums, bad_line, counters, lists = parts
         for name, number in zip(_SUMS, sums):
             setattr(self, name, getattr(self, name) + number)
@@ -278,7 +231,7 @@ class Tally:
             timeouts[LAST_BUCKET] += timeouts.pop(bucket)
 
     def address_key(self, address: bytes, zone: int = 0) -> AddressKey:
-        """The key under which a packed address is counted: cut to its prefix, with its zone."""
+        """Return the key of a packed address: cut to its prefix, with its zone."""
         mask = self.masks[len(address) != 4]
         number = int.from_bytes(address, sys.byteorder) & int.from_bytes(mask, sys.byteorder)
         if zone:
@@ -287,96 +240,45 @@ class Tally:
 
     @property
     def kept(self) -> int:
-        """Entries that the filter kept (all of them, without one)."""
+        """Return how many entries the filter kept (all of them without one)."""
         return self.sources.total
 
     @property
     def exact(self) -> bool:
-        """Whether no top list had to drop anything: every count in it is exact."""
+        """Return whether every count in the top lists is exact: nothing had to be dropped."""
         lists = self.sources, self.destinations, self.services, self.pools.flows
         return not any(one.error for one in lists)
 
     def scale(self, total: int | None) -> float:
-        """What a count is multiplied by to speak of `total` entries instead of those read."""
+        """Return the factor from entries read to `total` entries."""
         return total / self.read if total and self.read else 1.0
 
     def figures(self, total: int | None = None) -> Figures:
-        """The figures of section 3 of the contract.
+        """Return the figures by label.
 
-        total: the exact number of entries in the table, when only a sample of it was read.
+        total: the exact number of entries in the table, where only a sample of it was read.
         """
-        scale = self.scale(total)
+        return figures_of(self, total)
 
-        def count(groups: Iterable[int]) -> int:
-            return round(sum(groups) * scale)
+    def grouped(self) -> Iterator[tuple[Group, int]]:
+        """Yield each group and its number of entries."""
+        for key, number in self.groups.items():
+            yield Group(*key), number
 
-        groups = [(Group(*key), number) for key, number in self.groups.items()]
-        protocols: collections.Counter[int] = collections.Counter()
-        states: collections.Counter[int | None] = collections.Counter()
-        for group, number in groups:
-            protocols[group.protocol] += number
-            if group.protocol == IPPROTO_TCP:
-                states[group.state] += number
-        named = (IPPROTO_TCP, IPPROTO_UDP, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_SCTP, IPPROTO_GRE)
-        pools = self.top_pools(1, total)
-        flagged = {
-            "assured": ASSURED,
-            "offloaded": KEPT_HIGH,
-            "nat": SOURCE_NAT | DESTINATION_NAT,
-            "expected": EXPECTED,
-        }
-        having = {
-            name: count(number for group, number in groups if group.flags & bits)
-            for name, bits in flagged.items()
-        }
-        return Figures(
-            entries=round(self.kept * scale),
-            assured=having["assured"],
-            unreplied=count(number for group, number in groups if not group.flags & SEEN_REPLY),
-            protected=count(number for group, number in groups if _protected(group)),
-            offloaded=having["offloaded"],
-            nat=having["nat"],
-            expected=having["expected"] if self.expected_known else None,
-            ipv4=count(number for group, number in groups if group.family == 4),
-            ipv6=count(number for group, number in groups if group.family == 6),
-            tcp=count([protocols[IPPROTO_TCP]]),
-            udp=count([protocols[IPPROTO_UDP]]),
-            icmp=count([protocols[IPPROTO_ICMP]]),
-            icmpv6=count([protocols[IPPROTO_ICMPV6]]),
-            sctp=count([protocols[IPPROTO_SCTP]]),
-            gre=count([protocols[IPPROTO_GRE]]),
-            other=count(number for key, number in protocols.items() if key not in named),
-            tcp_syn_sent=count([states[ct.TCP_CONNTRACK_SYN_SENT]]),
-            tcp_syn_recv=count([states[ct.TCP_CONNTRACK_SYN_RECV]]),
-            tcp_established=count([states[ct.TCP_CONNTRACK_ESTABLISHED]]),
-            tcp_fin_wait=count([states[ct.TCP_CONNTRACK_FIN_WAIT]]),
-            tcp_close_wait=count([states[ct.TCP_CONNTRACK_CLOSE_WAIT]]),
-            tcp_last_ack=count([states[ct.TCP_CONNTRACK_LAST_ACK]]),
-            tcp_time_wait=count([states[ct.TCP_CONNTRACK_TIME_WAIT]]),
-            tcp_close=count([states[ct.TCP_CONNTRACK_CLOSE]]),
-            tcp_other=count(n for key, n in states.items() if key is None or not 1 <= key <= 8),
-            top_source_share=self._largest_share(self._named(self.sources)),
-            top_destination_share=self._largest_share(self._named(self.destinations)),
-            top_service_share=self._largest_share(self._services()),
-            snat_ports=pools[0].entries if pools else 0,
-            snat_port_usage=pools[0].share if pools else 0.0,
-        )
-
-    def _largest_share(self, counts: collections.Counter[str]) -> float:
-        return 100 * max(counts.values()) / self.kept if counts else 0.0
+    def largest_share(self, addresses: HeavyHitters) -> float:
+        """Return the percentage of the largest of `sources` or `destinations`."""
+        named = self._named(addresses)
+        return 100 * max(named.values()) / self.kept if named else 0.0
 
     def _named(self, heavy: HeavyHitters, number: int = 1) -> collections.Counter[str]:
-        """The largest address keys by name; spellings of one address meet here."""
+        """Return the largest address keys by name, with all keys of one address together."""
         named: collections.Counter[str] = collections.Counter()
         for key, count in heavy.top(number):
-            named[self._address_name(key)] += count
+            named[address_label(*self.address_of(key))] += count
         return named
 
-    def _address_name(self, key: AddressKey) -> str:
-        return _address_name(*self.address_of(key))
-
     def address_of(self, key: AddressKey) -> tuple[bytes, int, int]:
-        """The packed address of a key, its prefix length and its zone."""
+        """Return the packed address of a key, its prefix length and its zone."""
         if isinstance(key, int):
             return key.to_bytes(4, sys.byteorder), self.prefixes.v4, 0
         address, zone = key, 0
@@ -385,75 +287,78 @@ class Tally:
         return address, self.prefixes.v4 if len(address) == 4 else self.prefixes.v6, zone
 
     def largest(self, addresses: HeavyHitters) -> Endpoint | None:
-        """The largest of `sources` or `destinations`; None for none."""
+        """Return the largest of `sources` or `destinations`; None for none."""
         for key, count in addresses.top(1):
             address, bits, zone = self.address_of(key)
             return Endpoint(address, bits, zone, 0, count)
         return None
 
     def _services(self, state: int | None = None) -> collections.Counter[str]:
-        """Services by name, over all states or of one TCP state."""
+        """Return services by name, of all states or of one TCP state."""
         named: collections.Counter[tuple[int, int]] = collections.Counter()
         for key, count in self.services.counts.items():
             protocol, key_state, port = _SERVICE.unpack(key.to_bytes(4, sys.byteorder))
             if state is None or (protocol == IPPROTO_TCP and key_state == state):
                 named[protocol, port] += count
-        return collections.Counter({_service_name(*key): count for key, count in named.items()})
+        return collections.Counter({service_label(*key): count for key, count in named.items()})
 
     def _tops(self, counts: collections.Counter[str], number: int, total: int | None) -> list[Top]:
-        scale, whole = self.scale(total), self.kept or 1
+        scale, kept = self.scale(total), self.kept or 1
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        return [Top(name, round(n * scale), 100 * n / whole) for name, n in ordered[:number]]
+        return [Top(name, round(n * scale), 100 * n / kept) for name, n in ordered[:number]]
 
     def top_sources(self, number: int, total: int | None = None) -> list[Top]:
-        """The originators with the most entries; `total` as in `figures`."""
+        """Return the sources with the most entries; `total` as in `figures`."""
         return self._tops(self._named(self.sources, number), number, total)
 
     def top_destinations(self, number: int, total: int | None = None) -> list[Top]:
-        """The original destinations with the most entries."""
+        """Return the original destinations with the most entries."""
         return self._tops(self._named(self.destinations, number), number, total)
 
     def top_services(
         self, number: int, total: int | None = None, state: int | None = None
     ) -> list[Top]:
-        """Protocol and original destination port; with `state`, of TCP entries in that state.
+        """Return the services (protocol and original destination port) with the most entries.
 
-        Shares are of all entries kept, also with `state`.
+        state: of TCP entries in that state alone; shares are still of all entries kept.
         """
         return self._tops(self._services(state), number, total)
 
     def unanswered_groups(self, least: float) -> list[UnansweredGroup]:
-        """Unanswered entries by protocol and state, of groups that have this share of the kept."""
+        """Return unanswered entries by protocol and state.
+
+        least: leave out groups with less than this percentage of the entries kept.
+        """
         totals: collections.Counter[tuple[int, int | None]] = collections.Counter()
-        for (_, protocol, state, flags), number in self.groups.items():
-            if not flags & SEEN_REPLY or (protocol == IPPROTO_TCP and state in HALF_OPEN):
-                totals[protocol, state] += number
+        for group, number in self.grouped():
+            if group.half_open or not group.flags & SEEN_REPLY:
+                totals[group.protocol, group.state] += number
         return self.unanswered.groups(
             {kind: number for kind, number in totals.items() if 100 * number >= least * self.kept}
         )
 
     def port_share(self, port: int) -> float:
-        """The percentage of entries kept that go to a port, of whatever protocol."""
-        found = 0
+        """Return the percentage of entries kept that go to a port, of any protocol."""
+        number = 0
         for key, count in self.services.counts.items():
             _, _, key_port = _SERVICE.unpack(key.to_bytes(4, sys.byteorder))
-            found += count if key_port == port else 0
-        return 100 * found / self.kept if self.kept else 0.0
+            number += count if key_port == port else 0
+        return 100 * number / self.kept if self.kept else 0.0
 
     @property
     def longest_established(self) -> int:
-        """The longest time that an established TCP entry has left, in seconds, rounded down.
+        """Return the longest time that an established TCP entry has left, in seconds, rounded down.
 
         Right to 2**IDLE_SHIFT seconds; 0 for none.
         """
         return max(self.established_timeouts, default=0) << IDLE_SHIFT
 
     def top_pools(self, number: int, total: int | None = None) -> list[Top]:
-        """The fullest source-NAT port pools; the share is of the ports that each may take."""
+        """Return the fullest source-NAT pools; the share is of the ports that each may take."""
         scale = self.scale(total)
         return [
             Top(
-                pool_name(pool),
+                pool_label(pool),
                 round(pool.entries * scale),
                 min(100 * pool.entries * scale / pool.size, 100.0),
             )
@@ -461,20 +366,20 @@ class Tally:
         ]
 
     def breakdown(self, total: int | None = None) -> list[Line]:
-        """Counts by protocol and state, largest first."""
+        """Return counts by protocol and state, largest first."""
         counts: collections.Counter[tuple[str, str]] = collections.Counter()
         for (_, protocol, state, _), number in self.groups.items():
             counts[protocol_label(protocol), state_name(protocol, state)] += number
-        scale, whole = self.scale(total), self.kept or 1
+        scale, kept = self.scale(total), self.kept or 1
         return [
-            Line(*key, round(n * scale), 100 * n / whole)
+            Line(*key, round(n * scale), 100 * n / kept)
             for key, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         ]
 
     def established_idle(
         self, seconds: int, timeout: int, unacknowledged: int = 300, total: int | None = None
     ) -> int:
-        """How many established TCP entries have been silent for `seconds` or longer.
+        """Return how many established TCP entries have been idle for `seconds` or longer.
 
         timeout: nf_conntrack_tcp_timeout_established, from which each entry counts down. One that
         waits for an acknowledgement counts down from `unacknowledged` and may have spoken just now
@@ -491,7 +396,7 @@ class Tally:
         return round(number * self.scale(total))
 
     def margin(self, total: int) -> float:
-        """How far a share may be off, in percentage points, when a sample was read.
+        """Return how far a share of a sample may be wrong, in percentage points.
 
         The half-width of the 95 % interval of a share, at its widest (a share of one half), for
         a draw without replacement: 100 * 1.96 * sqrt(0.25 / n) * sqrt((N - n) / (N - 1)), where
@@ -501,7 +406,7 @@ class Tally:
 
 
 def margin(sample: int, total: int) -> float:
-    """The formula of Tally.margin."""
+    """Return the margin of a share in a sample; see Tally.margin."""
     if sample >= total or total < 2:
         return 0.0
     if not sample:
@@ -510,12 +415,12 @@ def margin(sample: int, total: int) -> float:
 
 
 def timeout_bucket(seconds: int) -> int:
-    """The bucket of a remaining timeout; 24 bits of seconds are told apart, longer ones are not."""
+    """Return the bucket of a remaining timeout; the last one holds all from 2**24 seconds."""
     return min(seconds >> IDLE_SHIFT, LAST_BUCKET)
 
 
 def service_key(protocol: int, state: int | None, port: int | None) -> int:
-    """The key of a service: protocol, state and port in one number, bytes as bulk.py lays them."""
+    """Return the key of a service: protocol, state and port, in the bytes of one number."""
     return int.from_bytes(
         _SERVICE.pack(protocol, NO_STATE if state is None else state, _port(protocol, port)),
         sys.byteorder,
@@ -524,47 +429,3 @@ def service_key(protocol: int, state: int | None, port: int | None) -> int:
 
 def _port(protocol: int, port: int | None) -> int:
     return 0 if port is None or not has_ports(protocol) else port
-
-
-def _protected(group: Group) -> bool:
-    """Whether the kernel never evicts such an entry early.
-
-    early_drop_list() passes over assured ones, gc_worker_can_early_drop() over assured ones that
-    are not closing. Older kernels pass over offloaded ones too (early_drop_list() to about 6.3,
-    the collector to 6.10): they are not counted on.
-    """
-    if not group.flags & ASSURED:
-        return False
-    return group.protocol != IPPROTO_TCP or group.state not in TCP_CLOSING
-
-
-# Names of /etc/protocols that conntrack(8) takes and does not print.
-_OTHER_NAMES = {2: "igmp", 4: "ipip", 41: "ipv6", 50: "esp", 51: "ah", 89: "ospf", 112: "vrrp"}
-
-
-def protocol_label(protocol: int) -> str:
-    """A protocol's name, or its number in words."""
-    name = PROTOCOL_NAMES.get(protocol) or _OTHER_NAMES.get(protocol)
-    return name or f"protocol {protocol}"
-
-
-def _service_name(protocol: int, port: int) -> str:
-    label = protocol_label(protocol)
-    return f"{label}/{port}" if port else label
-
-
-def _address_name(address: bytes, bits: int, zone: int) -> str:
-    text = address_text(address)
-    if bits < 8 * len(address):
-        text += f"/{bits}"
-    return f"{text} in zone {zone}" if zone else text
-
-
-def pool_name(pool: Pool) -> str:
-    """A pool as a top list prints it."""
-    target, translated = address_text(pool.target), address_text(pool.translated)
-    if len(pool.target) == 16:
-        target = f"[{target}]"
-    ports = f" ports {pool.first}-{pool.last}" if pool.restricted else ""
-    where = f" in zone {pool.zone}" if pool.zone else ""
-    return f"{protocol_label(pool.protocol)} {translated}{ports} to {target}:{pool.port}{where}"

@@ -22,6 +22,7 @@ import operator
 import socket
 import sys
 
+from check_conntrack.flows import groups
 from check_conntrack.flows import tally as t
 from check_conntrack.flows.columns import address_keys, integer, slices, zoned_keys
 from check_conntrack.flows.entry import (
@@ -209,7 +210,7 @@ class LineCounter:
         target_nat = _differing(back_source, target, *ports)
 
         tally.read += number
-        flags = layout.status & t.KEPT_LOW | layout.status >> 8 & t.KEPT_HIGH
+        flags = layout.status & groups.KEPT_LOW | layout.status >> 8 & groups.KEPT_HIGH
         for nat, times in _nat_flags(source_nat, target_nat, number):
             tally.groups[family, protocol, state, flags | nat] += times
 
@@ -227,8 +228,8 @@ class LineCounter:
                 heavy.feed(address_keys(address, mask, number), number)
             else:
                 heavy.feed(zoned_keys(address, mask, number, zone), number)
-        half_open = protocol == IPPROTO_TCP and state in t.HALF_OPEN
-        if (half_open or not flags & t.SEEN_REPLY) and not tally.unanswered.full:
+        half_open = protocol == IPPROTO_TCP and state in groups.HALF_OPEN
+        if (half_open or not flags & groups.SEEN_REPLY) and not tally.unanswered.full:
             has_port = ports[0] and has_ports(protocol)
             head = [protocol, NO_STATE if state is None else state, *(zone or (0, 0))]
             two = _two_columns(map(int, ports[0])) if has_port else (0, 0)
@@ -432,7 +433,7 @@ def _nat_flags(
     none = bytes(number)
     both = collections.Counter(zip(source_nat or none, target_nat or none))
     return [
-        (t.SOURCE_NAT * one | t.DESTINATION_NAT * other, times)
+        (groups.SOURCE_NAT * one | groups.DESTINATION_NAT * other, times)
         for (one, other), times in both.items()
     ]
 

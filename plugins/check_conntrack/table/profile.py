@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ..advice.table_profile import LONG_IDLE, NAMED, TableProfile, TopItem, Unanswered
 from ..flows.entry import address_text, state_name
-from ..flows.tally import DESTINATION_NAT, IDLE_SHIFT, protocol_label
+from ..flows.groups import DESTINATION_NAT
+from ..flows.labels import protocol_label
+from ..flows.tally import IDLE_SHIFT
 from ..kernel import ctnetlink as ct
 from ..kernel import host, sockets
 from ..kernel.limits import OWN

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
 
-    from ..flows.tally import Figures
+    from ..flows.figures import Figures
     from ..kernel.conntrack_cli import Conntrack
     from ..kernel.limits import Limits
     from ..kernel.namespaces import NamespaceScan
