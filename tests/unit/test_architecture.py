@@ -46,6 +46,14 @@ def test_files_and_names_in_where_a_change_goes_exist():
             assert re.search(rf"\b{word}\b", source), name
 
 
+def test_names_are_defined_in_the_files_that_are_said_to_have_them():
+    named = re.findall(r"`(\w+)(?:\(\))?` in `([^`]+\.py)`", PAGE)
+    assert named
+    for name, file in named:
+        text = (LIBRARY / file).read_text()
+        assert re.search(rf"^(?:class|def) {name}\b|^{name}\b.* = ", text, re.MULTILINE), name
+
+
 def strings(path):
     """The string constants of a module without docstrings."""
     tree = ast.parse(path.read_text())
