@@ -4,6 +4,7 @@ import pytest
 
 from check_conntrack.flows import match, netlink
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel import netlink
 from support import flows_dump as dump
 
 
@@ -101,7 +102,12 @@ def test_one_protocol_becomes_a_dump_a_family():
     ]
 
 
-def test_a_request_the_kernel_would_refuse_is_not_built():
+def test_dump_request_is_a_dump_of_ctnetlink():
+    size, kind, flags, sequence, _ = netlink.NLMSGHDR.unpack_from(ct.dump_request(7))
+    assert (size, kind, flags, sequence) == (20, 0x101, 0x301, 7)
+
+
+def test_dump_request_that_the_kernel_would_refuse_is_not_built():
     with pytest.raises(ValueError, match="family"):
         ct.dump_request(1, ct.KernelFilter(original=ct.TupleFilter(source=bytes(4))))
 
