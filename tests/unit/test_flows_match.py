@@ -4,7 +4,7 @@ import pytest
 
 from check_conntrack.flows import match, netlink
 from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel import netlink
+from check_conntrack.kernel.netlink import NLMSGHDR
 from support import flows_dump as dump
 
 
@@ -103,7 +103,7 @@ def test_one_protocol_becomes_a_dump_a_family():
 
 
 def test_dump_request_is_a_dump_of_ctnetlink():
-    size, kind, flags, sequence, _ = netlink.NLMSGHDR.unpack_from(ct.dump_request(7))
+    size, kind, flags, sequence, _ = NLMSGHDR.unpack_from(ct.dump_request(7))
     assert (size, kind, flags, sequence) == (20, 0x101, 0x301, 7)
 
 
