@@ -32,7 +32,7 @@ from support.contract import Run
 
 settings.register_profile(
     "unit",
-    max_examples=50,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     database=None,

@@ -63,6 +63,7 @@ def through_json(value):
     return json.loads(json.dumps(encode(value)))
 
 
+@settings(max_examples=20)
 @given(WHOLES)
 def test_codec_returns_what_was_encoded(value):
     again = decode(Whole, through_json(value))

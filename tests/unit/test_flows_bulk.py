@@ -47,7 +47,7 @@ def asked() -> st.SearchStrategy[match.Match | None]:
 
 
 @given(dump.dumps(), asked(), st.sampled_from(["32/128", "24/64", "19/33", "0/0"]))
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_the_fast_path_counts_what_the_general_decoder_counts(batches, wanted, grouping):
     fast, slow = (tally.Tally(tally.prefixes(grouping), wanted) for _ in range(2))
     status = bulk.count(iter(batches), fast)
@@ -57,7 +57,7 @@ def test_the_fast_path_counts_what_the_general_decoder_counts(batches, wanted, g
 
 
 @given(dump.damaged())
-@settings(max_examples=120)
+@settings(max_examples=60)
 def test_the_fast_path_judges_damage_as_the_general_decoder_does(batches):
     fast, slow = tally.Tally(), tally.Tally()
     try:

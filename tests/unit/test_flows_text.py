@@ -127,7 +127,7 @@ def test_columns_agree_with_lines_and_need_no_slow_path(line, monkeypatch):
         max_size=8,
     )
 )
-@settings(max_examples=120)
+@settings(max_examples=60)
 def test_columns_agree_with_lines_on_any_fault(described):
     lines = []
     for whole, changes, times in described:

@@ -757,7 +757,7 @@ def drops(host, *words):
     }
 
 
-@pytest.mark.parametrize("count", [500, 3000])
+@pytest.mark.parametrize("count", [300, 900])
 def test_full_drops_are_found_in_each_of_many_namespaces(host, count):
     names = [f"qrouter-{at:036}" for at in range(count)]
     further(host, names)

@@ -271,10 +271,10 @@ def through(tmp_path, script):
 @pytest.mark.parametrize("kind", HANGING)
 def test_a_reader_that_hangs_is_a_timeout_that_names_it_and_leaves_no_process(tmp_path, kind):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([PLUGINS, LIBRARIES])}
-    arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "2"]
+    arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "1"]
     run = ended(through(tmp_path, HANGING[kind]), arguments, env=environment)
     assert run.code == 3
-    assert run.text.endswith("other namespaces: timed out after 2s while waiting for the reader"), (
+    assert run.text.endswith("other namespaces: timed out after 1s while waiting for the reader"), (
         "the check's own namespace is known and evaluated"
     )
     assert "entries" in run.data

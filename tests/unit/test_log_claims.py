@@ -145,7 +145,7 @@ class Story:
 STEPS = ("write", "rotate", "create", "copy_and_truncate", "truncate", "remove", "hide", "run")
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.lists(st.sampled_from([*STEPS, "write", "run"]), max_size=25))
 def test_claimed_spans_hold_no_line_that_was_lost(tmp_path_factory, steps):
     story = Story(tmp_path_factory.mktemp("log"))
