@@ -405,6 +405,37 @@ def test_full_a_ring_buffer_that_wrapped_inside_the_window_is_a_gap(busy):
     assert f"not covered {busy.clock(900)} to {busy.clock(60)}" in run.text
 
 
+def test_full_a_ring_buffer_that_wraps_between_runs_is_no_gap(busy):
+    off = ("-w", "full_drops=~:")
+    busy.own.counters = None
+    busy.records = [(1.0, "Linux version"), (busy.up - 2, MESSAGE)]
+    assert busy.run(*off).data["table_full"].value == 1
+    for minute in range(1, 15):
+        busy.passes(60)
+        busy.records, busy.first_sequence = [(busy.up - 61, "eth0: up")], 77 * minute
+        busy.at += 5000 if minute == 7 else 0
+        run = busy.run(*off)
+        assert run.state == "CRITICAL", "what was overwritten still counts"
+        assert (run.data["table_full"].value, "not covered" in run.text) == (1, False)
+    busy.passes(120)
+    busy.records = [(busy.up - 130, "eth0: up")]
+    run = busy.run(*off)
+    assert run.text.startswith("not full in the last 15m (kernel log)")
+    busy.passes(120)
+    busy.records = [(busy.up - 60, "eth0: up")]
+    assert "not covered" in busy.run(*off).text, "nobody has read a minute of it"
+
+
+def test_full_a_ring_buffer_of_an_earlier_boot_covers_nothing(busy):
+    busy.own.counters = None
+    busy.records = [(1.0, "Linux version"), (busy.up - 2, MESSAGE)]
+    assert busy.run().data["table_full"].value == 1
+    busy.reboots()
+    busy.passes(60)
+    busy.records, busy.first_sequence = [(30.0, "eth0: up")], 99
+    assert "not covered" in busy.run().text
+
+
 def test_full_counters_fill_the_gap_of_a_ring_buffer(host):
     host.records, host.first_sequence = [(host.up - 60, "eth0: up")], 77
     assert host.run().text == "not full in the last 15m (kernel log, counters)"

@@ -17,7 +17,7 @@ from ..source import KernelError
 from . import events as ev
 from . import journal, kmsg
 from .opening import STANDARD_INPUT, LogFiles
-from .rotation import LogCursor  # noqa: TC001 - its decoder looks it up here
+from .rotation import LogCursor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class LogHistory(NamedTuple):
     spans: the spans that earlier runs covered, none of them before `start`.
     hosts: names of hosts in the log's lines.
     reason, detail, path: why the spans have gaps, as in Coverage.
+    boot: of the ring buffer: boot id. Then all times are in seconds since that boot, whatever the
+    clock is set to.
     """
 
     cursor: LogCursor
@@ -63,6 +65,7 @@ class LogHistory(NamedTuple):
     reason: str = ""
     detail: str = ""
     path: str = ""
+    boot: str = ""
 
 
 class LogEvidence(NamedTuple):
@@ -160,6 +163,8 @@ class _Gathering:
     def ring(self) -> None:
         """Read the ring buffer."""
         clock = kmsg.read_clock()
+        boot = kmsg.boot_time(clock)
+        known = self._known_of_ring(boot)
         try:
             ring = self._ring(clock)
         except (OSError, KernelError) as error:
@@ -172,18 +177,53 @@ class _Gathering:
         how = BY_READER if self.asked else DIRECTLY
         count = f"{ring.records} records, {ring.kernel_records} of the kernel's"
         self.read.append(f"{kmsg.PATH} {how}: {count}")
-        self.parts.append(ring.events)
-        self._covers(RING, *self._ring_coverage(ring, kmsg.boot_time(clock)))
+        oldest = self.window.end if ring.oldest is None else ring.oldest
+        # What has been overwritten since. Where the host slept, times alone do not tell.
+        there = {each.monotonic for each in ring.events}
+        gone = tuple(
+            each
+            for each in known.events
+            if (each.time or 0.0) < oldest and each.monotonic not in there
+        )
+        self.parts.append((*gone, *ring.events))
+        problem, spans = self._ring_coverage(ring, boot, known.spans)
+        self._covers(RING, problem, spans)
+        if self.window.start is not None and ring.complete:
+            self._remember_ring((*gone, *ring.events), spans, boot)
+
+    def _known_of_ring(self, boot: float) -> LogHistory:
+        """Return what earlier runs of this boot read of the ring, by the present clock."""
+        known = self.earlier.get(kmsg.PATH)
+        if known is None or known.boot != self.boot or self.window.start is None:
+            return LogHistory(LogCursor(0, 0, 0))
+        return known._replace(
+            events=tuple(each._replace(time=(each.time or 0.0) + boot) for each in known.events),
+            spans=tuple(Span(span.start + boot, span.end + boot) for span in known.spans),
+        )
+
+    def _remember_ring(
+        self, events: tuple[ev.Event, ...], spans: Sequence[Span], boot: float
+    ) -> None:
+        start = self.window.start or 0.0
+        inside = ev.fold(ev.select(events, self.window).inside, MOST_REMEMBERED)
+        covered = clip(spans, Span(start, self.window.end))[-MOST_SPANS:]
+        self.histories[kmsg.PATH] = LogHistory(
+            LogCursor(0, 0, 0),
+            tuple(each._replace(time=(each.time or 0.0) - boot) for each in inside),
+            start - boot,
+            tuple(Span(span.start - boot, span.end - boot) for span in covered),
+            boot=self.boot,
+        )
 
     def _ring_coverage(
-        self, ring: kmsg.Ring, boot: float
+        self, ring: kmsg.Ring, boot: float, known: Sequence[Span]
     ) -> tuple[SourceProblem | None, tuple[Span, ...]]:
         start = boot if ring.first_sequence == 0 else ring.oldest
         if start is None or not ring.kernel_records:
             return SourceProblem(kmsg.PATH, reasons.NO_KERNEL_LINES), ()
         if not ring.complete:
             return SourceProblem(kmsg.PATH, reasons.TIMED_OUT), ()
-        spans = gaps(_widened(ring.losses), Span(start, self.window.end))
+        spans = union((*gaps(_widened(ring.losses), Span(start, self.window.end)), *known))
         if ring.lost and self._gaps([Span(start, self.window.end)]) != self._gaps(spans):
             return SourceProblem(kmsg.PATH, reasons.RECORDS_LOST, str(ring.lost)), spans
         if self._gaps(spans):
