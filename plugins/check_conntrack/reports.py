@@ -161,22 +161,28 @@ def place(namespace: Namespace) -> tuple[str, str]:
     return f"namespace {name} ", f"namespace {short} "
 
 
-def table_state(namespace: Namespace, share: str, suffix: str = "") -> list[str]:
-    """Return the state of a table for the status line, in full and short.
+def table_state(
+    namespace: Namespace, share: str, suffix: str = "", *, brief: bool = False
+) -> list[str]:
+    """Return the state of a table for the status line, in full and ever shorter.
 
-    share: its usage as in the perfdata, empty if there is no limit.
+    share: its usage as in the perfdata, empty if there is no limit. brief: the usage may stand for
+    the numbers, to make room for a cause.
     """
     limits = namespace.limits
     if limits is None:
         return []
     if not limits.limit:
-        text = f"{limits.entries} entries in use, no limit"
+        text = short = f"{limits.entries} entries in use, no limit"
     elif limits.full:
         over = f" ({share})" if limits.entries > limits.limit else ""
-        text = f"full: {limits.entries} of {limits.limit} entries{over}"
+        text, short = f"full: {limits.entries} of {limits.limit} entries{over}", "full"
     else:
         text = f"{limits.entries} of {limits.limit} entries in use ({share})"
-    return [words + text + suffix for words in dict.fromkeys(place(namespace))]
+        short = f"{share} in use"
+    words, short_words = place(namespace)
+    choices = words + text, short_words + text, short_words + (short if brief else text)
+    return [choice + suffix for choice in dict.fromkeys(choices)]
 
 
 def also(reports: Sequence[Report], results: Results) -> list[str]:

@@ -319,6 +319,7 @@ def _advice(report: NamespaceReport, alarms: Sequence[Result], store: Store) -> 
     peak = report.series.peak if report.series else limits.entries
     finding = nagios.last_finding(store, report.namespace.key)
     evidence = nagios.capacity_evidence(limits, peak, finding)
+    evidence = evidence._replace(netns=report.namespace.option)
     change = trend.lowered(report.series) if report.series else None
     if change:
         evidence = evidence._replace(lowered_from=change.old)

@@ -153,6 +153,133 @@ def dead_backend(lab: Lab) -> Iterator[None]:
     unharmed(lab)
 
 
+BALANCED = """
+table ip balanced {
+  chain prerouting {
+    type nat hook prerouting priority dstnat;
+    ip daddr 198.51.100.1 tcp dport 443 dnat to numgen inc mod 2 map { 0: WEB, 1: 10.9.0.81 };
+  }
+}
+"""
+
+
+@incident(
+    "one of two backends behind a load balancer is dead",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=(r"198\.51\.100\.1", "tcp/443|:443", "not answer"),
+        below=("translated here", "load balancer"),
+        never=(*NO_LARGER_LIMIT, "flood on", "scan", "synproxy", "reject"),
+    ),
+    ci=True,
+)
+def balanced_backend(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    server = lab.server(443)
+    lab.router.nft(BALANCED.replace("WEB", WEB))
+    clients = hosts("198.18.8.0/24")
+    lab.send(tcp(next(clients), "198.51.100.1", 2000 + n, 443) for n in range(MOST + 300))
+    lab.wait_for_entries(MOST)
+    yield
+
+    def served(number: int = 20) -> int:
+        numbers = range(number)
+        works = [connects(lab.clients, next(clients), "198.51.100.1", 443, 0.1) for _ in numbers]
+        server.forget()
+        return sum(works)
+
+    assert served() >= 9
+    assert "10.9.0.81" in lab.paste(lab.step("translated here").commands)
+    lab.paste(lab.step("conntrack -D").commands)
+    assert not lab.router.entries("-p", "tcp", "--state", "SYN_SENT")
+    assert served() >= 9
+
+
+@incident(
+    "dead UDP service on a port that nobody knows",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=(r"10\.9\.0\.5\b", "udp/9125|:9125", "not answer"),
+        never=(*NO_LARGER_LIMIT, "flood on", "tcp_timeout", "DNS", "synproxy"),
+    ),
+)
+def dead_udp_service(lab: Lab) -> Iterator[None]:
+    clients = hosts("198.18.60.0/23")
+
+    def packets(number: int) -> Iterator[Packet]:
+        return (udp(next(clients), "10.9.0.5", 20000 + n, 9125) for n in range(number))
+
+    flood(lab, packets(MOST))
+    yield
+    ended(lab, lab.step("refuse new connections"), packets(1000), "-p", "udp")
+
+
+@incident(
+    "ICMPv6 flood from one /64",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("ICMPv6 flood", r"2001:db8:2:9::1\b", r"2001:db8:bad:7::/64"),
+        never=(*NO_LARGER_LIMIT, "SYN", "udp_timeout", "tcp_timeout", "synproxy"),
+    ),
+)
+def icmpv6_flood(lab: Lab) -> Iterator[None]:
+    bad = hosts("2001:db8:bad:7::/64", 9)
+
+    def packets(number: int) -> Iterator[Packet]:
+        return (echo(next(bad), "2001:db8:2:9::1", n) for n in range(number))
+
+    flood(lab, packets(MOST))
+    yield
+    ended(lab, lab.step(r"nft .*2001:db8:bad:7::/64"), packets(1000), "-p", "icmpv6")
+
+
+@incident(
+    "SYN flood on a translated service",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("SYN flood", r"198\.51\.100\.1", "tcp/9443|:9443", "forged|many sources"),
+        below=("a SYN proxy would break it here",),
+        never=NO_LARGER_LIMIT,
+    ),
+)
+def syn_flood_translated(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    service = "198.51.100.1"
+    lab.router.nft(
+        "table ip service {\n chain prerouting {\n type nat hook prerouting priority dstnat;\n"
+        f"ip daddr {service} tcp dport 9443 dnat to {WEB}\n }}\n }}\n"
+    )
+    server = lab.server(9443)
+    server.connect(lab.clients, first(150, hosts("198.18.1.0/24")), service)
+    forged = hosts("203.0.0.0/16", 7)
+    lab.send(tcp(next(forged), service, 1024 + n, 9443) for n in range(MOST))
+    lab.wait_for_entries(MOST)
+    yield
+
+    def taken() -> int:
+        """Return how many entries one source may take."""
+        lab.router.run("conntrack", "-D", "-s", "203.1.1.1", check=False)
+        server.forget()
+        lab.send(tcp("203.1.1.1", service, 1024 + n, 9443) for n in range(400))
+        return len(lab.router.entries("-s", "203.1.1.1"))
+
+    before = lab.ruleset()
+    step = lab.step("check_conntrack_limit")
+    lab.paste(lab.step("conntrack -D").commands)
+    assert taken() > 300
+    lab.paste_twice(step)
+    assert taken() <= 101
+    server.forget()
+    assert connects(lab.clients, "198.18.2.1", service, 9443)
+    assert len(lab.router.entries("-p", "tcp", "--state", "ESTABLISHED")) >= 150
+    lab.paste(step.undo)
+    assert lab.ruleset() == before
+
+
 @incident(
     "scan",
     Expect(

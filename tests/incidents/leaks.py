@@ -60,3 +60,26 @@ def idle_leak(lab: Lab) -> Iterator[None]:
     lab.paste(lab.step("conntrack -D").commands)
     assert not lab.router.entries("-p", "tcp", "--dport", "3306")
     unharmed(lab)
+
+
+@incident(
+    "CLOSE_WAIT leak beside a busy client of another service",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("CLOSE_WAIT", "tcp/8080|:8080"),
+        below=(r"198\.18\.5\.5",),
+        never=(*NO_LARGER_LIMIT, "flood", "scan", "of all entries", "5 tcp/443"),
+    ),
+)
+def close_wait_beside_busy(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    application, web = lab.server(8080), lab.server(443)
+    for one in application.connect(lab.clients, ["198.18.7.8"] * 1600, APPLICATION):
+        one.client.close()
+    web.connect(lab.clients, ["198.18.5.5"] * 2100, "10.1.0.80")
+    lab.wait_for_state("CLOSE_WAIT", 1600)
+    yield
+    lab.paste(lab.step("conntrack -D").commands)
+    assert not lab.router.entries("-p", "tcp", "--state", "CLOSE_WAIT")
+    assert len(lab.router.entries("-s", "198.18.5.5")) == 2100

@@ -345,3 +345,8 @@ def test_two_alarms_of_one_cause_are_advised_on_once():
 )
 def test_a_size_is_told_in_the_unit_that_fits(size, words):
     assert render.size(size) == words
+
+
+def test_the_table_check_is_run_in_the_namespace_that_alarms():
+    lines = advise(FULL._replace(netns="red tape", diagnosed=False), {"usage"})
+    assert "  check_conntrack_table -v --netns 'red tape'" in lines

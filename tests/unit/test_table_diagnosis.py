@@ -10,6 +10,7 @@ from check_conntrack.advice import diagnosis, remedies
 from check_conntrack.advice.table_profile import FEWEST, TopItem
 from check_conntrack.kernel import host, sockets
 from check_conntrack.kernel.source import FileReading
+from check_conntrack.table import summary
 from support import flows_dump, tables
 from support.profiles import FORGED, address, cases, profile, target, unanswered
 
@@ -467,3 +468,42 @@ def test_default_gateways_are_those_of_both_families(monkeypatch):
     }
     monkeypatch.setattr(host, "read_long_file", lambda path: FileReading(path, files[path]))
     assert host.default_gateways() == {"192.168.1.1", "2001:db8::1"}
+
+
+def test_headline_never_loses_an_address_when_it_is_shortened():
+    headline = (
+        "leaked connections: 77% idle for hours, 77% from 192.0.2.7, 85% to 192.0.2.9 tcp/5432"
+    )
+    versions = summary._headline_versions(headline)
+    assert versions[-1] == "77% idle for hours, from 192.0.2.7, to 192.0.2.9 tcp/5432"
+    assert all("192.0.2.7" in each and "192.0.2.9 tcp/5432" in each for each in versions)
+    flood = "UDP flood on 192.0.2.9 udp/9 from 2001:db8::/64 (99% unreplied)"
+    assert summary._headline_versions(flood)[-1] == flood.partition(" (")[0]
+
+
+def test_translated_destination_is_not_refused():
+    one = unanswered(state="SYN_SENT", translated=50.0, **FORGED)
+    text = advice(profile(one))
+    assert "reject" not in text
+    assert "conntrack -L -g -p tcp -d 198.51.100.1 --dport 443 --state SYN_SENT" in text
+
+
+def test_udp_from_few_clients_to_an_unknown_port_is_no_flood():
+    aim = target("10.0.0.5", 9125, protocol="udp")
+    clients = {"source": address("10.1.0.1", 2.0), "network": address("10.1.0.0/24", 20.0)}
+    one = unanswered("udp", "", target=aim, sources=60, spread=3.0, **clients)
+    assert first(profile(one)).startswith("10.0.0.5 udp/9125 does not answer many sources")
+    assert "or a flood" in diagnosis.diagnose(profile(one))[0].sentence(profile(one))
+
+
+def test_leak_names_nobody_whose_connections_are_of_another_service():
+    named = {
+        "source": address("192.0.2.5", 55.0),
+        "destination": address("192.0.2.80", 55.0),
+        "service": target("", 443, 55.0)._replace(name="tcp/443", address=""),
+    }
+    leak = target("", 9000, 45.0)._replace(name="tcp/9000", address="")
+    table = profile(close_wait=45.0, close_wait_service=leak, **named)
+    assert first(table) == "leaked connections: 45% of entries in CLOSE_WAIT to tcp/9000"
+    same = leak._replace(name="tcp/443", port=443)
+    assert "192.0.2.5" in first(table._replace(close_wait_service=same))

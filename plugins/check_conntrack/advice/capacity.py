@@ -91,7 +91,7 @@ class CapacityEvidence(NamedTuple):
         raising: a larger limit is advised on as well
         finding: what check_conntrack_table found last
         diagnosed: the caller is check_conntrack_table, and no cause forbids a larger limit
-        command: leads into the namespace, and ends with a space; else empty
+        netns: what --netns takes for the namespace; empty for the one that the check runs in
     """
 
     entries: int
@@ -111,7 +111,7 @@ class CapacityEvidence(NamedTuple):
     raising: bool = False
     finding: LastFinding | None = None
     diagnosed: bool = False
-    command: str = ""
+    netns: str = ""
 
 
 class Step(NamedTuple):
@@ -120,6 +120,15 @@ class Step(NamedTuple):
     text: str
     commands: tuple[str, ...] = ()
     undo: tuple[str, ...] = ()
+
+
+def table_check(evidence: CapacityEvidence) -> str:
+    """Return the command that tells what fills the table."""
+    if not evidence.netns:
+        return TABLE_CHECK
+    import shlex
+
+    return f"{TABLE_CHECK} --netns {shlex.quote(evidence.netns)}"
 
 
 def lines_of(steps: Iterable[Step]) -> list[str]:
@@ -185,7 +194,7 @@ def raise_limit(evidence: CapacityEvidence) -> list[Step]:
         return [
             Step(
                 f"Leave the limit as it is: {finding.headline}. What to do about it:",
-                (TABLE_CHECK,),
+                (table_check(evidence),),
             )
         ]
     if evidence.lowered_from > evidence.limit:
@@ -199,14 +208,14 @@ def raise_limit(evidence: CapacityEvidence) -> list[Step]:
                     f"The limit of {evidence.limit} has room for {counted}, but the table grows by "
                     f"{evidence.growth:.2f} entries/s: a larger limit would only put off the end. "
                     "Look for what grows:",
-                    (TABLE_CHECK,),
+                    (table_check(evidence),),
                 )
             ]
         return [
             Step(
                 f"The limit suffices for what was counted: {counted} fits into {evidence.limit}. "
                 "Look for what fills the table, or raise the threshold:",
-                () if evidence.diagnosed else (TABLE_CHECK,),
+                () if evidence.diagnosed else (table_check(evidence),),
             )
         ]
     steps = []
@@ -215,7 +224,7 @@ def raise_limit(evidence: CapacityEvidence) -> list[Step]:
             Step(
                 "Find out first what fills the table. A flood, a scan or a leak fills any limit; "
                 "where this names one, do what it says and leave the limit:",
-                (TABLE_CHECK,),
+                (table_check(evidence),),
             )
         )
     text = f"Raise the limit to {wanted}: {counted}, rounded up to a power of two."
@@ -356,13 +365,13 @@ def other_drops(_: CapacityEvidence) -> list[Step]:
     ]
 
 
-def clashes(_: CapacityEvidence) -> list[Step]:
+def clashes(evidence: CapacityEvidence) -> list[Step]:
     """Return what packets that were dropped because their insert failed mean."""
     return [
         Step(
             "An insert fails, and its packet is dropped, when source NAT finds no free port for a "
             "new connection. See how full the port pools are (snat_port_usage):",
-            (TABLE_CHECK,),
+            (table_check(evidence),),
         ),
         Step(
             "Where no pool is full, two packets of one new connection raced each other, mostly "

@@ -16,6 +16,7 @@ from .table_profile import (
     TopItem,
     Unanswered,
     called,
+    idle_goes_to_service,
     overlaps,
     percent,
 )
@@ -73,10 +74,12 @@ def _unanswered_cause(
 # --- other causes
 
 
-def _who(profile: TableProfile, share: float = 0.0) -> str:
+def _who(profile: TableProfile, share: float = 0.0, about: TopItem | None = None) -> str:
     """Return the dominant source and destination, whatever the cause; empty for none.
 
     share: of the entries that the cause is about; where others may have gone there, that is said.
+    about: the service that most of these go to. Where most others go to another one, only who
+    certainly stands behind the cause is named.
     """
     source, target, service = profile.source, profile.destination, profile.service
     named = [(source, f"from {called(source, profile)}")]
@@ -87,6 +90,8 @@ def _who(profile: TableProfile, share: float = 0.0) -> str:
     else:
         named.append((service, f"to {service.name}"))
     named = [(item, words) for item, words in named if item.share >= NAMED]
+    if about and about.name and about.name != service.name:
+        named = [(item, words) for item, words in named if overlaps(item.share, share)]
     text = ", ".join(f"{percent(item.share)} {words}" for item, words in named)
     apart = share and not all(overlaps(item.share, share) for item, _ in named)
     return f"of all entries {text}" if text and apart else text
@@ -153,6 +158,14 @@ def _idle_for() -> str:
     return f"{LONG_IDLE // 3600}h {LONG_IDLE % 3600 // 60}m or longer"
 
 
+def _idle_service(profile: TableProfile) -> str:
+    """Return the service that idle connections go to, where that of the whole table is another."""
+    service = profile.established_service
+    if service.name == profile.service.name:
+        return ""
+    return f" to {service.name}" if idle_goes_to_service(profile) else ""
+
+
 def _in_close_wait(profile: TableProfile) -> str:
     share = profile.close_wait
     return f"{percent(share)} of entries in CLOSE_WAIT{_to(profile.close_wait_service, share)}"
@@ -193,26 +206,39 @@ CAUSES = (
     Cause(
         "close_wait",
         lambda p: p.weighty and p.close_wait >= 25,
-        lambda p: _with(f"leaked connections: {_in_close_wait(p)}", _who(p, p.close_wait)),
-        lambda p: _with(f"leaked connections: {_in_close_wait(p)}", _who(p, p.close_wait)),
+        lambda p: _with(
+            f"leaked connections: {_in_close_wait(p)}", _who(p, p.close_wait, p.close_wait_service)
+        ),
+        lambda p: _with(
+            f"leaked connections: {_in_close_wait(p)}", _who(p, p.close_wait, p.close_wait_service)
+        ),
         remedies.closing,
     ),
     Cause(
         "idle",
         _is_idle,
-        lambda p: _with(f"leaked connections: {percent(p.idle)} idle for hours", _who(p, p.idle)),
+        lambda p: _with(
+            f"leaked connections: {percent(p.idle)} idle for hours{_idle_service(p)}",
+            _who(p, p.idle, p.established_service),
+        ),
         lambda p: _with(
             f"leaked connections: {percent(p.idle)} of entries are ESTABLISHED without a packet "
             f"for {_idle_for()}",
-            _who(p, p.idle),
+            _who(p, p.idle, p.established_service),
         ),
         remedies.alive,
     ),
     Cause(
         "time_wait",
         _is_time_wait,
-        lambda p: _with(f"short-lived connections: {_in_time_wait(p)}", _who(p, p.time_wait)),
-        lambda p: _with(f"short-lived connections: {_in_time_wait(p)}", _who(p, p.time_wait)),
+        lambda p: _with(
+            f"short-lived connections: {_in_time_wait(p)}",
+            _who(p, p.time_wait, p.time_wait_service),
+        ),
+        lambda p: _with(
+            f"short-lived connections: {_in_time_wait(p)}",
+            _who(p, p.time_wait, p.time_wait_service),
+        ),
         remedies.pooling,
         room=True,
     ),

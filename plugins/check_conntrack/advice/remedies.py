@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from . import rulesets
 from .capacity import Step, lines_of
-from .table_profile import NAMED, overlaps
+from .table_profile import NAMED, idle_goes_to_service, overlaps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,11 +164,13 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
                 tuple(look),
             )
         )
-        if target.protocol in ("tcp", "udp") and target.port:
-            steps.append(rulesets.refuse(profile, target))
         options = rulesets.toward(target)
         if one.protocol == "tcp" and one.state.isupper():
             options = (*options, "--state", one.state)
+        if one.translated >= 1:
+            steps.append(rulesets.behind(profile, target, *options))
+        elif target.protocol in ("tcp", "udp") and target.port:
+            steps.append(rulesets.refuse(profile, target))
         steps += rulesets.frees(profile, target, target.entries, *options)
     else:
         steps.append(
@@ -286,7 +288,7 @@ def alive(profile: TableProfile) -> list[Step]:
     item = target if overlaps(target.share, profile.idle) else target._replace(zone=0)
     if overlaps(target.share, profile.idle):
         options += ["-d", item.address]
-    if overlaps(service.share, profile.idle) and service.port:
+    if idle_goes_to_service(profile):
         options += ["--dport", str(service.port)]
     number = round(profile.total * profile.idle / 100)
     all_of_them = round(profile.total * profile.established / 100)

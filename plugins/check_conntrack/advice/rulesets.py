@@ -73,12 +73,18 @@ def frees(profile: TableProfile, item: TopItem, number: int, *options: str) -> l
     commands = deletes(profile, item, *options)
     if not commands or not number:
         return []
-    return [Step(free_text(number), commands)]
+    return [Step(free_text(number, answered="--state" not in options), commands)]
 
 
-def free_text(number: int) -> str:
-    """Return the sentence above a command that deletes entries."""
-    return f"Free what is there: this frees {entries(number)} now."
+def free_text(number: int, *, answered: bool = False) -> str:
+    """Return the sentence above a command that deletes entries.
+
+    answered: it cannot tell those that were answered from those that were not.
+    """
+    text = f"Free what is there: this frees {entries(number)} now"
+    if answered:
+        text += ", and answered ones beside them: these are tracked again with their next packet"
+    return f"{text}."
 
 
 def may_block(profile: TableProfile, item: TopItem) -> bool:
@@ -201,6 +207,19 @@ def refuse(profile: TableProfile, target: TopItem) -> Step:
             f"add rule {table} output {to} {answer}",
         ),
         undo(profile, table),
+    )
+
+
+def behind(profile: TableProfile, target: TopItem, *options: str) -> Step:
+    """Return how to see which hosts behind a translated target do not answer.
+
+    A rule against the target would refuse what the others behind it still answer.
+    """
+    return Step(
+        f"{target.name} is translated here, and a rule against it would refuse what other hosts "
+        "behind it still answer. See which one does not (the second src= of each line), and take "
+        "it out of the translation or the load balancer:",
+        (f"{profile.command}conntrack -L -g {' '.join(options)} -o extended",),
     )
 
 

@@ -162,6 +162,13 @@ def overlaps(one: float, other: float) -> bool:
     return one + other - 100 >= other / 2
 
 
+def idle_goes_to_service(profile: TableProfile) -> bool:
+    """Return whether most idle connections must go to the service of most established ones."""
+    service = profile.established_service
+    both = service.share + profile.idle - max(profile.established, service.share, profile.idle)
+    return service.port > 0 and both >= profile.idle / 2
+
+
 def called(item: TopItem, profile: TableProfile) -> str:
     """Return the name of an address, and whether it is this host's own."""
     return f"{item.name} (this host)" if item.address in profile.own else item.name

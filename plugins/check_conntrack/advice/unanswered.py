@@ -34,8 +34,11 @@ def verdict(one: Unanswered, profile: TableProfile) -> str:
     # A peer that is down leaves the first packet of a handshake without an answer.
     if one.protocol in ("tcp", "sctp", "dccp") or not (source or target):
         return SILENCE
-    if one.protocol == "udp" and target and one.target.port in _SERVICES:
-        return SILENCE
+    if one.protocol == "udp" and target:
+        # Clients of a service that is dead send from many ports, and are few.
+        clients = not source and not _forged(one)
+        if clients or one.target.port in _SERVICES:
+            return SILENCE
     return FLOOD
 
 
@@ -211,7 +214,7 @@ def _does_not_answer(one: Unanswered, profile: TableProfile) -> str:
 def silence_at_length(one: Unanswered, profile: TableProfile) -> str:
     """Return the same with its evidence."""
     why = "a dead service or host, a firewall, or a missing route back"
-    if one.protocol == "tcp":
+    if one.protocol in ("tcp", "udp"):
         why += "; or a flood that it no longer answers"
     return (
         f"{_does_not_answer(one, profile)}: {percent(one.share)} of entries are {_kind(one)}, "

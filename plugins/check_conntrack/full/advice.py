@@ -64,6 +64,7 @@ def lines(findings: Findings, results: Results, store: Store) -> list[str]:
     lowered = trend.lowered(evidence.series) if evidence.series else None
     finding = nagios.last_finding(store, report.namespace.key)
     known = nagios.capacity_evidence(report.limits, peak, finding)._replace(
+        netns=report.namespace.option,
         lowered_from=lowered.old if lowered else 0,
         expect_max=read_expect_max(),
         expectations=bool(evidence.log.counts.expectations),

@@ -53,6 +53,11 @@ class Namespace(NamedTuple):
         return self.path == OWN
 
     @property
+    def option(self) -> str:
+        """Return what --netns takes for it; empty for the one that the check runs in."""
+        return "" if self.is_own else self.name if self.named else self.path
+
+    @property
     def key(self) -> str:
         """Return what its history is kept under."""
         return self.name if self.named else f"net:[{self.inode}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from nagiosplugin import Summary, Unknown
@@ -66,11 +67,11 @@ class TableSummary(Summary):
         problems = [render.versions(problem) for problem in report.problems]
         alarms = nagios.alarms(_of(main, results))
         causes = self.causes(main) if alarms or report.from_file else []
-        parts: list[str | Sequence[str]] = [*self._state(main, results)]
+        parts: list[str | Sequence[str]] = [*self._state(main, results, bool(causes))]
         if nagios.worst(result.state for result in results) is Unknown:
             parts += problems
             problems = []
-        parts += [cause.headline(self._profile(main)) for cause in causes[:1]]
+        parts += [_headline_versions(cause.headline(self._profile(main))) for cause in causes[:1]]
         parts += [*_alarm_texts(alarms, causes), *problems, *_doubts(main, results)]
         if alarms:
             parts.append(reports.also(ordered[1:], results))
@@ -80,12 +81,14 @@ class TableSummary(Summary):
             parts += [_bad_lines(main.table), *main.table.notes]
         return render.fit(parts)
 
-    def _state(self, report: NamespaceReport, results: Results) -> list[str | list[str]]:
+    def _state(
+        self, report: NamespaceReport, results: Results, brief: bool
+    ) -> list[str | list[str]]:
         """Return how full a table is, and how many entries are the ones that were asked for."""
         share = reports.usage_of(report, results)
         state: list[str | list[str]] = []
         if report.limits:
-            state.append(reports.table_state(report.namespace, share))
+            state.append(reports.table_state(report.namespace, share, brief=brief))
         match = self.reader.request.match
         if report.table and match.narrows():
             state.append(_matching(report, match))
@@ -224,6 +227,16 @@ class TableSummary(Summary):
             )
         lines.append("Or start the check as root: it drops its privileges before it parses.")
         return lines
+
+
+def _headline_versions(headline: str) -> list[str]:
+    """Return the cause and its culprit for the status line, whole and ever shorter.
+
+    Shares go first, then evidence in parentheses, then the kind of cause; never an address.
+    """
+    plain = re.sub(r"\b\d+% (?=(?:from|to) )", "", headline)
+    bare = plain[: plain.rindex(" (")] if plain.endswith(")") else plain
+    return list(dict.fromkeys([headline, plain, bare, bare.partition(": ")[2] or bare]))
 
 
 def _capital(sentence: str) -> str:
