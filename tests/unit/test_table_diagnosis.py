@@ -319,18 +319,18 @@ def test_idle_connections_whose_sockets_are_open_here_are_not_leaked():
     assert "leaked" in first(table._replace(open_sockets=12))
 
 
-def test_idle_connections_are_let_go_by_their_timeout():
+def test_idle_connections_are_freed_where_they_go_to():
     table = profile(
         idle=80.0,
+        established=95.0,
         destination=address("10.9.9.9", 95.0),
-        established_service=TopItem("tcp/3306", 95.0, port=3306),
+        established_service=TopItem("tcp/3306", 95.0, 1045, port=3306),
     )
     text = advice(table)
-    assert "this frees 880 entries within 15 minutes" in text
-    assert (
-        "conntrack -U -p tcp --state ESTABLISHED -d 10.9.9.9 --dport 3306 -t 900 > /dev/null"
-    ) in text
-    assert "-t 432000 > /dev/null" in text
+    assert "this frees 1045 entries now, of which 880 are idle" in text
+    command = "conntrack -D -p tcp --state ESTABLISHED -d 10.9.9.9 --dport 3306 > /dev/null"
+    assert command in text
+    assert "conntrack -U" not in text
 
 
 def test_kube_proxy_flag_stands_in_for_its_sysctl():

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .diagnosis import Cause
     from .table_profile import TableProfile, TopItem, Unanswered
 
-PATIENCE = 900  # seconds that an idle connection keeps its entry once that is shortened
 LEAVE = "Leave the limit as it is: a larger table only takes longer to fill."
 _TIMEOUT = "net.netfilter.nf_conntrack_"
 _KUBE_PROXY = {
@@ -295,31 +294,16 @@ def alive(profile: TableProfile) -> list[Step]:
     if "--dport" in options:
         all_of_them = service.entries
     all_of_them = max(number, all_of_them)
-    default = profile.timeouts.get("tcp_timeout_established", (None, 432000))
-    before = default[1] if default[0] is None else default[0]
+    # conntrack -U could shorten what they have left, but stops after a few hundred (ENOBUFS).
     steps = []
-    update = [
-        command.replace("conntrack -D", "conntrack -U", 1).replace(
-            " > /dev/null", f" -t {PATIENCE} > /dev/null"
-        )
-        for command in rulesets.deletes(profile, item, *options)
-    ]
-    if update and number:
+    commands = rulesets.deletes(profile, item, *options)
+    if commands and number:
         steps.append(
             Step(
-                f"Let idle connections go: this frees {rulesets.entries(number)} within "
-                f"{PATIENCE // 60} minutes. A connection that sends a packet in that time keeps "
-                "its entry; one that is open and silent loses it, and breaks behind NAT.",
-                tuple(update),
-                tuple(command.replace(f"-t {PATIENCE}", f"-t {before}") for command in update),
-            )
-        )
-        steps.append(
-            Step(
-                f"Or free them at once: this frees {rulesets.entries(all_of_them)} now, with "
-                "those in use. A connection that nothing translates is tracked again with its next "
-                "packet.",
-                rulesets.deletes(profile, item, *options),
+                f"Free them: this frees {rulesets.entries(all_of_them)} now, of which "
+                f"{number} are idle. A connection that nothing translates is tracked again with "
+                "its next packet; behind NAT one that is in use breaks.",
+                commands,
             )
         )
     return [
