@@ -207,6 +207,6 @@ def everything(one: tally.Tally) -> dict[str, object]:
     for name in LISTS:
         heavy = getattr(one, name)
         found[name] = (heavy.counts, heavy.total, heavy.error)
-    found["unanswered"] = one.unanswered.parts()
-    found["pools"] = one.pools.parts()
+    found["unanswered"] = (one.unanswered.flows, one.unanswered.total)
+    found["pools"] = (one.pools.flows.counts, one.pools.flows.error, one.pools.ranges)
     return found

@@ -18,7 +18,7 @@ NEW = (DATA / "linux-6.18").read_bytes()
 OLD = (DATA / "linux-3.10").read_bytes()
 
 
-def test_the_text_is_read_by_the_names_of_its_header():
+def test_text_is_read_by_the_names_of_its_header():
     found = ct.parse_text(NEW)
     assert found.entries == 42
     assert found.cpus[0] == ct.CpuCounters(0, 2, 3, 5, 6, 7, 8, 9, 13, 1, 4, 10, 11, 12)
@@ -26,19 +26,19 @@ def test_the_text_is_read_by_the_names_of_its_header():
     assert [cpu.cpu for cpu in found.cpus] == [0, 1]
 
 
-def test_an_old_kernel_has_fewer_counters_and_none_under_a_wrong_name():
+def test_text_of_old_kernels_has_fewer_counters():
     [cpu] = ct.parse_text(OLD).cpus
     assert (cpu.drop, cpu.early_drop, cpu.insert_failed) == (0x1A, 0x1B, 0x19)
     assert (cpu.clash_resolve, cpu.chaintoolong, cpu.search_restart) == (None, None, None)
 
 
-def test_columns_in_another_order_are_the_same_counters():
+def test_text_columns_may_be_in_any_order():
     swapped = b"entries drop unheard_of insert_failed\n00000001 00000002 00000003 00000004\n"
     [cpu] = ct.parse_text(swapped).cpus
     assert (cpu.drop, cpu.insert_failed, cpu.found) == (2, 4, None)
 
 
-def test_sums_are_over_all_cpus_and_unknown_stays_unknown():
+def test_total_is_over_all_cpus_and_keeps_unknown_counters():
     assert ct.total(ct.parse_text(NEW)).drop == 0x77
     assert ct.total(ct.parse_text(OLD)).chaintoolong is None
 
@@ -59,20 +59,20 @@ def test_sums_are_over_all_cpus_and_unknown_stays_unknown():
         NEW[:-9],
     ],
 )
-def test_what_is_no_table_of_counters_is_an_error(text):
+def test_malformed_text_is_an_error(text):
     with pytest.raises(ct.CountersError):
         ct.parse_text(text)
 
 
 @given(st.binary())
-def test_any_bytes_as_text_are_counters_or_an_error(text):
+def test_any_text_gives_counters_or_an_error(text):
     try:
         ct.parse_text(text)
     except ct.CountersError:
         return
 
 
-def test_a_missing_file_is_told_from_a_broken_one(tmp_path):
+def test_missing_file_and_malformed_file_raise_different_errors(tmp_path):
     path = tmp_path / "nf_conntrack"
     with pytest.raises(FileNotFoundError):
         ct.read_text(str(path))
@@ -103,7 +103,7 @@ def refusal(code):
     return struct.pack("=IHHIIi", 36, 2, 0, 1, 9, -code) + b"\0" * 16
 
 
-def test_netlink_names_the_cpu_in_res_id_and_values_are_big_endian():
+def test_stats_cpu_has_the_cpu_in_res_id_and_big_endian_values():
     replies = (
         message(CPU, attributes(_10=7, _9=1, _15=2, _14=3), 1)
         + message(CPU, attributes(_10=0xFFFFFFFE), 0)
@@ -117,25 +117,25 @@ def test_netlink_names_the_cpu_in_res_id_and_values_are_big_endian():
     assert found.cpus[1].drop == 0xFFFFFFFE
 
 
-def test_attributes_of_later_kernels_and_no_longer_used_ones_are_passed_over():
+def test_stats_cpu_ignores_unknown_and_retired_attributes():
     body = attributes(_1=5, _3=5, _99=5, _10=7) + struct.pack("=HH", 5, 10) + b"x\0\0\0"
     [cpu] = ct.parse_stats_cpu(message(CPU, body) + DONE).cpus
     assert cpu == ct.CpuCounters(0, drop=7)
 
 
-def test_a_message_that_ends_off_the_boundary_is_followed_at_the_boundary():
+def test_stats_cpu_messages_start_on_four_bytes():
     odd = message(CPU, attributes(_10=7) + struct.pack("=HH", 5, 99) + b"x", 0)
     assert len(odd) % 4 == 1
     cpus = ct.parse_stats_cpu(odd + b"\0\0\0" + message(CPU, attributes(_10=8), 1) + DONE).cpus
     assert [(cpu.cpu, cpu.drop) for cpu in cpus] == [(0, 7), (1, 8)]
 
 
-def test_flags_in_an_attributes_type_do_not_hide_it():
+def test_stats_cpu_ignores_flags_of_attribute_types():
     body = struct.pack("=HH", 8, 0x4000 | 10) + struct.pack(">I", 7)
     assert ct.parse_stats_cpu(message(CPU, body) + DONE).cpus[0].drop == 7
 
 
-def test_a_refusal_is_told_with_its_error_number():
+def test_stats_cpu_refusal_has_its_error_number():
     with pytest.raises(ct.NetlinkError) as caught:
         ct.parse_stats_cpu(refusal(errno.EPERM))
     assert caught.value.errno == errno.EPERM
@@ -156,19 +156,19 @@ def test_a_refusal_is_told_with_its_error_number():
         struct.pack("=IHHII", 16, 2, 0, 0, 0),
     ],
 )
-def test_replies_that_are_cut_or_damaged_are_an_error(replies):
+def test_stats_cpu_truncated_or_malformed_is_an_error(replies):
     with pytest.raises(ct.CountersError):
         ct.parse_stats_cpu(replies)
 
 
 @given(st.binary(), st.sampled_from([b"", message(CPU, attributes(_10=7)), DONE]))
-def test_any_bytes_from_netlink_are_counters_or_an_error(data, before):
+def test_stats_cpu_of_any_bytes_gives_counters_or_an_error(data, before):
     with contextlib.suppress(ct.CountersError, ct.NetlinkError):
         ct.parse_stats_cpu(before + data)
 
 
 @given(st.integers(0, 200), st.integers(0, 255))
-def test_one_wrong_byte_is_counters_or_an_error(at, value):
+def test_stats_cpu_with_one_wrong_byte_gives_counters_or_an_error(at, value):
     replies = bytearray(
         message(CPU, attributes(_10=7, _9=1), 1) + message(CPU, attributes(_10=3), 0) + DONE
     )

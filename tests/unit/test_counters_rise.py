@@ -21,7 +21,7 @@ def reading(*cpus, **values):
     return ct.KernelCounters(tuple(CpuCounters(n, **each) for n, each in enumerate(cpus)))
 
 
-def test_counters_that_did_not_fall_have_risen_by_the_difference():
+def test_rise_is_the_difference_where_nothing_fell():
     before = reading({"drop": 5, "found": 9}, {"drop": 7, "found": 9})
     after = reading({"drop": 6, "found": 9}, {"drop": 17, "found": 10})
     rise = ct.rise(before, after, HERE, HERE, 60)
@@ -30,7 +30,7 @@ def test_counters_that_did_not_fall_have_risen_by_the_difference():
     assert [cpu.drop for cpu in rise.cpus] == [1, 10]
 
 
-def test_a_counter_that_passed_the_top_wrapped_and_the_others_say_so():
+def test_rise_of_a_wrapped_counter():
     before = reading(found=TOP - 99, drop=50)
     after = reading(found=900, drop=60)
     rise = ct.rise(before, after, HERE, HERE, 60)
@@ -43,7 +43,7 @@ def test_a_counter_that_passed_the_top_wrapped_and_the_others_say_so():
     assert (rise.total.found, rise.total.drop, rise.total.insert) == (1000, 10, 1000)
 
 
-def test_one_cpu_that_wrapped_does_not_take_the_other_along():
+def test_rise_with_one_cpu_wrapped():
     before = reading({"found": TOP, "insert": 2_000_000_000}, {"found": 2_000_000_000})
     after = reading({"found": 4, "insert": 2_000_000_001}, {"found": 2_000_000_010})
     rise = ct.rise(before, after, HERE, HERE, 60)
@@ -51,7 +51,7 @@ def test_one_cpu_that_wrapped_does_not_take_the_other_along():
     assert [cpu.found for cpu in rise.cpus] == [5, 10]
 
 
-def test_counters_too_small_to_have_wrapped_were_reset():
+def test_rise_of_counters_too_small_to_have_wrapped_is_a_reset():
     before = reading(found=5000, drop=70, insert=80)
     after = reading(found=10, drop=2, insert=90)
     rise = ct.rise(before, after, HERE, HERE, 60)
@@ -70,28 +70,28 @@ def test_counters_too_small_to_have_wrapped_were_reset():
         HERE._replace(module=17),
     ],
 )
-def test_another_boot_namespace_or_module_is_a_reset_though_nothing_fell(other):
+def test_rise_of_another_boot_namespace_or_module_is_a_reset(other):
     rise = ct.rise(reading(drop=5), reading(drop=7), HERE, other, 60)
     assert (rise.course, rise.total.drop) == (Course.RESET, 7)
 
 
-def test_the_same_origin_read_from_a_file_is_the_same():
+def test_rise_compares_origins_by_value():
     again = Origin(*json.loads(json.dumps(HERE)))
     rise = ct.rise(reading(drop=5), reading(drop=7), again, HERE, 60)
     assert (rise.course, rise.total.drop) == (Course.CONTINUED, 2)
 
 
-def test_what_is_not_known_of_the_origin_proves_nothing():
+def test_rise_ignores_unknown_parts_of_the_origin():
     rise = ct.rise(reading(drop=5), reading(drop=7), HERE, Origin(), 60)
     assert (rise.course, rise.total.drop) == (Course.CONTINUED, 2)
 
 
-def test_another_number_of_cpus_is_a_reset():
+def test_rise_with_another_number_of_cpus_is_a_reset():
     rise = ct.rise(reading({"drop": 5}), reading({"drop": 7}, {"drop": 1}), HERE, HERE, 60)
     assert (rise.course, rise.total.drop) == (Course.RESET, 8)
 
 
-def test_when_the_time_allows_both_the_least_of_both_is_told():
+def test_rise_is_the_smaller_one_where_the_time_allows_both():
     before = reading(found=5000, drop=70)
     after = reading(found=10, drop=75)
     rise = ct.rise(before, after, HERE, HERE, 86400)
@@ -99,25 +99,25 @@ def test_when_the_time_allows_both_the_least_of_both_is_told():
     assert (rise.total.found, rise.total.drop) == (10, 5)
 
 
-def test_without_the_time_a_fall_is_unclear():
+def test_rise_without_the_time_is_unclear():
     assert ct.rise(reading(drop=70), reading(drop=7)).course is Course.UNCLEAR
     assert ct.rise(reading(drop=70), reading(drop=7), seconds=-5).course is Course.UNCLEAR
 
 
-def test_figures_that_fit_neither_are_unclear():
+def test_rise_that_fits_neither_is_unclear():
     before = reading(found=3_000_000_000, insert=100)
     after = reading(found=2_500_000_000, insert=50)
     assert ct.rise(before, after, HERE, HERE, 10).course is Course.UNCLEAR
 
 
-def test_unclear_drops_are_the_least_that_either_course_leaves():
+def test_unclear_rise_has_the_smaller_full_drops():
     # Wrapped: 5 drops, none of them clashes. Reset: 75 drops, 10 of them clashes.
     before = reading(found=5000, drop=70, insert_failed=10)
     after = reading(found=10, drop=75, insert_failed=10)
     assert ct.rise(before, after, HERE, HERE, 86400).full_drops == 5
 
 
-def test_a_counter_that_one_reading_lacks_has_no_known_rise():
+def test_rise_of_a_counter_that_one_reading_lacks_is_unknown():
     rise = ct.rise(reading(drop=5), reading(drop=7, chaintoolong=3), HERE, HERE, 60)
     assert (rise.total.drop, rise.total.chaintoolong) == (2, None)
 
@@ -139,7 +139,7 @@ def test_a_counter_that_one_reading_lacks_has_no_known_rise():
         (5, None, 0, None),
     ],
 )
-def test_drops_that_failed_inserts_do_not_explain(drop, failed, chains, expected):
+def test_full_drops_leave_out_failed_inserts(drop, failed, chains, expected):
     risen = CpuCounters(drop=drop, insert_failed=failed, chaintoolong=chains)
     assert ct.full_drops(risen) == expected
 
@@ -150,7 +150,7 @@ VALUES = st.fixed_dictionaries(
 
 
 @given(VALUES, VALUES, st.one_of(st.none(), st.floats(0, 1e6)))
-def test_a_rise_is_never_negative_and_never_more_than_either_course_gives(old, new, seconds):
+def test_rise_is_never_negative_nor_above_wrap_and_reset(old, new, seconds):
     rise = ct.rise(reading(old), reading(new), HERE, HERE, seconds)
     for name in old:
         risen = getattr(rise.total, name)
@@ -158,7 +158,7 @@ def test_a_rise_is_never_negative_and_never_more_than_either_course_gives(old, n
 
 
 @given(VALUES, st.lists(st.integers(0, 10**8), min_size=4, max_size=4))
-def test_a_true_rise_is_told_or_said_to_be_unclear(old, steps):
+def test_rise_is_right_or_unclear(old, steps):
     new = {name: (value + step) % (1 << 32) for (name, value), step in zip(old.items(), steps)}
     rise = ct.rise(reading(old), reading(new), HERE, HERE, 60)
     assert rise.course is not Course.RESET

@@ -48,7 +48,7 @@ def asked() -> st.SearchStrategy[match.Match | None]:
 
 @given(dump.dumps(), asked(), st.sampled_from(["32/128", "24/64", "19/33", "0/0"]))
 @settings(max_examples=60)
-def test_the_fast_path_counts_what_the_general_decoder_counts(batches, wanted, grouping):
+def test_bulk_counts_what_the_general_decoder_counts(batches, wanted, grouping):
     fast, slow = (tally.Tally(tally.prefixes(grouping), wanted) for _ in range(2))
     status = bulk.count(iter(batches), fast)
     assert status.done == slowly(batches, slow).done
@@ -58,7 +58,7 @@ def test_the_fast_path_counts_what_the_general_decoder_counts(batches, wanted, g
 
 @given(dump.damaged())
 @settings(max_examples=60)
-def test_the_fast_path_judges_damage_as_the_general_decoder_does(batches):
+def test_bulk_refuses_the_damage_that_the_general_decoder_refuses(batches):
     fast, slow = tally.Tally(), tally.Tally()
     try:
         slowly(batches, slow)
@@ -71,13 +71,13 @@ def test_the_fast_path_judges_damage_as_the_general_decoder_does(batches):
 
 
 @given(st.lists(st.binary(max_size=300), max_size=4))
-def test_any_bytes_give_counts_or_one_error(batches):
+def test_bulk_counts_any_bytes_or_raises_one_error(batches):
     with contextlib.suppress(netlink.TableError):
         bulk.count(batches, tally.Tally())
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 199, 200, 201, 350])
-def test_a_sample_is_exactly_as_large_as_asked_for(wanted):
+def test_sample_has_exactly_the_requested_size(wanted):
     batches = [dump.entry() * 100, dump.entry(protocol=17) * 100, dump.entry() * 150, dump.done()]
     into = tally.Tally()
     status = bulk.count(batches, into, wanted)
@@ -85,19 +85,19 @@ def test_a_sample_is_exactly_as_large_as_asked_for(wanted):
     assert not status.done
 
 
-def test_a_sample_larger_than_the_table_is_the_table():
+def test_sample_larger_than_the_table_is_complete():
     into = tally.Tally()
     assert bulk.count([dump.entry() * 9, dump.done()], into, 10).done
     assert into.read == 9
 
 
-def test_a_batch_may_be_a_memoryview():
+def test_batch_may_be_a_memoryview():
     into = tally.Tally()
     bulk.count([memoryview(dump.entry() * 9), bytearray(dump.done())], into)
     assert into.read == 9
 
 
-def test_what_came_before_the_damage_is_counted():
+def test_entries_before_the_damage_are_counted():
     into = tally.Tally()
     with pytest.raises(netlink.TableError):
         bulk.count([dump.entry() * 9, dump.entry()[:-4]], into)
@@ -122,7 +122,7 @@ def test_entries_of_four_dumps_for_one_address_count_once():
     assert (whole.inbound, whole.outbound) == (parts.inbound, parts.outbound)
 
 
-def test_a_shape_that_changes_in_the_middle_of_a_dump_is_noticed():
+def test_shape_may_change_within_a_dump():
     # Same length, same first attributes; mark and use trade places with the timeout.
     one = dump.entry(state=3, timeout=1000, more=[dump.packed(ct.CTA_MARK, 2, 4)])
     two = dump.entry(
@@ -137,7 +137,7 @@ def test_a_shape_that_changes_in_the_middle_of_a_dump_is_noticed():
     assert len(fast.established_timeouts) == 2
 
 
-def test_damage_to_the_first_attribute_is_noticed_behind_a_sound_message_of_its_length():
+def test_damaged_first_attribute_after_a_sound_message_is_an_error():
     damaged = bytearray(dump.entry())
     damaged[20:22] = bytes(2)
     with pytest.raises(netlink.TableError):

@@ -32,18 +32,18 @@ TRANSLATED = entry(
         ("0.0.0.0/0", True, True),
     ],
 )
-def test_an_address_is_found_in_any_position_with_its_direction(address, inbound, outbound):
+def test_match_finds_an_address_in_any_position_with_its_direction(address, inbound, outbound):
     wanted = match.parse([address])
     assert wanted.accepts(TRANSLATED)
     assert wanted.directions(TRANSLATED) == (inbound, outbound)
 
 
 @pytest.mark.parametrize("address", ["10.0.0.4", "10.0.0.6/31", "2001:db8::/32", "::/0"])
-def test_another_address_does_not_match(address):
+def test_match_refuses_another_address(address):
     assert not match.parse([address]).accepts(TRANSLATED)
 
 
-def test_parts_must_all_agree_and_any_value_of_a_part_does():
+def test_match_needs_one_value_of_every_part():
     assert match.parse(["10.0.0.5", "1.2.3.4"], ["tcp", "udp"], ["established"], [443]).accepts(
         TRANSLATED
     )
@@ -52,22 +52,22 @@ def test_parts_must_all_agree_and_any_value_of_a_part_does():
 
 
 @pytest.mark.parametrize(("port", "kept"), [(443, True), (40000, True), (2000, True), (80, False)])
-def test_a_port_is_found_in_either_tuple(port, kept):
+def test_match_finds_a_port_in_either_tuple(port, kept):
     assert match.parse(ports=[port]).accepts(TRANSLATED) is kept
 
 
-def test_the_keys_of_gre_are_no_ports():
+def test_match_takes_no_gre_key_for_a_port():
     assert not match.parse(ports=[443]).accepts(entry(protocol=47))
 
 
-def test_host_bits_are_cleared():
+def test_network_clears_host_bits():
     assert match.network("10.1.2.3/8") == match.Network(bytes((10, 0, 0, 0)), 8)
 
 
 @pytest.mark.parametrize(
     "text", ["", "10.0.0", "10.0.0.1/33", "10.0.0.1/", "10.0.0.1/-1", "::/129", "a.b", "1.2.3.4/²"]
 )
-def test_what_is_no_network_is_refused(text):
+def test_network_refuses_other_text(text):
     with pytest.raises(ValueError, match="not a"):
         match.network(text)
 
@@ -80,7 +80,7 @@ def test_unknown_protocols_and_states_are_refused_with_the_known_ones():
     assert match.protocol_number("6") == match.protocol_number("TCP") == 6
 
 
-def test_an_exact_address_becomes_four_dumps_and_a_network_none():
+def test_kernel_filters_of_an_address_are_four_of_a_network_none():
     filters = match.kernel_filters(match.parse(["10.0.0.5"]))
     assert [narrowed.only for _, narrowed in filters] == [(0, 0), (0, 1), (0, 2), (0, 3)]
     assert filters[2][0].reply == ct.TupleFilter(source=bytes((10, 0, 0, 5)))
@@ -88,13 +88,13 @@ def test_an_exact_address_becomes_four_dumps_and_a_network_none():
     assert match.kernel_filters(match.Match()) == []
 
 
-def test_ipv6_addresses_and_networks_are_asked_for_by_family_alone():
+def test_kernel_filters_of_ipv6_are_by_family_alone():
     for address, family in (("2001:db8::1", 10), ("10.0.0.0/8", 2)):
         wanted = match.parse([address])
         assert match.kernel_filters(wanted) == [(ct.KernelFilter(family), wanted)]
 
 
-def test_one_protocol_becomes_a_dump_a_family():
+def test_kernel_filters_of_one_protocol_are_one_a_family():
     filters = match.kernel_filters(match.parse(protocols=["udp"]))
     assert [(kernel.family, kernel.original) for kernel, _ in filters] == [
         (2, ct.TupleFilter(protocol=17)),

@@ -20,14 +20,14 @@ def tallied(*messages: bytes, grouping: str = "32/128") -> Tally:
     return one
 
 
-def test_closing_tcp_is_assured_and_yet_not_protected():
+def test_closing_tcp_is_assured_but_not_protected():
     figures = tallied(*(dump.entry(status=BOTH, state=state) for state in range(1, 9))).figures()
     assert figures.assured == 8
     assert figures.protected == 3  # SYN_SENT, SYN_RECV and ESTABLISHED.
     assert figures[16:25] == (1, 1, 1, 1, 1, 1, 1, 1, 0)
 
 
-def test_an_offloaded_flow_is_protected_where_it_is_assured():
+def test_offloaded_flow_is_protected_where_assured():
     figures = tallied(dump.entry(status=ct.IPS_OFFLOAD, timeout=None)).figures()
     assert (figures.offloaded, figures.protected, figures.assured) == (1, 0, 0)
     assert figures.tcp_other == 1
@@ -40,14 +40,14 @@ def test_protocols_without_a_label_are_other():
     assert (figures.udp, figures.icmp, figures.sctp, figures.gre, figures.other) == (1, 1, 1, 1, 2)
 
 
-def test_expected_is_unknown_where_the_source_cannot_tell():
+def test_expected_is_unknown_where_the_source_does_not_show_it():
     one = tallied(dump.entry(status=ct.IPS_EXPECTED))
     assert one.figures().expected == 1
     one.expected_known = False
     assert one.figures().expected is None
 
 
-def test_a_source_nat_pool_is_filled_by_translated_flows_to_one_target():
+def test_source_nat_pool_holds_translated_flows_to_one_target():
     target, outside = bytes((198, 51, 100, 7)), bytes((203, 0, 113, 1))
     flows = [
         dump.entry(bytes((10, 0, 0, n)), target, 6, 40000, 443,
@@ -70,7 +70,7 @@ def test_pools_of_different_zones_are_different():
     assert one.top_pools(1)[0].name.endswith("in zone 2")
 
 
-def test_a_translated_destination_is_nat_and_no_pool():
+def test_translated_destination_is_nat_but_no_pool():
     one = tallied(dump.entry(reply=(bytes((10, 9, 9, 9)), dump.V4[0], 8443, 40000)))
     assert one.figures().nat == 1
     assert one.figures().snat_ports == 0
@@ -120,7 +120,7 @@ def test_unanswered_flows_are_counted_by_protocol_and_state():
     assert [group.entries for group in one.unanswered_groups(50)] == [6]
 
 
-def test_a_scanned_network_is_found_by_its_destinations():
+def test_unanswered_group_names_the_scanned_network():
     one = tallied(
         *(
             dump.entry(destination=bytes((198, 51, n % 90, 7)), state=1, status=0, dport=22)
@@ -133,13 +133,13 @@ def test_a_scanned_network_is_found_by_its_destinations():
     assert (group.targets, group.ports) == (90, 1)
 
 
-def test_the_networks_of_unanswered_flows_follow_the_users_prefix():
+def test_unanswered_networks_follow_the_given_prefix():
     one = tallied(*(unanswered(n, state=1) for n in range(600)), grouping="16/48")
     (group,) = one.unanswered_groups(1)
     assert (group.network.bits, group.network.entries) == (16, 600)
 
 
-def test_unanswered_flows_beyond_what_a_diagnosis_needs_are_sampled(monkeypatch):
+def test_unanswered_flows_are_sampled_above_their_limit(monkeypatch):
     monkeypatch.setattr(unanswered_flows, "MOST_FLOWS", 100)
     one = tallied(*(unanswered(n % 4, state=1, sport=n + 1) for n in range(400)))
     (group,) = one.unanswered_groups(1)
@@ -148,7 +148,7 @@ def test_unanswered_flows_beyond_what_a_diagnosis_needs_are_sampled(monkeypatch)
     assert group.source.entries == 100  # a fourth of 400, by a fourth of 100
 
 
-def test_the_address_of_another_zone_is_another_address():
+def test_address_in_another_zone_is_another_address():
     one = tallied(
         *(dump.entry(zone=zone) for zone in (None, 5, 5, 6)),
         dump.entry(zones=(7, None)),
@@ -170,7 +170,7 @@ def translated(port: int, given: int, source: int = 1, outside: int = 1) -> byte
     return dump.entry(bytes((10, 0, 0, source)), sport=port, reply=(dump.V4[1], out, 443, given))
 
 
-def test_a_pool_that_a_rule_restricts_is_as_large_as_its_changed_ports_show():
+def test_restricted_pool_has_the_range_of_its_changed_ports():
     ports = [20000, *range(20100, 20500), 20999]
     one = tallied(*(translated(40000 + n, port) for n, port in enumerate(ports)))
     (pool,) = one.pools.top(1)
@@ -179,13 +179,13 @@ def test_a_pool_that_a_rule_restricts_is_as_large_as_its_changed_ports_show():
     assert one.top_pools(1)[0].name == "tcp 203.0.113.1 ports 20000-20999 to 192.0.2.9:443"
 
 
-def test_ports_drawn_from_the_whole_pool_restrict_nothing():
+def test_pool_with_ports_of_the_full_range_is_not_restricted():
     one = tallied(*(translated(40000 + n, 1024 + n * 433 % 64512) for n in range(300)))
     (pool,) = one.pools.top(1)
     assert (pool.size, pool.restricted) == (64512, False)
 
 
-def test_ports_that_translation_keeps_restrict_nothing():
+def test_pool_with_unchanged_ports_is_not_restricted():
     one = tallied(*(translated(40000 + n, 40000 + n) for n in range(300)))
     assert one.pools.top(1)[0].size == 64512
     # A privileged port becomes another privileged one.
@@ -193,7 +193,7 @@ def test_ports_that_translation_keeps_restrict_nothing():
     assert one.pools.top(1)[0].size == 64512
 
 
-def test_the_fullest_pool_is_the_one_with_the_largest_share():
+def test_fullest_pool_has_the_largest_share():
     one = tallied(
         *(translated(40000 + n, 20000 + n, outside=1) for n in range(200)),
         *(translated(30000 + n, 30000 + n, outside=2) for n in range(900)),
@@ -205,7 +205,7 @@ def test_the_fullest_pool_is_the_one_with_the_largest_share():
     assert one.top_pools(1)[0].share == pytest.approx(100 * 900 / 1024)
 
 
-def test_the_breakdown_names_protocol_and_state():
+def test_breakdown_names_protocol_and_state():
     one = tallied(dump.entry(state=1), dump.entry(state=1), dump.entry(protocol=99))
     assert [line[:3] for line in one.breakdown()] == [
         ("tcp", "SYN_SENT", 2),
@@ -213,7 +213,7 @@ def test_the_breakdown_names_protocol_and_state():
     ]
 
 
-def test_a_sample_is_scaled_to_the_whole_table():
+def test_figures_of_a_sample_are_scaled_to_the_table():
     one = tallied(*[dump.entry(state=3)] * 3, dump.entry(protocol=17))
     figures = one.figures(total=4000)
     assert (figures.entries, figures.tcp, figures.udp) == (4000, 3000, 1000)
@@ -222,21 +222,21 @@ def test_a_sample_is_scaled_to_the_whole_table():
     assert one.breakdown(4000)[0].entries == 3000
 
 
-def test_the_margin_is_that_of_a_draw_without_replacement():
+def test_margin_is_that_of_a_draw_without_replacement():
     assert tally.margin(100000, 4000000) == pytest.approx(0.306, abs=0.001)
     assert tally.margin(5, 5) == 0
     assert tally.margin(0, 5) == 100
 
 
 @given(st.lists(st.integers(0, 432000), min_size=1, max_size=30), st.integers(0, 432000))
-def test_idle_established_connections_are_never_overcounted(timeouts, seconds):
+def test_established_idle_never_counts_too_many(timeouts, seconds):
     one = tallied(*(dump.entry(state=3, timeout=left) for left in timeouts))
     found = one.established_idle(seconds, 432000)
     assert sum(432000 - left >= seconds + 256 and left >= 512 for left in timeouts) <= found
     assert found <= sum(432000 - left >= seconds for left in timeouts)
 
 
-def test_what_waits_for_an_acknowledgement_is_not_idle():
+def test_established_idle_leaves_out_unacknowledged():
     # tcp_timeout_unacknowledged and _max_retrans: 300 s are left to who spoke a second ago.
     one = tallied(*(dump.entry(state=3, timeout=left) for left in (299, 300, 80000)))
     assert one.established_idle(3600, 432000) == 1
@@ -244,13 +244,13 @@ def test_what_waits_for_an_acknowledgement_is_not_idle():
     assert longer.established_idle(3600, 432000, 1200) == 1
 
 
-def test_an_empty_table_has_figures():
+def test_empty_tally_has_figures():
     figures = Tally().figures()
     assert figures.entries == 0
     assert figures.top_source_share == 0.0
 
 
 @pytest.mark.parametrize("text", ["", "24", "33/64", "24/129", "a/b", "24/64/1", "-1/64", "²/64"])
-def test_what_is_no_pair_of_prefixes_is_refused(text):
+def test_prefixes_refuse_other_text(text):
     with pytest.raises(ValueError, match="/"):
         prefixes(text)

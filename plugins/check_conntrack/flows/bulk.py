@@ -23,6 +23,11 @@ time through memoryviews (twice the time of byte columns), frequent ports picked
 the rest is counted. No faster, and harder to prove: bytes.split at the bytes every header shares;
 re.findall with a branch for each length, then sorting the pieces by length. Switching the garbage
 collector off changes nothing.
+
+A second process that counts half of the batches (fork, two pipes, 200 lines) is gone: on two shared
+processors with nothing else to do it took 0.82 of the time for these entries and 0.83 of the time
+for their text; beside other work 1.2 and 1.15 of it. It gained nothing while
+another process writes the dump, as the reader does.
 """
 
 from __future__ import annotations

@@ -93,18 +93,6 @@ class HeavyHitters:
         if len(self._counts) > self.limit:
             self._cut()
 
-    def parts(self) -> tuple[dict[Any, int], int, int]:
-        """Return counts, total and error, as values for another process; `join` takes them."""
-        return dict(self.counts), self.total, self.error
-
-    def join(self, counts: dict[Any, int], total: int, error: int) -> None:
-        """Add the `parts` of another of the same capacity. Errors add up and stay bounded."""
-        self.counts.update(counts)
-        self.total += total
-        self.error += error
-        if len(self._counts) > self.limit:
-            self._cut()
-
     def _cut(self) -> None:
         # How many keys have each count; there are few different counts.
         spread = collections.Counter(self._counts.values())

@@ -19,7 +19,6 @@ from check_conntrack.kernel.namedtuple import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import Any
 
 # Ports that a translated source may take without a range in the rule: 1024 to 65535.
 PORT_POOL = 64512
@@ -28,7 +27,7 @@ FIRST_PORT = 1024
 POOL_HEAD = struct.Struct(">BHH")
 # Protocol and zone; then the translated address.
 RANGE_HEAD = struct.Struct(">BH")
-# So many changed ports are looked at by each process, of so many translated addresses.
+# So many changed ports are looked at, of so many translated addresses.
 MOST_PORTS = 1 << 15
 MOST_RANGES = 4096
 # A range is inferred from so many changed ports at least, where they leave out a tenth of the
@@ -118,16 +117,6 @@ class NatPools:
                 number + 1,
             )
         for head, (low, high, number) in found.items():
-            self.add_ports(head, low, high, number)
-
-    def parts(self) -> tuple[object, ...]:
-        """Return all that was counted, as values for another process; `join` takes them."""
-        return self.flows.parts(), dict(self.ranges)
-
-    def join(self, flows: Any, ranges: dict[bytes, tuple[int, int, int]]) -> None:
-        """Add what another counted."""
-        self.flows.join(*flows)
-        for head, (low, high, number) in ranges.items():
             self.add_ports(head, low, high, number)
 
     def _restricted(self) -> dict[bytes, tuple[int, int]]:

@@ -39,7 +39,7 @@ from check_conntrack.kernel.namedtuple import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, Union
+    from typing import Union
 
     # An address as a key: IPv4 as a number of its bytes in host order, IPv6 packed; both packed
     # behind their zone where they have one.
@@ -101,12 +101,6 @@ class Line(NamedTuple):
     share: float
 
 
-# The counts of a Tally, for another process.
-_SUMS = ("read", "inbound", "outbound", "bad_lines", "zoned", "original_zones")
-_COUNTERS = ("groups", "established_timeouts")
-_LISTS = ("sources", "destinations", "services", "unanswered", "pools")
-
-
 class Tally:
     """The counts of one pass over a table.
 
@@ -145,32 +139,6 @@ class Tally:
         self.services = HeavyHitters()
         self.unanswered = UnansweredFlows(*self.prefixes)
         self.pools = NatPools()
-
-    def like(self) -> Tally:
-        """Return an empty tally that counts the same way."""
-        other = Tally(self.prefixes, self.match)
-        other.expected_known = self.expected_known
-        return other
-
-    def parts(self) -> tuple[object, ...]:
-        """Return all that was counted, as values for another process; `join` takes them."""
-        return (
-            tuple(getattr(self, name) for name in _SUMS),
-            self.first_bad_line,
-            tuple(dict(getattr(self, name)) for name in _COUNTERS),
-            tuple(getattr(self, name).parts() for name in _LISTS),
-        )
-
-    def join(self, parts: Any) -> None:
-        """Add the `parts` of another tally that counts the same way."""
-        sums, bad_line, counters, lists = parts
-        for name, number in zip(_SUMS, sums):
-            setattr(self, name, getattr(self, name) + number)
-        self.first_bad_line = self.first_bad_line or bad_line
-        for name, counts in zip(_COUNTERS, counters):
-            getattr(self, name).update(counts)
-        for name, heavy in zip(_LISTS, lists):
-            getattr(self, name).join(*heavy)
 
     def add(self, entry: Entry) -> None:
         """Count one entry, if the filter keeps it."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-from check_conntrack.flows import parallel_count
-from check_conntrack.flows.netlink import DumpStatus
 from check_conntrack.flows.text_columns import LineCounter
 from check_conntrack.flows.text_line import (
     ENTRY_START,
@@ -21,7 +19,7 @@ from check_conntrack.flows.text_line import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from typing import BinaryIO, Callable
 
     from check_conntrack.flows.entry import Entry
@@ -157,23 +155,16 @@ def count(file: BinaryIO, tally: Tally) -> Listing:
     """Count every entry of a file (opened for bytes, unpacked) into `tally`.
 
     Other lines are counted in `tally.bad_lines`, and the first is kept; a file with `tally.read` 0
-    and bad lines is no table. Raises what reading the file raises, and KernelError as
-    parallel_count.count does.
+    and bad lines is no table. Raises what reading the file raises.
     """
     tally.expected_known = False
-    listing = Listing(file, noter(tally))
-    parallel_count.count(listing.blocks(), count_blocks, tally)
-    return listing
-
-
-def count_blocks(blocks: Iterable[bytes], tally: Tally) -> DumpStatus:
-    """Count every entry of blocks of whole lines into `tally`."""
-    counter = LineCounter(tally, noter(tally))
-    for block in blocks:
+    bad = noter(tally)
+    listing, counter = Listing(file, bad), LineCounter(tally, bad)
+    for block in listing.blocks():
         if tally.match is None:
             counter.sort(block)
         else:
             for line in block.split(b"\n"):
                 counter.one(line)
     counter.work_off()
-    return DumpStatus()
+    return listing

@@ -9,8 +9,7 @@ line where mawk takes 0.33 to count one column. A third of it is to split lines,
 their words, a fifth to delete and translate bytes, an eighth to count keys, a twelfth to pack
 addresses. Tried and slower: a regular expression over whole blocks, lines put apart by the width of
 each number as well (too many kinds), octets split and joined by bytes(map(int, ...)) (three times
-inet_pton), constant words taken out before the rest is split. parallel_count.py lets two processes
-do this work.
+inet_pton), constant words taken out before the rest is split, and a second process (see bulk.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Count flows that got no answer, or were left half open: who sends them, and where to.
 
 An entry counts here when no reply was seen, or when TCP is in SYN_SENT or SYN_RECV. Counts serve a
-diagnosis, which a sample serves as well: each process stops after MOST_FLOWS entries. So a flood of
+diagnosis, which a sample serves as well: counting stops after MOST_FLOWS entries. So a flood of
 a million costs no more than one of 32,768 (0.2 us an entry), and no list has to be cut back.
 """
 
@@ -114,15 +114,6 @@ class UnansweredFlows:
         """Count so many entries whose keys stand in columns."""
         self.flows.update(slices(weave(columns, number), len(columns)))
         self.total += number
-
-    def parts(self) -> tuple[object, ...]:
-        """Return all that was counted, as values for another process; `join` takes them."""
-        return dict(self.flows), self.total
-
-    def join(self, flows: Mapping[bytes, int], total: int) -> None:
-        """Add what another counted."""
-        self.flows.update(flows)
-        self.total += total
 
     def groups(self, totals: Mapping[tuple[int, int | None], int]) -> list[UnansweredGroup]:
         """Return what was counted by protocol and state, the most first.

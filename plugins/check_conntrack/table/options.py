@@ -277,7 +277,6 @@ def late_modules(options: argparse.Namespace) -> list[str]:
         late.append("gzip")
     suite = [
         "flows.bulk",
-        "flows.parallel_count",
         "flows.text",
         "flows.text_columns",
         "kernel.table_file",

@@ -249,16 +249,13 @@ class _DumpCounter:
 
     def count(self, dump: Iterable[Frame], match: Match) -> bool:
         """Count a dump; returns whether another one makes sense. Raises _UselessFilterError."""
-        from ..flows import bulk, parallel_count
+        from ..flows import bulk
         from ..flows.netlink import TableError
 
         tally = self.tally
         tally.match = tally.match and match
         try:
-            if self._most or self._filtered:
-                status = bulk.count(batches(dump), tally, self._most)
-            else:
-                status = parallel_count.count(batches(dump), bulk.count, tally)
+            status = bulk.count(batches(dump), tally, self._most)
         except TableError as error:
             return self._failed(error)
         if status.interrupted:
