@@ -36,7 +36,7 @@ def verdict(one: Unanswered, profile: TableProfile) -> str:
         return SILENCE
     if one.protocol == "udp" and target:
         # Clients of a service that is dead send from many ports, and are few.
-        clients = not source and not _forged(one)
+        clients = one.source.share < SENDER and not _forged(one)
         if clients or one.target.port in _SERVICES:
             return SILENCE
     return FLOOD
