@@ -94,8 +94,8 @@ def parser() -> cli.Parser:
         default=DEFAULT_WINDOW,
         metavar="WINDOW",
         help="the window: a duration (default: 15m), extended back to the previous run; boot; "
-        "last (since the previous run exactly: use it with max_check_attempts 1, a retry has "
-        "nothing to look at); all",
+        "last (since the previous run exactly: set max_check_attempts 1, because a retry "
+        "finds nothing new); all",
     )
     own.add_argument(
         "--log",

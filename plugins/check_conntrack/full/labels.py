@@ -18,15 +18,19 @@ LABELS = (
     Label("table_full", '"table full" messages in the window', critical="0"),
     Label("suppressed", "log messages suppressed by rate limiting (upper bound)"),
     Label("other_loss", "messages: expectation table full, zone limit", warning="0"),
-    Label("full_drops", "packets dropped, failed inserts aside", warning="0", needs_history=True),
+    Label(
+        "full_drops", "packets dropped, except by failed inserts", warning="0", needs_history=True
+    ),
     Label("early_drops", "entries evicted early", warning="0", needs_history=True),
     Label(
         "insert_failures",
-        "packets dropped as their insert failed: NAT ports exhausted, or a clash",
+        "packets dropped because their insert failed: NAT ports exhausted, or a clash",
         warning="10",
         needs_history=True,
     ),
-    Label("chain_overflows", "rise of chaintoolong", warning="0", needs_history=True),
+    Label(
+        "chain_overflows", "inserts refused: hash chain too long", warning="0", needs_history=True
+    ),
     *(Label(name + TOTAL, meaning, "c") for name, meaning in COUNTERS),
 )
 NAMESPACE_LABELS = ("table_full", "full_drops", "drop_total", "early_drop_total")

@@ -15,36 +15,38 @@ PURPOSE = """\
 What fills the kernel's connection-tracking table, why, and what to do about it.
 Reading the table needs CAP_NET_ADMIN, or the reader through --sudo."""
 LABELS = (
-    Label("usage", "entries of the limit, whatever is kept", "%", 1, warning="80", critical="90"),
-    Label("protected_usage", "entries exempt from early eviction, of the limit", "%", 1),
+    Label("usage", "all entries, in percent of the limit", "%", 1, warning="80", critical="90"),
+    Label("protected_usage", "entries exempt from early eviction, in percent of the limit", "%", 1),
     Label(
         "snat_port_usage",
-        "the fullest source-NAT port pool, of the ports it may take",
+        "the fullest source-NAT port pool, in percent of its ports",
         "%",
         1,
         warning="80",
         critical="90",
     ),
-    Label("entries", "entries kept; a bound in % is of the limit", share_of="limit"),
+    Label(
+        "entries", "entries that the filters keep; a bound in % is of the limit", share_of="limit"
+    ),
     *(
         Label(name, meaning, share_of="entries")
         for name, meaning in (
             ("assured", "traffic both ways: not evicted early while open"),
-            ("unreplied", "no reply was seen"),
+            ("unreplied", "no reply seen"),
             ("protected", "exempt from early eviction: assured and not closing"),
-            ("offloaded", "in a flow table"),
+            ("offloaded", "in a flow table, bypassing the firewall rules"),
             ("nat", "translated, source or destination"),
             ("expected", "created by a helper expectation (netlink source only)"),
-            ("ipv4", "of this family"),
-            ("ipv6", "of this family"),
-            ("tcp", "of this protocol, as the next six"),
+            ("ipv4", "entries of this family"),
+            ("ipv6", "entries of this family"),
+            ("tcp", "entries of this protocol, as the next five"),
             ("udp", ""),
             ("icmp", ""),
             ("icmpv6", ""),
             ("sctp", ""),
             ("gre", ""),
-            ("other", "of any other protocol"),
-            ("tcp_syn_sent", "TCP in this state, as the next eight"),
+            ("other", "entries of any other protocol"),
+            ("tcp_syn_sent", "TCP in this state, as the next seven"),
             ("tcp_syn_recv", ""),
             ("tcp_established", ""),
             ("tcp_fin_wait", ""),
@@ -147,7 +149,7 @@ def parser() -> cli.Parser:
         default=AUTO,
         metavar="SOURCE",
         help="auto (default: ctnetlink, then /proc, then conntrack -L), netlink, proc, conntrack, "
-        "or a file of what these print, gzip too; - is standard input",
+        "or a file with the output of one of these, also gzip; - is standard input",
     )
     add(
         "--timeouts",
@@ -200,7 +202,7 @@ def parser() -> cli.Parser:
         "--nat-ports",
         type=_valid(port_range),
         metavar="LOW-HIGH",
-        help="ports that source NAT may take by its rule, as in 20000-20999 (default: what the "
+        help="ports that the source-NAT rule allows, as in 20000-20999 (default: what the "
         "entries show, else 1024-65535)",
     )
     add(
@@ -208,27 +210,28 @@ def parser() -> cli.Parser:
         type=_between(0, 10**9),
         default=DEFAULT_ENTRIES,
         metavar="N",
-        help="past N entries of a live table estimate from so many, 0 for never (default: 100000)",
+        help="if a live table has more than N entries, estimate from N of them; 0 reads all "
+        "(default: 100000)",
     )
     add(
         "--save",
         metavar="DIR",
-        help="keep the whole table there, as gzip text, when a problem begins and every 15 minutes",
+        help="save the whole table in DIR, as gzip text, when a problem begins and every 15 "
+        "minutes while it lasts",
     )
     add(
         "--save-when",
         choices=("always", "warning", "critical"),
         default="warning",
         metavar="STATE",
-        help="from which state on a problem is worth a snapshot: always, warning (default), "
-        "critical",
+        help="save from this state on: always, warning (default), critical",
     )
     add(
         "--keep",
         type=_between(1, 10000),
         default=10,
         metavar="N",
-        help="snapshots to keep, the first of an incident longest (default: 10)",
+        help="number of snapshots to keep; the first of an incident stays longest (default: 10)",
     )
     return table_parser
 
@@ -236,11 +239,11 @@ def parser() -> cli.Parser:
 def validate(options: argparse.Namespace) -> None:
     """Raise UsageError for options that exclude each other."""
     if options.netns and options.source not in (AUTO, NETLINK, PROC):
-        raise cli.UsageError(f"--netns does not go with --source {options.source}")
+        raise cli.UsageError(f"--netns: cannot be combined with --source {options.source}")
     if options.timeouts and options.source in LIVE:
-        raise cli.UsageError("--timeouts goes with a file that --source names")
+        raise cli.UsageError("--timeouts: needs a table from a file (add --source FILE)")
     if options.save and options.source not in LIVE:
-        raise cli.UsageError("--save keeps a live table, not a file")
+        raise cli.UsageError("--save: needs a live table (leave out --source FILE)")
 
 
 def read_request(options: argparse.Namespace) -> ReadRequest:
