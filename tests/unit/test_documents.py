@@ -282,7 +282,7 @@ def test_every_rule_of_the_advice_is_about_something_in_the_runbook():
 
 def test_the_alarms_of_a_section_say_what_they_mean_and_what_to_do():
     for heading, text in sections(RUNBOOK, "###").items():
-        assert re.search(r"\*\*Means|\bAs \[|Means, do", text), heading
+        assert re.search(r"\*\*Means|\bSee \[|Means, do", text), heading
 
 
 # --- shares and numbers
