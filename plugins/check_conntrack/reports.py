@@ -1,4 +1,4 @@
-"""What the checks print and keep about network namespaces, written once.
+"""Print and keep facts about network namespaces, for two checks or more.
 
 A check has a report of its own on each namespace; here is what these reports have in common: which
 of them are graphed, what is kept of their counts, how they are called on the status line.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .state.state_store import Store
 
     class Report(Protocol):
-        """What a check's report on a namespace has at least."""
+        """The attributes that each check's report on a namespace has."""
 
         @property
         def namespace(self) -> Namespace:

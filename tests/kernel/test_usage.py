@@ -374,7 +374,7 @@ def test_a_service_that_bars_sudo_is_told_why(netns, usage):
     assert 'sudo: The "no new privileges" flag is set' in result.status
 
 
-# --- rights
+# --- privileges
 
 
 def test_a_check_that_root_starts_gives_up_its_rights(usage, state):
@@ -583,7 +583,7 @@ def test_a_reader_that_hangs_is_given_up_in_time_and_leaves_no_child(netns, inst
     other = tree.parent / "hanging"
     shutil.copytree(tree, other)
     reader = other / "check_conntrack/kernel/reader.py"
-    # The check has no right any more to end what root runs: it can only close the pipes.
+    # The check has no privilege any more to end what root runs: it can only close the pipes.
     hangs = (
         "import select\n    poll = select.poll()\n    poll.register(1, 0)\n    poll.poll(60_000)\n"
     )

@@ -90,7 +90,7 @@ def test_the_wheel_gives_a_command(environment, filled, roomy, check):
     assert result.out.startswith(f"CONNTRACK_{check.rpartition('_')[2].upper()} ")
     if check == "check_conntrack_usage":
         assert (result.code, result.out) == (tree.code, tree.out)
-    elif check == "check_conntrack_table":  # the entries take a right; how many there are does not
+    elif check == "check_conntrack_table":  # entries need a privilege; their number does not
         assert (result.code, result.value("entries")) == (3, 40)
     assert (environment / "share" / "man" / "man1" / f"{check}.1").is_file()
     assert (environment / "share/bash-completion/completions" / check).is_file()

@@ -158,7 +158,7 @@ def test_closed_descriptors_give_no_answer(reader, closed, way):
 
 
 def test_standard_error_holds_nothing_of_the_kernels(reader, folder):
-    """Standard error may be a file of the caller's: there stands nothing of the kernel's."""
+    """Standard error may be a file of the caller's: nothing of the kernel may be in it."""
     said = folder / "said"
     with open(said, "wb") as file:
         done = subprocess.run(

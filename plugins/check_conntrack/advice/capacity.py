@@ -71,7 +71,7 @@ def finding_of(findings: Any, namespace_key: str, now: float) -> LastFinding | N
 
 
 class CapacityEvidence(NamedTuple):
-    """What is known about a table and its host.
+    """The known facts about a table and its host.
 
     Attributes:
         entries: in the table now

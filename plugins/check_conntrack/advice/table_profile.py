@@ -1,4 +1,4 @@
-"""What a table holds, as far as a diagnosis goes by it: the values, and the words they share."""
+"""Describe a table by the values that a diagnosis goes by, and by the words they share."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Unanswered(NamedTuple):
 
 
 class TableProfile(NamedTuple):
-    """What a table holds, as far as a diagnosis goes by it. Shares are percent of `entries`.
+    """The values of a table that a diagnosis goes by. Shares are percent of `entries`.
 
     Attributes:
         entries: those that were counted; of a sample not more

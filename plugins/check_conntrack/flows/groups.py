@@ -32,7 +32,7 @@ HALF_OPEN = frozenset((ct.TCP_CONNTRACK_SYN_SENT, ct.TCP_CONNTRACK_SYN_RECV))
 
 
 class Group(NamedTuple):
-    """What entries of one group have in common.
+    """The properties that the entries of one group share.
 
     Attributes:
         family: 4 or 6

@@ -50,14 +50,14 @@ class Network(NamedTuple):
         return prefix_mask(self.prefix, len(self.address))
 
     def holds(self, address: bytes) -> bool:
-        """Whether the packed address is one of them."""
+        """Return whether the packed address is one of them."""
         return len(address) == len(self.address) and all(
             have & bits == want for have, bits, want in zip(address, self.mask(), self.address)
         )
 
 
 def prefix_mask(prefix: int, size: int) -> bytes:
-    """A mask of `prefix` one bits in `size` bytes."""
+    """Return a mask of `prefix` one bits in `size` bytes."""
     whole = (1 << 8 * size) - 1
     return (whole ^ (whole >> prefix)).to_bytes(size, "big")
 
@@ -83,7 +83,7 @@ def network(text: str) -> Network:
 
 
 def protocol_number(text: str) -> int:
-    """A layer 4 protocol by name or number; raises ValueError, naming the known ones."""
+    """Return a layer 4 protocol by name or number; raises ValueError, naming the known ones."""
     for number, name in PROTOCOL_NAMES.items():
         if text.lower() == name:
             return number
@@ -108,7 +108,7 @@ def state_numbers(text: str) -> frozenset[tuple[int, int]]:
 
 
 class Match(NamedTuple):
-    """What an entry must have. Within a part any one suffices, the parts must all agree.
+    """Conditions on an entry. Any one value of a part suffices, and all parts must agree.
 
     networks: an address in any of the four tuple positions. ports: a port in any of them.
     states: (protocol, state) pairs. `only` is for an answer put together from several dumps: with
@@ -123,11 +123,11 @@ class Match(NamedTuple):
     only: tuple[int, int] | None = None
 
     def narrows(self) -> bool:
-        """Whether anything is asked for at all."""
+        """Return whether anything is asked for at all."""
         return bool(self.networks or self.protocols or self.states or self.ports)
 
     def accepts(self, entry: Entry) -> bool:
-        """Whether the entry is one of those asked for."""
+        """Return whether the entry is one of those asked for."""
         if self.protocols and entry.protocol not in self.protocols:
             return False
         if self.states and (entry.protocol, entry.state) not in self.states:
@@ -144,7 +144,7 @@ class Match(NamedTuple):
         return False
 
     def directions(self, entry: Entry) -> tuple[bool, bool]:
-        """Whether a flow kept is inbound, outbound, or both (within the networks).
+        """Return whether a flow kept is inbound, outbound, or both (within the networks).
 
         Outbound: the address asks, as source or as what the source is translated to. Inbound: it
         is asked, as destination or as what the destination is translated to.

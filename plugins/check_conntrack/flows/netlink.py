@@ -91,7 +91,7 @@ SCHEMA: Schema = {
 
 
 class Layout(NamedTuple):
-    """Where things are in one message.
+    """The positions of values in one message.
 
     Attributes:
         fields: offset and length of each known value, by its path of attribute types

@@ -12,7 +12,7 @@ from check_conntrack.kernel.namedtuple import NamedTuple
 
 
 class Form(NamedTuple):
-    """What something is. remedy: what makes a table of it; empty where nothing does."""
+    """The form of a file. remedy: how to make a table of it; empty where nothing can."""
 
     name: str
     remedy: str = ""

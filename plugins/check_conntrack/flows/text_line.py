@@ -71,7 +71,7 @@ _JSON_END = re.compile(rb'(?:\\[nr])*"[^"=]*(?:[,}].*)?$')
 
 
 class LineLayout(NamedTuple):
-    """What stands at which word of a line.
+    """The meaning of each word of a line.
 
     fields: the index of a word by its name and direction (0 original, 1 reply, 2 the entry).
     *_at: indices of words, None where the line has no such word. state: None for one without a

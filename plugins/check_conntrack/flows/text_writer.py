@@ -282,7 +282,7 @@ class _Names(dict[bytes, str]):
 
 
 class _Words(dict[int, tuple[str, str]]):
-    """What a status is called, between the tuples and after them."""
+    """The words for a status, between the tuples and after them."""
 
     def __missing__(self, status: int) -> tuple[str, str]:
         words = (

@@ -1,4 +1,4 @@
-"""What to do about a table that was full: the evidence for advice/capacity.py.
+"""Advise on a table that was full: collect the evidence for advice/capacity.py.
 
 The advice goes by what was counted. A limit that was raised since the table was last full is not
 raised again for the same messages.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Findings(NamedTuple):
-    """What a run has found, and what is to be evaluated beside its figures.
+    """The results of a run, and what to evaluate beside its figures.
 
     problems: what the user asked for and could not be had: UNKNOWN.
     excused: gaps are OK: it is the first run, and this moment is covered.

@@ -35,7 +35,7 @@ class Gap(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What the evidence covers up to this moment.
+    """The coverage of the evidence up to this moment.
 
     gaps: the parts of the window that are not covered, oldest first.
     since: where there are gaps: since when all is covered, in seconds since the epoch; None where

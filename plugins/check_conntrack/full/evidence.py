@@ -41,7 +41,7 @@ LOG_SHARE = 0.7
 
 
 class LogReport(NamedTuple):
-    """What the kernel log shows of the window.
+    """The evidence of the kernel log for the window.
 
     usable: this run could read a source that shows anything.
     coverage: the spans of each source, also of those that show nothing.
@@ -127,7 +127,7 @@ class Evidence(NamedTuple):
 
     @property
     def of_this_host(self) -> bool:
-        """Whether the messages may be this host's: it is among those that they name, or none is."""
+        """Return whether messages may be this host's: they name it, or they name no host."""
         own = events.short(os.uname().nodename)
         return not self.log.hosts or own in map(events.short, self.log.hosts)
 
@@ -198,7 +198,7 @@ def acquire(options: argparse.Namespace, session: Session, opened: LogFiles) -> 
 
 
 class _Past(NamedTuple):
-    """What the history of a namespace is compared with.
+    """The values to compare the history of a namespace with.
 
     named: how many messages name a namespace, by inode.
     reloaded: another module counted in the run before.
@@ -259,7 +259,7 @@ def _start_up(options: argparse.Namespace, window: events.Window, now: RunTime) 
 
 
 class LogQuestion(NamedTuple):
-    """What is needed to read the log.
+    """The values needed to read the log.
 
     opened: files that were opened before privileges were dropped.
     earlier: what the run before left.

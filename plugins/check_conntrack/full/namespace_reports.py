@@ -51,12 +51,12 @@ class NamespaceReport(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called; empty for the one that the check runs in."""
+        """Return its name; empty for the one that the check runs in."""
         return self.namespace.name
 
     @property
     def prefix(self) -> str:
-        """What its labels begin with; empty for the namespace of the plain labels."""
+        """Return the prefix of its labels; empty for the namespace of the plain labels."""
         return self.namespace.prefix
 
     @property
@@ -71,7 +71,7 @@ class NamespaceReport(NamedTuple):
 
     @property
     def full(self) -> bool:
-        """Whether it is at its limit at this moment."""
+        """Return whether it is at its limit at this moment."""
         return self.namespace.full
 
     def total(self, name: str) -> int | None:
@@ -93,14 +93,14 @@ class NamespaceReport(NamedTuple):
 
     @property
     def trouble(self) -> tuple[int, int, float]:
-        """What orders further namespaces, the worst highest."""
+        """Return the sort key of further namespaces, the worst highest."""
         usage = self.limits.usage if self.limits else None
         entries = float(self.namespace.entries)
         return (self.messages, self.full_drops, entries if usage is None else usage)
 
     @property
     def notable(self) -> bool:
-        """Whether there is anything to say about it."""
+        """Return whether there is anything to say about it."""
         return bool(self.messages or self.namespace.entries or (self.rise and any(self.rise[2:6])))
 
 
@@ -134,7 +134,7 @@ class Asking:
 
     @property
     def may_ask(self) -> bool:
-        """Whether there is a reader to ask."""
+        """Return whether there is a reader to ask."""
         return self.session.may_ask or self._ring is not None
 
 

@@ -1,4 +1,4 @@
-"""What a run of check_conntrack_full leaves to the next, and how it is kept.
+"""Keep the state that a run of check_conntrack_full leaves to the next.
 
 Values, read before the evaluation and written after it. The host's or first namespace has a file
 with the log cursors; all further namespaces share one, for thousands of files would crowd out the
@@ -54,7 +54,7 @@ class RunTime(NamedTuple):
 
 
 class RunState(NamedTuple):
-    """What a run leaves to the next of its service.
+    """The state that a run leaves to the next of its service.
 
     at, up, boot, module: as in RunTime.
     watching: when the first run of this service was, in seconds since the epoch.

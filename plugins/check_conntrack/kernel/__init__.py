@@ -1,3 +1,3 @@
-"""What Linux says about connection tracking, as plain values. No word of Nagios in here."""
+"""Read what Linux says about connection tracking, as plain values, without nagiosplugin."""
 
 from .source import KernelError as KernelError

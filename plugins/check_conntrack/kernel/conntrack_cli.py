@@ -1,6 +1,6 @@
-"""conntrack(8), asked for the table: started while there are rights, let go when it is wanted.
+"""Read the table with conntrack(8): start it with privileges, let it run when its output is wanted.
 
-It asks the kernel by itself, so it needs the right that the reader needs, or file capabilities.
+It asks the kernel by itself, so it needs the privileges of the reader, or file capabilities.
 """
 
 from __future__ import annotations

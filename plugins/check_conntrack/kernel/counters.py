@@ -215,7 +215,7 @@ def _sum(cpus: tuple[CpuCounters, ...]) -> CpuCounters:
 
 
 class Origin(NamedTuple):
-    """Where counters come from. Two readings of the same origin were not set to zero in between.
+    """The origin of counters. Two readings of the same origin were not set to zero in between.
 
     Attributes:
         boot: boot id
@@ -231,7 +231,7 @@ class Origin(NamedTuple):
 
 
 class Course(enum.Enum):
-    """What happened to the counters between two readings; the value may be stored.
+    """The change of the counters between two readings; the value may be stored.
 
     Attributes:
         CONTINUED: none fell

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 TOLERANCE = 1.0
-"""Seconds by which two readings of the clocks may differ: a shorter hole is not a gap."""
+"""Seconds by which two readings of the clocks may differ: a shorter one is not a gap."""
 
 
 class Span(NamedTuple):
@@ -47,7 +47,7 @@ class Coverage(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """Whether the source shows anything."""
+        """Return whether the source shows anything."""
         return bool(self.spans) or not self.reason
 
 

@@ -146,7 +146,7 @@ NFGENMSG = struct.Struct(">BBH")
 
 
 class TupleFilter(NamedTuple):
-    """What one direction's tuple must hold. The kernel compares whole addresses, no prefixes.
+    """Values that one direction's tuple must have. The kernel compares whole addresses only.
 
     Attributes:
         source, destination: packed addresses; None for any
@@ -159,7 +159,7 @@ class TupleFilter(NamedTuple):
 
 
 class KernelFilter(NamedTuple):
-    """What the kernel is asked to keep; every part must match. Filter the answer again.
+    """A filter for the kernel: every part must match. Filter the answer again.
 
     Kernels before 5.8 ignore CTA_FILTER and send the whole table without a word.
 

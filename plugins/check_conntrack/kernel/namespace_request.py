@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class NamespaceRequest(NamedTuple):
-    """What `--netns` asks for.
+    """The namespaces that `--netns` asks for.
 
     targets: namespaces to enter. The check's own is not among them: reading it is not privileged.
     everything: whether the namespaces of all processes are asked for as well.

@@ -21,7 +21,7 @@ class FileReading(NamedTuple):
 
     @property
     def missing(self) -> bool:
-        """Whether the file does not exist."""
+        """Return whether the file does not exist."""
         return self.errno in (errno.ENOENT, errno.ENOTDIR)
 
 

@@ -37,7 +37,7 @@ _SYSCTL = re.compile(rb"[ni][fp]_conntrack_([a-z0-9_]{1,40})[ \t]*[=:][ \t]*([0-
 
 
 class HostValues(NamedTuple):
-    """What is known of the host that a table came from.
+    """The known facts about the host that a table came from.
 
     entries, limit, buckets: None where they are not known. timeouts: seconds by the last words of
     their sysctl's name. namespace: its name, empty for the host's own. path: leads into it there.

@@ -46,7 +46,7 @@ class CounterRise(NamedTuple):
 
 
 class NamespaceState(NamedTuple):
-    """What a run leaves to the next of one namespace.
+    """The state of one namespace that a run leaves to the next.
 
     at: when the run was, in seconds since the epoch.
     up: the same, in seconds since boot.
@@ -69,7 +69,7 @@ class NamespaceState(NamedTuple):
 
 
 class CounterWindow(NamedTuple):
-    """What the counters say of a window.
+    """The evidence of the counters for a window.
 
     rise: the sums over the window; None where nothing is known.
     spans: the time in which they show every drop, in seconds since boot.

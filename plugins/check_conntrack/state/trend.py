@@ -67,7 +67,7 @@ class LimitChange(NamedTuple):
 
 
 class Series(NamedTuple):
-    """What is kept of a namespace's count.
+    """The kept history of a namespace's count.
 
     boot: the id of the boot (state_store.boot_id). identity: that of the namespace.
     samples: of the trend window, the newest last. peaks: of 30 days.

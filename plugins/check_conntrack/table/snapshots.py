@@ -176,7 +176,7 @@ def due(memory: object, kept: Iterable[Kept], now: float) -> str:
 
 
 def remember(*, problem: bool, saved: float | None) -> dict[str, object]:
-    """What the next run has to know."""
+    """The facts that the next run needs."""
     if not problem or saved is None:
         return {"problem": False}
     return {"problem": True, "saved": round(saved)}

@@ -43,7 +43,7 @@ _OF_WINDOWS = (
 
 
 class LogReading(NamedTuple):
-    """What one log shows.
+    """The content of one log.
 
     events: of complete lines after the cursor handed in; to be remembered with the new cursor.
     pending: of a last line without an end; to be counted and not remembered, for the next run

@@ -45,7 +45,7 @@ CLOCKS = 1.0
 
 
 class LogHistory(NamedTuple):
-    """What earlier runs read of one log, and what they found in it.
+    """The part of one log that earlier runs read, and what they found in it.
 
     cursor: how far it was read.
     events: those found, as far as they are still to be counted or mentioned.
@@ -69,7 +69,7 @@ class LogHistory(NamedTuple):
 
 
 class LogEvidence(NamedTuple):
-    """What the kernel log shows.
+    """The content of the kernel log, from all sources.
 
     events: each event once, in order of time.
     coverage: what each source covers, in the order of reading, also sources that show nothing.
@@ -90,7 +90,7 @@ class LogEvidence(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """Whether any source shows anything."""
+        """Return whether any source shows anything."""
         return any(each.usable for each in self.coverage)
 
 

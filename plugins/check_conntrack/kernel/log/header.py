@@ -102,7 +102,7 @@ def is_kernel_daemon(name: str) -> bool:
 
 
 class Header(NamedTuple):
-    """What stands before a message.
+    """The values that precede a message in its line.
 
     ``monotonic`` is in microseconds since boot by the kernel's own stamp. ``program`` is KERNEL
     where a tag names the kernel or a daemon that reads the kernel's log. ``kernel``: the line

@@ -17,7 +17,7 @@ NEEDLES = (b"conntrack", b"s suppress")
 
 
 class Kind(enum.Enum):
-    """What a message reports; the value is stable and may be stored."""
+    """The kind of a message; the value is stable and may be stored."""
 
     TABLE_FULL = "table_full"
     """A packet was dropped because the table was at its limit."""

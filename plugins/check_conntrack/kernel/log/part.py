@@ -80,7 +80,7 @@ class LogPart:
 
     @property
     def usable(self) -> bool:
-        """Whether the file was searched to its end, or is an anchor, which need not be."""
+        """Return whether the file was searched to its end, or is an anchor, which need not be."""
         return self.problem is None and (self.scanner is None or self.scanner.complete)
 
     def scan(
