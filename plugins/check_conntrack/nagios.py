@@ -348,7 +348,7 @@ def conclude(
     if thresholds:
         missing = _unevaluated(labels, thresholds, check.results, not_applicable)
         if missing:
-            problem = f"cannot be evaluated: {', '.join(missing)}"
+            problem = f"{', '.join(missing)} cannot be evaluated, no value"
             check.results.add(Result(Unknown, problem, Metric("problem", 0, context="problem")))
             extra.append([problem])
             notes.append(f"UNKNOWN: {problem}")

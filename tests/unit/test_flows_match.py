@@ -68,7 +68,7 @@ def test_network_clears_host_bits():
     "text", ["", "10.0.0", "10.0.0.1/33", "10.0.0.1/", "10.0.0.1/-1", "::/129", "a.b", "1.2.3.4/²"]
 )
 def test_network_refuses_other_text(text):
-    with pytest.raises(ValueError, match="not a"):
+    with pytest.raises(ValueError, match=r"invalid (address|prefix length)"):
         match.network(text)
 
 
@@ -151,5 +151,5 @@ def test_filter_that_can_match_a_flow_is_no_contradiction(parts):
     ("text", "instead"), [("::ffff:10.0.0.1", "10.0.0.1"), ("::ffff:0:0/96", "0.0.0.0")]
 )
 def test_mapped_address_is_refused(text, instead):
-    with pytest.raises(ValueError, match=rf"not an address of a flow: .* \(write {instead}\)"):
+    with pytest.raises(ValueError, match=rf"invalid address .* \(write {instead}\)"):
         match.network(text)

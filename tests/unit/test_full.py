@@ -455,13 +455,13 @@ def test_full_a_given_threshold_without_a_figure_is_unknown(host):
     assert host.run().state == "OK"
     run = host.run("-c", "table_full=0")
     assert run.state == "UNKNOWN"
-    assert "cannot be evaluated: table_full" in run.text
+    assert "table_full cannot be evaluated" in run.text
     assert host.run("-c", "table_full=~:").state == "OK", "it was never to fire"
     host.own.counters = None
     host.records = [(1.0, "Linux version")]
     run = host.run("-w", "early_drops=5", "--state-key", "new")
     assert run.state == "UNKNOWN"
-    assert "cannot be evaluated: early_drops" in run.text
+    assert "early_drops cannot be evaluated" in run.text
 
 
 def test_full_a_given_threshold_that_is_not_known_yet_waits(busy):

@@ -27,7 +27,7 @@ def test_every_reason_code_has_a_problem_and_a_remedy(code, path):
 
 
 UNPACK = "cannot be unpacked here (unpack it and pipe it in:"
-ZONE = "kern.log: its times seem to be of another time zone,"
+ZONE = "kern.log: its times seem to be in another time zone,"
 KMSG = "/dev/kmsg: permission denied"
 FOLDER = "/srv/*/kern.log: the folder cannot be listed: Permission denied"
 

@@ -361,10 +361,10 @@ def test_top_sets_the_lines_of_each_list(inspect, file):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["--address", "10.0.0.0/33"], "not a prefix length"),
-        (["--address", "example.org"], "not an address"),
-        (["--protocol", "tpc"], "not a protocol"),
-        (["--state", "OPENISH"], "not a state"),
+        (["--address", "10.0.0.0/33"], "invalid prefix length"),
+        (["--address", "example.org"], "invalid address"),
+        (["--protocol", "tpc"], "invalid protocol"),
+        (["--state", "OPENISH"], "invalid state"),
         (["--port", "65536"], "not between 1 and 65535"),
         (["--port", "0"], "not between 1 and 65535"),
         (["--address", "::ffff:127.0.0.1"], "(write 127.0.0.1)"),
@@ -372,14 +372,14 @@ def test_top_sets_the_lines_of_each_list(inspect, file):
         (["--protocol", "udp", "--state", "ESTABLISHED"], "can have this state"),
         (["--port", "1_000"], "is not a number"),
         (["--top", "0"], "not between 1 and"),
-        (["--prefix", "24"], "not V4/V6"),
-        (["--prefix", "24/129"], "at most 32/128"),
+        (["--prefix", "24"], "invalid prefixes"),
+        (["--prefix", "24/129"], "(at most 32/128)"),
         (["--max-entries", "-1"], "--max-entries"),
         (["--keep", "0"], "not between 1 and"),
         (["--save-when", "never"], "--save-when"),
-        (["--netns", "x", "--source", "conntrack"], "--netns does not go with"),
-        (["--netns", "x", "--source", "/tmp/x"], "--netns does not go with"),
-        (["--save", "/tmp", "--source", "/tmp/x"], "--save keeps a live table"),
+        (["--netns", "x", "--source", "conntrack"], "--netns: cannot be combined with"),
+        (["--netns", "x", "--source", "/tmp/x"], "--netns: cannot be combined with"),
+        (["--save", "/tmp", "--source", "/tmp/x"], "--save: needs a live table"),
         (["-w", "load=5"], "unknown label 'load'"),
         (["-w", "tcp=5s"], "tcp takes %"),
     ],
@@ -546,7 +546,7 @@ def test_threshold_of_a_label_that_the_source_does_not_know_is_unknown(reader, s
     reader.hands_out("text", tables.listing(tables.web_server()[:1000]))
     run = inspect("--source", "proc", "-w", "expected=0")
     assert run.state == "UNKNOWN"
-    assert "cannot be evaluated: expected" in run.text
+    assert "expected cannot be evaluated" in run.text
 
 
 # --- time-outs

@@ -331,7 +331,7 @@ def _keep(limit: int, buckets: int, evidence: CapacityEvidence) -> Step:
 
 def _cost(limit: int, buckets: int, evidence: CapacityEvidence) -> Step:
     size = limit * ENTRY_BYTES + buckets * BUCKET_BYTES
-    text = f"Full, it takes about {render.size(size)} of kernel memory"
+    text = f"A table of that size takes about {render.size(size)} of kernel memory"
     if evidence.memory is None:
         return Step(text + ".")
     has = render.size(evidence.memory)

@@ -81,9 +81,9 @@ def free_text(number: int, *, answered: bool = False) -> str:
 
     answered: it cannot tell those that were answered from those that were not.
     """
-    text = f"Free what is there: this frees {entries(number)} now"
+    text = f"Delete these entries: this frees {entries(number)} now"
     if answered:
-        text += ", and answered ones beside them: these are tracked again with their next packet"
+        text += ", and answered ones beside them, which are tracked again with their next packet"
     return f"{text}."
 
 

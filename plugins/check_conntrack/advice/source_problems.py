@@ -34,8 +34,8 @@ _SENTENCES = {
     ),
     reasons.READ_ERROR: ("cannot be read{said}", "check the file and its disk"),
     reasons.EMPTY: ("is empty", "check that the log is written to it"),
-    reasons.NO_KERNEL_LINES: ("shows no lines of the kernel", "name the kernel's log with --log"),
-    reasons.UNDATED: ("its lines bear no time", "use --since all to count them"),
+    reasons.NO_KERNEL_LINES: ("has no lines of the kernel", "name the kernel's log with --log"),
+    reasons.UNDATED: ("its lines have no time", "use --since all to count them"),
     reasons.JOURNAL_FILE: (
         "is a journal file, not text",
         "pipe it in: journalctl --file={path} -k -o short-iso | ... --log -",
@@ -50,7 +50,7 @@ _SENTENCES = {
     ),
     reasons.DAMAGED: (
         "the compressed data are {detail}",
-        "what stands before was read; fetch the file again or leave it out",
+        "everything before that place was read; fetch the file again or leave it out",
     ),
     reasons.BEGINS_LATER: ("does not reach back over the window", "keep more of the log"),
     reasons.LAST_WRITTEN: (
@@ -63,7 +63,7 @@ _SENTENCES = {
     ),
     reasons.PART_MISSING: ("a rotated part is missing", "keep rotated logs beside the log"),
     reasons.TIME_ZONE: (
-        "its times seem to be of another time zone, {zone}",
+        "its times seem to be in another time zone, {zone}",
         "name that zone with --log-timezone",
     ),
     reasons.TIMED_OUT: ("not read to its end in time", "raise --timeout"),
@@ -87,7 +87,7 @@ _OF_SOURCE = {
         "grant CAP_SYSLOG, with --sudo or to the agent's service",
     ),
     ("/dev/kmsg", reasons.READ_ERROR): ("cannot be read{said}", _NAME_ANOTHER),
-    ("/dev/kmsg", reasons.NO_KERNEL_LINES): ("shows no lines of the kernel", _NAME_ANOTHER),
+    ("/dev/kmsg", reasons.NO_KERNEL_LINES): ("has no lines of the kernel", _NAME_ANOTHER),
     ("/dev/kmsg", reasons.BEGINS_LATER): (
         "no longer reaches back over the window",
         "boot with a larger log_buf_len",

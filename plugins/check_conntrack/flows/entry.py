@@ -200,4 +200,4 @@ def packed_address(text: str) -> bytes:
     try:
         return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
     except (OSError, UnicodeError):
-        raise ValueError(f"not an address: {text!r}") from None
+        raise ValueError(f"invalid address {text!r}") from None

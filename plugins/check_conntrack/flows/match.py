@@ -73,11 +73,11 @@ def network(text: str) -> Network:
     prefix = bits
     if slash:
         if not (prefix_text.isascii() and prefix_text.isdigit()) or int(prefix_text) > bits:
-            raise ValueError(f"not a prefix length from 0 to {bits}: {prefix_text!r}")
+            raise ValueError(f"invalid prefix length {prefix_text!r} (0 to {bits})")
         prefix = int(prefix_text)
     if len(address) == 16 and address.startswith(_MAPPED) and prefix >= 8 * len(_MAPPED):
         mapped = socket.inet_ntoa(address[len(_MAPPED) :])
-        raise ValueError(f"not an address of a flow: {text!r} (write {mapped})")
+        raise ValueError(f"invalid address {text!r} (write {mapped})")
     mask = prefix_mask(prefix, len(address))
     return Network(bytes(have & keep for have, keep in zip(address, mask)), prefix)
 
@@ -90,7 +90,7 @@ def protocol_number(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) < 256:
         return int(text)
     known = ", ".join(sorted(PROTOCOL_NAMES.values()))
-    raise ValueError(f"not a protocol: {text!r}; known are {known}, and numbers below 256")
+    raise ValueError(f"invalid protocol {text!r} (known: {known}, and numbers below 256)")
 
 
 def state_numbers(text: str) -> frozenset[tuple[int, int]]:
@@ -103,7 +103,7 @@ def state_numbers(text: str) -> frozenset[tuple[int, int]]:
     )
     if not found:
         known = dict.fromkeys(name for names in STATE_NAMES.values() for name in names)
-        raise ValueError(f"not a state: {text!r}; known are {', '.join(known)}")
+        raise ValueError(f"invalid state {text!r} (known: {', '.join(known)})")
     return found
 
 

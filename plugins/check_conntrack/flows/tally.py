@@ -69,9 +69,9 @@ def prefixes(text: str) -> Prefixes:
     """Return the prefixes in a text such as 24/64; raises ValueError."""
     v4, slash, v6 = text.partition("/")
     if not (slash and text.isascii() and v4.isdigit() and v6.isdigit()):
-        raise ValueError(f"not V4/V6, as in 24/64: {text!r}")
+        raise ValueError(f"invalid prefixes {text!r} (write V4/V6, as in 24/64)")
     if int(v4) > 32 or int(v6) > 128:
-        raise ValueError(f"at most 32/128: {text!r}")
+        raise ValueError(f"invalid prefixes {text!r} (at most 32/128)")
     return Prefixes(int(v4), int(v6))
 
 

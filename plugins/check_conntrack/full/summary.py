@@ -263,7 +263,7 @@ class FullSummary(Summary):
         if not claim.gaps:
             return f"not full {self._when()}"
         if claim.since is None:
-            return "not known to be full"
+            return "no sign of a full table"
         if claim.since >= now.at - 0.01:
             return "not full now"
         return f"not full since {self._clock(claim.since)}"
@@ -370,7 +370,7 @@ class FullSummary(Summary):
         return render.table(rows[: MOST_NAMESPACES + 1]) if len(rows) > 1 else []
 
     def _figures(self) -> list[str]:
-        lines = [f"Window: {self._when()}"]
+        lines = [f"Window: {self._when().removeprefix('in ')}"]
         most = None if self.options.verbose > 1 else MOST_NAMESPACES + 1
         for report in self.evidence.shown[:most]:
             if report.counters is not None:
