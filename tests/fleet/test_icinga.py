@@ -327,13 +327,14 @@ def test_the_agent_checks_its_own_table_and_the_master_shows_it_full(cluster, wa
     finally:
         agent.netns.run("conntrack", "-F")
     assert contents.state == CRITICAL, contents.output
-    assert contents.output.startswith("CONNTRACK_TABLE CRITICAL - 950 of 1000 entries (95.0%)")
+    usage = "950 of 1000 entries in use (95.0%)"
+    assert contents.output.startswith(f"CONNTRACK_TABLE CRITICAL - {usage}")
     assert len(contents.output.splitlines()) > 10
     entries = contents.perfdata["entries"]
     assert (entries["value"], entries["max"]) == (950, LIMIT)
     assert set(contents.perfdata) == {label.name for label in table_check.LABELS}
     assert count.state == CRITICAL, count.output
-    assert count.output.startswith("CONNTRACK_USAGE CRITICAL - 950 of 1000 entries in use (95.0%)")
+    assert count.output.startswith(f"CONNTRACK_USAGE CRITICAL - {usage}")
     source = "agent" if way == "agent" else "master"
     assert (contents.source, count.source, own.source) == (source, source, "master")
     assert (own.state, own.perfdata["entries"]["value"]) == (OK, 0)

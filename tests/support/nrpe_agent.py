@@ -59,7 +59,8 @@ mount --bind "$top/nagios" /etc/nagios
 mount --bind "$top/home" /var/lib/nagios
 mount --bind "$top/limit" /proc/sys/net/netfilter/nf_conntrack_max
 mount --bind "$top/meminfo" /proc/meminfo
-if test -e /var/lib/check-conntrack; then mount --bind "$top/home" /var/lib/check-conntrack; fi
+# Machines with the suite have it. Here only root may write to it, so that state is kept in HOME.
+if test -e /var/lib/check-conntrack; then mount --bind "$top/shared" /var/lib/check-conntrack; fi
 if test -d "$top/log"; then
     # No ring buffer, whoever looks; the log files are the test's own.
     mount --bind /dev/kmsg /dev/kmsg
@@ -139,6 +140,7 @@ class Agent:
         if self.arguments:
             shutil.copy(SHIPPED / "conntrack-arguments.cfg", top / "nagios/nrpe.d")
             shutil.copy(self.arguments, top / "nrpe")
+        (top / "shared").mkdir(mode=0o755)
         (top / "home").mkdir()
         shutil.chown(top / "home", "nagios", "nagios")
         self.limit(10000)
