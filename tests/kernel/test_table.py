@@ -499,7 +499,7 @@ def test_missing_namespace_is_unknown(table):
     result = table("--netns", "cct-never-was", "--sudo")
     assert (result.code, result.lines[:1]) == (
         3,
-        ["UNKNOWN: namespace cct-never-was: /run/netns/cct-never-was: No such file or directory"],
+        ["UNKNOWN: namespace cct-never-was: not found (/run/netns/cct-never-was)"],
     )
 
 

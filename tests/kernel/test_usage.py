@@ -305,8 +305,7 @@ def test_a_namespace_that_cannot_be_read_does_not_hide_a_full_one(netns, usage):
     assert any(line.startswith("UNKNOWN: namespace cct-not-there") for line in both.lines)
     assert alone.code == 3
     assert alone.status == (
-        "CONNTRACK_USAGE UNKNOWN - "
-        "namespace cct-not-there: /run/netns/cct-not-there: No such file or directory"
+        "CONNTRACK_USAGE UNKNOWN - namespace cct-not-there: not found (/run/netns/cct-not-there)"
     )
 
 

@@ -115,6 +115,8 @@ def _inode(target: Namespace) -> tuple[int | None, str]:
     except OSError as error:
         if _process_ids(target.path):
             return None, f"{name}: process not found"
+        if error.errno == errno.ENOENT:
+            return None, f"{name}: not found ({target.path})"
         return None, f"{name}: {target.path}: {os.strerror(error.errno or errno.EIO)}"
     except ValueError:
         return None, f"{name}: not a path"

@@ -70,6 +70,8 @@ def open_file(path: str) -> BufferedReader:
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
     try:
         descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        raise KernelError(f"{path}: not found") from None
     except OSError as error:
         raise KernelError(f"{path}: {error.strerror}") from None
     except ValueError:
