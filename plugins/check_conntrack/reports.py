@@ -198,7 +198,9 @@ def also(reports: Sequence[Report], results: Results) -> list[str]:
     for number in range(len(names) - 1, 0, -1):
         more = f"and {len(names) - number} more"
         choices.append(f"also {', '.join(names[:number])} {more}")
-    return [*choices, f"also {render.plural(len(names), 'other namespace')}"]
+    number_alone = f"also {render.plural(len(names), 'other namespace')}"
+    # A short name takes less room than the number in words.
+    return [*choices, *([number_alone] if len(number_alone) < len(choices[-1]) else [])]
 
 
 def fullest(reports: Sequence[Report], first: Report, results: Results) -> list[str]:

@@ -133,8 +133,8 @@ def limit(profile: TableProfile, target: TopItem) -> Step:
     port = f" {target.protocol} dport {target.port}" if target.port else ""
     where = f"{family} daddr {address}{port} "
     return Step(
-        f"Let no source hold more than {CONNECTIONS} connections to {target.name} (choose a number "
-        "that your largest client stays below):",
+        f"Let no source hold more than {CONNECTIONS} connections to {target.name}, counted from "
+        "now on (choose a number that your largest client stays below):",
         nft(
             profile,
             f"add table {table}",
@@ -248,7 +248,8 @@ def limit_source(profile: TableProfile, source: TopItem) -> Step:
     family, size = address_family(source.address), "6" if ":" in source.address else "4"
     table, name = "inet check_conntrack_limit", f"source_v{size}"
     return Step(
-        f"Limit {source.name} to 10 times {CONNECTIONS} connections, if it must not hold more:",
+        f"Limit {source.name} to {10 * CONNECTIONS} connections, counted from now on, if it must "
+        "not hold more:",
         nft(
             profile,
             f"add table {table}",
