@@ -102,7 +102,7 @@ def _by_name(name: str) -> Namespace:
 
 def _at_path(path: str) -> Namespace:
     ids = _process_ids(path)
-    return Namespace("-".join(["pid", *ids]) if ids else os.path.basename(path), path)
+    return Namespace("-".join(["pid", *ids]) if ids else os.path.basename(path) or path, path)
 
 
 def _inode(target: Namespace) -> tuple[int | None, str]:
