@@ -698,6 +698,20 @@ def test_full_a_message_names_its_namespace(host):
     assert run.data["red::table_full"].value == 1
 
 
+def test_full_the_table_of_namespaces_shows_bare_names(host):
+    host.others.update(red=Namespace(77))
+    text = "nf_conntrack: nf_conntrack: table full in netns {}, dropping packet"
+    host.records = [
+        (1.0, "Linux version"),
+        (host.up - 13, text.format(78)),
+        (host.up - 12, text.format(77)),
+    ]
+    run = host.run("--netns", "all")
+    heading = next(at for at, line in enumerate(run.lines) if line.startswith("  namespace "))
+    names = sorted(line.split()[0] for line in run.lines[heading + 1 : heading + 3])
+    assert names == ["net:[78]", "red"]
+
+
 def test_full_a_message_of_another_boot_does_not_point_to_other_namespaces(host):
     host.logs(host.line(86400 * 20), host.line(5, "x"))
     run = host.run("--since", "all", "--log", host.log)

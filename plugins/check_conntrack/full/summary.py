@@ -361,7 +361,8 @@ class FullSummary(Summary):
         rows = [("namespace", "messages", "drops", "entries")]
         for gone, counts in ((False, evidence.log.named), (True, evidence.log.gone)):
             for inode, count in sorted(counts.items(), key=lambda item: -item[1]):
-                name = render.clean(self._called(inode, gone=gone)) + (" (gone)" if gone else "")
+                name = self._called(inode, gone=gone).removeprefix("namespace ")
+                name = render.clean(name) + (" (gone)" if gone else "")
                 there = (report for report in evidence.reports if report.inode == inode)
                 report = None if gone else next(there, None)
                 drops = figure(evidence, report, "full_drops") if report else None
