@@ -15,7 +15,7 @@ from support.profiles import FORGED, address, cases, profile, target, unanswered
 # To be replaced by hand.
 PLACEHOLDER, VALUE = "FIRST-LAST", "203.0.113.1-203.0.113.4"
 # These look at something, which is not there.
-LOOKS = ("ss ", "nc ", "ip ")
+LOOKS = ("ss ", "timeout ", "ip ")
 
 
 @pytest.fixture(autouse=True)

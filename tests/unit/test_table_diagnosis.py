@@ -56,7 +56,7 @@ def test_table_shows_its_cause_and_culprit_in_the_status_line(name, file, inspec
 
 
 def commands(lines):
-    programs = ("  sysctl", "  nft", "  ss ", "  conntrack", "  ip ", "  nc ")
+    programs = ("  sysctl", "  nft", "  ss ", "  conntrack", "  ip ", "  timeout ")
     found = [line[2:] for line in lines if line.startswith(programs)]
     for line in found:
         assert shlex.split(line)
@@ -175,6 +175,13 @@ def test_syn_recv_is_a_flood_and_syn_sent_a_silent_destination():
     assert first(profile(unanswered(state="SYN_SENT", **FORGED))).startswith(
         "198.51.100.1 tcp/443 does not answer many sources (90% SYN_SENT)"
     )
+
+
+def test_silent_destination_is_tried_with_what_every_host_has():
+    table = profile(unanswered(state="SYN_SENT", **FORGED))
+    connect = "timeout 3 bash -c '</dev/tcp/198.51.100.1/443' && echo open"
+    assert f"  {connect}" in advice(table).splitlines()
+    assert "/dev/tcp/" not in advice(profile(unanswered(protocol="udp", **FORGED)))
 
 
 def test_half_open_connections_of_one_target_are_judged_together():

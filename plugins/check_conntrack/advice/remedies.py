@@ -8,6 +8,7 @@ from __future__ import annotations
 from . import rulesets
 from .capacity import Step, lines_of
 from .table_profile import NAMED, idle_goes_to_service, overlaps
+from .unanswered import HALF_OPEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,17 +113,27 @@ def against_syn_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
 
 
 _UNANSWERED_TIMEOUTS = {
-    "tcp": ("tcp_timeout_syn_sent", 30),
     "udp": ("udp_timeout", 10),
     "icmp": ("icmp_timeout", 10),
     "icmpv6": ("icmpv6_timeout", 10),
     "gre": ("gre_timeout", 10),
 }
 
+_HANDSHAKE_TIMEOUTS = {
+    "": ("tcp_timeout_syn_sent", 30),
+    "SYN_SENT": ("tcp_timeout_syn_sent", 30),
+    "SYN_RECV": ("tcp_timeout_syn_recv", 15),
+    HALF_OPEN: ("tcp_timeout_syn_recv", 15),
+}
+
 
 def _shorter_unanswered(profile: TableProfile, one: Unanswered) -> list[Step]:
     if one.protocol in ("sctp", "dccp"):
         return []  # their first packets are forgotten soon
+    if one.protocol == "tcp":
+        # Of an unreplied ESTABLISHED entry the version of the kernel decides which timeout it has.
+        timeout = _HANDSHAKE_TIMEOUTS.get(one.state)
+        return [_shorter(profile, *timeout)] if timeout else []
     name, wanted = _UNANSWERED_TIMEOUTS.get(one.protocol, ("generic_timeout", 60))
     return [_shorter(profile, name, wanted)]
 
@@ -155,7 +166,8 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
     if target.share >= 50:
         look = [f"{profile.command}ip route get {target.address}"]
         if target.protocol == "tcp":
-            look.append(f"{profile.command}nc -z -v -w 3 {target.address} {target.port}")
+            connect = f"</dev/tcp/{target.address}/{target.port}"
+            look.append(f"{profile.command}timeout 3 bash -c '{connect}' && echo open")
         steps.append(
             Step(
                 f"Find out why {target.name} does not answer: service down, host down, a firewall "
