@@ -262,6 +262,27 @@ def test_file_that_is_unknown_to_the_check_is_refused_with_its_beginning(inspect
     assert "table.txt: not a table (use conntrack " in run.text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A check without privileges says: permission denied (see --sudo)\n",
+        "# Errors\n\n    UNKNOWN: /proc/net/nf_conntrack: permission denied\n",
+        "- command not found: install conntrack\n",
+    ],
+)
+def test_document_that_speaks_of_errors_is_no_error_message(inspect, file, text):
+    run = inspect("--source", file(text))
+    assert run.state == "UNKNOWN"
+    assert "an error message" not in run.text
+
+
+def test_unreplied_established_entries_are_no_reason_for_a_shorter_timeout(inspect):
+    run = inspect("--source", DATA / "established-unreplied.txt", "-c", "entries=1")
+    assert "100% ESTABLISHED" in run.text
+    assert "Leave the limit as it is" in run.rest
+    assert "timeout" not in run.rest
+
+
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"# nothing\n"])
 def test_empty_file_is_unknown_in_one_line(inspect, file, data):
     run = inspect("--source", file(data))

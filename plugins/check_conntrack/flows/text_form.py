@@ -74,7 +74,11 @@ _TEXT = (
     (rb"^\S+ (?:tcp|udp|icmp) \S+ (?:<-|->) \S+ +\S+:\S+", "states of pf (pfctl -ss)"),
     (rb"^net\.\S+ = ", "sysctls"),
     (rb"nf_conntrack: table full|kernel: \[", "a kernel log"),
-    (rb"(?:command not found|[Pp]ermission denied|must be root)", "an error message"),
+    (
+        rb"^(?:[\w./-]+|conntrack v\S+ \(\S+\)): (?:[^:\n]+: )*"
+        rb"(?:command not found|[Pp]ermission denied|[^:\n]*\bmust be root)\b",
+        "an error message",
+    ),
     (rb"\A\s*[\[{]", "JSON"),
 )
 
