@@ -75,8 +75,10 @@ _TEXT = (
     (rb"^net\.\S+ = ", "sysctls"),
     (rb"nf_conntrack: table full|kernel: \[", "a kernel log"),
     (
-        rb"^(?:[\w./-]+|conntrack v\S+ \(\S+\)): (?:[^:\n]+: )*"
-        rb"(?:command not found|[Pp]ermission denied|[^:\n]*\bmust be root)\b",
+        (
+            rb"^(?:[\w./-]+|conntrack v\S+ \(\S+\)): (?:[^:\n]+: )*"
+            rb"(?:command not found|[Pp]ermission denied|[^:\n]*\bmust be root)\b"
+        ),
         "an error message",
     ),
     (rb"\A\s*[\[{]", "JSON"),
