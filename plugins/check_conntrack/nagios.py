@@ -19,6 +19,7 @@ from nagiosplugin import (
     Resource,
     Result,
     Results,
+    Summary,
     Unknown,
     Warn,
 )
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Container, Iterable, Sequence
 
-    from nagiosplugin import Summary
     from nagiosplugin.state import ServiceState
 
     from .advice.capacity import CapacityEvidence, LastFinding
@@ -272,6 +272,12 @@ def describe_alarm(result: Result) -> str:
 # --- what all checks print
 
 
+class StatusSummary(Summary):
+    """The text of a check; `room` is how many characters of the status line it may take."""
+
+    room = render.TEXT_WIDTH
+
+
 def capacity_evidence(
     limits: Limits, peak: int, finding: LastFinding | None = None
 ) -> CapacityEvidence:
@@ -325,7 +331,7 @@ def conclude(
     options: argparse.Namespace,
     session: Session,
     resource: Resource,
-    summary: Summary,
+    summary: StatusSummary,
     all_contexts: Sequence[Context],
     *,
     thresholds: Thresholds | None = None,
@@ -345,6 +351,7 @@ def conclude(
     labels = [context for context in all_contexts if isinstance(context, LabelContext)]
     extra: list[Sequence[str]] = []
     notes: list[str] = []
+    problem = ""
     if thresholds:
         missing = _unevaluated(labels, thresholds, check.results, not_applicable)
         if missing:
@@ -369,7 +376,12 @@ def conclude(
     state = check.state
     detailed = options.verbose or state is not Ok
     lines = list(check.verbose_str) if detailed else []
+    if problem and state is Unknown:
+        # Why it is UNKNOWN is worth more than the last words of the summary.
+        summary.room -= len("; ") + len(problem)
     text = render.fit([[check.summary_str], *extra])
+    if problem and state is Unknown and problem not in text:
+        text = render.fit([[problem], [check.summary_str]])
     if session.store.refused and not any(trouble in line for line in (*lines, *notes)):
         notes.append(f"No history is kept: {trouble}")
     notes = [note for note in notes if note not in lines]

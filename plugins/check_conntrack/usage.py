@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from nagiosplugin import Metric, Ok, Resource, Summary
+from nagiosplugin import Metric, Ok, Resource
 
 from . import cli, nagios, namespaces, render, reports, runner, session
 from .kernel import KernelError
@@ -167,7 +167,7 @@ class Usage(Resource):
 # --- present
 
 
-class UsageSummary(Summary):
+class UsageSummary(nagios.StatusSummary):
     """The text of the status line, and the long output."""
 
     def __init__(self, usage: Usage, run: Session, verbose: int) -> None:
@@ -208,7 +208,7 @@ class UsageSummary(Summary):
             parts.append(["conntrack is not active on this host"])
         elif self.usage.inactive and results["inactive"].state is not Ok:
             parts.append([f"conntrack is not active {', '.join(self.usage.inactive)}"])
-        return render.fit(parts)
+        return render.fit(parts, self.room)
 
     def empty(self) -> str:
         """Return the text if there is nothing to evaluate."""

@@ -276,6 +276,13 @@ def test_document_that_speaks_of_errors_is_no_error_message(inspect, file, text)
     assert "an error message" not in run.text
 
 
+def test_reason_of_an_unknown_has_room_beside_a_long_cause(inspect):
+    run = inspect("--source", DATA / "close-wait.txt", "-c", "entries=1%")
+    assert run.state == "UNKNOWN"
+    assert run.text == "500 entries; entries cannot be evaluated, no value"
+    assert run.lines[0].startswith("Leaked connections: ")
+
+
 def test_unreplied_established_entries_are_no_reason_for_a_shorter_timeout(inspect):
     run = inspect("--source", DATA / "established-unreplied.txt", "-c", "entries=1")
     assert "100% ESTABLISHED" in run.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from nagiosplugin import Summary, Unknown
+from nagiosplugin import Unknown
 
 from .. import nagios, render, reports, session
 from ..kernel.limits import OWN
@@ -34,7 +34,7 @@ FEW_LINES = 3
 _MENTIONED = {"nat ports": "snat_port_usage"}
 
 
-class TableSummary(Summary):
+class TableSummary(nagios.StatusSummary):
     """The sentence for the status line, and the lines below it.
 
     `shown` is the report that the sentence is about.
@@ -62,7 +62,7 @@ class TableSummary(Summary):
         ordered = reports.by_severity(report.namespaces, LABELS, results)
         if not ordered:
             inactive = ["conntrack is not active on this host"] if report.inactive else []
-            return render.fit([*inactive, *map(render.versions, report.problems)])
+            return render.fit([*inactive, *map(render.versions, report.problems)], self.room)
         main = self.shown = ordered[0]
         problems = [render.versions(problem) for problem in report.problems]
         alarms = nagios.alarms(_of(main, results))
@@ -79,7 +79,7 @@ class TableSummary(Summary):
             parts.append(reports.fullest(report.namespaces, main, results))
         if main.table:
             parts += [_bad_lines(main.table), *main.table.notes]
-        return render.fit(parts)
+        return render.fit(parts, self.room)
 
     def _state(
         self, report: NamespaceReport, results: Results, brief: bool
