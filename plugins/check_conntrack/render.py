@@ -87,6 +87,14 @@ def clean(text: str) -> str:
     )
 
 
+def short_path(path: str, width: int) -> str:
+    """Return a path, or its end where it is longer: whole names where one fits."""
+    if len(path) <= width:
+        return path
+    end = path[-(width - len("...")) :]
+    return "..." + (end[end.index("/") :] if "/" in end[:-1] else end)
+
+
 def label_part(name: str, taken: Mapping[str, object]) -> str:
     """Return a name as a part of a perfdata label that differs from all that are `taken`."""
     safe = "".join(

@@ -281,7 +281,7 @@ def test_full_a_log_that_begins_inside_the_window_is_a_gap(busy):
     run = busy.run("--log", busy.log, "--no-state")
     assert run.state == "UNKNOWN"
     assert f"not full since {busy.clock(300)}" in run.text
-    assert f"{busy.log} not covered {busy.clock(900)} to {busy.clock(300)}" in run.text
+    assert f"/{busy.log.name} not covered {busy.clock(900)} to {busy.clock(300)}" in run.text
 
 
 def test_full_the_first_run_with_such_a_log_says_since_when_it_watches(busy):
@@ -696,6 +696,37 @@ def test_full_a_message_names_its_namespace(host):
     run = host.run("--netns", "all")
     assert "latest 12s ago in namespace red (kernel log)" in run.text
     assert run.data["red::table_full"].value == 1
+
+
+def test_full_a_log_that_is_not_there_is_said_once(host):
+    run = host.run("--log", "/nope")
+    assert run.state == "UNKNOWN"
+    assert run.text == "/nope: not found (name a log that exists)"
+    assert [line for line in run.lines if "/nope" in line] == [f"UNKNOWN: {run.text}"]
+
+
+def test_full_an_unknown_says_its_reason_before_what_only_warns(host):
+    host.run("--netns", "all")
+    host.passes(60)
+    host.others.update({"n" * 40: Namespace(77), "m" * 40: Namespace(78)})
+    host.own.counters = {"insert_failed": 5000, "drop": 5000}
+    host.records = [(1.0, "Linux version"), (host.up - 12, MESSAGE)]
+    thresholds = ("-w", "table_full=0", "-w", "insert_failures=0", "-c", "table_full=~:")
+    run = host.run("--log", "auto", "--log", "/var/log/collected/nope.log", *thresholds)
+    assert run.state == "UNKNOWN"
+    assert run.text.startswith("/var/log/collected/nope.log: not found")
+
+
+@pytest.mark.parametrize("depth", [1, 4, 12])
+def test_full_a_long_path_is_cut_before_the_reason_of_its_gap(host, depth):
+    folder = host.folder.joinpath(*["collected-logs"] * depth)
+    folder.mkdir(parents=True)
+    host.log = folder / "kern.log"
+    host.logs(*(host.line(ago, "x", host="gw") for ago in (86400, 10800)), written=10800)
+    run = host.run("--log", host.log, "--no-state")
+    assert run.state == "UNKNOWN"
+    assert "/kern.log not covered " in run.text
+    assert "last written 3h ago" in run.text
 
 
 def test_full_the_table_of_namespaces_shows_bare_names(host):

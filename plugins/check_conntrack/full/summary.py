@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nagiosplugin import Ok, Summary
+from nagiosplugin import Ok, Unknown
 
 from .. import nagios, render, session
 from ..advice.source_problems import sentence
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from .coverage import Gap
     from .namespace_reports import NamespaceReport
 
+    _Part = str | tuple[str, ...]
+
 DAY = 86400.0
+SHORT_PATHS = (60, 40, 24)  # characters of a log's path on a status line that lacks room
 # A figure that is too large, in words: the fact, and what explains it where there is room.
 FACTS = {
     "full_drops": ("{count} dropped{where}", " that failed inserts do not explain"),
@@ -44,7 +47,7 @@ UNITS = {
 }
 
 
-class FullSummary(Summary):
+class FullSummary(nagios.StatusSummary):
     """The sentences for the status line, and the lines below it."""
 
     def __init__(self, findings: Findings, options: argparse.Namespace, run: Session) -> None:
@@ -65,32 +68,43 @@ class FullSummary(Summary):
     def problem(self, results: Results) -> str:
         """Return the gravest fact first, then what could not be read or is not covered."""
         evidence = self.evidence
-        alarms = self._alarms(results)
-        parts: list[str | tuple[str, ...]] = [*self._at_limit()]
-        change = advice.limit_change(evidence)
+        counts = evidence.log.counts
+        parts: list[_Part] = [*self._at_limit()]
+        facts = self._facts(self._alarms(results))
+        problems: list[_Part] = [tuple(render.versions(each)) for each in self.findings.problems]
+        gaps = self._gaps()
+        undated: list[_Part] = [f"{self._undated()} not counted"] if evidence.log.undated else []
+        if not parts and not facts and not counts.table_full:
+            return render.fit([*problems, *self._quiet(gaps), *gaps, *undated], self.room)
+        if nagios.worst(result.state for result in results) is Unknown:
+            # Why it is UNKNOWN is not left out.
+            parts += problems
+            problems = []
+            if self.options.if_incomplete == "unknown":
+                parts += [*gaps, *undated]
+                gaps = undated = []
         at = len(parts)
-        if evidence.log.counts.table_full:
-            parts.append(self._messages())
-        facts = self._facts(alarms)
-        quiet = not parts and not facts
-        parts += facts
-        if change and not quiet:
-            parts.append(change)
-        parts += map(tuple, map(render.versions, self.findings.problems))
-        if quiet and evidence.inactive:
-            parts.append("conntrack is not active on this host")
-        elif quiet and self.findings.claim.sources:
-            parts.append(self._claim())
-        parts += self._gaps()
-        if evidence.log.counts.table_full:
+        change = advice.limit_change(evidence)
+        messages = [self._messages()] if counts.table_full else []
+        parts += [*messages, *facts, *([change] if change else []), *problems, *gaps]
+        if messages:
             # All other facts are worth more than the names of the sources and the window.
-            room = render.TEXT_WIDTH - len("; ".join(map(_longest, parts)))
+            room = self.room - len("; ".join(map(_longest, parts)))
             room += len(_longest(parts[at]))
             fitting = [text for text in self._messages() if len(text) <= room]
             parts[at] = fitting[0] if fitting else self._messages()[2:]
-        if evidence.log.undated:
-            parts.append(f"{self._undated()} not counted")
-        return render.fit(parts)
+        return render.fit([*parts, *undated], self.room)
+
+    def _quiet(self, gaps: Sequence[_Part]) -> list[_Part]:
+        """Return what was seen, where that is nothing; the reason of a gap keeps its room."""
+        if self.evidence.inactive:
+            return ["conntrack is not active on this host"]
+        if not self.findings.claim.sources:
+            return []
+        claims = self._claim()
+        reasoned = [text for text in gaps[0] if ": " in text] if gaps else []
+        room = self.room - len("; ") - len(reasoned[-1]) if reasoned else self.room
+        return [tuple(text for text in claims if len(text) <= room) or claims[-1:]]
 
     def verbose(self, results: Results) -> list[str]:
         """Return alarms, what could not be read, what to do, and the figures."""
@@ -268,20 +282,37 @@ class FullSummary(Summary):
             return "not full now"
         return f"not full since {self._clock(claim.since)}"
 
-    def _gaps(self) -> list[str | tuple[str, ...]]:
-        """Return the parts of the window that are not covered."""
-        if self.findings.excused or not self.findings.claim.gaps:
+    def _unexplained(self) -> list[Gap]:
+        """Return the gaps, without what the problems have said already."""
+        if self.findings.excused:
             return []
-        gaps = self.findings.claim.gaps
-        texts = [self._gap(gap) for gap in gaps]
+        problems = self.findings.problems
+        names = {report.name for report in self.evidence.reports}
+        unexplained = []
+        for gap in self.findings.claim.gaps:
+            reasons = tuple(reason for reason in gap.reasons if reason not in problems)
+            if reasons or not gap.reasons or gap.subject in (*names, ""):
+                unexplained.append(gap._replace(reasons=reasons))
+        return unexplained
+
+    def _gaps(self) -> list[_Part]:
+        """Return the parts of the window that are not covered; the path goes before the reason."""
+        gaps = self._unexplained()
+        if not gaps:
+            return []
         more = f" and {len(gaps) - 1} more" if gaps[1:] else ""
         reason = next((gap.reasons[0] for gap in gaps if gap.reasons), "")
-        short = texts[0] + more
-        said = [
-            f"{short}: {each.removeprefix(gaps[0].subject + ': ')}"
-            for each in (render.versions(reason)[:2] if reason else ())
-        ]
-        return [(*said, short)]
+        reason = reason.removeprefix(f"{gaps[0].subject}: ")
+        text = self._gap(gaps[0]) + more
+        shorter = [text]
+        if gaps[0].subject not in {report.name for report in self.evidence.reports}:
+            subjects = [render.short_path(gaps[0].subject, width) for width in SHORT_PATHS]
+            shorter = [self._gap(gaps[0]._replace(subject=each)) + more for each in subjects]
+        reasons = render.versions(reason) if reason else []
+        said = [f"{text}: {each}" for each in reasons[:2]]
+        said += [f"{each}: {reasons[:2][-1]}" for each in shorter if reasons]
+        said += [f"{shorter[-1]}: {each}" for each in reasons[2:]]
+        return [tuple(dict.fromkeys([*said, shorter[-1]]))]
 
     def _gap(self, gap: Gap) -> str:
         subject = ""
@@ -346,12 +377,10 @@ class FullSummary(Summary):
     # --- the long output
 
     def _gap_lines(self) -> list[str]:
-        if self.findings.excused:
-            return []
         state = nagios.STATES[self.options.if_incomplete]
         word = "" if state is Ok else f"{state.text.upper()}: "
         lines: list[str] = []
-        for gap in self.findings.claim.gaps[:MOST_NAMESPACES]:
+        for gap in self._unexplained()[:MOST_NAMESPACES]:
             reasons = "; ".join(gap.reasons)
             lines.append(f"{word}{self._gap(gap)}" + (f": {reasons}" if reasons else ""))
         return lines
