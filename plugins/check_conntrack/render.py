@@ -145,8 +145,10 @@ def _cut(sentence: str, width: int) -> str:
         thing = words + "..." + path[-left:] if slash and left > 8 else thing[: room - 3] + "..."
     text = thing + colon + problem
     if len(text) > width and ": " in problem:
-        # What the system says of it goes before a word is cut.
-        return _cut(f"{sentence.partition(': ')[0]}: {problem.rpartition(': ')[0]}", width)
+        # What the system says of it goes before a word is cut. What sudo says is all there is.
+        shorter, _, _ = problem.rpartition(": ")
+        if shorter != "sudo":
+            return _cut(f"{sentence.partition(': ')[0]}: {shorter}", width)
     return text if len(text) <= width else text[: width - 3] + "..."
 
 

@@ -25,6 +25,7 @@ RESERVE = 1.0  # seconds of the time-out that are kept for evaluating and printi
 RESERVED_SHARE = 1 / 8  # ... or this share of a short one
 FINISH = 0.12  # seconds of processor time that evaluating and printing takes; on a busy host more
 MOST_RESERVED = 1 / 2  # of the time-out is kept for it
+LEAST_LEFT = 0.05  # seconds to print in, however late it is
 LATE_SHARE = 3 / 4  # the most of the time-out that a slow start is charged with
 UNKNOWN = 3  # the exit code
 
@@ -108,7 +109,7 @@ class Stage:
         signal.signal(signal.SIGALRM, end)
         _listen(hasten)
         if self._end is not None:
-            signal.setitimer(signal.ITIMER_REAL, max(self._end - time.monotonic(), 0.05))
+            signal.setitimer(signal.ITIMER_REAL, max(self._end - time.monotonic(), LEAST_LEFT))
         elif _reasons:
             signal.setitimer(signal.ITIMER_REAL, LAST_MOMENT)
 

@@ -128,6 +128,8 @@ class Reader:
             how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
             if status == -_SIGALRM:
                 how = "timed out (its own time limits; are there very many namespaces?)"
+            if said.startswith("sudo: "):
+                raise ReaderError(said)
             raise ReaderError(f"the reader {how}" + (f": {said}" if said else ""))
         if fault:
             raise fault
