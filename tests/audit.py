@@ -1,11 +1,12 @@
-"""Whether what runs on monitored hosts beside the suite has known vulnerabilities; `make lint`.
+"""Look for known vulnerabilities in what the suite needs on monitored hosts; run by `make lint`.
 
-pip-audit asks the vulnerability service of the package index. Where no such service can be
-reached, that is said, and no more than that can be done.
+pip-audit asks the vulnerability service of the package index. If no such service can be reached,
+the program says so and succeeds; if pip-audit itself is missing, it fails.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -17,7 +18,10 @@ RUNTIME = ("nagiosplugin",)
 
 
 def main() -> int:
-    """0 where nothing is known against them, or nobody can be asked; 1 where something is."""
+    """Return 1 if a vulnerability is known or pip-audit is missing, else 0."""
+    if importlib.util.find_spec("pip_audit") is None:
+        print("pip-audit: not installed (pip install '.[quality]')")
+        return 1
     with tempfile.TemporaryDirectory() as folder:
         wanted, report = Path(folder, "requirements.txt"), Path(folder, "report.json")
         wanted.write_text("".join(f"{name}=={version(name)}\n" for name in RUNTIME))
