@@ -420,6 +420,18 @@ def test_further_namespaces_add_their_main_labels_last(reader, sysctls, inspect,
     assert run.data["r2::entries"].value == 9500
 
 
+def test_table_whose_limit_was_lowered_asks_for_the_old_one(reader, sysctls, inspect):
+    for limit in (262144, 1000):
+        reader.answers.clear()
+        sysctls.holds(900, limit)
+        reader.hands_out("table", *dump(900), flows_dump.done())
+        run = inspect()
+    assert run.state != "OK"
+    assert "The limit was lowered from 262144 to 1000: restore it" in run.rest
+    assert "  sysctl -w net.netfilter.nf_conntrack_max=262144" in run.lines
+    assert "Raise the limit" not in run.rest
+
+
 def test_peaks_of_further_namespaces_share_one_file(reader, sysctls, inspect, netns, tmp_path):
     directory = netns(**{f"r{at}": 100 + at for at in range(1, 6)})
     for count in (900, 50):

@@ -20,6 +20,7 @@ from ..kernel.namespaces import Namespace
 from ..kernel.source import FileReading
 from ..kernel.table_file import HostValues
 from ..reports import Histories
+from ..state import trend
 from . import sources
 from .estimates import margins
 from .options import LABELS, MOST_NAMESPACES, NAMESPACE_LABELS
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ..kernel.limits import Limits
     from ..kernel.namespaces import NamespaceScan
     from ..session import Session
+    from ..state.trend import Series
     from .files import OpenFiles
     from .sources import ReadRequest
 
@@ -47,14 +49,15 @@ class NamespaceReport(NamedTuple):
     """The figures of one network namespace, or of the host that a file came from.
 
     namespace: with a file, its name and its limits as far as the file says them. table: None where
-    it was not read. peak: the largest count known, in entries. was_read: whether its table was
-    asked for.
+    it was not read. peak: the largest count known, in entries. lowered_from: the limit that was
+    lowered to the present one lately; 0 for none. was_read: whether its table was asked for.
     """
 
     namespace: Namespace
     table: TableReading | None = None
     figures: Figures | None = None
     peak: int = 0
+    lowered_from: int = 0
     was_read: bool = True
 
     @property
@@ -194,15 +197,19 @@ class TableReader:
                 prepare(self._report(scan, (), {})._replace(problems=(*self._problems, NOT_READ)))
             self._read_tables({one.path: one.entries for one in wanted})
         self._histories = Histories("table", self.options, self.session)
-        peaks = {path: series.peak for path, series in self._histories.read(wanted).items()}
-        return self._report(scan, wanted, peaks)
+        return self._report(scan, wanted, self._histories.read(wanted))
 
     def _report(
-        self, scan: NamespaceScan, wanted: Sequence[Namespace], peaks: Mapping[str, int]
+        self, scan: NamespaceScan, wanted: Sequence[Namespace], histories: Mapping[str, Series]
     ) -> TableReport:
         """Return what is known by now. wanted: the namespaces whose tables were to be read."""
         reports = [
-            _report(one, self._tables.get(one.path), peaks, was_read=one in wanted)
+            _report(
+                one,
+                self._tables.get(one.path),
+                histories.get(one.path),
+                was_read=one in wanted,
+            )
             for one in scan.all
             if one.path == OWN or one.path not in self._gone
         ]
@@ -362,13 +369,15 @@ def _merged(own: HostValues, given: HostValues) -> HostValues:
 
 
 def _report(
-    place: Namespace, table: TableReading | None, peaks: Mapping[str, int], *, was_read: bool
+    place: Namespace, table: TableReading | None, series: Series | None, *, was_read: bool
 ) -> NamespaceReport:
     """Return the report on a namespace, from what was read of it."""
+    change = trend.lowered(series) if series else None
     return NamespaceReport(
         place,
         table,
         table.tally.figures(table.total) if table else None,
-        peaks.get(place.path, place.entries),
+        series.peak if series else place.entries,
+        change.old if change else 0,
         was_read,
     )

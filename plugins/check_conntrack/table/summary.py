@@ -209,7 +209,9 @@ class TableSummary(nagios.StatusSummary):
                     limits.entries, limits.limit, limits.entries, limits.buckets
                 )
             else:
-                evidence = nagios.capacity_evidence(limits, report.peak)
+                evidence = nagios.capacity_evidence(limits, report.peak)._replace(
+                    lowered_from=report.lowered_from
+                )
             lines += capacity.advise(evidence._replace(diagnosed=True), labels)
         return lines
 
