@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 from nagiosplugin import Ok
 
-from .. import cli, nagios, runner, session
+from .. import cli, nagios, render, runner, session
 from ..kernel import counters, privileges
 from ..kernel.log import gather, kmsg
 from ..kernel.log.decompress import ZSTD
@@ -173,6 +173,14 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
         if not needs_history:
             with stage.stoppable(run.store.notes.append):
                 write(evidence, options, run)
+        if options.since == "last" and options.no_state:
+            window = render.duration(DEFAULT_WINDOW)
+            note = f"--since last: no run before is known (--no-state), the window is {window}"
+            lines = result.lines
+            if result.state is Ok:
+                result = result._replace(notes=[*result.notes, note])
+            else:
+                result = result._replace(lines=[*lines[:1], note, *lines[1:]])
         if result.state is Ok and not options.verbose:
             return result._replace(notes=[*result.notes, *_notes(evidence, summary)])
         return result
