@@ -658,13 +658,13 @@ def test_full_the_peak_of_the_advice_was_counted(host):
     host.own.entries = 300
     host.own.counters = {"drop": 50, "early_drop": 900}
     run = host.run()
-    assert "the peak of 10000 entries" in run.rest, "the kernel counted as many as the limit"
+    assert "the limit of 10000 was reached" in run.rest, "the kernel evicts at the limit alone"
     host.own.limit = 20000
     host.passes(60)
     host.run()
     host.passes(3600)
     host.own.counters = {"drop": 50, "early_drop": 901}
-    assert "the peak of 20000 entries" in host.run().rest
+    assert "the limit of 20000 was reached" in host.run().rest
 
 
 # --- messages and namespaces
@@ -1022,7 +1022,8 @@ def test_full_drops_of_a_table_that_was_full_ask_for_a_larger_limit(
     host.own.counters = counted
     run = host.run()
     assert run.state == run_state
-    assert "the peak of 10000 entries" in run.rest
+    known = "the peak of 10000 entries" if entries == 10000 else "the limit of 10000 was reached"
+    assert f"Raise the limit to 16384: {known}" in run.rest
     assert "  sysctl -w net.netfilter.nf_conntrack_max=16384" in run.lines
 
 
@@ -1039,6 +1040,28 @@ def test_full_advice_says_that_the_messages_are_of_another_host(host):
     run = host.run("--log", host.log)
     assert "The messages are of gw: run check_conntrack_usage -v there." in run.lines
     assert "sysctl" not in run.rest
+
+
+def test_full_messages_of_other_namespaces_are_no_peak_of_this_one(host):
+    text = "nf_conntrack: nf_conntrack: table full in netns 77, dropping packet"
+    host.records = [(1.0, "Linux version"), (host.up - 12, text)]
+    run = host.run()
+    assert run.state == "CRITICAL"
+    assert "nf_conntrack_max=" not in run.rest
+    assert "peak" not in run.rest
+    line = "Nothing says that this table was full: the messages are of namespace net:[77]."
+    assert line in run.lines
+    host.others.update(red=Namespace(77, entries=10, limit=3000))
+    run = host.run("--netns", "all")
+    assert "Raise the limit to 4096: the limit of 3000 was reached" in run.rest
+
+
+@pytest.mark.parametrize("arguments", [(), ("-c", "table_full=~:"), ("-v",)])
+def test_full_since_last_without_state_says_its_window(host, arguments):
+    host.records = [(1.0, "Linux version"), (host.up - 12, MESSAGE)]
+    note = "--since last: no run before is known (--no-state), the window is 15m"
+    assert note in host.run("--since", "last", "--no-state", *arguments).lines
+    assert note not in host.run("--since", "last", *arguments).lines
 
 
 def test_full_a_figure_that_is_too_small_asks_for_nothing(host):

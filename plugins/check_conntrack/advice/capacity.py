@@ -76,8 +76,8 @@ class CapacityEvidence(NamedTuple):
     Attributes:
         entries: in the table now
         limit: nf_conntrack_max, 0 for none
-        peak: the largest number of entries that was counted, or the limit that was in force when
-            the table was full; never a limit that was not reached
+        peak: the largest number of entries that was counted
+        reached: the limit in force when the table was full; 0 where nothing says that it was
         buckets: of the hash; None where the kernel does not say
         memory: available, in bytes
         settable: False inside a network namespace that may not change the limit
@@ -112,6 +112,12 @@ class CapacityEvidence(NamedTuple):
     finding: LastFinding | None = None
     diagnosed: bool = False
     netns: str = ""
+    reached: int = 0
+
+    @property
+    def needed(self) -> int:
+        """Return how many entries there were, as far as is known."""
+        return max(self.peak, self.reached)
 
 
 class Step(NamedTuple):
@@ -170,8 +176,8 @@ def quarter(limit: int, buckets: int | None) -> int:
 
 def _raised(evidence: CapacityEvidence) -> int:
     """Return the limit to advise: a roomy one, or the present one where that suffices."""
-    wanted = roomy_limit(evidence.peak)
-    if not evidence.limit or evidence.peak * SPARE <= evidence.limit:
+    wanted = roomy_limit(evidence.needed)
+    if not evidence.limit or evidence.needed * SPARE <= evidence.limit:
         return evidence.limit
     return max(wanted, evidence.limit)
 
@@ -201,6 +207,8 @@ def raise_limit(evidence: CapacityEvidence) -> list[Step]:
         return [_restore(evidence)]
     wanted = _raised(evidence)
     counted = f"the peak of {evidence.peak} entries plus 30%"
+    if evidence.reached > evidence.peak:
+        counted = f"the limit of {evidence.reached} was reached; that plus 30%"
     if wanted == evidence.limit:
         if evidence.growth > 0:
             return [

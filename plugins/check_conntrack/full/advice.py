@@ -43,6 +43,12 @@ def lines(findings: Findings, results: Results, store: Store) -> list[str]:
         hosts = render.few(evidence.log.hosts)
         text.append(f"The messages are of {hosts}: run check_conntrack_usage -v there.")
         labels -= {"table_full"}
+    elif "table_full" in labels and report and not _last_full(evidence, report):
+        # The host's label counts the messages of all namespaces.
+        named = _named(evidence)
+        whose = f"namespace{'s' if named[1:] else ''} {render.few(named)}" if named else "others"
+        text.append(f"Nothing says that this table was full: the messages are of {whose}.")
+        labels -= {"table_full"}
     if not labels or report is None or report.limits is None:
         return text
     if "table_full" in labels:
@@ -60,11 +66,11 @@ def lines(findings: Findings, results: Results, store: Store) -> list[str]:
     if not labels:
         return text
     counted = evidence.series.peak if evidence.series and not report.prefix else 0
-    peak = max(counted, _reached(evidence, report))
     lowered = trend.lowered(evidence.series) if evidence.series else None
     finding = nagios.last_finding(store, report.namespace.key)
-    known = nagios.capacity_evidence(report.limits, peak, finding)._replace(
+    known = nagios.capacity_evidence(report.limits, counted, finding)._replace(
         netns=report.namespace.option,
+        reached=_reached(evidence, report),
         lowered_from=lowered.old if lowered else 0,
         expect_max=read_expect_max(),
         expectations=bool(evidence.log.counts.expectations),
@@ -126,8 +132,38 @@ def _last_full(evidence: Evidence, report: NamespaceReport) -> float:
     """Return when the table was last at its limit, as far as is known; 0 where it was not."""
     latest = evidence.log.counts.latest
     own = latest is not None and evidence.of_this_host
-    logged = latest.time or 0.0 if own and latest else 0.0
+    dropped = suspects(evidence)
+    likely = report in dropped if dropped else not report.prefix
+    about = messages_of(evidence, report) or (likely and unnamed_messages(evidence))
+    logged = latest.time or 0.0 if own and about and latest else 0.0
     return evidence.now.at if report.full else max(logged, report.last_loss)
+
+
+def suspects(evidence: Evidence) -> list[NamespaceReport]:
+    """Return the namespaces whose counters say that they dropped packets, the worst first."""
+    dropped = (report for report in evidence.reports if report.full_drops)
+    return sorted(dropped, key=lambda report: -report.full_drops)
+
+
+def unnamed_messages(evidence: Evidence) -> int:
+    """Return how many "table full" messages name no namespace."""
+    counts = evidence.log.counts
+    return counts.table_full - sum(count for _, count in counts.namespaces)
+
+
+def messages_of(evidence: Evidence, report: NamespaceReport) -> int:
+    """Return the messages about this namespace: those that name it, or those that name none."""
+    if report.messages:
+        return report.messages
+    alone = len(evidence.reports) == 1 or suspects(evidence) == [report]
+    return unnamed_messages(evidence) if alone else 0
+
+
+def _named(evidence: Evidence) -> list[str]:
+    """Return the namespaces that messages name, by name or number."""
+    log = evidence.log
+    names = [evidence.names.get(inode) or f"net:[{inode}]" for inode in log.named]
+    return [*names, *(f"net:[{inode}]" for inode in log.gone)]
 
 
 def _raised_since(evidence: Evidence, report: NamespaceReport) -> LimitChange | None:

@@ -55,11 +55,7 @@ class FullSummary(nagios.StatusSummary):
         self.evidence = findings.evidence
         self.options = options
         self.session = run
-        # The namespaces whose counters say that they dropped packets, the worst first.
-        self.suspects = sorted(
-            (report for report in self.evidence.reports if report.full_drops),
-            key=lambda report: -report.full_drops,
-        )
+        self.suspects = advice.suspects(self.evidence)
 
     def ok(self, results: Results) -> str:
         """Return what was looked at, and since when."""
@@ -159,15 +155,7 @@ class FullSummary(nagios.StatusSummary):
         return (f"{where}at the limit: {entries}, no drops seen",)
 
     def _messages_of(self, report: NamespaceReport) -> int:
-        """Return the messages about this namespace: those that name it, or those that name none."""
-        if report.messages:
-            return report.messages
-        alone = len(self.evidence.reports) == 1 or self.suspects == [report]
-        return self._unnamed() if alone else 0
-
-    def _unnamed(self) -> int:
-        counts = self.evidence.log.counts
-        return counts.table_full - sum(count for _, count in counts.namespaces)
+        return advice.messages_of(self.evidence, report)
 
     def _messages(self) -> tuple[str, ...]:
         """Return what was lost, the "table full" messages, the latest, whose, and the source."""
@@ -196,7 +184,7 @@ class FullSummary(nagios.StatusSummary):
         latest = evidence.log.counts.latest
         if latest and latest.netns is not None:
             return f" in {self._called(latest.netns, gone=evidence.is_gone(latest))}"
-        if not self._unnamed() or not evidence.log.is_local:
+        if not advice.unnamed_messages(self.evidence) or not evidence.log.is_local:
             return ""
         suspects = self.suspects
         if suspects and len(evidence.reports) > 1:
