@@ -1056,6 +1056,20 @@ def test_full_messages_of_other_namespaces_are_no_peak_of_this_one(host):
     assert "Raise the limit to 4096: the limit of 3000 was reached" in run.rest
 
 
+@pytest.mark.parametrize(("limit", "restores"), [(4000, True), (3000, False)])
+def test_full_a_lowered_limit_is_restored_where_it_holds(host, limit, restores):
+    host.own.limit = 262144
+    host.others.update(red=Namespace(77, limit=limit))
+    host.run("--netns", "all")
+    host.passes(300)
+    host.own.limit = 4000
+    text = "nf_conntrack: nf_conntrack: table full in netns 77, dropping packet"
+    host.records = [(1.0, "Linux version"), (host.up - 12, text)]
+    run = host.run("--netns", "all")
+    assert ("from 262144 to 4000: restore it" in run.rest) is restores
+    assert ("the limit of 3000 was reached" in run.rest) is not restores
+
+
 @pytest.mark.parametrize("arguments", [(), ("-c", "table_full=~:"), ("-v",)])
 def test_full_since_last_without_state_says_its_window(host, arguments):
     host.records = [(1.0, "Linux version"), (host.up - 12, MESSAGE)]

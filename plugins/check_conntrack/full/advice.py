@@ -66,7 +66,8 @@ def lines(findings: Findings, results: Results, store: Store) -> list[str]:
     if not labels:
         return text
     counted = evidence.series.peak if evidence.series and not report.prefix else 0
-    lowered = trend.lowered(evidence.series) if evidence.series else None
+    series = evidence.series if _changes(evidence, report) else None
+    lowered = trend.lowered(series) if series else None
     finding = nagios.last_finding(store, report.namespace.key)
     known = nagios.capacity_evidence(report.limits, counted, finding)._replace(
         netns=report.namespace.option,
@@ -119,8 +120,11 @@ def limit_change(evidence: Evidence) -> tuple[str, ...]:
     return (*longest, text, text.partition(" between ")[0])
 
 
-def _changes(evidence: Evidence) -> list[LimitChange]:
+def _changes(evidence: Evidence, report: NamespaceReport | None = None) -> list[LimitChange]:
+    """Return the changes of the limit; none for a namespace that has a limit of its own."""
     series = evidence.series
+    if report and report.prefix and series and report.limits:
+        series = series if report.limits.limit == series.limit else None
     return [each for each in series.changes if each.what == "limit"] if series else []
 
 
@@ -171,7 +175,7 @@ def _raised_since(evidence: Evidence, report: NamespaceReport) -> LimitChange | 
     full = _last_full(evidence, report)
     raised = [
         change
-        for change in _changes(evidence)
+        for change in _changes(evidence, report)
         if change.before.wall > full and (not change.new or 0 < change.old < change.new)
     ]
     return raised[-1] if raised and full else None
@@ -182,7 +186,7 @@ def _reached(evidence: Evidence, report: NamespaceReport) -> int:
     full = _last_full(evidence, report)
     if not full or report.limits is None:
         return 0
-    later = [change for change in _changes(evidence) if change.before.wall > full]
+    later = [change for change in _changes(evidence, report) if change.before.wall > full]
     if not later:
         return report.limits.limit
     change = later[0]
