@@ -193,7 +193,7 @@ def test_pid_whose_link_leads_to_procfs_is_left_to_the_reader(netns, monkeypatch
         ("nemo", r"namespace nemo: not found \(.*/nemo\)"),
         ("/etc/passwd", "namespace passwd: /etc/passwd is not a network namespace"),
         ("/", "namespace /: / is not a network namespace"),
-        ("", "is not a network namespace"),
+        ("", "namespace '': .* is not a network namespace"),
         ("..", "is not a network namespace"),
         ("x" * 300, "File name too long"),
         ("a\0b", "not a path"),

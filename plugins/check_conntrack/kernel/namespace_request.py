@@ -107,7 +107,7 @@ def _at_path(path: str) -> Namespace:
 
 def _inode(target: Namespace) -> tuple[int | None, str]:
     """Return the inode of a target if this process may see it, and why it is no namespace."""
-    name = f"namespace {target.name}"
+    name = f"namespace {target.name or repr('')}"
     try:
         status = os.stat(target.path)
     except PermissionError:
