@@ -727,6 +727,7 @@ def test_full_a_long_path_is_cut_before_the_reason_of_its_gap(host, depth):
     assert run.state == "UNKNOWN"
     assert "/kern.log not covered " in run.text
     assert "last written 3h ago" in run.text
+    assert all(line.count("kern.log") == 1 for line in run.lines if "not covered" in line)
 
 
 def test_full_the_table_of_namespaces_shows_bare_names(host):
@@ -1051,6 +1052,7 @@ def test_full_messages_of_other_namespaces_are_no_peak_of_this_one(host):
     assert "peak" not in run.rest
     line = "Nothing says that this table was full: the messages are of namespace net:[77]."
     assert line in run.lines
+    assert "  check_conntrack_full -v --netns all" in run.lines
     host.others.update(red=Namespace(77, entries=10, limit=3000))
     run = host.run("--netns", "all")
     assert "Raise the limit to 4096: the limit of 3000 was reached" in run.rest

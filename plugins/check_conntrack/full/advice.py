@@ -48,6 +48,8 @@ def lines(findings: Findings, results: Results, store: Store) -> list[str]:
         named = _named(evidence)
         whose = f"namespace{'s' if named[1:] else ''} {render.few(named)}" if named else "others"
         text.append(f"Nothing says that this table was full: the messages are of {whose}.")
+        if evidence.log.named and not evidence.others:
+            text += ["See their tables:", "  check_conntrack_full -v --netns all"]
         labels -= {"table_full"}
     if not labels or report is None or report.limits is None:
         return text
@@ -164,9 +166,10 @@ def messages_of(evidence: Evidence, report: NamespaceReport) -> int:
 
 
 def _named(evidence: Evidence) -> list[str]:
-    """Return the namespaces that messages name, by name or number."""
+    """Return the namespaces that messages name, by name or number, those of most messages first."""
     log = evidence.log
-    names = [evidence.names.get(inode) or f"net:[{inode}]" for inode in log.named]
+    there = sorted(log.named, key=lambda inode: -log.named[inode])
+    names = [evidence.names.get(inode) or f"net:[{inode}]" for inode in there]
     return [*names, *(f"net:[{inode}]" for inode in log.gone)]
 
 

@@ -369,7 +369,7 @@ class FullSummary(nagios.StatusSummary):
         word = "" if state is Ok else f"{state.text.upper()}: "
         lines: list[str] = []
         for gap in self._unexplained()[:MOST_NAMESPACES]:
-            reasons = "; ".join(gap.reasons)
+            reasons = "; ".join(each.removeprefix(f"{gap.subject}: ") for each in gap.reasons)
             lines.append(f"{word}{self._gap(gap)}" + (f": {reasons}" if reasons else ""))
         return lines
 
