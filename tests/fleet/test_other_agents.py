@@ -56,5 +56,5 @@ def test_the_line_for_zabbix_gives_text_and_numbers(need, installed):
             until(lambda: listens(port), "zabbix_agentd", agent)
             text = asked(port, "conntrack.usage")
     assert text.startswith("CONNTRACK_USAGE OK - ")
-    expression = re.search(r"`(usage=\S+)` with output `\\1`", DEPLOY.read_text())[1]
+    expression = re.search(r"`(usage=\S+)`\s+with\s+output\s+`\\1`", DEPLOY.read_text())[1]
     assert 0 <= float(re.search(expression, text)[1]) <= 100
