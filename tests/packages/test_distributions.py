@@ -309,7 +309,7 @@ def test_a_copied_file_runs_and_its_reader_is_installed_for_sudo(
     system.done("chmod", "o+w", "/opt/check-conntrack")
     ended = system.run(*step.split())
     assert ended.code == 1
-    assert "no folder that only root may change" in ended.err
+    assert "is not a directory that only root may change" in ended.err
     for path in (grant, reader, system.path(check)):
         path.unlink()
     reader.parent.rmdir()
