@@ -33,8 +33,13 @@ def launch(check):  # type: ignore[no-untyped-def]
             why = "cannot start: " + type(error).__name__ + (why and ": " + why)
         _say(check, why)  # type: ignore[no-untyped-call]
         return 3
+    code = 3
+    try:
+        code = main(_seconds_since_start())  # type: ignore[no-untyped-call]
+    except BaseException as error:  # without memory even an answer cannot be made
+        _say(check, "cannot go on: " + type(error).__name__)  # type: ignore[no-untyped-call]
     # Everything is printed and closed. Shutting the interpreter down would be a tenth of the run.
-    os._exit(main(_seconds_since_start()))  # type: ignore[no-untyped-call]
+    os._exit(code)
 
 
 def _seconds_since_start():  # type: ignore[no-untyped-def]
