@@ -47,5 +47,4 @@ def install_reader():
 
 if sys.argv[1:] == ["--install-reader"]:
     sys.exit(install_reader())
-sys.stderr = None  # standard error stays empty, as in the executables
 sys.exit(launch("CHECK"))

@@ -149,9 +149,13 @@ def _internal_error(
 
 def _fill_standard_descriptors() -> None:
     """Open /dev/null in place of closed standard streams, so that no file takes their numbers."""
-    if sys.stdin is None or sys.stdout is None or sys.stderr is None:
-        while True:
-            descriptor = os.open(os.devnull, os.O_RDONLY)
-            if descriptor > 2:
-                os.close(descriptor)
-                return
+    while not all(map(_is_open, range(3))):
+        os.open(os.devnull, os.O_RDONLY)  # takes the lowest number that is free
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True

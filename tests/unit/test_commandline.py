@@ -429,20 +429,23 @@ def test_one_without_a_home_does_not_get_roots(monkeypatch, dropped):
     assert session.drop_privileges(options(no_state=True)) == ("", None)
 
 
-def test_no_descriptor_below_three_is_left_for_a_file(monkeypatch):
+def test_standard_streams_that_are_closed_are_filled_by_dev_null(monkeypatch):
     opened = []
-    numbers = iter([0, 2, 3])
-    monkeypatch.setattr(sys, "stdin", None)
-    monkeypatch.setattr(os, "open", lambda path, flags: opened.append(path) or next(numbers))
-    monkeypatch.setattr(os, "close", opened.append)
+    closed = {0, 2}
+
+    def lowest_free(path, _):
+        opened.append(path)
+        closed.remove(min(closed))
+
+    monkeypatch.setattr(runner, "_is_open", lambda number: number not in closed)
+    monkeypatch.setattr(os, "open", lowest_free)
     runner._fill_standard_descriptors()
-    assert opened == [os.devnull] * 3 + [3]
+    assert (opened, closed) == ([os.devnull] * 2, set())
 
 
-def test_standard_descriptors_that_are_there_are_left_alone(monkeypatch):
+def test_standard_streams_that_are_open_are_left_alone(monkeypatch):
     monkeypatch.setattr(os, "open", lambda *_: pytest.fail("it opened something"))
-    for name in ("stdin", "stdout", "stderr"):
-        monkeypatch.setattr(sys, name, object())
+    monkeypatch.setattr(sys, "stderr", None)
     runner._fill_standard_descriptors()
 
 
