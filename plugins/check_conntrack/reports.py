@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from nagiosplugin import Result, Results
 
-    from .advice.capacity import CapacityEvidence
-    from .kernel.limits import Limits
     from .kernel.namespaces import Namespace
     from .ranges import Label
     from .session import Session
@@ -260,8 +258,3 @@ def namespace_table(
         rows.append((name, str(namespace.entries), usage_of(report, results), *cells))
     left = len(reports) - len(rows) + 1
     return render.table(rows) + ([f"  and {left} more (-vv)"] if left else [])
-
-
-def capacity_evidence(limits: Limits, peak: int) -> CapacityEvidence:
-    """Return what advice on capacity needs: limits, the largest count, memory, who sets limits."""
-    return nagios.capacity_evidence(limits, peak)
