@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from check_conntrack import usage
 from check_conntrack.full import full_check
 from check_conntrack.table import table_check
+from check_conntrack.usage import usage_check
 
 HERE = Path(__file__).parent
 COMMANDS = HERE / "conntrack-commands.conf"
@@ -78,7 +78,7 @@ class Check(NamedTuple):
 CHECKS = (
     Check(
         "usage",
-        usage.parser(),
+        usage_check.parser(),
         "Connection tracking: usage",
         "How full the connection-tracking table is, and when it will be full.",
         60,

@@ -9,7 +9,7 @@ import sys
 import time
 
 OLDEST_PYTHON = (3, 9)
-MODULES = {"usage": "usage", "full": "full.full_check", "table": "table.table_check"}
+MODULES = {"usage": "usage.usage_check", "full": "full.full_check", "table": "table.table_check"}
 
 
 def launch(check):  # type: ignore[no-untyped-def]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "plugins")]
 
-from check_conntrack import usage  # noqa: E402
 from check_conntrack.full import full_check  # noqa: E402
 from check_conntrack.table import table_check  # noqa: E402
+from check_conntrack.usage import usage_check  # noqa: E402
 from support.graph_stores import Graphite, folder, templates, until  # noqa: E402
 
 LIMIT = 262144
@@ -78,7 +78,7 @@ def lines(start: int):
     bounds = {"usage": (80, 90), "snat_port_usage": (80, 90)}
     for minute in range(HOURS * 60):
         told = values(minute)
-        for name, check in (("usage", usage), ("full", full_check), ("table", table_check)):
+        for name, check in (("usage", usage_check), ("full", full_check), ("table", table_check)):
             folder_ = PREFIX.format(name) + ".perfdata"
             for label in check.LABELS:
                 for part in ("", "router-1.") if label.name in check.NAMESPACE_LABELS else ("",):

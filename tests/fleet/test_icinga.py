@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from check_conntrack import usage
 from check_conntrack.full import full_check
 from check_conntrack.state import codec, trend
 from check_conntrack.table import table_check
+from check_conntrack.usage import usage_check
 from support import icinga_nodes as rig
 from support import perfdata
 from support.entries import mixed_entries
 from support.machine import limit_lock, machine_limit
 
 LIMIT = 1000
-CHECKS = {"usage": usage, "full": full_check, "table": table_check}
+CHECKS = {"usage": usage_check, "full": full_check, "table": table_check}
 # What needs more than two runs, or a table that grows.
 WHEN_KNOWN = {"growth", "time_to_full"}
 OK, WARNING, CRITICAL, UNKNOWN = range(4)

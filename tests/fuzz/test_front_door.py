@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from check_conntrack import usage
 from check_conntrack.full import full_check
 from check_conntrack.table import table_check
+from check_conntrack.usage import usage_check
 from support.contract import Run
 from support.door import EXAMPLES, MODULES, fuzz, mutated
 
 CORPUS = Path(__file__).parent / "corpus"
 DATA = Path(__file__).parent.parent / "data"
 CHECKS = ("usage", "full", "table")
-LABELS = {"usage": usage.LABELS, "full": full_check.LABELS, "table": table_check.LABELS}
+LABELS = {"usage": usage_check.LABELS, "full": full_check.LABELS, "table": table_check.LABELS}
 
 
 def corpus(kind):

@@ -182,7 +182,8 @@ def test_folders_have_their_modes_whatever_the_umask(everybodys, need):
 
 OPENS = """
 import sys
-from check_conntrack import runner, session, usage
+from check_conntrack import runner, session
+from check_conntrack.usage import usage_check
 
 path = sys.argv.pop()
 opened = []
@@ -194,7 +195,7 @@ def open_files():
 
 begin = session.begin
 session.begin = lambda *given, **more: begin(*given, **more, open_files=open_files)
-code = usage.main()
+code = usage_check.main()
 print("read after it:", opened and opened[0].read())
 sys.exit(code)
 """

@@ -11,7 +11,7 @@ import types
 import pytest
 from hypothesis import HealthCheck, settings
 
-from check_conntrack import reports, runner, session, usage
+from check_conntrack import reports, runner, session
 from check_conntrack.kernel import (
     conntrack_cli,
     host,
@@ -28,6 +28,7 @@ from check_conntrack.kernel import (
 )
 from check_conntrack.state import state_store
 from check_conntrack.table import table_check
+from check_conntrack.usage import usage_check
 from support.contract import Run
 
 settings.register_profile(
@@ -116,7 +117,9 @@ def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
 
     def run(*arguments):
         capfd.readouterr()
-        code = runner.run(usage.TITLE, usage.parser(), usage.run_check, list(arguments))
+        code = runner.run(
+            usage_check.TITLE, usage_check.parser(), usage_check.run_check, list(arguments)
+        )
         out, err = capfd.readouterr()
         return Run(code, out, err, arguments)
 
@@ -129,7 +132,9 @@ def help_page(capfd, signals):
 
     def run(*arguments):
         capfd.readouterr()
-        code = runner.run(usage.TITLE, usage.parser(), usage.run_check, list(arguments))
+        code = runner.run(
+            usage_check.TITLE, usage_check.parser(), usage_check.run_check, list(arguments)
+        )
         return (code, *capfd.readouterr())
 
     return run

@@ -6,14 +6,14 @@ import ast
 import re
 from pathlib import Path
 
-from check_conntrack import usage
 from check_conntrack.full import full_check
 from check_conntrack.table import table_check
+from check_conntrack.usage import usage_check
 
 TREE = Path(__file__).parents[2]
 LIBRARY = TREE / "plugins" / "check_conntrack"
 PAGE = (TREE / "docs" / "design" / "architecture.md").read_text()
-CHECKS = (usage, full_check, table_check)
+CHECKS = (usage_check, full_check, table_check)
 # It calls journalctl, some of whose options are called like options of the checks.
 JOURNAL = LIBRARY / "kernel" / "log" / "journal.py"
 

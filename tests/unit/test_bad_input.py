@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from check_conntrack.kernel import limits
-from check_conntrack.usage import LABELS
+from check_conntrack.usage.usage_check import LABELS
 
 NAMES = ", ".join(label.name for label in LABELS)
 BAD_COMMAND_LINES = [

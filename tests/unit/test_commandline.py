@@ -22,13 +22,13 @@ from check_conntrack import (
     runner,
     session,
     signals,
-    usage,
 )
 from check_conntrack.full import full_check
 from check_conntrack.kernel import KernelError, privileges
 from check_conntrack.kernel.privileges import User
 from check_conntrack.state import state_store
 from check_conntrack.table import table_check
+from check_conntrack.usage import usage_check
 
 
 def test_help_is_the_manual_and_exits_3(help_page):
@@ -45,7 +45,7 @@ def test_help_is_the_manual_and_exits_3(help_page):
             "@10:20",
         ):
             assert word in out
-        for label in usage.LABELS:
+        for label in usage_check.LABELS:
             assert re.search(rf"^  {label.name} ", out, re.MULTILINE)
         assert max(map(len, out.splitlines())) <= 100
 
@@ -61,7 +61,7 @@ def test_version_is_one_line_and_exits_3(help_page):
 
 @pytest.mark.parametrize(
     "module",
-    [usage, full_check, table_check],
+    [usage_check, full_check, table_check],
     ids=lambda module: module.__name__.rpartition(".")[2],
 )
 def test_what_the_help_says_of_quotes_and_of_a_leading_hyphen_is_so(module):
@@ -74,19 +74,19 @@ def test_what_the_help_says_of_quotes_and_of_a_leading_hyphen_is_so(module):
     assert ranges.parse_range("-5:5", module.LABELS[0])
 
 
-EXAMPLES = [line for line in usage.EXAMPLES.splitlines() if line.startswith("  ")]
+EXAMPLES = [line for line in usage_check.EXAMPLES.splitlines() if line.startswith("  ")]
 
 
 @pytest.mark.parametrize("line", EXAMPLES)
 def test_every_example_of_the_help_is_a_command_line_it_takes(line):
     program, *arguments = shlex.split(line)
-    options = usage.parser().parse_args(arguments)
+    options = usage_check.parser().parse_args(arguments)
     assert program == "check_conntrack_usage"
-    assert usage.parse_thresholds(usage.LABELS, options.warning, options.critical)
+    assert ranges.parse_thresholds(usage_check.LABELS, options.warning, options.critical)
 
 
 def test_the_defaults_are_the_contracts():
-    options = usage.parser().parse_args([])
+    options = usage_check.parser().parse_args([])
     assert (options.timeout, options.verbose, options.exit_ok) == (8, 0, False)
     assert (options.if_inactive, options.trend_window, options.netns) == ("ok", 3600, [])
     assert (options.sudo, options.no_state, options.state_dir) == (False, False, None)
@@ -97,7 +97,7 @@ def test_the_defaults_are_the_contracts():
     [("0", 0), ("1", 1), ("2.5", 2.5), ("1m", 60), ("1d", 86400), ("0.001", 0.001)],
 )
 def test_a_timeout_is_a_duration_and_0_is_none(text, seconds):
-    assert usage.parser().parse_args(["-t", text]).timeout == seconds
+    assert usage_check.parser().parse_args(["-t", text]).timeout == seconds
 
 
 def stopped_by(number):
@@ -117,7 +117,7 @@ def answer(capfd, signals):
 
     def run(run_check, *arguments):
         capfd.readouterr()
-        code = runner.run("T", usage.parser(), run_check, list(arguments))
+        code = runner.run("T", usage_check.parser(), run_check, list(arguments))
         out, err = capfd.readouterr()
         assert err == ""
         return code, out
@@ -228,7 +228,7 @@ def test_a_signal_that_comes_while_the_verdict_is_printed_does_not_make_it_anoth
             render.write = write
             made = runner.run(
                 "T",
-                usage.parser(),
+                usage_check.parser(),
                 lambda options, stage: runner.CheckResult(nagios.Critical, "full"),
                 [],
             )
@@ -471,7 +471,7 @@ def test_time_out_includes_the_start_of_the_process(capfd, signals):
 
     for late, left in ((0.0, "7.0"), (0.5, "6.5"), (100.0, "1.0")):
         capfd.readouterr()
-        assert runner.run("T", usage.parser(), run_check, ["-t", "8"], late=late) == 0
+        assert runner.run("T", usage_check.parser(), run_check, ["-t", "8"], late=late) == 0
         assert capfd.readouterr().out == f"T OK - {left}\n", (
             "three quarters at most; a second is kept"
         )
@@ -519,12 +519,13 @@ def test_order_to_stop_that_becomes_another_error_is_reported_by_the_step(answer
 def test_check_that_needs_longer_than_promised_ends_with_one_line():
     script = (
         "import sys, time\n"
-        "from check_conntrack import runner, usage\n"
+        "from check_conntrack import runner\n"
+        "from check_conntrack.usage import usage_check\n"
         "def run_check(options, stage):\n"
         "    with stage.stoppable(lambda reason: None):\n"
         "        stage('reading'); time.sleep(60)\n"
         "    time.sleep(60)\n"
-        "sys.exit(runner.run('T', usage.parser(), run_check, ['-t', '0.4']))\n"
+        "sys.exit(runner.run('T', usage_check.parser(), run_check, ['-t', '0.4']))\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     started = time.monotonic()

@@ -11,15 +11,20 @@ from typing import Any
 
 import pytest
 
-from check_conntrack import cli, usage
+from check_conntrack import cli
 from check_conntrack.full import full_check
 from check_conntrack.table import table_check
+from check_conntrack.usage import usage_check
 
 FOLDER = Path(__file__).parent.parent.parent / "icinga2"
 COMMANDS = (FOLDER / "conntrack-commands.conf").read_text()
 SERVICES = (FOLDER / "conntrack-services.conf").read_text()
 BASKET = json.loads((FOLDER / "conntrack-basket.json").read_text())
-PARSERS = {"usage": usage.parser(), "full": full_check.parser(), "table": table_check.parser()}
+PARSERS = {
+    "usage": usage_check.parser(),
+    "full": full_check.parser(),
+    "table": table_check.parser(),
+}
 RUNBOOK = "/usr/share/doc/monitoring-plugins-conntrack/runbook.md"
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 EVERY = pytest.mark.parametrize("name", PARSERS)

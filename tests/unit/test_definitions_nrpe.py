@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from check_conntrack import cli, ranges, usage
+from check_conntrack import cli, ranges
 from check_conntrack.full import full_check
 from check_conntrack.table import table_check
+from check_conntrack.usage import usage_check
 
 NRPE = Path(__file__).parent.parent.parent / "nrpe"
-MODULES = {"usage": usage, "full": full_check, "table": table_check}
+MODULES = {"usage": usage_check, "full": full_check, "table": table_check}
 RUNBOOK = "/usr/share/doc/monitoring-plugins-conntrack/runbook.md"
 PLUGINS = "/usr/lib/nagios/plugins/"
 

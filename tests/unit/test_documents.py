@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from check_conntrack import ranges, usage
+from check_conntrack import ranges
 from check_conntrack.advice import capacity, diagnosis, table_profile
 from check_conntrack.full import full_check, state, summary
 from check_conntrack.state import state_store
 from check_conntrack.table import table_check
+from check_conntrack.usage import usage_check
 
 TREE = Path(__file__).parents[2]
 DOCUMENTS = [
@@ -23,7 +24,7 @@ DOCUMENTS = [
     *sorted((TREE / "docs").glob("*.md")),
     *sorted((TREE / "docs" / "design").glob("*.md")),
 ]
-CHECKS = {"usage": usage, "full": full_check, "table": table_check}
+CHECKS = {"usage": usage_check, "full": full_check, "table": table_check}
 RUNBOOK = TREE / "docs" / "runbook.md"
 SUDOERS = re.compile(r"^ +(\S+ ALL=\(root\) NOPASSWD: .*)$", re.MULTILINE)
 # Options of other programs that the documents speak of.

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from check_conntrack import usage
 from check_conntrack.full import full_check
 from check_conntrack.table import table_check
+from check_conntrack.usage import usage_check
 
 GRAPHS = Path(__file__).parents[2] / "graphs"
-CHECKS = {"usage": usage, "full": full_check, "table": table_check}
+CHECKS = {"usage": usage_check, "full": full_check, "table": table_check}
 SERIES = [(name, label.name) for name, check in CHECKS.items() for label in check.LABELS]
 NAMESPACED = [(name, label) for name, check in CHECKS.items() for label in check.NAMESPACE_LABELS]
 COUNTERS = {label.name for label in full_check.LABELS if label.unit == "c"}

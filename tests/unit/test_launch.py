@@ -77,7 +77,7 @@ def test_an_error_without_words_is_told_by_its_kind(monkeypatch, capfd):
 def test_the_checks_own_exit_code_ends_the_process(monkeypatch):
     ended_with = []
     monkeypatch.setattr(os, "_exit", ended_with.append)
-    monkeypatch.setattr("check_conntrack.usage.main", lambda late: 2)
+    monkeypatch.setattr("check_conntrack.usage.usage_check.main", lambda late: 2)
     launch.launch("usage")
     assert ended_with == [2]
 
@@ -195,7 +195,7 @@ def test_a_run_imports_nothing_that_it_does_not_need():
     assert done.stdout.startswith("CONNTRACK_USAGE OK"), done.stdout
     after_site = done.stderr[done.stderr.rindex("| site\n") :]
     imported = {line.rpartition("|")[2].strip() for line in after_site.splitlines()}
-    assert "check_conntrack.usage" in imported
+    assert "check_conntrack.usage.usage_check" in imported
     # Root gives up more than an ordinary user, and needs ctypes for it.
     assert not imported & (TOO_DEAR - {"ctypes"} if os.geteuid() == 0 else TOO_DEAR)
     ours = {name for name in imported if name.startswith("check_conntrack.")}
@@ -216,6 +216,10 @@ def test_a_run_imports_nothing_that_it_does_not_need():
     assert ours == {
         "check_conntrack.launch",
         "check_conntrack.usage",
+        "check_conntrack.usage.labels",
+        "check_conntrack.usage.resource",
+        "check_conntrack.usage.summary",
+        "check_conntrack.usage.usage_check",
         "check_conntrack.namespaces",
         "check_conntrack.reports",
         "check_conntrack.state.codec",
@@ -243,13 +247,14 @@ def test_a_run_imports_nothing_that_it_does_not_need():
 
 DRIVER = """
 import sys
-from check_conntrack import session, usage
+from check_conntrack import session
+from check_conntrack.usage import usage_check
 from check_conntrack.kernel import privileges, reader_command
 reader_command.SUDO_PATHS = (sys.argv.pop(1),)
 session.drop_privileges = lambda options, late=(): (None, None)
 privileges.has = lambda _: False
 privileges.is_root = lambda: False
-sys.exit(usage.main())
+sys.exit(usage_check.main())
 """
 HANGING = {
     "before it reads": "exec sleep 60",

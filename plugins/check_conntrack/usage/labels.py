@@ -1,0 +1,28 @@
+"""The perfdata labels of check_conntrack_usage, and which of them other namespaces have."""
+
+from __future__ import annotations
+
+from ..ranges import Label
+
+LABELS = (
+    Label("usage", "entries in percent of the limit", "%", 1, warning="80", critical="90"),
+    Label("entries", "entries in the table; a bound in % is of the limit", share_of="limit"),
+    Label("limit", "nf_conntrack_max, 0 for none"),
+    Label("load_factor", "entries per hash bucket", decimals=2),
+    Label(
+        "growth",
+        "entries per second, when known",
+        decimals=2,
+        minimum=None,
+        needs_history=True,
+        when_known=True,
+    ),
+    Label(
+        "time_to_full",
+        "time left at that growth, when known",
+        "s",
+        needs_history=True,
+        when_known=True,
+    ),
+)
+NAMESPACE_LABELS = ("usage", "entries", "time_to_full")  # of namespaces beside the first

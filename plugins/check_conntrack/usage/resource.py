@@ -1,0 +1,113 @@
+"""Acquire: the count and the limit of each namespace, with their history."""
+
+from __future__ import annotations
+
+from nagiosplugin import Metric, Resource
+
+from .. import nagios, namespaces, reports
+from ..kernel import KernelError
+from ..kernel.namedtuple import NamedTuple
+from ..kernel.namespaces import Namespace, NamespaceScan
+from ..state import trend
+from .labels import LABELS, NAMESPACE_LABELS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+
+    from ..session import Session
+    from ..state.trend import Series
+
+
+class NamespaceReport(NamedTuple):
+    """A namespace's limits and their history.
+
+    series: this run included; None where no history is kept.
+    growth: entries per second, signed; None if not known yet.
+    graphed: whether it has perfdata.
+    """
+
+    namespace: Namespace
+    series: Series | None = None
+    growth: float | None = None
+    graphed: bool = True
+
+    @property
+    def time_to_full(self) -> float | None:
+        """Return the seconds until the table is full; None if that is not in sight."""
+        limits = self.namespace.limits
+        return trend.time_to_full(limits.entries, limits.limit, self.growth) if limits else None
+
+    def metrics(self) -> Iterator[Metric]:
+        """Yield the values in the order of LABELS; only NAMESPACE_LABELS beside the first."""
+        limits, prefix = self.namespace.limits, self.namespace.prefix
+        if limits is None:
+            return
+        values = {
+            "usage": limits.usage,
+            "entries": limits.entries,
+            "limit": limits.limit,
+            "load_factor": limits.entries / limits.buckets if limits.buckets else None,
+            "growth": self.growth,
+            "time_to_full": self.time_to_full,
+        }
+        largest = {"usage": 100, "entries": limits.limit or None}
+        for label in LABELS:
+            value = values[label.name]
+            if value is not None and (not prefix or label.name in NAMESPACE_LABELS):
+                context = label.name if self.graphed else nagios.HIDDEN + label.name
+                largest_value = largest.get(label.name)
+                yield Metric(
+                    prefix + label.name, value, None, label.minimum, largest_value, context
+                )
+
+
+def read(run: Session, options: argparse.Namespace) -> tuple[Usage, reports.Histories]:
+    """Return the tables that were asked for, and the histories to write after the verdict."""
+    run.stage("reading /proc/sys/net/netfilter")
+    try:
+        scan = namespaces.scan(run, options.netns)
+    except KernelError as error:
+        scan = NamespaceScan(problems=(str(error),))
+    run.stage("reading the state")
+    histories = reports.Histories("usage", options, run, options.trend_window)
+    graphed, hidden = reports.graphed(scan.others)
+    shown = [scan.first, *graphed] if scan.first else graphed
+    series = histories.read(shown)
+    namespace_reports = [
+        NamespaceReport(one, series[one.path], trend.growth(series[one.path].samples))
+        for one in shown
+    ]
+    namespace_reports += [NamespaceReport(one, graphed=False) for one in hidden]
+    return Usage(namespace_reports, scan), histories
+
+
+class Usage(Resource):
+    """The tables that were asked for, the one that plain labels describe first."""
+
+    def __init__(self, namespace_reports: Sequence[NamespaceReport], scan: NamespaceScan) -> None:
+        self.reports = namespace_reports
+        self.problems = scan.problems
+        self.inactive = scan.inactive
+
+    @property
+    def not_applicable(self) -> tuple[str, ...]:
+        """Return the labels that have no value and need none: there is no table, or no limit."""
+        first = self.reports[0].namespace.limits if self.reports else None
+        if first is None:
+            return tuple(label.name for label in LABELS) if self.inactive else ()
+        return () if first.limit else ("usage", "entries")
+
+    def probe(self) -> Iterator[Metric]:
+        """Yield the first namespace's metrics, then the problems, then those of the others."""
+        for report in self.reports:
+            if not report.namespace.prefix:
+                yield from report.metrics()
+        for problem in self.problems:
+            yield Metric("problem", problem, context="problem")
+        if self.inactive:
+            yield Metric("inactive", ", ".join(self.inactive), context="inactive")
+        for report in self.reports:
+            if report.namespace.prefix:
+                yield from report.metrics()

@@ -1,0 +1,182 @@
+"""Present: the status line and the long output of check_conntrack_usage."""
+
+from __future__ import annotations
+
+from nagiosplugin import Ok
+
+from .. import nagios, render, reports, session
+from ..state import trend
+from .labels import LABELS
+from .resource import NamespaceReport, Usage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nagiosplugin import Result, Results
+
+    from ..session import Session
+    from ..state.state_store import Store
+
+SOON = 86400  # seconds; a longer time to full is not on the status line
+
+
+class UsageSummary(nagios.StatusSummary):
+    """The text of the status line, and the long output."""
+
+    def __init__(self, usage: Usage, run: Session, verbose: int) -> None:
+        self.usage = usage
+        self.run = run
+        self.verbosity = verbose
+
+    def ok(self, results: Results) -> str:
+        """Return the state of the first table, and of the fullest one."""
+        return self.problem(results)
+
+    def problem(self, results: Results) -> str:
+        """Return the state of the worst table, the cause, other namespaces, the time left."""
+        shown = reports.by_severity(self.usage.reports, LABELS, results)
+        parts: list[Sequence[str]] = []
+        if shown:
+            alarms = nagios.alarms(reports.results_of(shown[0], LABELS, results))
+            cause = _cause(shown[0], alarms)
+            left = _time_left(shown[0], alarms)
+            suffix = f", {left}" if left and not cause else ""
+            usage = reports.usage_of(shown[0], results)
+            parts.append(reports.table_state(shown[0].namespace, usage, suffix))
+            parts += map(render.versions, self.usage.problems)
+            parts.append([cause])
+            parts += [
+                [reports.too_high_or_low(alarm)]
+                for alarm in alarms
+                if nagios.label_of(alarm) not in ("usage", "entries", "time_to_full")
+            ]
+            parts.append([left if cause else ""])
+            if alarms:
+                parts.append(reports.also(shown[1:], results))
+            else:
+                parts.append(reports.fullest(self.usage.reports, shown[0], results))
+        else:
+            parts += map(render.versions, self.usage.problems)
+        if self.usage.inactive and not shown:
+            parts.append(["conntrack is not active on this host"])
+        elif self.usage.inactive and results["inactive"].state is not Ok:
+            parts.append([f"conntrack is not active {', '.join(self.usage.inactive)}"])
+        return render.fit(parts, self.room)
+
+    def empty(self) -> str:
+        """Return the text if there is nothing to evaluate."""
+        return "all namespaces that were asked for are gone"
+
+    def verbose(self, results: Results) -> list[str]:
+        """Return what alarms and since when, what could not be read, what to do, the numbers."""
+        usage = self.usage
+        shown = reports.by_severity(usage.reports, LABELS, results)
+        alarms = nagios.alarms(reports.results_of(shown[0], LABELS, results)) if shown else []
+        lines = [
+            f"{alarm.state.text.upper()}: {nagios.describe_alarm(alarm)}{_since(shown[0], alarm)}"
+            for alarm in alarms
+        ]
+        lines += [f"UNKNOWN: {problem}" for problem in usage.problems]
+        if self.run.forbidden:
+            lines += session.grant("read other namespaces", as_root=self.run.as_root)
+        if len(usage.reports) > 1:
+            most = None if self.verbosity > 1 else reports.MOST_GRAPHED + 1
+            left = {"full in": _full_in}
+            lines += reports.namespace_table(usage.reports, results, left, most)
+        if shown:
+            lines += _history(shown[0]) + _advice(shown[0], alarms, self.run.store)
+        if self.verbosity > 2:
+            lines += [
+                f"Read {one.limits.origin}count and max in net:[{one.inode}] {one.name}"
+                for one in (report.namespace for report in usage.reports)
+                if one.limits
+            ]
+        return lines + nagios.state_lines(self.run, self.verbosity)
+
+
+def _cause(report: NamespaceReport, alarms: Sequence[Result]) -> str:
+    """Return that the limit was lowered, if too many entries are in use; else nothing."""
+    change = trend.lowered(report.series) if report.series else None
+    labels = {nagios.label_of(alarm) for alarm in alarms if _is_too_full(alarm)}
+    if change is None or report.series is None or not labels:
+        return ""
+    return reports.change_text(change, report.series.last)
+
+
+def _time_left(report: NamespaceReport, alarms: Sequence[Result]) -> str:
+    """Return when the table will be full, if that is soon or an alarm; empty if it is full."""
+    left = report.time_to_full
+    alarming = any(nagios.label_of(alarm) == "time_to_full" for alarm in alarms)
+    if not left or not (left < SOON or alarming):
+        return ""
+    return f"full in about {render.duration(left)}"
+
+
+def _full_in(report: reports.Report) -> str:
+    left = report.time_to_full if isinstance(report, NamespaceReport) else None
+    return "" if left is None else render.duration(left) if left else "now"
+
+
+def _since(report: NamespaceReport, alarm: Result) -> str:
+    """Return for how long usage has violated its threshold, as far back as the history goes.
+
+    With another limit the same count was another usage: only runs with the present limit count.
+    """
+    context, limits, series = nagios.context_of(alarm), report.namespace.limits, report.series
+    if context.label.name != "usage" or not limits or not series:
+        return ""
+    limit = limits.limit
+    since = max(
+        [change.before.up for change in series.changes if change.what == "limit"], default=0.0
+    )
+    held = trend.held_for(
+        [sample for sample in series.samples if sample.at >= since],
+        lambda entries: context.violates(alarm.state, 100 * entries / limit),
+    )
+    return f", for at least {render.duration(held)}" if held else ""
+
+
+def _is_too_full(alarm: Result) -> bool:
+    """Return whether an alarm says that the table is or will be too full, or its limit is wrong."""
+    context = nagios.context_of(alarm)
+    return context.label.name in ("limit", "time_to_full") or not context.too_low(alarm)
+
+
+def _history(report: NamespaceReport) -> list[str]:
+    """Return the trend, the changes of the limit and the buckets, and the load of the hash."""
+    limits, series = report.namespace.limits, report.series
+    lines = []
+    if series and len(series.samples) > 1:
+        span = render.duration(series.samples[-1].at - series.samples[0].at)
+        growth = "" if report.growth is None else f"growth {report.growth:+.2f} entries/s, "
+        lines.append(
+            f"Trend: {growth}peak of {trend.PEAK_DAYS} days {series.peak} entries "
+            f"({len(series.samples)} runs in {span})"
+        )
+    for change in series.recent_changes if series else ():
+        text = reports.change_text(change, series.last if series else change.before)
+        lines.append(text[:1].upper() + text[1:])
+    if limits and limits.buckets:
+        load = limits.entries / limits.buckets
+        lines.append(f"Hash: {limits.buckets} buckets, {load:.2f} entries each")
+    return lines
+
+
+def _advice(report: NamespaceReport, alarms: Sequence[Result], store: Store) -> list[str]:
+    limits = report.namespace.limits
+    if not alarms or limits is None:
+        return []
+    from ..advice import capacity
+
+    labels = {nagios.label_of(alarm) for alarm in alarms if _is_too_full(alarm)}
+    peak = report.series.peak if report.series else limits.entries
+    finding = nagios.last_finding(store, report.namespace.key)
+    evidence = nagios.capacity_evidence(limits, peak, finding)
+    evidence = evidence._replace(netns=report.namespace.option)
+    change = trend.lowered(report.series) if report.series else None
+    if change:
+        evidence = evidence._replace(lowered_from=change.old)
+    if labels & {"growth", "time_to_full"}:
+        evidence = evidence._replace(growth=report.growth or 0.0)
+    return capacity.advise(evidence, labels)
