@@ -387,8 +387,10 @@ def conclude(
     notes = [note for note in notes if note not in lines]
     if state is not Ok:
         # After the worst alarm, where the bound on the output does not cut them off.
-        return CheckResult(state, text, check.perfdata, [*lines[:1], *notes, *lines[1:]])
-    return CheckResult(state, text, check.perfdata, lines, notes)
+        lines, notes = [*lines[:1], *notes, *lines[1:]], []
+    result = CheckResult(state, text, check.perfdata, lines, notes)
+    session.stage.result = result
+    return result
 
 
 def _unevaluated(

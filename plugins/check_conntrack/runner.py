@@ -101,17 +101,18 @@ def _answer(
     except (UsageError, ThresholdError, KernelError) as error:
         result = CheckResult(Unknown, str(error))
     except StoppedError as error:
-        result = CheckResult(Unknown, str(error))
+        result = _stopped(stage, str(error))
     except KeyboardInterrupt:
-        result = CheckResult(Unknown, f"interrupted while {stage.now}")
+        result = _stopped(stage, f"interrupted while {stage.now}")
     except MemoryError:
         result = CheckResult(Unknown, f"out of memory while {stage.now}")
     except Exception as error:
         reason = signals.stop_reason()
-        result = CheckResult(Unknown, reason) if reason else _internal_error(error, stage, options)
+        result = _stopped(stage, reason) if reason else _internal_error(error, stage, options)
     finally:
         stage.settle()
     code, text = printed(title, result, 0 if options is None else options.verbose)
+    complete = complete or stage.result is not None
     return (int(Ok), text) if complete and options and options.exit_ok else (code, text)
 
 
@@ -125,6 +126,14 @@ def printed(title: str, result: CheckResult, verbose: int = 0) -> tuple[int, str
         bounded=not verbose,
     )
     return int(result.state), text
+
+
+def _stopped(stage: Stage, reason: str) -> CheckResult:
+    """Return the verdict if it was known when the check was stopped, else UNKNOWN."""
+    result: CheckResult | None = stage.result
+    if result is None:
+        return CheckResult(Unknown, reason)
+    return result._replace(notes=[*result.notes, reason])
 
 
 def _internal_error(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import sys
     from collections.abc import Iterator
     from types import FrameType
-    from typing import Callable
+    from typing import Any, Callable
 
 LAST_MOMENT = 0.5  # seconds to print a verdict in, once somebody wants the check to stop
 RESERVE = 1.0  # seconds of the time-out that are kept for evaluating and printing ...
@@ -47,6 +47,7 @@ class Stage:
     deadline: time.monotonic() at which StoppedError is raised; None without a time-out.
     printing: whether output has begun, so that no other line may be printed.
     answer: exit code and output for when there is no time for a better one; None for one line.
+    result: the CheckResult, once it is known: what comes after it cannot cost the verdict.
     slowdown: seconds that a second of processor time has taken so far, at least 1.
     """
 
@@ -55,6 +56,7 @@ class Stage:
         self.deadline: float | None = None
         self.printing = False
         self.answer: tuple[int, str] | None = None
+        self.result: Any = None
         self.slowdown = 1.0
         self._title = title
         self._end: float | None = None

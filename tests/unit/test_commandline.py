@@ -516,6 +516,15 @@ def test_order_to_stop_that_becomes_another_error_is_reported_by_the_step(answer
     assert answer(run_check) == (3, "T UNKNOWN - stopped by SIGHUP\n")
 
 
+def test_order_to_stop_after_the_verdict_does_not_cost_the_verdict(answer):
+    def run_check(options, stage):
+        stage.result = runner.CheckResult(nagios.Critical, "full")
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.pause()
+
+    assert answer(run_check) == (2, "T CRITICAL - full\nstopped by SIGTERM\n")
+
+
 def test_check_that_needs_longer_than_promised_ends_with_one_line():
     script = (
         "import sys, time\n"

@@ -576,6 +576,18 @@ def test_time_that_runs_out_makes_a_smaller_sample(reader, sysctls, inspect, mon
     assert run.data["tcp"].value == pytest.approx(3000, abs=150)
 
 
+def test_time_out_after_the_verdict_does_not_cost_it(reader, sysctls, inspect, monkeypatch):
+    sysctls.holds(950, 1000)
+
+    def never(*_):
+        raise signals.StoppedError("timed out after 8s while writing the state")
+
+    monkeypatch.setattr(table_check, "_remember_findings", never)
+    run = inspect()
+    assert run.state == "CRITICAL"
+    assert "timed out after 8s while writing the state" in run.rest
+
+
 @pytest.mark.parametrize("source", ["netlink", "proc"])
 def test_time_out_before_the_table_evaluates_the_limits(
     reader, sysctls, inspect, monkeypatch, source

@@ -94,6 +94,7 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
         def prepare(limits: TableReport) -> None:
             code, text = runner.printed(TITLE, evaluate(limits)[0])
             stage.answer = (0 if options.exit_ok else code, text)
+            stage.result = None  # the limits alone are not the verdict
 
         report = reader.read(prepare if stage.slowdown > BUSY else None)
         result, summary = evaluate(report, None if report.from_file else reader.remember_peaks)
