@@ -20,8 +20,8 @@ from support.netns import Namespace
 
 HOST = "gw-1.example.org"
 CHECKS = ("usage", "full", "table")
-STEP = 300  # seconds between two runs of the past
-PAST = 12  # runs
+STEPS = {"usage": 60, "full": 300, "table": 300}  # seconds between two runs, as shipped
+HOUR = 3600
 # New flows that a table at its limit turns away.
 OVERFLOW = """
 import contextlib, socket
@@ -93,22 +93,22 @@ def told(figures, check: str, label: str, field: str) -> float:
 
 @pytest.fixture(scope="module")
 def past():
-    """The times of former runs, in seconds since the epoch, the oldest first."""
+    """The times of the runs of each check in the last hour, oldest first, in seconds."""
     now = int(time.time()) // 60 * 60
-    return [now - STEP * number for number in range(PAST, 0, -1)]
+    return {check: list(range(now - HOUR, now, step)) for check, step in STEPS.items()}
 
 
 def value_then(number: int, label: str) -> float:
-    """What a label of the past was at a run: it rises, each at a pace of its own."""
-    return 1000 + (len(label) + 1) * number**2
+    """What a label of the past was at a run: it rises, each at a pace of its own, below 100."""
+    return 1 + (len(label) + 1) * number**2 / 1000
 
 
-def expected(label: str, times: list[int], *, rate: bool) -> list[float]:
-    """What a curve of the past shows: values, or what they rose a second."""
-    values = [value_then(number, label) for number in range(len(times))]
+def expected(label: str, step: int, *, rate: bool) -> list[float]:
+    """What a curve of the past shows at each run: values, or from the second on their rise."""
+    values = [value_then(number, label) for number in range(HOUR // step)]
     if not rate:
         return values
-    return [(after - before) / STEP for before, after in zip(values, values[1:])]
+    return [(after - before) / step for before, after in zip(values, values[1:])]
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +125,13 @@ def stores(need, printed, figures, past, namespaces):
         graphite.send(
             (metric(check, label.replace("::", "."), "past"), value_then(number, label), at)
             for check, label in labels
-            for number, at in enumerate(past)
+            for number, at in enumerate(past[check])
         )
         influxdb.write(
             f"conntrack_{check},hostname=past,service=conntrack-{check},metric={label} "
             f"value={value_then(number, label)},warn=80,crit=90 {at}"
             for check, label in labels
-            for number, at in enumerate(past)
+            for number, at in enumerate(past[check])
         )
         with icinga(HOST, printed, graphite.port, influxdb.port):
             for check in CHECKS:
@@ -188,15 +188,16 @@ def test_every_curve_is_drawn_from_the_past(stores, past, namespaces, check, nam
             continue
         path = resolved(pattern, check, namespaces[1].name, "past")
         function = parts["functions"][curve].replace("$metric$", path)
-        (series,) = graphite.render([function], **{"from": past[0] - 60})
+        (series,) = graphite.render([function], **{"from": past[check][0] - 60})
         if "$namespace$" in pattern:
             label = f"{namespaces[1].name}::{label}"
         rate = "perSecond" in function
-        scale = float((re.search(r"scale\(.*, ([0-9.]+)\)", function) or [0, 1])[1])
-        wanted = [value * scale for value in expected(label, past, rate=rate)]
+        scale = float((re.search(r"scale\(.*?, ([0-9.]+)\)", function) or [0, 1])[1])
+        wanted = [value * scale for value in expected(label, STEPS[check], rate=rate)]
         shown = [value for value, _ in series["datapoints"]]
-        if rate:  # a point a minute, each run's rise spread over the minutes before it
-            shown = shown[STEP // 60 - 1 :: STEP // 60]
+        # A point for each minute: those between two runs are joined.
+        minutes = STEPS[check] // 60
+        shown = shown[minutes - 1 if rate else 0 :: minutes]
         assert shown == pytest.approx(wanted, rel=1e-3), function
         assert series["target"] in parts["functions"][curve]
 
@@ -204,7 +205,7 @@ def test_every_curve_is_drawn_from_the_past(stores, past, namespaces, check, nam
 def test_the_usage_graph_is_a_picture(stores, past):
     graphite, _ = stores
     (parts,) = [parts for _, name, parts in templates() if name == "conntrack_usage-usage"]
-    size = {"width": 350, "height": 200, "from": past[0]}
+    size = {"width": 350, "height": 200, "from": past["usage"][0]}
     targets = [
         function.replace("$metric$", resolved(parts["metrics_filters"][curve], "usage", "", "past"))
         for curve, function in parts["functions"].items()
@@ -285,8 +286,10 @@ def test_grafanas_queries_draw_from_graphite(stores, figures, namespaces, past, 
         label = f"{namespaces[1].name}::{label}"
     rate = "perSecond" in text
     host = "past" if rate else HOST.replace(".", "_")
-    (series,) = graphite.render([filled(text, host, "*")], **{"from": past[0] - 60})
-    wanted = expected(label, past, rate=True)[-1] if rate else told(figures, check, label, field)
+    (series,) = graphite.render([filled(text, host, "*")], **{"from": past[check][0] - 60})
+    wanted = (
+        expected(label, STEPS[check], rate=True)[-1] if rate else told(figures, check, label, field)
+    )
     assert series["datapoints"][-1][0] == pytest.approx(wanted, rel=1e-3)
     if "$namespace" in text:
         assert series["target"] == label.replace("::", ".")
@@ -319,9 +322,9 @@ def test_grafanas_queries_draw_from_influxdb(stores, figures, namespaces, past, 
     host = "past" if rate else HOST
     (series,) = influxdb.query(filled(text, host, re.escape(namespaces[1].name)))
     assert influxdb.query(filled(text, host, ".*")) == [series]
-    values = [value for _, value in series["values"]]
+    values = [value for _, value in series["values"] if value is not None]
     if rate:
-        assert values == pytest.approx(expected(label, past, rate=True))
+        assert values == pytest.approx(expected(label, STEPS[check], rate=True))
     else:
         assert values[-1] == told(figures, check, label, field)
     if "::" in label:
