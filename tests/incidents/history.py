@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
 from incidents.floods import WEB
 from incidents.lab import Expect, Lab, incident
 from support.netns import wait_until
+from support.overflow import NewMessages
 from support.packets import Packet, connects, handshakes, hosts, tcp, udp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 LIMIT = 2048
 SINCE = ("--since", "1s")  # stretched back to the run before; what others did counts no longer
@@ -30,19 +30,19 @@ def established(lab: Lab, number: int) -> None:
 
 def lose_connections(lab: Lab, seconds: float) -> None:
     """Try to open connections for so long, and until the kernel, rate-limited, has said so."""
-
-    def messages() -> int:
-        log = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout
-        return log.count("table full")
-
-    before, end = messages(), time.monotonic() + seconds
+    end = time.monotonic() + seconds
     clients = hosts("198.18.8.0/24")
+    with NewMessages() as new:
 
-    def said() -> bool:
-        lab.send(tcp(next(clients), WEB, 1024 + n, 443) for n in range(20))
-        return time.monotonic() > end and messages() > before
+        def send_until(done: Callable[[], bool]) -> bool:
+            def tried() -> bool:
+                lab.send(tcp(next(clients), WEB, 1024 + n, 443) for n in range(20))
+                return done()
 
-    assert wait_until(said), "the kernel has said nothing"
+            return wait_until(tried, seconds + 20)
+
+        assert send_until(lambda: new.hold("table full")), "the kernel has said nothing"
+        assert send_until(lambda: time.monotonic() > end)
 
 
 @incident(

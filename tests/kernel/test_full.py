@@ -37,21 +37,15 @@ def just_overflowed():
     with overflow.namespace() as namespace:
         name = namespace.name
         message = f"table full in netns {namespace.inode}, dropping packet"
-
-        def count():
-            log = subprocess.run(["dmesg"], capture_output=True, text=True).stdout
-            return log.count(message)
-
-        # An earlier namespace had the same number, maybe.
-        before = count()
-
-        def said():
-            lose_packets(name)
-            return count() > before
-
-        # The rate limit is the whole machine's: others may have used it up.
         begun = time.monotonic()
-        assert wait_until(said, 40), "the kernel has said nothing"
+        with overflow.NewMessages() as new:
+
+            def said():
+                lose_packets(name)
+                return new.hold(message)
+
+            # The rate limit is the whole machine's: others may have used it up.
+            assert wait_until(said, 40), "the kernel has said nothing"
         yield name, time.monotonic() - begun + 5
 
 

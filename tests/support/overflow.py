@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,31 @@ for n in range(int(sys.argv[1]), int(sys.argv[2])):
     except OSError:
         pass
 """
+
+
+class NewMessages:
+    """The records of /dev/kmsg from now on; a full ring drops old ones, so a count says nothing."""
+
+    def __init__(self) -> None:
+        self._ring = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+        os.lseek(self._ring, 0, os.SEEK_END)
+
+    def __enter__(self) -> NewMessages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._ring)
+
+    def hold(self, text: str) -> bool:
+        """Whether a record that was not looked at before holds the text."""
+        while True:
+            try:
+                if os.fsencode(text) in os.read(self._ring, 16384):
+                    return True
+            except BrokenPipeError:  # overwritten before it was read
+                continue
+            except BlockingIOError:
+                return False
 
 
 @contextlib.contextmanager
