@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 KERNEL := conntrack nftables iproute2 sudo util-linux systemd
 FLEET := nagios-nrpe-server nagios-nrpe-plugin nagios4-core gcc libc6-dev libssl-dev make
 FLEET += icinga2-bin icinga2-common openssl graphite-carbon graphite-web influxdb zabbix-agent
+# Where Node.js was not installed from Debian, it has an npm of its own.
+FLEET += $(shell command -v npm >/dev/null || echo npm)
 PACKAGING := debhelper dh-python dpkg-dev python3-nagiosplugin rpm
 PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)

@@ -21,6 +21,8 @@ from support.graph_stores import Graphite, folder, templates, until  # noqa: E40
 
 LIMIT = 262144
 HOURS, STEP = 6, 60
+# Minutes between two runs, as the services are shipped.
+EVERY = {"usage": 1, "full": 5, "table": 5}
 PREFIX = "icinga2.gateway.services.conntrack-{0}.conntrack_{0}"
 # Shares of the entries, in percent, before the incident and at its height.
 SHARES = {
@@ -79,6 +81,8 @@ def lines(start: int):
     for minute in range(HOURS * 60):
         told = values(minute)
         for name, check in (("usage", usage_check), ("full", full_check), ("table", table_check)):
+            if minute % EVERY[name]:
+                continue
             folder_ = PREFIX.format(name) + ".perfdata"
             for label in check.LABELS:
                 for part in ("", "router-1.") if label.name in check.NAMESPACE_LABELS else ("",):

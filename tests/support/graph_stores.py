@@ -273,10 +273,13 @@ class Graphite:
         values = [line.split()[1] for line in done.stdout.splitlines()]
         return next((float(value) for value in reversed(values) if value != "None"), None)
 
-    def render(self, targets: Sequence[str], **parameters: object) -> Any:
-        """Series as graphite-web computes them, each with target and datapoints."""
+    def render(self, targets: Sequence[str], *, empty: bool = False, **parameters: object) -> Any:
+        """Series as graphite-web computes them, each with target and datapoints.
+
+        empty: with the points that hold nothing, as None.
+        """
         wanted = [("target", target) for target in targets]
-        more = {"format": "json", "noNullPoints": "true", **parameters}
+        more = {"format": "json", **({} if empty else {"noNullPoints": "true"}), **parameters}
         return json.loads(get(self.url + "/render", [*wanted, *more.items()]))
 
     def png(self, targets: Sequence[str], **parameters: object) -> bytes:
