@@ -45,7 +45,7 @@ def runs(*states, start, reloaded=False):
 
 
 def figures(window):
-    return window.rise[2:6] if window.rise else None
+    return window.rise.losses if window.rise else None
 
 
 # --- rises
@@ -54,18 +54,18 @@ def figures(window):
 def test_history_of_a_first_run_knows_only_what_was_never_counted():
     first = runs(state(5000, drop=5), start=4100)
     assert figures(first) == (None, 0, 0, 0)
-    busy = {"early_drop": 1, "insert_failed": 2, "chaintoolong": 1}
+    busy = {"early_drop": 1, "insert_failed": 2, "chaintoolong": 1, "invalid": 9}
     assert runs(state(5000, drop=5, **busy), start=4100).rise is None
 
 
 def test_history_between_two_runs_is_the_difference():
     window = runs(
-        state(5000, drop=5, early_drop=1, insert_failed=2, chaintoolong=1),
-        state(5060, drop=9, early_drop=4, insert_failed=4, chaintoolong=2),
+        state(5000, drop=5, early_drop=1, insert_failed=2, chaintoolong=1, invalid=7),
+        state(5060, drop=9, early_drop=4, insert_failed=4, chaintoolong=2, invalid=9),
         start=4900,
     )
     # Of 4 drops one is that of an insert which no long chain explains.
-    assert window.rise == CounterRise(5000, 5060, 3, 3, 1, 1)
+    assert window.rise == CounterRise(5000, 5060, 3, 3, 1, 1, invalid_packets=2)
 
 
 def test_history_leaves_out_what_rose_before_the_window():
@@ -92,14 +92,33 @@ def test_history_of_a_day_loses_no_drop_that_is_in_the_window():
 
 def test_history_of_quiet_runs_is_one_stretch():
     window = runs(*(state(60 * at, drop=3, early_drop=2) for at in range(90, 200)), start=9000)
-    assert window.kept.rises[-1] == CounterRise(5400, 60 * 199, 0, 0, 0, 0)
+    assert window.kept.rises[-1] == CounterRise(5400, 60 * 199, 0, 0, 0, 0, 0.0, 0)
     assert len(window.kept.rises) <= 2
 
 
 def test_history_since_boot_is_all_that_was_counted():
     window = runs(state(5000, drop=12, insert_failed=2), start=None)
-    assert window.rise == CounterRise(0.0, 5000, 10, 0, 2, 0)
+    assert window.rise == CounterRise(0.0, 5000, 10, 0, 2, 0, 0.0, 0)
     assert window.spans == (Span(0.0, 5000),)
+
+
+def test_history_counts_invalid_packets_of_the_window_alone():
+    counted = [state(60 * at, drop=3, invalid=7 * at) for at in range(100, 200)]
+    window = runs(*counted, start=60 * 199 - 900)
+    assert window.rise.invalid_packets == 7 * 15
+    # Those of before the window, which nobody needs any more, are one stretch.
+    assert len(window.kept.rises) <= 17
+    assert sum(rise.invalid_packets or 0 for rise in window.kept.rises) == 7 * 99
+    whole = runs(*counted, start=60 * 100)
+    assert whole.rise.invalid_packets == 7 * 99
+
+
+def test_history_of_invalid_packets_hides_no_loss():
+    first = state(5000, drop=1, invalid=5)
+    window = runs(
+        first, state(5060, drop=1, invalid=9), state(5120, drop=4, invalid=20), start=5060
+    )
+    assert (window.rise.full_drops, window.rise.invalid_packets) == (3, 11)
 
 
 def test_history_of_a_window_longer_than_the_uptime_needs_no_earlier_run():

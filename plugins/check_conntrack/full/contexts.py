@@ -10,7 +10,7 @@ from ..kernel.namedtuple import NamedTuple
 from ..nagios import LabelContext, StateContext
 from ..state.counter_history import NEARLY_FULL
 from .coverage import Claim, claim_of
-from .labels import LABELS, MOST_NAMESPACES, NAMESPACE_LABELS, RISES, TOTAL
+from .labels import INSTANCE_LABELS, LABELS, MOST_NAMESPACES, NAMESPACE_LABELS, RISES, TOTAL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,9 +60,12 @@ def not_applicable(evidence: Evidence) -> tuple[str, ...]:
     """Return the labels that need no value in this run: there is no table, or no history yet."""
     if evidence.inactive:
         return tuple(label.name for label in LABELS)
-    first = evidence.first
-    known_later = first is not None and first.counters is not None
-    return tuple(label.name for label in LABELS if label.needs_history) if known_later else ()
+    first, instance = evidence.first, evidence.instance
+    # Elsewhere than on EC2 there is no such limit.
+    later = {name for name in INSTANCE_LABELS if not instance or instance.known_later(name)}
+    if first is not None and first.counters is not None:
+        later |= {label.name for label in LABELS if label.needs_history} - {*INSTANCE_LABELS}
+    return tuple(later)
 
 
 def figure(evidence: Evidence, report: NamespaceReport | None, name: str) -> int | None:
@@ -79,6 +82,8 @@ def figure(evidence: Evidence, report: NamespaceReport | None, name: str) -> int
         }
         if name in logged:
             return logged[name] if evidence.log.usable else None
+        if name in INSTANCE_LABELS:
+            return evidence.instance.figure(name) if evidence.instance else None
     if report is None:
         return None
     if name == "table_full":

@@ -11,7 +11,7 @@ import time
 from .. import render
 from ..kernel import counters
 from ..kernel.coverage import Span
-from ..kernel.limits import own_inode
+from ..kernel.limits import has_ena, own_inode
 from ..kernel.log import events, gather, kmsg
 from ..kernel.log.messages import Kind
 from ..kernel.log.opening import STANDARD_INPUT
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..kernel.reasons import SourceProblem
     from ..session import Session
     from ..state.trend import Series
+    from .instance import InstanceReport
 
 DEFAULT_WINDOW = 900.0
 """Seconds."""
@@ -83,6 +84,7 @@ class Evidence(NamedTuple):
     refused: why --sudo was of no use; empty where it was.
     earlier: what the run before left of this service.
     kept: what the next run gets, and `rows` of further namespaces.
+    instance: what EC2 refused; None elsewhere than on EC2.
     """
 
     now: RunTime
@@ -101,6 +103,7 @@ class Evidence(NamedTuple):
     rows: Mapping[str, NamespaceState] = {}
     further: NamespaceStates = NamespaceStates()
     service: str = ""
+    instance: InstanceReport | None = None
 
     @property
     def first(self) -> NamespaceReport | None:
@@ -165,6 +168,7 @@ def acquire(options: argparse.Namespace, session: Session, opened: LogFiles) -> 
         first, kept = _with_history(
             found.first, earlier.run.first if earlier.run else None, start, past
         )
+    instance = _instance(session, service, now, start)
     further = NamespaceStates()
     if options.netns:
         further = state.read_namespaces(session.store, _further_key(options), now)
@@ -186,7 +190,7 @@ def acquire(options: argparse.Namespace, session: Session, opened: LogFiles) -> 
         names=called,
         births=born,
         problems=(*found.problems, *late),
-        unavailable=tuple(found.unavailable),
+        unavailable=(*found.unavailable, *(instance.problems if instance else ())),
         inactive=found.inactive,
         refused=asking.refused if options.sudo and session.forbidden else "",
         earlier=earlier,
@@ -194,7 +198,20 @@ def acquire(options: argparse.Namespace, session: Session, opened: LogFiles) -> 
         rows=rows,
         further=further,
         service=service,
+        instance=instance,
     )
+
+
+def _instance(
+    session: Session, service: str, now: RunTime, start: float | None
+) -> InstanceReport | None:
+    """Return what EC2 refused since `start`; None elsewhere than on EC2."""
+    if not has_ena():
+        return None
+    from . import instance
+
+    session.stage("reading the statistics of the interfaces")
+    return instance.read(session.store, service, now, start)
 
 
 class _Past(NamedTuple):
@@ -220,6 +237,10 @@ def write(evidence: Evidence, options: argparse.Namespace, session: Session) -> 
     session.stage(f"writing the state {session.store.folder}".strip())
     if evidence.kept.run:
         state.write_service(session.store, evidence.service, evidence.kept)
+    if evidence.instance:
+        from . import instance
+
+        instance.write(session.store, evidence.service, evidence.instance)
     if options.netns:
         trouble = state.write_namespaces(
             session.store,
@@ -412,7 +433,8 @@ def _why_short(report: NamespaceReport, kept: NamespaceState, past: _Past) -> st
         return ""
     if past.reloaded or kept.began == kept.up:
         return "counters: they began anew, nf_conntrack was loaded again"
-    since = kept.rises[0].begin if kept.rises else kept.up
+    known = [rise.begin for rise in kept.rises if rise.full_drops is not None]
+    since = known[0] if known else kept.up
     return f"counters: known since {render.clock_time(past.now.boot_time + since, past.now.at)}"
 
 

@@ -31,11 +31,27 @@ LABELS = (
     Label(
         "chain_overflows", "inserts refused: hash chain too long", warning="0", needs_history=True
     ),
+    Label("invalid_packets", "packets that belong to no connection", needs_history=True),
     *(Label(name + TOTAL, meaning, "c") for name, meaning in COUNTERS),
+    Label(
+        "instance_refused",
+        "packets that EC2 refused at its own limit of tracked connections",
+        warning="100",
+        critical="1000",
+        needs_history=True,
+    ),
+    Label(
+        "linklocal_refused",
+        "packets to EC2's DNS, metadata and time services that were too many",
+        warning="100",
+        needs_history=True,
+    ),
 )
+INSTANCE_LABELS = ("instance_refused", "linklocal_refused")
+"""Of an EC2 instance; absent elsewhere."""
 NAMESPACE_LABELS = ("table_full", "full_drops", "drop_total", "early_drop_total")
 """Of a further namespace."""
-RISES = ("full_drops", "early_drops", "insert_failures", "chain_overflows")
+RISES = ("full_drops", "early_drops", "insert_failures", "chain_overflows", "invalid_packets")
 """Evaluated of every further namespace, also where it is not graphed."""
 MOST_NAMESPACES = 10
 """Further namespaces that are graphed."""

@@ -101,7 +101,9 @@ class NamespaceReport(NamedTuple):
     @property
     def notable(self) -> bool:
         """Return whether there is anything to say about it."""
-        return bool(self.messages or self.namespace.entries or (self.rise and any(self.rise[2:6])))
+        return bool(
+            self.messages or self.namespace.entries or (self.rise and any(self.rise.counts))
+        )
 
 
 class Asking:

@@ -10,7 +10,7 @@ from ..kernel import counters
 from ..kernel.log import events
 from . import advice
 from .contexts import figure
-from .labels import LABELS, MOST_NAMESPACES
+from .labels import INSTANCE_LABELS, LABELS, MOST_NAMESPACES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ FACTS = {
         ": source-NAT ports are exhausted, or packets clashed",
     ),
     "chain_overflows": ("{count} refused{where}: hash chains too long", ""),
+    "invalid_packets": ("{count} invalid{where}", ": they belong to no connection"),
 }
 
 UNITS = {
@@ -44,6 +45,7 @@ UNITS = {
     "early_drops": ("entry", "entries"),
     "insert_failures": ("insert", "inserts"),
     "chain_overflows": ("insert", "inserts"),
+    "invalid_packets": ("packet", "packets"),
 }
 
 
@@ -65,8 +67,10 @@ class FullSummary(nagios.StatusSummary):
         """Return the gravest fact first, then what could not be read or is not covered."""
         evidence = self.evidence
         counts = evidence.log.counts
-        parts: list[_Part] = [*self._at_limit()]
-        facts = self._facts(self._alarms(results))
+        alarms = self._alarms(results)
+        # EC2 refuses a packet before the kernel's table sees it.
+        parts: list[_Part] = [*self._refused_by_instance(alarms), *self._at_limit()]
+        facts = self._facts(alarms)
         problems: list[_Part] = [tuple(render.versions(each)) for each in self.findings.problems]
         gaps = self._gaps()
         undated: list[_Part] = [f"{self._undated()} not counted"] if evidence.log.undated else []
@@ -130,11 +134,20 @@ class FullSummary(nagios.StatusSummary):
 
     def unread(self) -> list[str]:
         """Return the sources of this host that could not be read, as sentences."""
-        return list(
-            dict.fromkeys([*map(sentence, self.evidence.log.problems), *self.evidence.unavailable])
-        )
+        log = map(sentence, self.evidence.log.problems)
+        return list(dict.fromkeys([*log, *self.evidence.unavailable]))
 
     # --- the status line
+
+    def _refused_by_instance(self, alarms: Sequence[Result]) -> list[tuple[str, ...]]:
+        """Return what EC2 refused, where that alarms."""
+        report = self.evidence.instance
+        labels = [nagios.label_of(result) for result in alarms if not _is_low(result)]
+        return [
+            report.fact(label, self._when())
+            for label in INSTANCE_LABELS
+            if report and label in labels
+        ]
 
     def _at_limit(self) -> list[tuple[str, ...]]:
         """Return what the tables at their limit do: drop, or evict early."""
@@ -212,6 +225,8 @@ class FullSummary(nagios.StatusSummary):
             label = nagios.label_of(result)
             if label == "table_full" and self.evidence.log.counts.table_full:
                 continue
+            if label in INSTANCE_LABELS and not _is_low(result):
+                continue
             if (self._prefix(result), label) not in said:
                 groups.setdefault(label, []).append(result)
         for label, results in groups.items():
@@ -220,9 +235,7 @@ class FullSummary(nagios.StatusSummary):
 
     def _fact(self, label: str, results: Sequence[Result]) -> str | tuple[str, ...]:
         """Return what a label's alarms say, in words where a figure is too large."""
-        first = results[0]
-        low = (first.hint or "")[:1] == "@" or nagios.context_of(first).too_low(first)
-        if low or label not in (*FACTS, "other_loss"):
+        if _is_low(results[0]) or label not in (*FACTS, "other_loss"):
             return "; ".join(map(nagios.describe_alarm, results[:3]))
         when = "" if self.evidence.log.counts.table_full else f" {self._when()}"
         if label == "other_loss":
@@ -399,7 +412,7 @@ class FullSummary(nagios.StatusSummary):
                 name = render.clean(report.name) or "host"
                 cpus = render.plural(len(report.counters.cpus), "CPU")
                 lines.append(f"Counters of {cpus} ({name}): {values or 'all 0'}")
-        return lines
+        return lines + (self.evidence.instance.lines() if self.evidence.instance else [])
 
     def _read(self) -> list[str]:
         """Return what was read from where: the log's sources, then the namespaces."""
@@ -408,6 +421,11 @@ class FullSummary(nagios.StatusSummary):
             for report in self.evidence.shown
             for what in report.read
         ]
+
+
+def _is_low(result: Result) -> bool:
+    """Tell whether a figure is too small, or in a range that it should not be in."""
+    return (result.hint or "")[:1] == "@" or nagios.context_of(result).too_low(result)
 
 
 def _longest(part: str | tuple[str, ...]) -> str:

@@ -18,6 +18,7 @@ UINT_MAX = 0xFFFFFFFF
 # One of these exists wherever conntrack is active, unless it is hidden as well.
 TRACES = ("/proc/net/nf_conntrack", "/proc/net/stat/nf_conntrack", "/sys/module/nf_conntrack")
 MODULES = "/proc/modules"
+ENA_DEVICES = "/sys/bus/pci/drivers/ena"
 
 
 class HiddenError(KernelError):
@@ -123,6 +124,11 @@ def hidden_error(trace: str) -> HiddenError:
         f"{NEW}count: hidden, although {trace} shows that conntrack is active "
         "(make /proc/sys/net/netfilter visible here, or check from the host)"
     )
+
+
+def has_ena() -> bool:
+    """Return whether the driver of EC2's interfaces is loaded, so that kernel/ena.py is needed."""
+    return os.path.isdir(ENA_DEVICES)
 
 
 def own_inode() -> int:

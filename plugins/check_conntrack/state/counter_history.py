@@ -32,6 +32,7 @@ class CounterRise(NamedTuple):
     insert_failures: packets dropped because their insert failed.
     chain_overflows: inserts refused because a hash chain was too long.
     usage: the larger of both runs', in percent; 0 without a limit.
+    invalid_packets: packets that belong to no connection.
 
     A count is None where the kernel does not have the counter.
     """
@@ -43,6 +44,17 @@ class CounterRise(NamedTuple):
     insert_failures: int | None = None
     chain_overflows: int | None = None
     usage: float = 0.0
+    invalid_packets: int | None = None
+
+    @property
+    def losses(self) -> tuple[int | None, ...]:
+        """Return the counts of what was lost."""
+        return (self.full_drops, self.early_drops, self.insert_failures, self.chain_overflows)
+
+    @property
+    def counts(self) -> tuple[int | None, ...]:
+        """Return all counts."""
+        return (*self.losses, self.invalid_packets)
 
 
 class NamespaceState(NamedTuple):
@@ -111,7 +123,7 @@ def compare(
     rises: tuple[CounterRise, ...] = (never._replace(begin=began),) if never else ()
     if before is not None:
         began, rises = _continued(before, now, since_zero, reloaded=reloaded)
-    kept = now._replace(began=began, rises=_fold(rises))
+    kept = now._replace(began=began, rises=_fold(rises, start=start))
     if start is None:
         return CounterWindow(since_zero, _spans(kept, whole=True, known=since_zero), kept)
     whole = start <= began
@@ -182,11 +194,19 @@ def _inside(rises: Sequence[CounterRise], start: float | None) -> CounterRise | 
 
 def _never_counted(since_zero: CounterRise) -> CounterRise | None:
     """Return what was never counted at all as a rise of 0; None where everything was."""
-    drops, early, failures, overflows = (0 if count == 0 else None for count in since_zero[2:6])
-    if drops is early is failures is overflows is None:
-        return None
-    end, usage = since_zero.end, since_zero.usage
-    return CounterRise(end, end, drops, early, failures, overflows, usage)
+    never = since_zero._replace(
+        begin=since_zero.end,
+        full_drops=_zero(since_zero.full_drops),
+        early_drops=_zero(since_zero.early_drops),
+        insert_failures=_zero(since_zero.insert_failures),
+        chain_overflows=_zero(since_zero.chain_overflows),
+        invalid_packets=_zero(since_zero.invalid_packets),
+    )
+    return None if all(count is None for count in never.counts) else never
+
+
+def _zero(count: int | None) -> int | None:
+    return 0 if count == 0 else None
 
 
 def _sum_of(cpus: tuple[counters.CpuCounters, ...]) -> counters.CpuCounters:
@@ -199,23 +219,32 @@ def _rise(
     failed = None
     if full_drops is not None and total.drop is not None:
         failed = max(0, total.drop - full_drops)
-    return CounterRise(begin, end, full_drops, total.early_drop, failed, total.chaintoolong, usage)
+    losses = (full_drops, total.early_drop, failed, total.chaintoolong)
+    return CounterRise(begin, end, *losses, usage, total.invalid)
 
 
-def tells(rise: CounterRise) -> bool:
-    """Tell whether a rise changes the sum over any window that it is in."""
-    return any(rise[2:6]) or rise.usage >= NEARLY_FULL
+def tells(rise: CounterRise, start: float | None) -> bool:
+    """Tell whether a rise changes the sum over a window that it is in.
+
+    start: of the present window. Invalid packets come all the time: those from before it, which no
+    later window needs, are not worth a rise of their own.
+    """
+    lost = any(rise.losses) or rise.usage >= NEARLY_FULL
+    return lost or (bool(rise.invalid_packets) and (start is None or rise.end > start))
 
 
-def _fold(rises: Sequence[CounterRise], most: int = MOST_RISES) -> tuple[CounterRise, ...]:
-    """Return at most so many rises.
+def _fold(
+    rises: Sequence[CounterRise], most: int = MOST_RISES, *, start: float | None = None
+) -> tuple[CounterRise, ...]:
+    """Return at most so many rises; start: of the present window.
 
     Those in which nothing happened are joined with their like. Then the shortest of the older half
     are joined: a window that begins within such a stretch counts all of it.
     """
     kept: list[CounterRise] = []
     for rise in rises:
-        if kept and not tells(rise) and not tells(kept[-1]) and _touch(kept[-1], rise):
+        quiet = not tells(rise, start) and bool(kept) and not tells(kept[-1], start)
+        if quiet and _touch(kept[-1], rise):
             kept[-1] = _join(kept[-1], rise)
         else:
             kept.append(rise)
@@ -233,7 +262,7 @@ def shortened(state: NamespaceState, most: int) -> NamespaceState:
 
 
 def _touch(one: CounterRise, other: CounterRise) -> bool:
-    same = [count is None for count in one[2:6]] == [count is None for count in other[2:6]]
+    same = [count is None for count in one.counts] == [count is None for count in other.counts]
     return same and other.begin <= one.end + TOLERANCE
 
 
@@ -256,4 +285,5 @@ def _sum(rises: Sequence[CounterRise]) -> CounterRise:
         total([rise.insert_failures for rise in rises]),
         total([rise.chain_overflows for rise in rises]),
         max(rise.usage for rise in rises),
+        total([rise.invalid_packets for rise in rises]),
     )
