@@ -11,7 +11,7 @@ from ..kernel.limits import read_expect_max
 from ..state import state_store, trend
 from ..state.trend import Moment
 from .contexts import is_corroborated
-from .labels import LABELS
+from .labels import INSTANCE_LABELS, LABELS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .namespace_reports import NamespaceReport
 
 ABOUT_LIMIT = frozenset({"table_full", "full_drops", "early_drops"})
+ABOUT_NO_TABLE = frozenset({"invalid_packets", *INSTANCE_LABELS})
 
 
 def lines(findings: Findings, results: Results, store: Store) -> list[str]:
@@ -82,19 +83,66 @@ def lines(findings: Findings, results: Results, store: Store) -> list[str]:
     return text + capacity.advise(known, labels)
 
 
+def of_instance(evidence: Evidence, results: Results) -> list[str]:
+    """Return the advice for what EC2 refused."""
+    labels = too_high(nagios.results_of("", LABELS, results)).intersection(INSTANCE_LABELS)
+    if not evidence.instance or not labels:
+        return []
+    from ..advice import instance
+
+    interfaces = evidence.instance.window.interfaces
+    return instance.advise(labels, interfaces[0].interface if interfaces else "")
+
+
+def of_invalid(evidence: Evidence, results: Results) -> list[str]:
+    """Return the advice for invalid packets in the namespace that has most of them."""
+    found: list[tuple[int, NamespaceReport]] = []
+    for report in evidence.reports:
+        labels = too_high(nagios.results_of(report.prefix, LABELS, results))
+        if "invalid_packets" in labels and report.rise:
+            found.append((report.rise.invalid_packets or 0, report))
+    if not found:
+        return []
+    from ..advice import invalid_packets
+
+    count, report = max(found, key=lambda pair: pair[0])
+    window = evidence.window
+    known = invalid_packets.InvalidEvidence(
+        rate=count / max(1.0, window.end - (window.start or evidence.now.boot_time))
+    )
+    if not report.namespace.is_own:
+        import shlex
+
+        known = known._replace(enter=f"nsenter --net={shlex.quote(report.namespace.path)} ")
+        return invalid_packets.advise(known)
+    from ..kernel import host
+
+    routes = host.default_interfaces()
+    return invalid_packets.advise(
+        known._replace(
+            be_liberal=host.conntrack_setting("tcp_be_liberal"),
+            loose=host.conntrack_setting("tcp_loose"),
+            log_invalid=host.conntrack_setting("log_invalid"),
+            logs=host.logs_packets(),
+            routes=routes,
+            strict=tuple(filter(host.reverse_path_is_strict, routes)),
+        )
+    )
+
+
 def _alarming(evidence: Evidence, results: Results) -> tuple[set[str], NamespaceReport | None]:
     """Return the labels of figures that are too large, and the namespace that is worst."""
     worst: list[NamespaceReport] = []
     labels: set[str] = set()
     for report in evidence.reports:
-        own = too_high(nagios.results_of(report.prefix, LABELS, results))
+        own = too_high(nagios.results_of(report.prefix, LABELS, results)) - ABOUT_NO_TABLE
         if report.full or own:
             worst.append(report)
         labels |= own
         if _was_full(report, own):
             labels.add("table_full")
     if not evidence.has_first:
-        labels |= too_high(nagios.results_of("", LABELS, results))
+        labels |= too_high(nagios.results_of("", LABELS, results)) - ABOUT_NO_TABLE
     worst = worst or list(evidence.reports[:1])
     return labels, max(worst, key=lambda each: (each.full, each.trouble), default=None)
 

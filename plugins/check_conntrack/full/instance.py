@@ -51,12 +51,8 @@ class InstanceReport(NamedTuple):
         where = f" ({render.few(names)})" if names else ""
         count = render.plural(self.figure(label) or 0, "packet")
         if refused:
-            text = f"EC2 refused {count} {when}"
-            return (
-                f"{text}: its own limit of tracked connections{where}",
-                f"{text}: its own limit of tracked connections",
-                f"{text} at its own limit",
-            )
+            text = f"EC2 refused {count} {when} at its own connection limit"
+            return (text + where, text)
         text = f"EC2 refused {count} to its DNS, metadata and time services"
         return (f"{text} {when}{where}", f"{text} {when}", text)
 
@@ -71,7 +67,7 @@ class InstanceReport(NamedTuple):
                 f"{found.linklocal if found else 0} to link-local services",
             ]
             if each.available is not None:
-                values.append(f"{each.available} more connections can be tracked")
+                values.append(f"{each.available} more connections are possible")
             if each.refused is not None:
                 text.append(f"EC2 ({render.clean(each.interface)}): {', '.join(values)}")
         return text

@@ -125,7 +125,9 @@ class FullSummary(nagios.StatusSummary):
             lines.append(f"Not counted: {self._undated()} in {sources} (--since all counts them)")
         lines += [change.capitalize() for change in advice.limit_change(evidence)[:1]]
         lines += self._namespaces()
+        lines += advice.of_instance(evidence, results)
         lines += advice.lines(self.findings, results, self.session.store)
+        lines += advice.of_invalid(evidence, results)
         if self.options.verbose:
             lines += self._figures()
         if self.options.verbose > 2:

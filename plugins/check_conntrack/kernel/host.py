@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 
-from .source import read_file, read_long_file
+from .limits import NEW, number
+from .source import KernelError, read_file, read_long_file
 
 # Programs that write nf_conntrack_max themselves; k3s and RKE2 carry kube-proxy inside.
 _KUBE_PROXY = frozenset({b"kube-proxy", b"k3s", b"k3s-server", b"k3s-agent", b"rke2"})
@@ -42,6 +43,40 @@ def has_address(text: str) -> bool:
     except OSError:
         return False
     return here == text
+
+
+def conntrack_setting(name: str) -> int | None:
+    """Return a setting of this network namespace, by the end of its name; None if unknown."""
+    try:
+        return number(read_file(NEW + name))
+    except KernelError:
+        return None
+
+
+def logs_packets() -> bool:
+    """Return whether a packet that netfilter logs reaches the kernel log (IPv4)."""
+    # The file ends with the name of the logger.
+    told = read_file("/proc/sys/net/netfilter/nf_log/2")
+    return bool(told.errno) or told.data.strip() != b"NONE"
+
+
+def default_interfaces() -> tuple[str, ...]:
+    """Return the interfaces of this network namespace's default routes, IPv4, main table.
+
+    Source: /proc/net/route (fib_route_seq_show() of net/ipv4/fib_trie.c).
+    """
+    lines = (line.split() for line in read_long_file("/proc/net/route").data.splitlines()[1:])
+    names = [words[0] for words in lines if len(words) > 7 and words[1] == words[7] == b"00000000"]
+    return tuple(dict.fromkeys(os.fsdecode(name) for name in names))
+
+
+def reverse_path_is_strict(interface: str) -> bool:
+    """Return whether the kernel drops what would be answered through another interface.
+
+    The larger of the two settings holds (Documentation/networking/ip-sysctl.rst, rp_filter).
+    """
+    values = [read_file(f"/proc/sys/net/ipv4/conf/{of}/rp_filter") for of in ("all", interface)]
+    return max(value.data.strip() for value in values) == b"1"
 
 
 def default_gateways() -> frozenset[str]:

@@ -24,5 +24,17 @@ LABELS = (
         needs_history=True,
         when_known=True,
     ),
+    Label("instance_available", "connections that EC2 can still track for this instance"),
+    Label(
+        "instance_usage",
+        "EC2's own limit of tracked connections in use, when known",
+        "%",
+        1,
+        warning="80",
+        critical="90",
+        needs_history=True,
+    ),
 )
+INSTANCE_LABELS = ("instance_available", "instance_usage")  # of EC2, absent elsewhere
+TABLE_LABELS = tuple(label for label in LABELS if label.name not in INSTANCE_LABELS)
 NAMESPACE_LABELS = ("usage", "entries", "time_to_full")  # of namespaces beside the first

@@ -6,10 +6,11 @@ from nagiosplugin import Metric, Resource
 
 from .. import nagios, namespaces, reports
 from ..kernel import KernelError
+from ..kernel.limits import has_ena
 from ..kernel.namedtuple import NamedTuple
 from ..kernel.namespaces import Namespace, NamespaceScan
 from ..state import trend
-from .labels import LABELS, NAMESPACE_LABELS
+from .labels import INSTANCE_LABELS, NAMESPACE_LABELS, TABLE_LABELS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ..session import Session
+    from ..state.state_store import Store
     from ..state.trend import Series
+    from .instance import InstanceReport
 
 
 class NamespaceReport(NamedTuple):
@@ -40,7 +43,7 @@ class NamespaceReport(NamedTuple):
         return trend.time_to_full(limits.entries, limits.limit, self.growth) if limits else None
 
     def metrics(self) -> Iterator[Metric]:
-        """Yield the values in the order of LABELS; only NAMESPACE_LABELS beside the first."""
+        """Yield the values in the order of TABLE_LABELS; only NAMESPACE_LABELS beside the first."""
         limits, prefix = self.namespace.limits, self.namespace.prefix
         if limits is None:
             return
@@ -53,7 +56,7 @@ class NamespaceReport(NamedTuple):
             "time_to_full": self.time_to_full,
         }
         largest = {"usage": 100, "entries": limits.limit or None}
-        for label in LABELS:
+        for label in TABLE_LABELS:
             value = values[label.name]
             if value is not None and (not prefix or label.name in NAMESPACE_LABELS):
                 context = label.name if self.graphed else nagios.HIDDEN + label.name
@@ -80,30 +83,59 @@ def read(run: Session, options: argparse.Namespace) -> tuple[Usage, reports.Hist
         for one in shown
     ]
     namespace_reports += [NamespaceReport(one, graphed=False) for one in hidden]
-    return Usage(namespace_reports, scan), histories
+    return Usage(namespace_reports, scan, _instance(run)), histories
+
+
+def _instance(run: Session) -> InstanceReport | None:
+    """Return what EC2 can still track; None elsewhere than on EC2."""
+    if not has_ena():
+        return None
+    from . import instance
+
+    run.stage("reading the statistics of the interfaces")
+    return instance.read(run.store)
 
 
 class Usage(Resource):
-    """The tables that were asked for, the one that plain labels describe first."""
+    """The tables that were asked for, the one that plain labels describe first.
 
-    def __init__(self, namespace_reports: Sequence[NamespaceReport], scan: NamespaceScan) -> None:
+    instance: EC2's own limit; None elsewhere than on EC2.
+    """
+
+    def __init__(
+        self,
+        namespace_reports: Sequence[NamespaceReport],
+        scan: NamespaceScan,
+        instance: InstanceReport | None = None,
+    ) -> None:
         self.reports = namespace_reports
         self.problems = scan.problems
         self.inactive = scan.inactive
+        self.instance = instance
 
     @property
     def not_applicable(self) -> tuple[str, ...]:
         """Return the labels that have no value and need none: there is no table, or no limit."""
         first = self.reports[0].namespace.limits if self.reports else None
+        absent = self.instance.not_applicable if self.instance else INSTANCE_LABELS
         if first is None:
-            return tuple(label.name for label in LABELS) if self.inactive else ()
-        return () if first.limit else ("usage", "entries")
+            return (*(label.name for label in TABLE_LABELS if self.inactive), *absent)
+        return absent if first.limit else ("usage", "entries", *absent)
+
+    def write(self, store: Store) -> None:
+        """Keep what later runs need to know of EC2's limit."""
+        if self.instance:
+            from . import instance
+
+            instance.write(store, self.instance)
 
     def probe(self) -> Iterator[Metric]:
         """Yield the first namespace's metrics, then the problems, then those of the others."""
         for report in self.reports:
             if not report.namespace.prefix:
                 yield from report.metrics()
+        if self.instance:
+            yield from self.instance.metrics()
         for problem in self.problems:
             yield Metric("problem", problem, context="problem")
         if self.inactive:

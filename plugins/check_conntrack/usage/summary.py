@@ -6,7 +6,7 @@ from nagiosplugin import Ok
 
 from .. import nagios, render, reports, session
 from ..state import trend
-from .labels import LABELS
+from .labels import INSTANCE_LABELS, TABLE_LABELS
 from .resource import NamespaceReport, Usage
 
 TYPE_CHECKING = False
@@ -35,10 +35,12 @@ class UsageSummary(nagios.StatusSummary):
 
     def problem(self, results: Results) -> str:
         """Return the state of the worst table, the cause, other namespaces, the time left."""
-        shown = reports.by_severity(self.usage.reports, LABELS, results)
-        parts: list[Sequence[str]] = []
+        shown = reports.by_severity(self.usage.reports, TABLE_LABELS, results)
+        # EC2 refuses a packet before the kernel's table sees it.
+        instance = self.usage.instance
+        parts: list[Sequence[str]] = [instance.fact(self._of_instance(results)) if instance else ()]
         if shown:
-            alarms = nagios.alarms(reports.results_of(shown[0], LABELS, results))
+            alarms = nagios.alarms(reports.results_of(shown[0], TABLE_LABELS, results))
             cause = _cause(shown[0], alarms)
             left = _time_left(shown[0], alarms)
             suffix = f", {left}" if left and not cause else ""
@@ -64,6 +66,11 @@ class UsageSummary(nagios.StatusSummary):
             parts.append([f"conntrack is not active {', '.join(self.usage.inactive)}"])
         return render.fit(parts, self.room)
 
+    def _of_instance(self, results: Results) -> list[Result]:
+        """Return the alarms of EC2's own limit."""
+        names = [name for name in INSTANCE_LABELS if name in results]
+        return nagios.alarms(results[name] for name in names)
+
     def empty(self) -> str:
         """Return the text if there is nothing to evaluate."""
         return "all namespaces that were asked for are gone"
@@ -71,13 +78,20 @@ class UsageSummary(nagios.StatusSummary):
     def verbose(self, results: Results) -> list[str]:
         """Return what alarms and since when, what could not be read, what to do, the numbers."""
         usage = self.usage
-        shown = reports.by_severity(usage.reports, LABELS, results)
-        alarms = nagios.alarms(reports.results_of(shown[0], LABELS, results)) if shown else []
+        shown = reports.by_severity(usage.reports, TABLE_LABELS, results)
+        alarms = nagios.alarms(reports.results_of(shown[0], TABLE_LABELS, results)) if shown else []
+        of_instance = self._of_instance(results)
         lines = [
+            f"{alarm.state.text.upper()}: {nagios.describe_alarm(alarm)}" for alarm in of_instance
+        ]
+        lines += [
             f"{alarm.state.text.upper()}: {nagios.describe_alarm(alarm)}{_since(shown[0], alarm)}"
             for alarm in alarms
         ]
         lines += [f"UNKNOWN: {problem}" for problem in usage.problems]
+        if usage.instance:
+            lines += [f"Not read: {problem}" for problem in usage.instance.problems]
+            lines += usage.instance.advice(of_instance)
         if self.run.forbidden:
             lines += session.grant("read other namespaces", as_root=self.run.as_root)
         if len(usage.reports) > 1:
@@ -86,6 +100,8 @@ class UsageSummary(nagios.StatusSummary):
             lines += reports.namespace_table(usage.reports, results, left, most)
         if shown:
             lines += _history(shown[0]) + _advice(shown[0], alarms, self.run.store)
+        if usage.instance and self.verbosity:
+            lines += usage.instance.lines()
         if self.verbosity > 2:
             lines += [
                 f"Read {one.limits.origin}count and max in net:[{one.inode}] {one.name}"

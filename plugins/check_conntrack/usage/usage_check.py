@@ -64,6 +64,11 @@ def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
     with ExitStack() as stack:
         run = session.begin(options, stage, stack, readers=1 if options.netns else 0)
         usage, histories = read(run, options)
+
+        def remember() -> None:
+            histories.write()
+            usage.write(run.store)
+
         return nagios.conclude(
             options,
             run,
@@ -72,7 +77,7 @@ def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
             nagios.contexts(LABELS, thresholds, options.if_inactive),
             thresholds=thresholds,
             not_applicable=usage.not_applicable,
-            remember=histories.write,
+            remember=remember,
         )
 
 
