@@ -66,6 +66,10 @@ def values(minute: float) -> dict[str, float]:
         "insert_failed_total": 30 * minute,
         "clash_resolve_total": 12 * minute,
         "invalid_total": 300 * minute,
+        "instance_available": 150000 - entries / 2,
+        "instance_usage": entries / 3000,
+        "instance_refused": lost * 40,
+        "linklocal_refused": 20 * height,
     }
     if growth > 0 and (LIMIT - entries) / growth < 30 * 86400:
         told["time_to_full"] = (LIMIT - entries) / growth
@@ -77,7 +81,8 @@ def values(minute: float) -> dict[str, float]:
 
 def lines(start: int):
     """The metrics of all minutes: path, value, time."""
-    bounds = {"usage": (80, 90), "snat_port_usage": (80, 90)}
+    bounds = {"usage": (80, 90), "snat_port_usage": (80, 90), "instance_usage": (80, 90)}
+    bounds["instance_refused"] = (100, 1000)
     for minute in range(HOURS * 60):
         told = values(minute)
         for name, check in (("usage", usage_check), ("full", full_check), ("table", table_check)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 import pytest
 from hypothesis import given
@@ -130,3 +131,20 @@ def test_ena_takes_the_type_of_the_instance_from_the_product_name(instance):
     assert ena.instance_type() == "m5.large"
     instance.product.unlink()
     assert ena.instance_type() == ""
+
+
+def test_ena_asks_nothing_but_statistics(instance, monkeypatch):
+    instance.add("eth0")
+    asked = []
+    real = ethtool._ask
+
+    def ask(link, interface, request, *room):
+        assert link.type & socket.SOCK_DGRAM
+        assert link.getsockname() == ("0.0.0.0", 0), "bound to nothing"
+        asked.append(int.from_bytes(request[:4], sys.byteorder))
+        return real(link, interface, request, *room)
+
+    monkeypatch.setattr(ethtool, "_ask", ask)
+    ena.read()
+    gets = [ethtool.ETHTOOL_GDRVINFO, ethtool.ETHTOOL_GSSET_INFO]
+    assert asked == [*gets, ethtool.ETHTOOL_GSTRINGS, ethtool.ETHTOOL_GSTATS]

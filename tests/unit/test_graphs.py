@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from check_conntrack.full import full_check
+from check_conntrack.full import labels as full_labels
 from check_conntrack.table import table_check
+from check_conntrack.usage import labels as usage_labels
 from check_conntrack.usage import usage_check
 
 GRAPHS = Path(__file__).parents[2] / "graphs"
@@ -20,6 +22,8 @@ CHECKS = {"usage": usage_check, "full": full_check, "table": table_check}
 SERIES = [(name, label.name) for name, check in CHECKS.items() for label in check.LABELS]
 NAMESPACED = [(name, label) for name, check in CHECKS.items() for label in check.NAMESPACE_LABELS]
 COUNTERS = {label.name for label in full_check.LABELS if label.unit == "c"}
+ON_EC2 = {*usage_labels.INSTANCE_LABELS, *full_labels.INSTANCE_LABELS}
+LOW_IS_BAD = {"time_to_full", "instance_available"}
 NO_DATA = {"datasource", *CHECKS, "host", "namespace"}
 
 
@@ -146,7 +150,7 @@ def test_counters_are_drawn_by_the_second_and_nothing_else_is(where):
 def test_runs_five_minutes_apart_are_joined_and_longer_gaps_are_not(where):
     for _, _, label, _, text in DRAWN[where]:
         # Not known in every run: to join would show values that nobody measured.
-        if label in ("growth", "time_to_full"):
+        if label in ("growth", "time_to_full", *ON_EC2):
             assert "interpolate" not in text, text
         else:
             assert re.findall(r"interpolate\([^(),]+, (\d+)\)", text) == ["5"], text
@@ -155,7 +159,7 @@ def test_runs_five_minutes_apart_are_joined_and_longer_gaps_are_not(where):
 @pytest.mark.parametrize("where", DRAWN)
 def test_peaks_remain_where_points_are_merged(where):
     for _, _, label, field, text in DRAWN[where]:
-        kept = "min" if label == "time_to_full" else "max"
+        kept = "min" if label in LOW_IS_BAD else "max"
         if where == "influxdb":
             assert label in COUNTERS or text.startswith(f'SELECT {kept}("{field}")'), text
         else:
@@ -357,6 +361,6 @@ def test_carbon_keeps_counters_as_counters():
         path = f"icinga2.host.services.{command}.perfdata.{label}.value"
         rule = next(rule for pattern, rule in rules if pattern.search(path))
         name = label.rpartition(".")[2]
-        kept = "last" if name in COUNTERS else "min" if "time" in name[:4] else "max"
+        kept = "last" if name in COUNTERS else "min" if name in LOW_IS_BAD else "max"
         assert (rule["aggregationMethod"], rule["xFilesFactor"]) == (kept, "0"), path
         assert re.search(schemas[schema]["pattern"], path)
