@@ -336,12 +336,13 @@ def conclude(
     *,
     thresholds: Thresholds | None = None,
     not_applicable: Container[str] = (),
+    absent: Container[str] = (),
     remember: Callable[[], None] | None = None,
 ) -> CheckResult:
     """Run nagiosplugin's check, keep the history, and return state, text, perfdata, long output.
 
     thresholds: with them, a label that a range was given for and that could not be evaluated is
-    UNKNOWN, unless it is in `not_applicable`.
+    UNKNOWN, unless it is in `not_applicable`, or `absent`: what it tells does not exist here.
     remember: writes the history, once the verdict is known. With it, a history that cannot be kept
     is said in every run; it is a WARNING if a range, a default one included, needs it. If the user
     wants no history (--no-state), that holds for given ranges only, and is said with -v.
@@ -353,6 +354,7 @@ def conclude(
     notes: list[str] = []
     problem = ""
     if thresholds:
+        labels = [context for context in labels if context.label.name not in absent]
         missing = _unevaluated(labels, thresholds, check.results, not_applicable)
         if missing:
             problem = f"{', '.join(missing)} cannot be evaluated, no value"

@@ -291,3 +291,15 @@ def test_advice_on_ec2_asks_the_metadata_service_for_the_right_interface(tmp_pat
     )
     assert done.stdout.startswith("T0K ")
     assert "interfaces/macs/00:00:00:00:00:00/interface-id" in done.stdout
+
+
+@pytest.mark.parametrize("on_ec2", [True, False])
+def test_usage_a_history_that_cannot_be_kept_is_a_warning_on_ec2_alone(
+    check, instance, tmp_path, on_ec2
+):
+    if on_ec2:
+        instance.add("eth0").sets(available=500)
+    (tmp_path / "file").touch()
+    run = check("--state-dir", str(tmp_path / "file"))
+    assert run.state == ("WARNING" if on_ec2 else "OK")
+    assert ("instance_usage cannot be evaluated" in run.out) == on_ec2

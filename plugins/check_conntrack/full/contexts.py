@@ -61,8 +61,7 @@ def not_applicable(evidence: Evidence) -> tuple[str, ...]:
     if evidence.inactive:
         return tuple(label.name for label in LABELS)
     first, instance = evidence.first, evidence.instance
-    # Elsewhere than on EC2 there is no such limit.
-    later = {name for name in INSTANCE_LABELS if not instance or instance.known_later(name)}
+    later = {name for name in INSTANCE_LABELS if instance and instance.known_later(name)}
     if first is not None and first.counters is not None:
         later |= {label.name for label in LABELS if label.needs_history} - {*INSTANCE_LABELS}
     return tuple(later)

@@ -20,7 +20,7 @@ from ..kernel.log.opening import LogFiles
 from ..ranges import parse_thresholds
 from . import contexts
 from .evidence import DEFAULT_WINDOW, acquire, write
-from .labels import LABELS, NAMESPACE_LABELS
+from .labels import INSTANCE_LABELS, LABELS, NAMESPACE_LABELS
 from .summary import FullSummary
 
 TYPE_CHECKING = False
@@ -168,6 +168,7 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             contexts.contexts(thresholds, options),
             thresholds=thresholds,
             not_applicable=contexts.not_applicable(evidence),
+            absent=() if evidence.instance else INSTANCE_LABELS,
             remember=(lambda: write(evidence, options, run)) if needs_history else None,
         )
         if not needs_history:

@@ -117,10 +117,15 @@ class Usage(Resource):
     def not_applicable(self) -> tuple[str, ...]:
         """Return the labels that have no value and need none: there is no table, or no limit."""
         first = self.reports[0].namespace.limits if self.reports else None
-        absent = self.instance.not_applicable if self.instance else INSTANCE_LABELS
+        later = self.instance.not_applicable if self.instance else ()
         if first is None:
-            return (*(label.name for label in TABLE_LABELS if self.inactive), *absent)
-        return absent if first.limit else ("usage", "entries", *absent)
+            return (*(label.name for label in TABLE_LABELS if self.inactive), *later)
+        return later if first.limit else ("usage", "entries", *later)
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Return the labels of what does not exist here."""
+        return () if self.instance else INSTANCE_LABELS
 
     def write(self, store: Store) -> None:
         """Keep what later runs need to know of EC2's limit."""

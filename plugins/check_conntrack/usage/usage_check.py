@@ -77,6 +77,7 @@ def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
             nagios.contexts(LABELS, thresholds, options.if_inactive),
             thresholds=thresholds,
             not_applicable=usage.not_applicable,
+            absent=usage.absent,
             remember=remember,
         )
 
