@@ -38,7 +38,7 @@ COUNT_TEXT = "{c[$3]++} END {for (k in c) print k, c[k]}"
 LIVE = ("--source", "netlink")
 EVERYTHING = (*LIVE, "--max-entries", "0", "-v")
 # Labels that are shares already, or no figures of the entries.
-SHARES = ("top_source_share", "top_destination_share", "top_service_share")
+SHARES = ("top_source_share", "top_destination_share", "top_service_share", "top_zone_share")
 NO_COUNTS = ("usage", "protected_usage", "snat_port_usage", "entries", *SHARES)
 
 

@@ -220,6 +220,9 @@ def test_a_real_table_is_counted_alike_by_columns_and_entries(space):
         match.parse(["2001:db8:0:2::5"]),
         match.parse(["2001:db8:0:2::5", "10.0.0.3"], ["tcp"]),
         match.parse(protocols=["udp"]),
+        match.parse(zones=[2]),
+        match.parse(marks=["1/1"]),
+        match.parse(["10.0.0.3", "10.0.0.4"], zones=[1, 2, 3], marks=["0/4"]),
     ],
 )
 def test_dumps_filtered_by_the_kernel_give_what_the_whole_table_gives(space, wanted):
@@ -231,4 +234,7 @@ def test_dumps_filtered_by_the_kernel_give_what_the_whole_table_gives(space, wan
         bulk.count(space.dump(kernel_filter), parts)
     assert whole.kept == parts.kept > 0
     assert whole.groups == parts.groups
-    assert parts.read < whole.read  # The kernel did leave something out.
+    # Old kernels ignore a zone (6.1 does).
+    assert parts.read < whole.read or wanted == match.parse(
+        zones=[2]
+    )  # The kernel did leave something out.

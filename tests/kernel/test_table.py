@@ -183,6 +183,45 @@ def test_kernel_filter_agrees_with_grep(space, table):
     assert udp.value("entries") == wanted > 0
 
 
+ZONED = re.compile(r" (zone|zone-orig|zone-reply)=([1-9]\d*)")
+
+
+def test_zone_and_mark_agree_with_grep_in_every_source(space, table, tmp_path):
+    fill(space, 3000)
+    for number, (option, zone) in enumerate(
+        (("--orig-zone", 2), ("--reply-zone", 2), ("--orig-zone", 9), ("--reply-zone", 9)), 1
+    ):
+        words = "conntrack -I -t 300 -p tcp --state ESTABLISHED -s 10.7.0.1 -d 10.7.0.2"
+        ports = f"--sport {number} --dport 80 -m 3 {option} {zone}"
+        space.run(*words.split(), *ports.split())
+    lines = listing(space).splitlines()
+    zones = [match[2] if match else "0" for match in map(ZONED.search, lines)]
+    marks = [int(re.search(r" mark=(\d+)", line)[1]) for line in lines]
+    file = tmp_path / "listing"
+    file.write_text("\n".join([*lines, ""]))
+    with machine_limit(LIMIT):
+        for words, wanted in (
+            (("--zone", "2"), zones.count("2")),
+            (("--zone", "9"), 2),
+            (("--zone", "0", "--zone", "1"), zones.count("0") + zones.count("1")),
+            (("--mark", "3"), marks.count(3)),
+            (("--mark", "1/0x1"), sum(mark & 1 for mark in marks)),
+            (("--zone", "2", "--mark", "3"), list(zip(zones, marks)).count(("2", 3))),
+        ):
+            for source in (*SOURCES, str(file)):
+                options = ("--source", source, *words)
+                result = table(*options, before=inside(space), user=())
+                assert result.value("entries") == wanted > 0, options
+        whole = table("-v", before=inside(space), user=())
+    largest = max(zones.count(zone) for zone in "1239")
+    assert whole.value("top_zone_share") == pytest.approx(100 * largest / len(lines), abs=0.06)
+    start = whole.lines.index(next(one for one in whole.lines if one.startswith("  zone ")))
+    assert [line.split()[:2] for line in whole.lines[start + 1 : start + 6]] == [
+        [zone.replace("0", "none"), str(zones.count(zone))]
+        for zone in sorted(set(zones), key=lambda one: (-zones.count(one), one))
+    ]
+
+
 def test_sample_is_close_to_the_whole_table(space, table):
     fill(space, 12000, 4000)
     with machine_limit(LIMIT):

@@ -197,7 +197,7 @@ def decoded(batches: Iterable[bytes], status: DumpStatus | None = None) -> Itera
 LISTS = ("sources", "destinations", "services")
 PLAIN = (
     *("read", "inbound", "outbound", "groups", "established_timeouts", "bad_lines"),
-    *("zoned", "original_zones"),
+    *("zoned", "original_zones", "zones"),
 )
 
 

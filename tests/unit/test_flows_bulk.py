@@ -42,6 +42,8 @@ def asked() -> st.SearchStrategy[match.Match | None]:
             st.lists(st.sampled_from(["tcp", "udp", "99"]), max_size=2),
             st.lists(st.sampled_from(["established", "closed", "NONE"]), max_size=2),
             st.lists(st.sampled_from([53, 443]), max_size=2),
+            st.lists(st.sampled_from([0, 5, 6, 7]), max_size=2),
+            st.lists(st.sampled_from(["0", "7", "4/4", "0/1"]), max_size=2),
         ),
     )
 

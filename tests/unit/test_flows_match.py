@@ -4,7 +4,7 @@ import pytest
 
 from check_conntrack.flows import match, netlink
 from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.netlink import NLMSGHDR
+from check_conntrack.kernel.netlink import NLMSGHDR, attributes
 from support import flows_dump as dump
 
 
@@ -60,6 +60,53 @@ def test_match_takes_no_gre_key_for_a_port():
     assert not match.parse(ports=[443]).accepts(entry(protocol=47))
 
 
+@pytest.mark.parametrize(
+    ("named", "kept"),
+    [
+        ({"zone": 5}, True),
+        ({"zones": (5, None)}, True),
+        ({"zones": (None, 5)}, True),
+        ({"zone": 6}, False),
+        ({}, False),
+    ],
+)
+def test_match_finds_a_zone_in_either_direction(named, kept):
+    assert match.parse(zones=[5]).accepts(entry(**named)) is kept
+    assert match.parse(zones=[5, 0]).accepts(entry(**named)) is (kept or not named)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("7", True), ("0x7", True), ("6/6", True), ("1/0x9", True), ("6", False), ("0/1", False)],
+)
+def test_match_compares_the_bits_of_a_mark(text, kept):
+    marked = entry(more=[dump.packed(ct.CTA_MARK, 7, 4)])
+    assert match.parse(marks=[text]).accepts(marked) is kept
+
+
+def test_match_takes_an_entry_without_a_mark_for_mark_0():
+    assert match.parse(marks=["0"]).accepts(entry())
+    assert not match.parse(marks=["1"]).accepts(entry())
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "VALUE"),
+        ("-1", "VALUE"),
+        ("1_0", "VALUE"),
+        ("x", "VALUE"),
+        ("1/", "VALUE"),
+        ("\u00b2", "VALUE"),
+        ("0x100000000", "32 bits"),
+        ("3/1", "the mask leaves out"),
+    ],
+)
+def test_mark_refuses_other_text(text, why):
+    with pytest.raises(ValueError, match=why):
+        match.mark(text)
+
+
 def test_network_clears_host_bits():
     assert match.network("10.1.2.3/8") == match.Network(bytes((10, 0, 0, 0)), 8)
 
@@ -100,6 +147,30 @@ def test_kernel_filters_of_one_protocol_are_one_a_family():
         (2, ct.TupleFilter(protocol=17)),
         (10, ct.TupleFilter(protocol=17)),
     ]
+
+
+def test_kernel_filters_of_one_zone_or_mark_narrow_every_dump():
+    wanted = match.parse(zones=[5], marks=["0x10/0xf0"])
+    common = ct.KernelFilter(zone=5, mark=(0x10, 0xF0))
+    assert match.kernel_filters(wanted) == [(common, wanted)]
+    filters = match.kernel_filters(match.parse(["10.0.0.5"], zones=[5]))
+    assert [kernel.zone for kernel, _ in filters] == [5] * 4
+    for zones in ([0], [5, 6]):
+        assert match.kernel_filters(match.parse(zones=zones)) == []
+
+
+def test_dump_request_has_zone_and_mark_as_the_kernel_takes_them():
+    request = ct.dump_request(1, ct.KernelFilter(zone=5, mark=(0x10, 0xF0)))
+    found = {kind: request[start:end] for kind, start, end in netlink_attributes(request)}
+    assert found == {
+        ct.CTA_ZONE: b"\0\5",
+        ct.CTA_MARK: b"\0\0\0\x10",
+        ct.CTA_MARK_MASK: b"\0\0\0\xf0",
+    }
+
+
+def netlink_attributes(request):
+    return attributes(request, NLMSGHDR.size + ct.NFGENMSG.size, len(request))
 
 
 def test_dump_request_is_a_dump_of_ctnetlink():

@@ -165,6 +165,30 @@ def test_address_in_another_zone_is_another_address():
     assert (one.zoned, one.original_zones) == (5, 1)
 
 
+def test_zone_is_counted_in_either_direction():
+    one = tallied(
+        *(dump.entry(zone=zone) for zone in (None, 0, 5, 5, 6)),
+        dump.entry(zones=(5, None)),
+        dump.entry(zones=(None, 8)),
+    )
+    assert [top[:2] for top in one.top_zones(9)] == [("5", 3), ("none", 2), ("6", 1), ("8", 1)]
+    assert [top.name for top in one.top_zones(1)] == ["5"]
+    assert one.figures().top_zone_share == pytest.approx(100 * 3 / 7)
+
+
+def test_table_without_zones_has_no_list_of_zones():
+    one = tallied(dump.entry(), dump.entry(zone=0))
+    assert one.top_zones(9) == []
+    assert one.figures().top_zone_share == 0
+
+
+def test_entries_of_the_largest_are_scaled_to_the_table():
+    one = tallied(dump.entry(), dump.entry(), dump.entry(*dump.V6))
+    figures = one.figures(300)
+    assert (figures.top_source_entries, figures.top_destination_entries) == (200, 200)
+    assert tally.Tally().figures().top_source_entries == 0
+
+
 def translated(port: int, given: int, source: int = 1, outside: int = 1) -> bytes:
     out = bytes((203, 0, 113, outside))
     return dump.entry(bytes((10, 0, 0, source)), sport=port, reply=(dump.V4[1], out, 443, given))

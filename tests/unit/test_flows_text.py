@@ -224,6 +224,19 @@ def test_text_does_not_know_expected_flows():
     assert counted(PLAIN.encode()).figures().expected is None
 
 
+@pytest.mark.parametrize(
+    ("place", "word", "directed"),
+    [("use=", "zone=9", 0), ("[UNREPLIED]", "zone-orig=9", 5), ("mark=", "zone-reply=9", 0)],
+)
+def test_columns_count_zones_of_either_direction(place, word, directed):
+    line = PLAIN.replace(place, f"{word} {place}")
+    content = "\n".join([line, line.replace("=9 ", "=0 "), *[line] * 4]).encode()
+    one = counted(content)
+    assert everything(one) == everything(slowly(content))
+    assert one.zones == {9: 5}
+    assert one.original_zones == directed
+
+
 def test_text_filter_is_applied():
     one = tally.Tally(match=text_match())
     text.count(io.BytesIO("\n".join(FORMS).encode()), one)

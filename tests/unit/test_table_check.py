@@ -371,6 +371,8 @@ def test_top_sets_the_lines_of_each_list(inspect, file):
         (["--protocol", "icmp", "--port", "53"], "no flow of protocol icmp can have this port"),
         (["--protocol", "udp", "--state", "ESTABLISHED"], "can have this state"),
         (["--port", "1_000"], "is not a number"),
+        (["--zone", "65536"], "not between 0 and 65535"),
+        (["--mark", "3/1"], "invalid mark '3/1' (the value has bits that the mask leaves out)"),
         (["--top", "0"], "not between 1 and"),
         (["--prefix", "24"], "invalid prefixes"),
         (["--prefix", "24/129"], "(at most 32/128)"),
@@ -513,6 +515,16 @@ def test_threshold_within_the_margin_of_an_estimate_raises_no_alarm(
     assert ("may or may not violate the threshold" in run.text) == doubtful
     assert ("may or may not violate the threshold" in run.rest) == doubtful
     assert run.data["udp"].value == 3000
+
+
+def test_count_of_the_largest_destination_has_the_margin_of_an_estimate(reader, sysctls, inspect):
+    sysctls.holds(10000, 100000)
+    reader.hands_out("table", *mixed(700, 300), errno.ENOBUFS)
+    run = inspect("-w", "top_destination_entries=9000", "-w", "top_source_entries=30")
+    assert run.state == "WARNING"
+    assert run.data["top_destination_entries"].value == 10000
+    # One of 1000 entries that were read: as little is known of it.
+    assert "top_source_entries 10 +-28 may or may not violate the threshold 30" in run.rest
 
 
 def test_critical_threshold_within_the_margin_leaves_a_certain_warning(reader, sysctls, inspect):

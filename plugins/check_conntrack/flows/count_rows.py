@@ -80,6 +80,8 @@ def count_rows(tally: t.Tally, group: list[bytes], rows: bytes, shape: Shape) ->
     ):
         heavy.feed(_address_keys(tally, rows, number, shape, position), number)
     tally.services.feed(_service_keys(rows, number, shape, states), number)
+    if shape.zones:
+        tally.count_zones(_zone_numbers(rows, shape))
     if shape.original_zone is not None:
         zoned = number - _zeros(_columns(rows, size, shape.original_zone, 2), number)
         tally.zoned += zoned
@@ -158,6 +160,19 @@ def _chosen(group: list[bytes], rows: bytes, column: bytes) -> tuple[list[bytes]
         return group, rows
     chosen = list(itertools.compress(group, column))
     return chosen, b"".join(chosen)
+
+
+def _zone_numbers(rows: bytes, shape: Shape) -> Sequence[int]:
+    """Return Entry.any_zone for every row of a shape with zones."""
+    numbers: list[int] = []
+    for at in shape.zones:
+        pair = _columns(rows, shape.size, at, 2)
+        if sys.byteorder == "little":
+            pair.reverse()
+        found = memoryview(weave(pair, len(rows) // shape.size)).cast("H").tolist()
+        # The kernel sends one zone for an entry; nothing hangs on it.
+        numbers = [one or other for one, other in zip(numbers, found)] if numbers else found
+    return numbers
 
 
 def _zeros(columns: Sequence[Column], number: int) -> int:
@@ -290,6 +305,26 @@ def _held(
     )
 
 
+def _in_zones(match: Match, rows: bytes, shape: Shape, every: int) -> int:
+    """Return the rows that are in one of the zones, as a column of 0 and 1."""
+    if not shape.zones:
+        return every if 0 in match.zones else 0
+    return integer(bytes(map(match.zones.__contains__, _zone_numbers(rows, shape))))
+
+
+def _marked(
+    match: Match, shape: Shape, equal: Callable[[int, bytes, bytes], int], every: int
+) -> int:
+    """Return the rows that have one of the marks, as a column of 0 and 1."""
+    at = shape.mark
+    if at is None:
+        return every if any(one.holds(0) for one in match.marks) else 0
+    hits = (
+        equal(at, one.value.to_bytes(4, "big"), one.mask.to_bytes(4, "big")) for one in match.marks
+    )
+    return functools.reduce(operator.or_, hits, 0)
+
+
 def _select(tally: t.Tally, match: Match, rows: bytes, number: int, shape: Shape) -> bytes | None:
     """Return Match.accepts for every row as a column of 0 and 1; None for all 0.
 
@@ -318,6 +353,10 @@ def _select(tally: t.Tally, match: Match, rows: bytes, number: int, shape: Shape
         pairs = itertools.product(shape.ports, wanted_ports)
         hits = (equal(at, port, b"\xff\xff") for at, port in pairs)
         keep &= functools.reduce(operator.or_, hits, 0)
+    if match.zones and keep:
+        keep &= _in_zones(match, rows, shape, every)
+    if match.marks and keep:
+        keep &= _marked(match, shape, equal, every)
     if match.networks and keep:
         chosen, inbound, outbound = _held(match, shape, equal)
         keep &= chosen

@@ -143,6 +143,15 @@ class Entry(NamedTuple):
         return 4 if len(self.original.source) == 4 else 6
 
     @property
+    def any_zone(self) -> int:
+        """Return the zone of the entry, whichever direction it is of; 0 for none.
+
+        The kernel keeps one zone for an entry, and the directions in which the entry has it
+        (struct nf_conntrack_zone).
+        """
+        return self.zone or self.original.zone or self.reply.zone or 0
+
+    @property
     def unreplied(self) -> bool:
         """Return whether no packet came back (IPS_SEEN_REPLY is not set)."""
         return not self.status & ct.IPS_SEEN_REPLY

@@ -70,6 +70,9 @@ class Figures(NamedTuple):
     top_source_share: float
     top_destination_share: float
     top_service_share: float
+    top_zone_share: float
+    top_source_entries: int
+    top_destination_entries: int
     snat_ports: int
     snat_port_usage: float
 
@@ -129,6 +132,9 @@ def figures_of(tally: Tally, total: int | None = None) -> Figures:
         top_source_share=tally.largest_share(tally.sources),
         top_destination_share=tally.largest_share(tally.destinations),
         top_service_share=services[0].share if services else 0.0,
+        top_zone_share=tally.largest_zone_share,
+        top_source_entries=tally.largest_entries(tally.sources, total),
+        top_destination_entries=tally.largest_entries(tally.destinations, total),
         snat_ports=pools[0].entries if pools else 0,
         snat_port_usage=pools[0].share if pools else 0.0,
     )

@@ -41,6 +41,8 @@ class Shape(NamedTuple):
         timeout: four bytes, big-endian
         original_zone, reply_zone: two bytes, big-endian
         directed_zone: whether the first is of the original direction alone
+        zones: all zones there are: of both directions, of the original, of the reply
+        mark: four bytes, big-endian
     """
 
     size: int
@@ -60,6 +62,8 @@ class Shape(NamedTuple):
     original_zone: int | None
     directed_zone: bool
     reply_zone: int | None
+    zones: tuple[int, ...]
+    mark: int | None
 
     @property
     def address_length(self) -> int:
@@ -120,6 +124,7 @@ def shape_of(message: bytes, layout: Layout) -> Shape | None:
     directions = original, reply
     ports = [proto(direction, kind) for direction in directions for kind in (source, destination)]
     info = ct.CTA_PROTOINFO
+    zones = at(ct.CTA_ZONE), at(original, ct.CTA_TUPLE_ZONE), at(reply, ct.CTA_TUPLE_ZONE)
     return Shape(
         size=len(message),
         fixed=tuple((n, message[n : n + 1]) for n, bits in enumerate(mask) if bits),
@@ -141,9 +146,11 @@ def shape_of(message: bytes, layout: Layout) -> Shape | None:
             )
         ),
         timeout=at(ct.CTA_TIMEOUT),
-        original_zone=_first((at(original, ct.CTA_TUPLE_ZONE), at(ct.CTA_ZONE))),
-        directed_zone=at(original, ct.CTA_TUPLE_ZONE) is not None,
-        reply_zone=_first((at(reply, ct.CTA_TUPLE_ZONE), at(ct.CTA_ZONE))),
+        original_zone=_first((zones[1], zones[0])),
+        directed_zone=zones[1] is not None,
+        reply_zone=_first((zones[2], zones[0])),
+        zones=tuple(zone for zone in zones if zone is not None),
+        mark=at(ct.CTA_MARK),
     )
 
 

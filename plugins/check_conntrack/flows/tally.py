@@ -38,7 +38,7 @@ from check_conntrack.kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Union
 
     # An address as a key: IPv4 as a number of its bytes in host order, IPv6 packed; both packed
@@ -111,6 +111,7 @@ class Tally:
         inbound, outbound: entries kept, by the direction seen from the networks of the filter
         zoned: entries kept that have a zone in the original direction
         original_zones: those of them that have it in that direction alone
+        zones: entries kept by zone, whichever direction it is of; without zone 0
         expected_known: whether the source shows expected entries
         bad_lines, first_bad_line: of text
         groups: entries by family, protocol, state and flags (groups.Group)
@@ -129,6 +130,7 @@ class Tally:
         self.outbound = 0
         self.zoned = 0
         self.original_zones = 0
+        self.zones: collections.Counter[int] = collections.Counter()
         self.expected_known = True
         self.bad_lines = 0
         self.first_bad_line = ""
@@ -158,6 +160,7 @@ class Tally:
         zone = entry.zone if original.zone is None else original.zone
         self.zoned += zone > 0
         self.original_zones += bool(original.zone)
+        self.count_zones((entry.any_zone,))
         self.sources.add(self.address_key(original.source, zone))
         self.destinations.add(self.address_key(original.destination, zone))
         half_open = protocol == IPPROTO_TCP and state in HALF_OPEN
@@ -191,6 +194,11 @@ class Tally:
         if own is not None and port is not None and own != port and own >= FIRST_PORT:
             head = RANGE_HEAD.pack(protocol, zone) + reply.destination
             self.pools.add_ports(head, port, port, 1)
+
+    def count_zones(self, zones: Iterable[int]) -> None:
+        """Count entries by zone."""
+        self.zones.update(zones)
+        del self.zones[0]
 
     def clamp_timeouts(self) -> None:
         """Put established timeouts that were counted beyond the last bucket into it."""
@@ -237,6 +245,11 @@ class Tally:
         """Return the percentage of the largest of `sources` or `destinations`."""
         named = self._named(addresses)
         return 100 * max(named.values()) / self.kept if named else 0.0
+
+    def largest_entries(self, addresses: HeavyHitters, total: int | None = None) -> int:
+        """Return the entries of the largest of `sources` or `destinations`."""
+        named = self._named(addresses)
+        return round(max(named.values()) * self.scale(total)) if named else 0
 
     def _named(self, heavy: HeavyHitters, number: int = 1) -> collections.Counter[str]:
         """Return the largest address keys by name, with all keys of one address together."""
@@ -291,6 +304,22 @@ class Tally:
         state: of TCP entries in that state alone; shares are still of all entries kept.
         """
         return self._tops(self._services(state), number, total)
+
+    def top_zones(self, number: int, total: int | None = None) -> list[Top]:
+        """Return the zones with the most entries, and what is in no zone.
+
+        Empty where there are no zones.
+        """
+        if not self.zones:
+            return []
+        named = collections.Counter({str(zone): count for zone, count in self.zones.items()})
+        named["none"] = self.kept - sum(self.zones.values())
+        return self._tops(+named, number, total)
+
+    @property
+    def largest_zone_share(self) -> float:
+        """Return the percentage of the largest zone; 0 where there are no zones."""
+        return 100 * max(self.zones.values()) / self.kept if self.zones else 0.0
 
     def unanswered_groups(self, least: float) -> list[UnansweredGroup]:
         """Return unanswered entries by protocol and state.

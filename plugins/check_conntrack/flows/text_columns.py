@@ -67,7 +67,8 @@ _HEX = b"0123456789abcdef:"
 _VALUES = bytes(0x1F if byte == ord("=") else byte for byte in range(256))
 _NOT_VALUES = bytes(sorted(set(range(256)) - set(b"0123456789. =|")))
 _MARK = "|"
-_ZONES = frozenset(("zone", "zone-orig", "zone-reply"))
+_ZONE_KEYS = (("zone", 2), ("zone-orig", 0), ("zone-reply", 1))
+_ZONES = frozenset(name for name, _ in _ZONE_KEYS)
 # Names whose values are taken from columns.
 _USED = frozenset(("src", "dst", "sport", "dport", "srckey", "dstkey", "id", *_ZONES))
 
@@ -217,6 +218,7 @@ class LineCounter:
         mask = tally.masks[family != 4]
         zones = columns.zone_column("zone-orig", 0)
         zone = _two_columns(zones) if any(zones) else None
+        columns.count_zones(tally)
         if zone is not None:
             zoned = number - zones.count(0)
             tally.zoned += zoned
@@ -382,6 +384,15 @@ class _Columns:
     def directed_zone(self) -> bool:
         """Return whether the lines name a zone of the original direction alone."""
         return ("zone-orig", 0) in self.layout.fields
+
+    def count_zones(self, tally: t.Tally) -> None:
+        """Count Entry.any_zone of each line."""
+        keys = [key for key in _ZONE_KEYS if key in self.layout.fields]
+        if len(keys) == 1:
+            tally.count_zones(map(int, self.values(*keys[0])))
+        elif keys:
+            found = zip(*(map(int, self.values(*key)) for key in keys))
+            tally.count_zones(next(filter(None, zones), 0) for zones in found)
 
     def zone_column(self, name: str, direction: int) -> list[int]:
         """Return the zones of one direction: its own, the entry's, or 0 for none."""

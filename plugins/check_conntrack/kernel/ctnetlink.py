@@ -166,11 +166,15 @@ class KernelFilter(NamedTuple):
     Attributes:
         family: AF_INET, AF_INET6, or 0 for both
         original, reply: what the tuples must hold; None for anything
+        zone: of either direction; None for any
+        mark: the value, and the mask that is laid over a mark before; None for any
     """
 
     family: int = 0
     original: TupleFilter | None = None
     reply: TupleFilter | None = None
+    zone: int | None = None
+    mark: tuple[int, int] | None = None
 
 
 def attribute(kind: int, payload: bytes) -> bytes:
@@ -217,6 +221,11 @@ def dump_request(sequence: int, wanted: KernelFilter | None = None) -> bytes:
         tuples.append(tuple_attribute)
         flags.append(attribute(flag_kind, struct.pack("=I", bits)))
     parts = [*tuples, nested(CTA_FILTER, *flags)] if flags else []
+    if wanted.zone is not None:
+        parts.append(attribute(CTA_ZONE, struct.pack(">H", wanted.zone)))
+    if wanted.mark is not None:
+        for kind, number in zip((CTA_MARK, CTA_MARK_MASK), wanted.mark):
+            parts.append(attribute(kind, struct.pack(">I", number)))
     return message(
         IPCTNL_MSG_CT_GET, NLM_F_REQUEST | NLM_F_DUMP, sequence, wanted.family, b"".join(parts)
     )

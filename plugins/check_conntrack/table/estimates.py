@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .resource import NamespaceReport
 
 _CONFIDENCE = 1.96  # standard deviations: 95% of samples lie within the margin
-_SHARES = ("top_source_share", "top_destination_share", "top_service_share")
+_SHARES = ("top_source_share", "top_destination_share", "top_service_share", "top_zone_share")
 
 
 def margins(report: NamespaceReport) -> dict[str, float]:

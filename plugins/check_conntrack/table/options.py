@@ -60,6 +60,9 @@ LABELS = (
     Label("top_source_share", "share of the largest source", "%", 1),
     Label("top_destination_share", "share of the largest destination", "%", 1),
     Label("top_service_share", "share of the largest protocol and port", "%", 1),
+    Label("top_zone_share", "share of the largest zone; 0 without zones", "%", 1),
+    Label("top_source_entries", "entries of the largest source", share_of="entries"),
+    Label("top_destination_entries", "entries of the largest destination", share_of="entries"),
 )
 # So many further namespaces have perfdata, the fullest first, with these labels.
 MOST_NAMESPACES = 10
@@ -124,6 +127,12 @@ def _state(text: str) -> object:
     return state_numbers(text)
 
 
+def _mark(text: str) -> object:
+    from ..flows.match import mark
+
+    return mark(text)
+
+
 def _prefixes(text: str) -> object:
     from ..flows.tally import prefixes
 
@@ -183,6 +192,22 @@ def parser() -> cli.Parser:
         type=_between(1, 65535),
         metavar="PORT",
         help="keep flows with this port, on either side",
+    )
+    add(
+        "--zone",
+        action="append",
+        default=[],
+        type=_between(0, 65535),
+        metavar="N",
+        help="keep flows in this conntrack zone, of either direction; 0 is no zone",
+    )
+    add(
+        "--mark",
+        action="append",
+        default=[],
+        type=_valid(_mark),
+        metavar="VALUE[/MASK]",
+        help="keep flows with this connection mark, as in 5 or 0x10/0xf0",
     )
     add(
         "--top",
@@ -250,7 +275,14 @@ def read_request(options: argparse.Namespace) -> ReadRequest:
     """Return what to count, as the options ask for it; raises UsageError if nothing can match."""
     from ..flows import match, tally
 
-    entries = match.parse(options.address, options.protocol, options.state, options.port)
+    entries = match.parse(
+        options.address,
+        options.protocol,
+        options.state,
+        options.port,
+        options.zone,
+        options.mark,
+    )
     contradiction = match.contradiction(entries)
     if contradiction:
         raise cli.UsageError(contradiction)
@@ -267,7 +299,8 @@ def readers_needed(options: argparse.Namespace) -> int:
     number = 2 if options.netns else 0
     if options.source in (AUTO, NETLINK):
         # A filter that lets too much pass is followed by a sample of everything.
-        number += 2 if options.address or options.protocol else 1
+        filters = options.address or options.protocol or options.zone or options.mark
+        number += 2 if filters else 1
     if options.source in (AUTO, PROC):
         number += 1
     return number + (2 if options.save else 0)

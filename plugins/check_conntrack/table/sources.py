@@ -160,10 +160,10 @@ def read_netlink(
     from ..flows import match
 
     filters: list[tuple[str, Match]] = []
-    exact = False
     if request.match.narrows():
         found = match.kernel_filters(request.match)
-        exact = any(each.only for _, each in found)
+        # Of one address, zone or mark the kernel may let few enough pass.
+        exact = any(each.only or kernel.zone or kernel.mark for kernel, each in found)
         few = not request.most or sum(counts.values()) <= request.most
         # A sample of the whole table says how many entries match; the first N that a filter lets
         # pass do not.

@@ -154,8 +154,8 @@ class TableSummary(nagios.StatusSummary):
             return "the table was not read to its end"
         if report.table.unreadable:
             return "too many lines could not be read"
-        if match.protocols or match.states or match.ports:
-            return "it needs flows of every protocol, state and port"
+        if match.protocols or match.states or match.ports or match.marks:
+            return "it needs flows of every protocol, state, port and mark"
         return ""
 
     def _profile(self, report: NamespaceReport) -> TableProfile:
@@ -344,6 +344,7 @@ def _lists(report: NamespaceReport, top: int, *, all_lines: bool) -> list[str]:
         ("source", "share", tally.top_sources(most, total)),
         ("destination", "share", tally.top_destinations(most, total)),
         ("service", "share", tally.top_services(most, total)),
+        ("zone", "share", tally.top_zones(most, total)),
         ("source-NAT pool", "of its ports", tally.top_pools(most, total)),
     ):
         lines += _columns(
