@@ -21,7 +21,10 @@ def launch(check):  # type: ignore[no-untyped-def]
             raise ImportError("Python 3.9 or later is needed, this is " + sys.version.split()[0])
         try:
             import nagiosplugin  # noqa: F401
-        except ImportError:
+        except ImportError as error:
+            # Without memory, files that are there cannot be loaded either.
+            if getattr(error, "name", None) != "nagiosplugin":
+                raise OSError("nagiosplugin cannot be loaded: " + str(error))
             raise ImportError(
                 "the Python library nagiosplugin is missing, install it: apt-get install "
                 "python3-nagiosplugin\nor: " + sys.executable + " -m pip install nagiosplugin"

@@ -58,6 +58,13 @@ def test_a_missing_library_is_told_with_the_command_that_installs_it(monkeypatch
     assert f"{sys.executable} -m pip install nagiosplugin" in out
 
 
+def test_a_library_that_cannot_be_loaded_is_not_called_missing(tmp_path):
+    (tmp_path / "nagiosplugin.py").write_text("raise ImportError('cannot map it', name='_json')\n")
+    run = ended([sys.executable, CHECK], env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert run.code == 3
+    assert run.text == "cannot start: OSError: nagiosplugin cannot be loaded: cannot map it"
+
+
 def test_a_module_that_is_missing_is_told(monkeypatch, capfd):
     assert "check_conntrack.unheard_of" in launched(monkeypatch, capfd, "unheard_of")
 
