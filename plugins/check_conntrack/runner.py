@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 
 # The runner needs states for errors; everything else about nagiosplugin is in nagios.py.
 from nagiosplugin import Ok, Unknown
@@ -73,7 +74,7 @@ def run(
         text = render.status_line(title, "UNKNOWN", problem) + "\n"
     finally:
         sys.unraisablehook = hook
-    stage.printing = True
+    stage.begin_printing()
     written = render.write(text)
     stage.stop_timer()
     return code if written else int(Unknown)
@@ -94,6 +95,7 @@ def _answer(
         signals.take_over()
         options = parser.parse_args(arguments)
         stage.set_timer(options.timeout, late)
+        stage.printed = partial(_printed, title, options, stage)
         result = run_check(options, stage)
         complete = True
     except PageRequest as page:
@@ -126,6 +128,12 @@ def printed(title: str, result: CheckResult, verbose: int = 0) -> tuple[int, str
         bounded=not verbose,
     )
     return int(result.state), text
+
+
+def _printed(title: str, options: argparse.Namespace, stage: Stage, reason: str) -> tuple[int, str]:
+    """Return the exit code and the output of a check that was stopped after its verdict."""
+    code, text = printed(title, _stopped(stage, reason), options.verbose)
+    return (int(Ok) if options.exit_ok else code), text
 
 
 def _stopped(stage: Stage, reason: str) -> CheckResult:

@@ -100,6 +100,8 @@ def begin(
     """
     ready = []
     as_root = privileges.is_root()
+    if as_root:
+        stage.watch()  # ordinary users open nothing before they have dropped privileges
     if readers and privileges.has(capability):
         from .kernel import reader_client, reader_command
 
@@ -109,11 +111,12 @@ def begin(
     if open_files and is_plain_root(options):
         stage("opening the files that the command line names")
         open_files()
-    home, store = drop_privileges(options, late)
+    stage("opening the state directory")
+    home, store = drop_privileges(options, late, stage)
+    stage.watch()
     # Root gives up new privileges for good, and with them sudo, which could add nothing.
     session = Session(stage, stack, ready, sudo=options.sudo and not as_root)
     session.as_root = as_root
-    stage("opening the state directory")
     session.store = store or open_store(options, home)
     stack.callback(session.store.close)
     return session
@@ -149,14 +152,14 @@ def _is_public(folder: str) -> bool:
 
 
 def drop_privileges(
-    options: argparse.Namespace, late: Sequence[str] = ()
+    options: argparse.Namespace, late: Sequence[str] = (), stage: Stage | None = None
 ) -> tuple[str | None, Store | None]:
     """Become unprivileged for good; returns the home of the user that root became, and a store.
 
     Home: None if the process was not root, empty if the user has none. The store is one that root
     itself, without sudo and --user, opened below a folder of its own; else None. `late` are modules
-    to import first. Raises KernelError if the user does not exist, or privileges cannot be given
-    up.
+    to import first. The thread of the stage ends: it would keep privileges. Raises KernelError if
+    the user does not exist, or privileges cannot be given up.
     """
     if os.geteuid() != 0:
         privileges.drop(privileges.User(os.geteuid(), os.getegid()), sudo=options.sudo)
@@ -178,6 +181,8 @@ def drop_privileges(
     store = None
     if is_plain_root(options) and not options.no_state:
         store = Store.open_as_root(options.state_dir, os.environ, user.uid, user.gid)
+    if stage and not stage.unwatch():
+        raise KernelError("privileges: cannot be given up: another thread has them")
     privileges.drop(user)
     return user.home, store
 

@@ -4,6 +4,9 @@ A time-out or a signal raises StoppedError once, in the main thread. A check tha
 without the step that was stopped wraps that step in stoppable(): the reason is reported, the check
 goes on with what it has, and has until the promised time to print it. When that time is up the
 process prints one line and ends, whatever it is doing.
+
+No signal reaches a process that waits for a file system that does not answer (NFS without its
+server). A thread then prints that line.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from _thread import allocate_lock, stack_size, start_new_thread
 from contextlib import contextmanager, suppress
 
 TYPE_CHECKING = False
@@ -26,6 +30,8 @@ RESERVED_SHARE = 1 / 8  # ... or this share of a short one
 FINISH = 0.12  # seconds of processor time that evaluating and printing takes; on a busy host more
 MOST_RESERVED = 1 / 2  # of the time-out is kept for it
 LEAST_LEFT = 0.05  # seconds to print in, however late it is
+STACK = 1 << 17  # bytes, for the thread that prints in place of the main one
+ENDING = 5.0  # seconds, the most that it may take that thread to end
 LATE_SHARE = 3 / 4  # the most of the time-out that a slow start is charged with
 UNKNOWN = 3  # the exit code
 
@@ -48,6 +54,7 @@ class Stage:
     printing: whether output has begun, so that no other line may be printed.
     answer: exit code and output for when there is no time for a better one; None for one line.
     result: the CheckResult, once it is known: what comes after it cannot cost the verdict.
+    printed: returns exit code and output of the result, with the reason why there is no more.
     slowdown: seconds that a second of processor time has taken so far, at least 1.
     """
 
@@ -57,10 +64,14 @@ class Stage:
         self.printing = False
         self.answer: tuple[int, str] | None = None
         self.result: Any = None
+        self.printed: Callable[[str], tuple[int, str]] | None = None
         self.slowdown = 1.0
         self._title = title
         self._end: float | None = None
+        self._seconds = 0.0
         self._settled = False
+        self._watcher: Watcher | None = None
+        self._voice = allocate_lock()
 
     def __call__(self, now: str) -> None:
         """Name the next step."""
@@ -75,33 +86,71 @@ class Stage:
         if not seconds:
             return
         self.slowdown = max(late / max(time.process_time(), 0.01), 1.0)
+        self._seconds = seconds
         self._end = time.monotonic() + seconds - min(late, seconds * LATE_SHARE)
         reserve = max(min(RESERVE, seconds * RESERVED_SHARE), FINISH * (self.slowdown - 1))
         self.deadline = self._end - min(reserve, (self._end - time.monotonic()) * MOST_RESERVED)
 
         def expire(_: int, __: FrameType | None) -> None:
             if not _reasons:
-                _reasons.append(f"timed out after {seconds:g}s while {self.now}")
+                _reasons.append(self._time_out())
             raise StoppedError(_reasons[0])
 
         signal.signal(signal.SIGALRM, expire)
         # It comes again every second, in case an exception is lost where it is raised.
         signal.setitimer(signal.ITIMER_REAL, max(self.left(), 0.001), 1.0)
 
+    def _time_out(self) -> str:
+        return f"timed out after {self._seconds:g}s while {self.now}"
+
     def stop_timer(self) -> None:
         """Let no alarm come any more."""
         signal.setitimer(signal.ITIMER_REAL, 0)
+        self.unwatch()
+
+    def watch(self) -> None:
+        """Start the thread that prints a line where the main thread cannot.
+
+        It has the privileges that this thread has now, and keeps them: unwatch() before dropping.
+        """
+        self.unwatch()
+        if self._end is not None:
+            with suppress(RuntimeError):  # no more threads are allowed: the signals remain
+                self._watcher = Watcher(
+                    self._end,
+                    lambda: self._print_and_end(stop_reason() or self._time_out()),
+                )
+
+    def unwatch(self) -> bool:
+        """End the thread of watch(); returns whether it is gone."""
+        watcher, self._watcher = self._watcher, None
+        return watcher is None or watcher.end()
+
+    def begin_printing(self) -> None:
+        """Let nothing but the main thread print from here on."""
+        self.printing = True
+        self._voice.acquire()  # where the thread has it, that ends the process
+
+    def _print_and_end(self, reason: str) -> None:
+        """Print the answer, or one line, and end the process, unless somebody else does so."""
+        if not self._voice.acquire(blocking=False):
+            return
+        code, text = self.answer or (UNKNOWN, f"{self._title} UNKNOWN - {reason}\n")
+        if self.result is not None and self.printed:
+            with suppress(Exception):  # without memory one line has to do
+                code, text = self.printed(reason)
+        with suppress(OSError):
+            os.write(1, text.encode("ascii", "backslashreplace"))
+            os.close(1)  # whoever reads it need not wait for a main thread that hangs
+        os._exit(code)
 
     def settle(self) -> None:
         """Let no signal raise any more; at the promised time, print one line and end."""
 
         def end(_: int, __: FrameType | None) -> None:
-            reason = stop_reason() or f"no time left while {self.now}"
-            code, text = self.answer or (UNKNOWN, f"{self._title} UNKNOWN - {reason}\n")
-            if not self.printing:
-                with suppress(OSError):
-                    os.write(1, text.encode("ascii", "backslashreplace"))
-            os._exit(UNKNOWN if self.printing else code)
+            if self.printing:
+                os._exit(UNKNOWN)
+            self._print_and_end(stop_reason() or f"no time left while {self.now}")
 
         def hasten(_: int, __: FrameType | None) -> None:
             signal.setitimer(signal.ITIMER_REAL, LAST_MOMENT)
@@ -131,6 +180,46 @@ class Stage:
                 raise
             self.settle()
             report(stop_reason())
+
+
+class Watcher:
+    """A thread that calls a function at a time of time.monotonic(), unless it is ended before.
+
+    Raises RuntimeError where no thread can be started.
+    """
+
+    def __init__(self, at: float, late: Callable[[], None]) -> None:
+        self._ended = allocate_lock()
+        self._ended.acquire()
+        self._others = _threads()
+
+        def wait() -> None:
+            if not self._ended.acquire(timeout=max(at - time.monotonic(), 0.0)):
+                late()
+
+        usual = stack_size(STACK)
+        try:
+            start_new_thread(wait, ())
+        finally:
+            stack_size(usual)
+
+    def end(self) -> bool:
+        """End the thread, and return whether the kernel has none of it any more."""
+        self._ended.release()
+        until = time.monotonic() + ENDING
+        while _threads() - self._others:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.0002)
+        return True
+
+
+def _threads() -> set[str]:
+    """Return the ids of this process's threads."""
+    try:
+        return set(os.listdir("/proc/self/task"))
+    except OSError:
+        return set()
 
 
 def stop_reason() -> str:

@@ -74,7 +74,7 @@ class Host:
         self.problems: tuple[str, ...] = ()
         self.refused = ""
         patch = monkeypatch.setattr
-        patch(session, "drop_privileges", lambda options, late=(): (None, None))
+        patch(session, "drop_privileges", lambda *options: (None, None))
         patch(privileges, "has", lambda _: False)
         patch(privileges, "is_root", lambda: False)
         patch(kernel_host, "available_memory", lambda: 8 << 30)

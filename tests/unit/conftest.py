@@ -106,7 +106,7 @@ def clock(monkeypatch):
 @pytest.fixture
 def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
     """Run check_conntrack_usage in this process, which keeps its rights, and hold it to account."""
-    monkeypatch.setattr(session, "drop_privileges", lambda options, late=(): (None, None))
+    monkeypatch.setattr(session, "drop_privileges", lambda *options: (None, None))
     monkeypatch.setattr(privileges, "has", lambda _: False)
     monkeypatch.setattr(privileges, "is_root", lambda: False)
     monkeypatch.setattr(host, "runs_kube_proxy", lambda: False)

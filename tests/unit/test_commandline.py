@@ -207,6 +207,44 @@ def test_no_timer_runs_on_when_the_check_has_ended(answer):
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+WATCHED = """
+import sys, time
+sys.path.insert(0, {folder!r})
+from check_conntrack import runner, signals
+from nagiosplugin import Ok
+
+stage = signals.Stage("CONNTRACK_X")
+signals.signal.signal = lambda *_: None  # no signal gets through
+stage.now = "waiting for a disk"
+stage.set_timer(0.5)
+stage.watch()
+{more}
+time.sleep(20)
+"""
+VERDICT = "stage.result = Ok; stage.printed = lambda reason: (0, 'fine (' + reason + ')\\n')"
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "out"),
+    [
+        ("", 3, "CONNTRACK_X UNKNOWN - timed out after 0.5s while waiting for a disk\n"),
+        (VERDICT, 0, "fine (timed out after 0.5s while waiting for a disk)\n"),
+        ("stage.answer = 1, 'known\\n'", 1, "known\n"),
+        ("stage.unwatch(); stage.watch(); stage.unwatch(); time.sleep(0.7); sys.exit(7)", 7, ""),
+        ("stage.begin_printing(); time.sleep(0.7); stage.stop_timer(); sys.exit(7)", 7, ""),
+    ],
+    ids=["nothing known", "verdict known", "answer known", "unwatched", "printing"],
+)
+def test_thread_prints_where_no_signal_gets_through(more, code, out):
+    script = WATCHED.format(folder=os.path.dirname(os.path.dirname(signals.__file__)), more=more)
+    # The alarm itself would end this process: it comes after the thread has printed.
+    script = script.replace("stage.watch()", "stage.watch(); signals.signal.setitimer(0, 0)", 1)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, "")
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_signal_to_stop_is_unknown_by_its_name(answer, name):
     code, out = answer(stopped_by(getattr(signal, name)), "-t", "20")
