@@ -15,7 +15,7 @@ PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help run unit test incidents programs load definitions graphs deb rpm dist pyz packaging
-.PHONY: test-packages lint bench fuzz clean
+.PHONY: release test-packages lint bench fuzz clean
 
 help:
 	@echo 'make run            install into $(VENV) and run every check against this host'
@@ -33,6 +33,9 @@ help:
 	@echo '                    build a Debian package, an RPM package, sdist and wheel, or one file'
 	@echo '                    for each check, into dist/'
 	@echo 'make test-packages  build all of them, install each into a clean system, and run it there'
+	@echo 'make release VERSION=1.0.0'
+	@echo '                    set the version, date the CHANGELOG, build and test all packages;'
+	@echo '                    DRY_RUN=yes does it in a copy'
 	@echo 'make clean          remove everything that these targets made'
 
 run: $(VENV)/.installed
@@ -115,6 +118,12 @@ dist pyz: $(VENV)/.packaged
 
 packaging:
 	$(call install,$(PACKAGING))
+
+# Sets the version and dates the CHANGELOG; with DRY_RUN=yes only in a copy below build/.
+release: packaging $(VENV)/.tested $(VENV)/.packaged
+	@[ -n "$(VERSION)" ] || { echo 'make release VERSION=1.0.0 [DRY_RUN=yes]'; exit 2; }
+	$(call install,$(KERNEL) $(PACKAGES))
+	$(BIN)/python packaging/release.py $(VERSION) $(if $(DRY_RUN),--dry-run)
 
 test-packages: packaging $(VENV)/.tested $(VENV)/.packaged
 	$(call install,$(KERNEL) $(PACKAGES))
