@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 KERNEL := conntrack nftables iproute2 sudo util-linux systemd
 FLEET := nagios-nrpe-server nagios-nrpe-plugin nagios4-core gcc libc6-dev libssl-dev make
 FLEET += icinga2-bin icinga2-common openssl graphite-carbon graphite-web influxdb zabbix-agent
+# The Director, without a web server.
+FLEET += icingacli icingaweb2-module-director php-cli php-mysql mariadb-server-core
+FLEET += mariadb-client-core
 # Where Node.js was not installed from Debian, it has an npm of its own.
 FLEET += $(shell command -v npm >/dev/null || echo npm)
 PACKAGING := debhelper dh-python dpkg-dev python3-nagiosplugin rpm

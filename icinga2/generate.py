@@ -2,8 +2,7 @@
 """Write the CheckCommands and the Director's basket from the command lines of the checks.
 
 Every option becomes an argument with a custom variable of its own, so none is forgotten. Run it
-when an option changes (`make definitions`); a test fails until that is done. With --runbook URL the
-basket's services have a notes_url.
+when an option changes (`make definitions`); a test fails until that is done.
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ RUNBOOK = "/usr/share/doc/monitoring-plugins-conntrack/runbook.md"
 TIMEOUT = 60
 # Options that print a page instead of a verdict.
 PAGES = ("--help", "--version")
+# The basket's template of all services.
+COMMON = "conntrack-service"
 # Defaults that differ from those of the checks: agents are expected to have the shipped sudoers
 # file. The checks use sudo only where they lack a privilege.
 DEFAULTS = {"sudo": True}
@@ -205,25 +206,28 @@ def _command(check: Check) -> str:
 # --- the Director's basket
 
 
-def basket(runbook: str = "") -> str:
-    """Return the text of conntrack-basket.json, as the Director exports it.
+def basket() -> str:
+    """Return the text of conntrack-basket.json, byte for byte as the Director itself dumps it.
 
-    It has none of the UUIDs that the Director exports from version 1.11 on: older versions refuse
-    them, and newer ones find an object by its name. runbook: an http(s) address, for notes_url.
+    That is: keys in its order, numbers of objects as text, and nothing that has its default; all
+    else is "modified" when it is compared with a restored basket. It has none of the UUIDs that the
+    Director exports from version 1.11 on: older versions refuse them, and newer ones find an object
+    by its name.
     """
     fields: dict[str, dict[str, Any]] = {}
     made: dict[str, Any] = {
         "Command": {check.command: _basket_command(check, fields) for check in CHECKS},
         "ServiceGroup": {
             "conntrack": {
-                "assign_filter": None,
-                "disabled": False,
                 "display_name": "Connection tracking",
                 "object_name": "conntrack",
                 "object_type": "object",
             }
         },
-        "ServiceTemplate": {check.service: _basket_template(check, runbook) for check in CHECKS},
+        "ServiceTemplate": {
+            COMMON: _basket_common(),
+            **{check.service: _basket_template(check) for check in CHECKS},
+        },
         "HostTemplate": {"conntrack": _basket_host(fields)},
         "ServiceSet": {"conntrack": _basket_set()},
         "Dependency": {"conntrack-usage": _basket_dependency()},
@@ -237,14 +241,15 @@ def _field(
 ) -> dict[str, Any]:
     """A new data field, and the reference to it."""
     number = len(fields) + 1
-    settings = {"visibility": "visible"} if kind == "String" else {}
     fields[str(number)] = {
         "varname": variable,
         "caption": caption,
         "description": text,
         "datatype": f"Icinga\\Module\\Director\\DataType\\DataType{kind}",
         "format": None,
-        "settings": settings,
+        "originalId": str(number),
+        "settings": {"visibility": "visible"} if kind == "String" else {},
+        "category": None,
     }
     return {"datafield_id": number, "is_required": "n", "var_filter": None}
 
@@ -258,73 +263,81 @@ def _kind(option: Option) -> str:
 
 
 def _basket_command(check: Check, fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    arguments: dict[str, dict[str, Any]] = {}
+    found = options(check)
     references = []
-    for option in options(check):
-        argument: dict[str, Any] = {}
-        if option.level:
-            argument["set_if"] = option.set_if
-            argument["set_if_format"] = "expression"
-        elif option.flag:
-            argument["set_if"] = f"${option.variable}$"
-            argument["set_if_format"] = "string"
-        else:
-            argument["value"] = f"${option.variable}$"
+    for option in sorted(found, key=lambda each: each.variable):
         if option.level < 2:
-            argument["description"] = option.description
             caption = f"Conntrack {check.name}: {option.variable[len(check.command) + 1 :]}"
             references.append(
                 _field(fields, option.variable, caption, option.description, _kind(option))
             )
-        if option.repeatable:
-            argument["repeat_key"] = True
-        arguments[option.key] = argument
     return {
-        "arguments": arguments,
+        "arguments": {
+            option.key: _basket_argument(option)
+            for option in sorted(found, key=lambda each: each.key)
+        },
         "command": f"PluginContribDir + /check_{check.command}",
-        "disabled": False,
         "fields": references,
-        "imports": [],
-        "is_string": None,
         "methods_execute": "PluginCheck",
         "object_name": check.command,
         "object_type": "object",
-        "timeout": TIMEOUT,
+        "timeout": str(TIMEOUT),
         "vars": {f"{check.command}_{name}": value for name, value in DEFAULTS.items()},
-        "zone": None,
     }
 
 
-def _basket_template(check: Check, runbook: str) -> dict[str, Any]:
-    address = {"notes_url": f"{runbook}#{check.service}"} if runbook else {}
+def _basket_argument(option: Option) -> dict[str, Any]:
+    argument: dict[str, Any] = {}
+    if option.level < 2:
+        argument["description"] = option.description
+    if option.repeatable:
+        argument["repeat_key"] = True
+    if option.level:
+        argument["set_if"] = option.set_if
+        argument["set_if_format"] = "expression"
+    elif option.flag:
+        argument["set_if"] = f"${option.variable}$"
+        argument["set_if_format"] = "string"
+    else:
+        argument["value"] = f"${option.variable}$"
+    return argument
+
+
+def _basket_common() -> dict[str, Any]:
+    """The template that all services import: the one place for a notes_url."""
     return {
-        "check_command": check.command,
-        "check_interval": check.check_interval,
-        "disabled": False,
-        "display_name": check.display,
         "enable_flapping": True,
         "fields": [],
-        "flapping_threshold_high": check.flapping_high,
-        "flapping_threshold_low": check.flapping_low,
         "groups": ["conntrack"],
-        "imports": [],
-        "max_check_attempts": check.attempts,
+        "object_name": COMMON,
+        "object_type": "template",
+        "use_agent": True,
+    }
+
+
+def _basket_template(check: Check) -> dict[str, Any]:
+    return {
+        "check_command": check.command,
+        "check_interval": str(check.check_interval),
+        "display_name": check.display,
+        "fields": [],
+        "flapping_threshold_high": str(check.flapping_high),
+        "flapping_threshold_low": str(check.flapping_low),
+        "imports": [COMMON],
+        "max_check_attempts": str(check.attempts),
         "notes": check.all_notes,
-        **address,
         "object_name": check.service,
         "object_type": "template",
-        "retry_interval": check.retry_interval,
-        "use_agent": True,
-        "vars": {},
+        "retry_interval": str(check.retry_interval),
     }
 
 
 def _basket_host(fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A host template; the services run on the host's agent, which therefore must exist."""
     text = "Network namespaces of the host, each with a usage service of its own"
     return {
-        "disabled": False,
         "fields": [_field(fields, "conntrack_netns", "Conntrack: namespaces", text, "Array")],
-        "imports": [],
+        "has_agent": True,
         "object_name": "conntrack",
         "object_type": "template",
         "vars": {"conntrack": True},
@@ -332,59 +345,50 @@ def _basket_host(fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _basket_set() -> dict[str, Any]:
-    services = [
-        {
+    services: dict[str, dict[str, Any]] = {
+        check.service: {
             "fields": [],
             "imports": [check.service],
             "object_name": check.service,
             "object_type": "object",
-            "vars": {},
         }
         for check in CHECKS
-    ]
-    services.append(
-        {
-            "apply_for": "host.vars.conntrack_netns",
-            "display_name": "Connection tracking: usage in $config$",
-            "fields": [],
-            "imports": ["conntrack-usage"],
-            "object_name": "conntrack-usage-",
-            "object_type": "object",
-            "vars": {"conntrack_usage_netns": "$config$", "conntrack_usage_state_key": "$config$"},
-        }
-    )
+    }
+    services["conntrack-usage-"] = {
+        "apply_for": "host.vars.conntrack_netns",
+        "display_name": "Connection tracking: usage in $config$",
+        "fields": [],
+        "imports": ["conntrack-usage"],
+        "object_name": "conntrack-usage-",
+        "object_type": "object",
+        "vars": {"conntrack_usage_netns": "$config$", "conntrack_usage_state_key": "$config$"},
+    }
     return {
         "assign_filter": "host.vars.conntrack=true",
         "description": "What check-conntrack watches on a host",
         "object_name": "conntrack",
         "object_type": "template",
-        "services": services,
+        "services": dict(sorted(services.items())),
     }
 
 
 def _basket_dependency() -> dict[str, Any]:
     return {
         "apply_to": "service",
-        "assign_filter": 'service.name="conntrack-table"',
+        "assign_filter": 'service.name="conntrack-table"&host.vars.conntrack=true',
         "disable_checks": False,
         "disable_notifications": True,
-        "disabled": False,
         "object_name": "conntrack-usage",
         "object_type": "apply",
         "parent_service_by_name": "conntrack-usage",
-        "states": ["OK", "Warning", "Unknown"],
+        "states": ["OK", "Unknown", "Warning"],
     }
 
 
 def main() -> int:
-    """Write both files; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--runbook", default="", help="http(s) address, for notes_url")
-    runbook = parser.parse_args().runbook
-    if runbook and not runbook.startswith(("http://", "https://")):
-        parser.error("--runbook: not an http or https address")
+    """Write both files; return the exit status."""
     COMMANDS.write_text(commands())
-    BASKET.write_text(basket(runbook))
+    BASKET.write_text(basket())
     return 0
 
 

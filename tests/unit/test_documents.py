@@ -28,7 +28,7 @@ CHECKS = {"usage": usage_check, "full": full_check, "table": table_check}
 RUNBOOK = TREE / "docs" / "runbook.md"
 SUDOERS = re.compile(r"^ +(\S+ ALL=\(root\) NOPASSWD: .*)$", re.MULTILINE)
 # Options of other programs that the documents speak of.
-FOREIGN = {"--random-fully", "--conntrack-min", "--system", "--runbook"}
+FOREIGN = {"--random-fully", "--conntrack-min", "--system"}
 # Documents of developers name options of many programs, and have no commands of the checks.
 FOR_USERS = [path for path in DOCUMENTS if path.parent.name != "design" and path.stem.islower()]
 FOR_USERS.append(TREE / "README.md")

@@ -258,7 +258,7 @@ def test_intervals_are_those_of_the_services():
     basket = json.loads((GRAPHS.parent / "icinga2" / "conntrack-basket.json").read_text())
     for check in CHECKS:
         service = basket["ServiceTemplate"][f"conntrack-{check}"]
-        assert service["check_interval"] == PANELS.INTERVALS[check]
+        assert service["check_interval"] == str(PANELS.INTERVALS[check])
 
 
 @pytest.mark.parametrize(
