@@ -113,6 +113,25 @@ def test_history_counts_invalid_packets_of_the_window_alone():
     assert whole.rise.invalid_packets == 7 * 99
 
 
+def test_history_of_invalid_packets_is_not_joined_with_quiet_runs_after_it():
+    counts = [0, 50, *[50] * 40]
+    counted = [state(60 * (100 + at), drop=3, invalid=7 + n) for at, n in enumerate(counts)]
+    assert runs(*counted[:10], start=60 * 109 - 900).rise.invalid_packets == 50
+    assert runs(*counted, start=60 * 141 - 900).rise.invalid_packets == 0
+
+
+@given(st.lists(st.integers(0, 3), min_size=3, max_size=60), st.integers(1, 20))
+def test_history_counts_the_invalid_packets_of_any_window_exactly(steps, width):
+    kept, total = None, 5
+    for at, step in enumerate(steps):
+        total += step
+        start = 60 * (100 + at - width)
+        window = compare(kept, state(60 * (100 + at), drop=3, invalid=total), start, reloaded=False)
+        kept = window.kept
+        if at:
+            assert window.rise.invalid_packets == sum(steps[max(1, at - width + 1) : at + 1])
+
+
 def test_history_of_invalid_packets_hides_no_loss():
     first = state(5000, drop=1, invalid=5)
     window = runs(

@@ -11,6 +11,7 @@ from ..kernel.namedtuple import NamedTuple
 from .capacity import Step, lines_of
 
 PREFIX = "net.netfilter.nf_conntrack_"
+LOG_ALL = "net.netfilter.nf_log_all_netns"
 MOST_LOGGED = 3000
 """Lines in the kernel log: netfilter logs each packet, without a rate limit."""
 LONGEST, SHORTEST = 60, 1
@@ -23,7 +24,8 @@ class InvalidEvidence(NamedTuple):
     enter: what to put before a command so that it runs in the namespace; empty for the own one.
     rate: packets a second.
     be_liberal, loose, log_invalid: its settings nf_conntrack_tcp_be_liberal and so on.
-    logs: a logged packet reaches the kernel log.
+    logs: a packet that netfilter logs reaches the kernel log.
+    logs_all: so it does in every namespace, and not in the host's alone.
     routes: the interfaces of its default routes.
     strict: those of them with rp_filter 1.
     """
@@ -34,6 +36,7 @@ class InvalidEvidence(NamedTuple):
     loose: int | None = None
     log_invalid: int | None = None
     logs: bool = True
+    logs_all: bool = True
     routes: tuple[str, ...] = ()
     strict: tuple[str, ...] = ()
 
@@ -52,12 +55,9 @@ def advise(evidence: InvalidEvidence) -> list[str]:
 
 def _rules(evidence: InvalidEvidence) -> Step:
     return Step(
-        "Conntrack lets invalid packets pass; they are lost where a rule drops them, and what is "
-        "to be translated is not. See the rules about them and what they count:",
-        (
-            f"{evidence.enter}nft list ruleset | grep -n invalid",
-            f"{evidence.enter}iptables-save -c | grep -w INVALID",
-        ),
+        "Conntrack lets invalid packets pass, but does not translate them; they are lost where a "
+        "rule drops them. Look for rules with ct state invalid, and what they count:",
+        (f"{evidence.enter}nft list ruleset", f"{evidence.enter}iptables-save -c"),
     )
 
 
@@ -66,23 +66,25 @@ def _log(evidence: InvalidEvidence) -> Step:
     if evidence.rate > MOST_LOGGED / LONGEST:
         seconds = max(SHORTEST, int(MOST_LOGGED / evidence.rate))
     setting = f"{PREFIX}log_invalid"
-    again = evidence.log_invalid or 0
-    commands = [] if evidence.logs else ["modprobe nf_log_syslog || modprobe nf_log_ipv4"]
+    commands, undo = [], []
     text = ""
-    if evidence.enter:
-        text = " The kernel log has packets of other namespaces only with nf_log_all_netns 1."
-        commands.append("sysctl -w net.netfilter.nf_log_all_netns=1")
+    if not evidence.logs:
+        text = " It takes a module (before Linux 5.13 nf_log_ipv4)."
+        commands.append("modprobe nf_log_syslog")
+    if not evidence.logs_all:
+        text += " Those of other namespaces than the host's are logged if the host is told to."
+        commands.append(f"sysctl -w {LOG_ALL}=1")
+        undo.append(f"sysctl -w {LOG_ALL}=0")
     commands.append(
         f"{evidence.enter}sysctl -w {setting}=255; sleep {seconds}; "
-        f"{evidence.enter}sysctl -w {setting}={again}"
+        f"{evidence.enter}sysctl -w {setting}={evidence.log_invalid or 0}"
     )
-    undo = ("sysctl -w net.netfilter.nf_log_all_netns=0",) if evidence.enter else ()
-    commands.append("dmesg | grep nf_ct_ | tail -n 20")
+    commands.append("dmesg --ctime")
     duration = "a minute" if seconds == LONGEST else render.plural(seconds, "second")
     return Step(
-        f"Log them for {duration}, each with its reason and addresses, then stop.{text}",
+        f"Log them for {duration}, each with its reason and addresses (nf_ct_...).{text}",
         tuple(commands),
-        undo,
+        tuple(undo),
     )
 
 

@@ -110,16 +110,18 @@ def of_invalid(evidence: Evidence, results: Results) -> list[str]:
     known = invalid_packets.InvalidEvidence(
         rate=count / max(1.0, window.end - (window.start or evidence.now.boot_time))
     )
+    from ..kernel import host, limits
+
     if not report.namespace.is_own:
         import shlex
 
-        known = known._replace(enter=f"nsenter --net={shlex.quote(report.namespace.path)} ")
+        enter = f"nsenter --net={shlex.quote(report.namespace.path)} "
+        known = known._replace(enter=enter, logs_all=host.logs_all_namespaces())
         return invalid_packets.advise(known)
-    from ..kernel import host
-
     routes = host.default_interfaces()
     return invalid_packets.advise(
         known._replace(
+            logs_all=limits.may_set_limits() or host.logs_all_namespaces(),
             be_liberal=host.conntrack_setting("tcp_be_liberal"),
             loose=host.conntrack_setting("tcp_loose"),
             log_invalid=host.conntrack_setting("log_invalid"),

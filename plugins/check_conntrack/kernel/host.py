@@ -60,6 +60,11 @@ def logs_packets() -> bool:
     return bool(told.errno) or told.data.strip() != b"NONE"
 
 
+def logs_all_namespaces() -> bool:
+    """Return whether packets of every namespace are logged; known in the host's namespace alone."""
+    return read_file("/proc/sys/net/netfilter/nf_log_all_netns").data.strip() == b"1"
+
+
 def default_interfaces() -> tuple[str, ...]:
     """Return the interfaces of this network namespace's default routes, IPv4, main table.
 

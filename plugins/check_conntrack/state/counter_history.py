@@ -223,14 +223,17 @@ def _rise(
     return CounterRise(begin, end, *losses, usage, total.invalid)
 
 
-def tells(rise: CounterRise, start: float | None) -> bool:
-    """Tell whether a rise changes the sum over a window that it is in.
+def _may_join(one: CounterRise, other: CounterRise, start: float | None) -> bool:
+    """Tell whether two rises may be one without a wrong sum over this window or a later one.
 
     start: of the present window. Invalid packets come all the time: those from before it, which no
     later window needs, are not worth a rise of their own.
     """
-    lost = any(rise.losses) or rise.usage >= NEARLY_FULL
-    return lost or (bool(rise.invalid_packets) and (start is None or rise.end > start))
+    if any(any(rise.losses) or rise.usage >= NEARLY_FULL for rise in (one, other)):
+        return False
+    if one.invalid_packets or other.invalid_packets:
+        return start is not None and max(one.end, other.end) <= start
+    return True
 
 
 def _fold(
@@ -243,8 +246,7 @@ def _fold(
     """
     kept: list[CounterRise] = []
     for rise in rises:
-        quiet = not tells(rise, start) and bool(kept) and not tells(kept[-1], start)
-        if quiet and _touch(kept[-1], rise):
+        if kept and _may_join(kept[-1], rise, start) and _touch(kept[-1], rise):
             kept[-1] = _join(kept[-1], rise)
         else:
             kept.append(rise)
