@@ -11,10 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from check_conntrack.kernel import counters
 from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.kernel.reader_client import parse_answer
 from support.commands import NOBODY
@@ -202,6 +204,20 @@ def test_text_of_each_namespace_is_its_own(netns, reader):
     assert {frame.errno for frame in frames} == {0}
 
 
+def test_ctnetlink_knows_the_limit_that_holds_in_a_namespace(netns, reader):
+    namespace = netns()
+    namespace.fill(3)
+    # As if the limit of here were another.
+    change = "small = reader.read_small; first = [b'1']; "
+    change += "reader.read_small = lambda path: first.pop() if first else small(path)"
+    frames = {frame.file: frame for frame in ask(reader(change), "limits", namespace.path)}
+    assert frames["stats"].errno == 0
+    limit = int(frames["nf_conntrack_max"].data)
+    assert counters.parse_stats_limit(frames["stats"].data) == limit
+    usual = ask(reader(), "limits", namespace.path)
+    assert [frame.file for frame in usual] == list(kernel_reader.LIMITS)
+
+
 # --- time
 
 
@@ -352,12 +368,13 @@ def test_tables_are_walked_after_privileges_are_dropped(netns, reader):
     assert as_root < 0.2 + 3 * walk, (as_root, as_nobody, took, walk)
 
 
-def test_other_users_of_ctnetlink_do_not_wait_for_it(netns, reader):
-    """What a request takes while many tables are walked."""
+@pytest.mark.parametrize("readers", [1, 8])
+def test_other_users_of_ctnetlink_do_not_wait_for_it(netns, reader, readers):
+    """What a request takes while many tables are walked, by many readers at once."""
     spaces = [netns() for _ in range(8)]
     for namespace in spaces:
         namespace.fill(1)
-    paths = [each.path for each in spaces] * 40
+    paths = [each.path for each in spaces]
     waits = []
     stop = threading.Event()
 
@@ -372,7 +389,9 @@ def test_other_users_of_ctnetlink_do_not_wait_for_it(netns, reader):
     thread.start()
     try:
         for _ in range(3):
-            ask(reader(), "table", *paths)
+            with ThreadPoolExecutor(readers) as pool:
+                asked = [pool.submit(ask, reader(), "table", *paths) for _ in range(readers)]
+                assert {len(each.result()) for each in asked} == {2 * len(paths)}
     finally:
         stop.set()
         thread.join()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import struct
 
 import pytest
 from hypothesis import example, given
@@ -236,6 +237,27 @@ def test_each_namespace_is_found_with_its_limits():
     found = read_answer(asking("/r/blue"), frames_of(71, "/r/blue"), OWN, {71: "other name"})
     assert found.others == (Namespace("blue", "/r/blue", 71, Limits(5, 10)),)
     assert (found.problems, found.inactive, found.forbidden) == ((), (), False)
+
+
+@pytest.mark.parametrize(
+    ("stated", "limit"),
+    [(7, 7), (10, 10), (12, 10), (0, 10), (None, 10)],
+    ids=["host's is smaller", "the same", "own is smaller", "host has none", "not told"],
+)
+def test_limit_of_a_namespaces_own_counts_where_it_is_the_smaller_one(stated, limit):
+    body = b"" if stated is None else struct.pack("=HH", 8, 2) + struct.pack(">I", stated)
+    size = 20 + len(body)
+    reply = struct.pack("=IHHIIBBH", size, 1 << 8 | 5, 0, 1, 0, 0, 0, 0) + body
+    frames = [*frames_of(71, "/r/blue"), Frame(71, 0, "stats", "/r/blue", reply)]
+    [found] = read_answer(asking("/r/blue"), frames, OWN, {}).others
+    assert found.limits == Limits(5, limit)
+
+
+@pytest.mark.parametrize("reply", [b"", b"\x18\0\0\0", bytes(40), b"\x1c" + bytes(27)])
+def test_limit_of_the_sysctl_counts_where_ctnetlink_says_nothing(reply):
+    frames = [*frames_of(71, "/r/blue"), Frame(71, 0, "stats", "/r/blue", reply)]
+    [found] = read_answer(asking("/r/blue"), frames, OWN, {}).others
+    assert found.limits == Limits(5, 10)
 
 
 def test_found_by_all_it_is_called_by_its_name_its_mount_or_its_process(monkeypatch):

@@ -331,6 +331,22 @@ def test_namespace_that_cannot_be_entered_is_a_frame_with_its_error(places):
         ]
 
 
+def test_ctnetlink_is_asked_for_the_limit_where_it_is_not_that_of_here(places, monkeypatch):
+    places[0].update({b"/a": 71, b"/b": 72})
+    monkeypatch.setattr(reader, "table_stats", lambda: b"stats")
+    count, maximum = reader.LIMITS
+    # Before the first namespace, in it, and in the second one.
+    read = iter([b"5\n", b"5\n", b"5\n", b"5\n", b"7\n"])
+    monkeypatch.setattr(reader, "read_small", lambda path: next(read))
+    assert answer(b"limits", [b"/a", b"/b"]) == [
+        (71, 0, count, "/a", b"5\n"),
+        (71, 0, maximum, "/a", b"5\n"),
+        (72, 0, count, "/b", b"5\n"),
+        (72, 0, maximum, "/b", b"7\n"),
+        (72, 0, "stats", "/b", b"stats"),
+    ]
+
+
 def test_sysctl_that_cannot_be_read_is_a_frame_with_its_error(places):
     count, maximum = reader.LIMITS
     places[0][b"/a"] = 71

@@ -140,7 +140,8 @@ def read_text(path: str = PATH) -> KernelCounters:
 
 # -- netlink -------------------------------------------------------------------------------------
 
-IPCTNL_MSG_CT_GET_STATS_CPU = 4
+IPCTNL_MSG_CT_GET_STATS_CPU, IPCTNL_MSG_CT_GET_STATS = 4, 5
+CTA_STATS_GLOBAL_MAX_ENTRIES = 2
 _BE32 = struct.Struct(">I")
 # enum ctattr_stats_cpu; what is left out is "no longer used"
 _CTA_STATS = {
@@ -183,6 +184,21 @@ def parse_stats_cpu(replies: bytes) -> KernelCounters:
     if not cpus:
         raise CountersError("the kernel sent the counters of no CPU")
     return KernelCounters(tuple(cpus))
+
+
+def parse_stats_limit(reply: bytes) -> int | None:
+    """Return the limit in the reply to IPCTNL_MSG_CT_GET_STATS; None where there is none."""
+    try:
+        for start, end in netlink.messages(reply):
+            _, kind, _, _, _ = netlink.NLMSGHDR.unpack_from(reply, start)
+            if kind == ct.NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS:
+                body = start + netlink.NLMSGHDR.size + ct.NFGENMSG.size
+                for attribute, value, stop in netlink.attributes(reply, body, end):
+                    if attribute == CTA_STATS_GLOBAL_MAX_ENTRIES and stop - value == _BE32.size:
+                        return int(_BE32.unpack_from(reply, value)[0])
+    except netlink.MalformedError:
+        pass
+    return None
 
 
 def _cpu(replies: bytes, start: int, end: int) -> CpuCounters:

@@ -300,6 +300,12 @@ def _limits_of(parts: Mapping[str, Frame]) -> Limits | None:
         return FileReading(NEW + what, frame.data, frame.errno)
 
     limits = parse_limits(reading("count"), reading("max"), None)
+    if limits and "stats" in parts:
+        from .counters import parse_stats_limit
+
+        # A namespace with a limit of its own is held to the smaller one of it and the host's.
+        known = parse_stats_limit(parts["stats"].data)
+        limits = limits._replace(limit=min(filter(None, (limits.limit, known)), default=0))
     if limits is None:
         counted = [part.file for part in parts.values() if part.data and not part.errno]
         trace = conntrack_trace() or ("its counters" if counted else "")

@@ -7,7 +7,8 @@ back to its own namespace, drops all privileges, and only then writes what it re
 standard output.
 
     request   = what *argument            each field ends with a NUL byte, the whole with EOF
-    what      = "limits" *where           nf_conntrack_count and nf_conntrack_max
+    what      = "limits" *where           nf_conntrack_count and nf_conntrack_max; ctnetlink's count
+                                          and limit where nf_conntrack_max is not that of here
               / "counters" *where         the same, /proc/net/stat/nf_conntrack, and ctnetlink's
                                           counters of each CPU
               / "table" *where *8filter   all entries over ctnetlink; a dump for each filter
@@ -71,7 +72,8 @@ NOBODY = 65534  # the overflow user and group, /proc/sys/kernel/overflowuid
 
 SYSCTLS = "/proc/sys/net/netfilter/"
 COUNT = "nf_conntrack_count"
-LIMITS = (COUNT, "nf_conntrack_max")
+LIMIT = "nf_conntrack_max"
+LIMITS = (COUNT, LIMIT)
 STAT = "/proc/net/stat/nf_conntrack"
 TABLE = "/proc/net/nf_conntrack"
 OWN_NAMESPACE = "/proc/self/ns/net"
@@ -95,6 +97,7 @@ NLM_F_REQUEST, NLM_F_MULTI, NLM_F_DUMP = 1, 2, 0x300
 NLA_TYPE_MASK = 0x3FFF
 NFNL_SUBSYS_CTNETLINK = 1  # linux/netfilter/nfnetlink.h
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU = 1, 4  # linux/netfilter/nfnetlink_conntrack.h
+IPCTNL_MSG_CT_GET_STATS = 5
 # CTA_TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _MARK, _ZONE, _MARK_MASK, _FILTER, _STATUS_MASK
 FILTERS = frozenset({1, 2, 3, 8, 18, 21, 25, 26})
 STOP_SIGNALS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
@@ -376,7 +379,12 @@ def require_ctnetlink() -> None:
 
 
 def request_dump(
-    message: int, family: int = 0, attributes: bytes = b"", *, deferred: bool = False
+    message: int,
+    family: int = 0,
+    attributes: bytes = b"",
+    *,
+    deferred: bool = False,
+    flags: int = NLM_F_REQUEST | NLM_F_DUMP,
 ) -> socket:
     """Return a socket on which a dump was requested; raises OSError. Reading needs no privileges.
 
@@ -394,7 +402,6 @@ def request_dump(
         link.setsockopt(SOL_SOCKET, SO_RCVBUF, 0)
         link.send(echo_request())
     kind = NFNL_SUBSYS_CTNETLINK << 8 | message
-    flags = NLM_F_REQUEST | NLM_F_DUMP
     header = struct.pack("=IHHIIBBH", 20 + len(attributes), kind, flags, 1, 0, family, 0, 0)
     link.send(header + attributes)
     if deferred:
@@ -460,6 +467,16 @@ def cpu_counters() -> bytes:
     """Return ctnetlink's messages with the counters of each CPU; raises OSError."""
     require_ctnetlink()
     with request_dump(IPCTNL_MSG_CT_GET_STATS_CPU) as link:
+        return b"".join(read_dump(link))
+
+
+def table_stats() -> bytes:
+    """Return ctnetlink's message with the count and the limit that hold here; raises OSError.
+
+    A namespace with a limit of its own may be held to the smaller one of the host.
+    """
+    require_ctnetlink()
+    with request_dump(IPCTNL_MSG_CT_GET_STATS, flags=NLM_F_REQUEST) as link:
         return b"".join(read_dump(link))
 
 
@@ -577,7 +594,9 @@ def empty_dump_frames(count: int, inode: int, path: bytes) -> Iterator[bytes]:
         yield frame(inode, 0, name, path)
 
 
-def small_frames(what: bytes, inode: int, path: bytes, owners: dict[int, int]) -> Iterator[bytes]:
+def small_frames(
+    what: bytes, inode: int, path: bytes, owners: dict[int, int], limit: bytes
+) -> Iterator[bytes]:
     """Yield the frames of a namespace's limits, of these and its counters, or of its timeouts."""
     names: Iterable[str] = LIMITS
     if what == b"timeouts":
@@ -591,9 +610,13 @@ def small_frames(what: bytes, inode: int, path: bytes, owners: dict[int, int]) -
         sources.append(("stats_cpu", cpu_counters))
     for name, read in sources:
         try:
-            yield frame(inode, 0, name, path, read())
+            data = read()
         except OSError as error:
             yield frame(inode, error.errno or errno.EIO, name, path)
+        else:
+            yield frame(inode, 0, name, path, data)
+            if name == LIMIT and data != limit:
+                sources.append(("stats", table_stats))
 
 
 def table_frames(filters: list[bytes], inode: int, path: bytes) -> Iterable[bytes | memoryview]:
@@ -614,7 +637,12 @@ def table_frames(filters: list[bytes], inode: int, path: bytes) -> Iterable[byte
 
 
 def namespace_frames(
-    what: bytes, inode: int, path: bytes, filters: list[bytes], owners: dict[int, int]
+    what: bytes,
+    inode: int,
+    path: bytes,
+    filters: list[bytes],
+    owners: dict[int, int],
+    limit: bytes = b"",
 ) -> Iterable[bytes | memoryview]:
     """Return the frames of the present namespace. All that needs privileges is done then."""
     if what == b"table":
@@ -622,7 +650,7 @@ def namespace_frames(
     try:
         if what == b"text":
             return text_frames(open_of_namespace(TABLE, inode, owners), inode, path)
-        return list(small_frames(what, inode, path, owners))
+        return list(small_frames(what, inode, path, owners, limit))
     except OSError as error:
         file = "text" if what == b"text" else "-"
         return [frame(inode, error.errno or errno.EIO, file, path)]
@@ -642,6 +670,9 @@ def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes | memory
     if what in (b"table", b"text"):
         allow_descriptors()
         widen_pipe(1)
+    limit = b""
+    with suppress(OSError):
+        limit = read_small(SYSCTLS + LIMIT)
     home = os.open(OWN_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
     for place in places:
         listed = place == b"processes"
@@ -653,7 +684,7 @@ def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes | memory
                     answer.append([frame(0, error.errno or errno.EIO, "-", path)])
                 continue
             if inode:
-                answer.append(namespace_frames(what, inode, path, filters, owners))
+                answer.append(namespace_frames(what, inode, path, filters, owners, limit))
     leave(home)
     os.close(home)
     return answer
