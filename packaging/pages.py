@@ -263,9 +263,10 @@ def man_page(check: Check, plugins: str, user: str) -> str:
         ".PP",
         paragraph(
             "The reader reads everything that needs a capability. It understands nothing of it, "
-            "and drops its privileges before it writes. --sudo starts it; that needs a line of "
-            "sudoers(5) such as this one. The check prints the line for its installation:"
+            "and drops its privileges before it writes. --sudo starts it; that needs lines of "
+            "sudoers(5) such as these. The check prints the lines for its installation:"
         ),
+        *verbatim(f"Defaults!{reader} !use_pty"),
         *verbatim(f'{user} ALL=(root) NOPASSWD: {reader} ""'),
         ".PP",
         paragraph(

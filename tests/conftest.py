@@ -126,13 +126,14 @@ def table(front_door):
 
 @pytest.fixture
 def sudoers(need, installed):
-    """The sudoers file that the checks themselves ask for; its line."""
+    """The sudoers file that the checks themselves ask for; the line that grants."""
     need("sudo", "visudo")
     tree, _ = installed
     file = Path(f"/etc/sudoers.d/check-conntrack-test-{os.getpid()}")
-    line = f'nobody ALL=(root) NOPASSWD: {tree}/check_conntrack/kernel/reader.py ""\n'
+    program = f"{tree}/check_conntrack/kernel/reader.py"
+    line = f'nobody ALL=(root) NOPASSWD: {program} ""\n'
     try:
-        file.write_text(line)
+        file.write_text(f"Defaults!{program} !use_pty\n{line}")
         file.chmod(0o440)
         subprocess.run(["visudo", "-c", "-f", file], check=True, capture_output=True)
         yield line.strip()

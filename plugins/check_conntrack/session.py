@@ -202,8 +202,8 @@ def grant(purpose: str, *, as_root: bool = False) -> list[str]:
 
     lines = [
         f"To {purpose}, let this user start the reader as root: use --sudo, and add with",
-        "visudo -f /etc/sudoers.d/check-conntrack the line",
-        f"  {reader_command.sudoers_line()}",
+        "visudo -f /etc/sudoers.d/check-conntrack the lines",
+        *(f"  {line}" for line in reader_command.sudoers_lines()),
     ]
     step = reader_command.install_command()
     weak = "" if step else reader_command.replaceable_part()
@@ -214,6 +214,6 @@ def grant(purpose: str, *, as_root: bool = False) -> list[str]:
             f"Before that, make the suite writable for root only: others may write to {weak},"
         )
         lines.append(
-            "and whoever replaces the reader or its interpreter becomes root by that line."
+            "and whoever replaces the reader or its interpreter becomes root by these lines."
         )
     return lines

@@ -154,6 +154,10 @@ def test_packages_install_all_documents_with_links_that_lead_somewhere(tmp_path)
 def test_there_is_one_line_for_sudo(path):
     lines = SUDOERS.findall(path.read_text())
     assert set(lines) <= {SUDOERS.search((TREE / "docs" / "deploy.md").read_text())[1]}
+    # With what keeps a reader that was stopped from outliving its terminal.
+    reader = "/usr/lib/nagios/plugins/check_conntrack/kernel/reader.py"
+    before = re.findall(r"^ +(.*)\n +\S+ ALL=\(root\) NOPASSWD: ", path.read_text(), re.MULTILINE)
+    assert set(before) <= {f"Defaults!{reader} !use_pty"}
 
 
 @documents

@@ -49,7 +49,10 @@ def test_reader_that_is_not_executable_is_started_by_the_interpreter(sudo, reade
         pytest.skip("this file system has no executable bit")
     grant = [sys.executable, "-I", "-S", "-B", str(reader_file)]
     assert reader_command.reader_command(sudo=True) == [sudo, "-n", *grant]
-    assert reader_command.sudoers_line().endswith(" NOPASSWD: " + " ".join(grant))
+    default, line = reader_command.sudoers_lines()
+    assert line.endswith(" NOPASSWD: " + " ".join(grant))
+    # The grammar of sudoers has no place for its arguments.
+    assert default == f"Defaults:{line.split()[0]} !use_pty"
 
 
 def test_sudo_that_is_not_installed_is_named(monkeypatch):
@@ -65,6 +68,12 @@ def test_sudo_is_not_searched_along_the_callers_path():
 def test_sudoers_line_allows_no_argument(reader_file, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert reader_command.sudoers_line() == f'root ALL=(root) NOPASSWD: {reader_file} ""'
+
+
+def test_sudoers_lines_keep_no_pseudo_terminal(reader_file):
+    default, line = reader_command.sudoers_lines()
+    assert default == f"Defaults!{reader_file} !use_pty"
+    assert line == reader_command.sudoers_line()
 
 
 def test_sudoers_line_names_a_nameless_user_by_number(reader_file, monkeypatch):

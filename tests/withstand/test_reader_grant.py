@@ -347,10 +347,11 @@ def gone(pid, seconds):
 
 
 @contextlib.contextmanager
-def on_terminals(reader, default):
+def on_terminals(reader, default, scope=None):
     """Yield a function that starts the reader on a terminal; one default of sudoers is set."""
+    scope = f"!{reader[-1]}" if scope is None else scope
     file = Path(f"/etc/sudoers.d/check-conntrack-pty-{os.getpid()}")
-    file.write_text(f"Defaults!{reader[-1]} {default}\n")
+    file.write_text(f"Defaults{scope} {default}\n")
     file.chmod(0o440)
     started = []
 
@@ -387,8 +388,11 @@ def test_terminal_cannot_keep_the_reader(reader, default):
 
 
 def test_hang_up_ends_a_reader_that_a_terminal_stopped_at_any_moment(reader, dice):
-    """Before its first line, a terminal can stop it like any program, until it hangs up."""
-    with on_terminals(reader, "!use_pty") as start:  # as nrpe/sudoers has it
+    """Before its first line, a terminal can stop it like any program, until it hangs up.
+
+    All other programs have a pseudo-terminal of sudo here, the default of Debian's sudoers.
+    """
+    with on_terminals(reader, "use_pty", "") as start:
         for _ in range(RUNS * 2):
             run = start()
             time.sleep(dice.uniform(0.0, 0.3))

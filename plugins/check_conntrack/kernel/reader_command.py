@@ -80,20 +80,35 @@ def install_command() -> str:
     return shlex.quote(getattr(__spec__.loader, "archive", "")) + " --install-reader"
 
 
+def sudoers_lines() -> list[str]:
+    """Return lines of sudoers(5): this user may start the reader, and nothing else.
+
+    With a pseudo-terminal of sudo, a reader that a terminal stopped could stay when that is gone.
+    """
+    command = sudo_grant()
+    # The grammar of sudoers takes a command there, but no arguments.
+    scope = f"!{_escaped(command[0])}" if len(command) == 1 else f":{_escaped(_user_name())}"
+    return [f"Defaults{scope} !use_pty", sudoers_line()]
+
+
 def sudoers_line() -> str:
     """Return the line of sudoers(5) that lets this user start the reader, and nothing else."""
-    import pwd
-
-    uid = os.geteuid()
-    try:
-        name = pwd.getpwuid(uid).pw_name
-    except KeyError:
-        name = f"#{uid}"
+    name = _user_name()
     command = sudo_grant()
     # Without an argument list, sudo would let the caller pass any.
     arguments = command[1:] or ['""']
     words = [_escaped(word) if word != '""' else word for word in (command[0], *arguments)]
     return f"{_escaped(name)} ALL=(root) NOPASSWD: {' '.join(words)}"
+
+
+def _user_name() -> str:
+    import pwd
+
+    uid = os.geteuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
 
 
 def _escaped(word: str) -> str:
