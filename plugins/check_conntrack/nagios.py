@@ -338,6 +338,7 @@ def conclude(
     not_applicable: Container[str] = (),
     absent: Container[str] = (),
     remember: Callable[[], None] | None = None,
+    notes: Sequence[str] = (),
 ) -> CheckResult:
     """Run nagiosplugin's check, keep the history, and return state, text, perfdata, long output.
 
@@ -346,12 +347,13 @@ def conclude(
     remember: writes the history, once the verdict is known. With it, a history that cannot be kept
     is said in every run; it is a WARNING if a range, a default one included, needs it. If the user
     wants no history (--no-state), that holds for given ranges only, and is said with -v.
+    notes: lines of long output that are printed in any state.
     """
     check = OrderedCheck(resource, summary, WorstResults(), *all_contexts)
     check()
     labels = [context for context in all_contexts if isinstance(context, LabelContext)]
     extra: list[Sequence[str]] = []
-    notes: list[str] = []
+    notes = list(notes)
     problem = ""
     if thresholds:
         labels = [context for context in labels if context.label.name not in absent]

@@ -433,7 +433,7 @@ RULES = (
     Rule(
         frozenset(
             {
-                *("usage", "entries", "growth", "time_to_full"),
+                *("usage", "entries", "growth", "time_to_full", "settles_at"),
                 *("table_full", "early_drops"),
             }
         ),

@@ -14,12 +14,15 @@ standard output.
               / "table" *where *8filter   all entries over ctnetlink; a dump for each filter
               / "text" *where             /proc/net/nf_conntrack
               / "timeouts" *where         nf_conntrack_*_timeout*
+              / "events" path time        ctnetlink's events of new entries, for so long; the count
+                                          and the clock with them
               / "log"                     /dev/kmsg, a frame for each record
     where     = "processes" / path        the network namespaces of all threads, or one namespace
     path      = "/" 1*4094 byte           a file that names a network namespace; anything else is
                                           not opened (O_PATH) and reported as ENOENT
     filter    = family ":" *attribute     0, 2 or 10, and netlink attributes in hexadecimal: tuples,
                                           status, zone, mark and their masks
+    time      = 1*5DIGIT                  milliseconds, 30000 at most
 
     answer    = *frame "end" LF
     frame     = inode SP errno SP file SP length-of-path SP length-of-data LF path data
@@ -59,6 +62,9 @@ PREPARATION = 30  # everything that is done with privileges
 STALL = 10  # writing one piece of the answer, a quarter of a mebibyte at most
 GRACE = 2  # from SIGALRM to SIGKILL
 LOG_TIME = 5.0  # the log may be written as fast as it is read
+LONGEST_LISTENING = 30.0
+LATEST = 1.0  # for reading what is left when listening is over
+TICK = 0.05  # between two looks at the events that have arrived
 
 LONGEST_REQUEST = 1 << 20  # bytes
 LONGEST_PATH = 4096  # bytes, PATH_MAX
@@ -67,6 +73,8 @@ MOST_DUMPS = 8
 # A batch of a dump has up to 32 KiB, and twice that room; batches are joined into frames.
 LARGEST_BATCH = 1 << 16
 FULL_FRAME = 7 << 15
+# Bytes that events may take while nobody reads them: 26000 events on 6.18. The kernel doubles it.
+EVENT_ROOM = 16 << 20
 PIPE_SIZE = 1 << 20  # bytes, what /proc/sys/fs/pipe-max-size allows to all users
 NOBODY = 65534  # the overflow user and group, /proc/sys/kernel/overflowuid
 
@@ -74,6 +82,7 @@ SYSCTLS = "/proc/sys/net/netfilter/"
 COUNT = "nf_conntrack_count"
 LIMIT = "nf_conntrack_max"
 LIMITS = (COUNT, LIMIT)
+EVENTS = "nf_conntrack_events"
 STAT = "/proc/net/stat/nf_conntrack"
 TABLE = "/proc/net/nf_conntrack"
 OWN_NAMESPACE = "/proc/self/ns/net"
@@ -95,6 +104,8 @@ NETLINK_NETFILTER = 12  # linux/netlink.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_DUMP = 1, 2, 0x300
 NLA_TYPE_MASK = 0x3FFF
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+NFNLGRP_CONNTRACK_NEW = 1  # linux/netfilter/nfnetlink.h
 NFNL_SUBSYS_CTNETLINK = 1  # linux/netfilter/nfnetlink.h
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU = 1, 4  # linux/netfilter/nfnetlink_conntrack.h
 IPCTNL_MSG_CT_GET_STATS = 5
@@ -230,14 +241,17 @@ def read_request(descriptor: int) -> list[bytes]:
     paths, filters = split(arguments)
     if what == b"log":
         allowed = not arguments
+    elif what == b"events":
+        allowed = len(paths) == len(filters) == 1 and paths[0] != b"processes"
+        parse_time(arguments[-1] if arguments else b"")
     elif what == b"table":
         allowed = len(filters) <= MOST_DUMPS
+        for text in filters:
+            parse_filter(text)
     else:
         allowed = not filters and what in (b"limits", b"counters", b"timeouts", b"text")
     if not allowed or any(len(path) >= LONGEST_PATH for path in paths):
         raise RefusedError
-    for text in filters:
-        parse_filter(text)
     return [what, *arguments]
 
 
@@ -249,6 +263,16 @@ def split(arguments: list[bytes]) -> tuple[list[bytes], list[bytes]]:
             break
         count += 1
     return arguments[:count], arguments[count:]
+
+
+def parse_time(text: bytes) -> float:
+    """Return the seconds to listen for; raises RefusedError."""
+    if not 1 <= len(text) <= 5 or text.strip(b"0123456789"):
+        raise RefusedError
+    seconds = int(text) / 1000
+    if seconds > LONGEST_LISTENING:
+        raise RefusedError
+    return seconds
 
 
 def parse_filter(text: bytes) -> tuple[int, bytes]:
@@ -594,6 +618,85 @@ def empty_dump_frames(count: int, inode: int, path: bytes) -> Iterator[bytes]:
         yield frame(inode, 0, name, path)
 
 
+def join_events() -> socket:
+    """Return a socket that gets ctnetlink's events of new entries; raises OSError.
+
+    Joining needs privileges, and receiving needs none. Ends of entries are not listened for: most
+    entries end together when the garbage collector passes, which a short time does not show.
+    """
+    from socket import AF_NETLINK, SO_RCVBUF, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
+
+    require_ctnetlink()  # joining a group loads a module, too (nfnetlink_bind)
+    link = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER)
+    try:
+        try:
+            link.setsockopt(SOL_SOCKET, SO_RCVBUFFORCE, EVENT_ROOM)
+        except OSError:  # a user namespace of its own
+            link.setsockopt(SOL_SOCKET, SO_RCVBUF, EVENT_ROOM)
+        link.bind((0, 1 << NFNLGRP_CONNTRACK_NEW - 1))
+    except OSError:
+        link.close()
+        raise
+    return link
+
+
+def events_frames(seconds: float, inode: int, path: bytes) -> Iterable[bytes | memoryview]:
+    """Return the frames of a namespace's events. When this returns, listening has begun."""
+    file, count = EVENTS, -1
+    try:
+        settings = read_small(SYSCTLS + EVENTS)
+        file = COUNT
+        count = open_file(SYSCTLS + COUNT)
+        file = "events"
+        link = join_events()
+    except OSError as error:
+        if count >= 0:
+            os.close(count)
+        return [frame(inode, error.errno or errno.EIO, file, path)]
+    since = time.monotonic()
+    first = frame(inode, 0, EVENTS, path, settings)
+    first += frame(inode, 0, COUNT, path, os.pread(count, 64, 0))
+    return listen(link, count, (since, since + seconds), inode, path, first)
+
+
+def listen(
+    link: socket, count: int, times: tuple[float, float], inode: int, path: bytes, first: bytes
+) -> Iterator[bytes | memoryview]:
+    """Yield `first`, then by ticks: the events, the count, and the nanoseconds since the beginning.
+
+    The clock is read when no event is left. ENOBUFS in a frame says that there was no room, and
+    that the kernel has dropped events. The last frame is an empty one of events.
+    """
+    from socket import MSG_DONTWAIT
+
+    since, end = times
+    room = memoryview(bytearray(FULL_FRAME + LARGEST_BATCH))
+    yield first
+    now, code, left = since, 0, False
+    while code in (0, errno.ENOBUFS) and (left or now < end) and now < end + LATEST:
+        time.sleep(0 if left else min(TICK, max(end - now, 0)))
+        filled, code, left = 0, 0, True
+        while left and filled <= FULL_FRAME:
+            try:
+                filled += link.recv_into(room[filled:], 0, MSG_DONTWAIT)
+            except BlockingIOError:
+                left = False
+            except OSError as error:
+                code = error.errno or errno.EIO
+                left = code == errno.ENOBUFS  # what had room follows
+        now = time.monotonic()
+        yield frame_header(inode, 0, "events", path, filled)
+        yield room[:filled]
+        if code:
+            yield frame(inode, code, "events", path)
+        if not left:
+            yield frame(inode, 0, COUNT, path, os.pread(count, 64, 0))
+            yield frame(inode, 0, "clock", path, b"%d" % ((now - since) * 1e9))
+    link.close()
+    os.close(count)
+    yield frame(inode, 0, "events", path)
+
+
 def small_frames(
     what: bytes, inode: int, path: bytes, owners: dict[int, int], limit: bytes
 ) -> Iterator[bytes]:
@@ -647,6 +750,8 @@ def namespace_frames(
     """Return the frames of the present namespace. All that needs privileges is done then."""
     if what == b"table":
         return table_frames(filters, inode, path)
+    if what == b"events":
+        return events_frames(parse_time(filters[0]), inode, path)
     try:
         if what == b"text":
             return text_frames(open_of_namespace(TABLE, inode, owners), inode, path)

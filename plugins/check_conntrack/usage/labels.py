@@ -19,9 +19,31 @@ LABELS = (
     ),
     Label(
         "time_to_full",
-        "time left at that growth, when known",
+        "time left until the table is full, when known",
         "s",
         needs_history=True,
+        when_known=True,
+    ),
+    Label("new_rate", "new entries per second, with --listen", decimals=1, when_known=True),
+    Label(
+        "end_rate",
+        "entries that end per second, with --listen, when known",
+        decimals=1,
+        needs_history=True,
+        when_known=True,
+    ),
+    Label(
+        "lifetime",
+        "mean seconds that an entry counts, with --listen, when known",
+        "s",
+        needs_history=True,
+        when_known=True,
+    ),
+    Label(
+        "settles_at",
+        "percent of the limit where the present rate leads, with --listen",
+        "%",
+        1,
         when_known=True,
     ),
     Label("instance_available", "connections that EC2 can still track for this instance"),
@@ -37,4 +59,5 @@ LABELS = (
 )
 INSTANCE_LABELS = ("instance_available", "instance_usage")  # of EC2, absent elsewhere
 TABLE_LABELS = tuple(label for label in LABELS if label.name not in INSTANCE_LABELS)
+LISTENING_LABELS = ("new_rate", "end_rate", "lifetime", "settles_at")
 NAMESPACE_LABELS = ("usage", "entries", "time_to_full")  # of namespaces beside the first

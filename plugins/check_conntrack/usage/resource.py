@@ -10,17 +10,20 @@ from ..kernel.limits import has_ena
 from ..kernel.namedtuple import NamedTuple
 from ..kernel.namespaces import Namespace, NamespaceScan
 from ..state import trend
-from .labels import INSTANCE_LABELS, NAMESPACE_LABELS, TABLE_LABELS
+from .labels import INSTANCE_LABELS, LISTENING_LABELS, NAMESPACE_LABELS, TABLE_LABELS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from ..ranges import Thresholds
     from ..session import Session
+    from ..state.outlook import Outlook
     from ..state.state_store import Store
     from ..state.trend import Series
     from .instance import InstanceReport
+    from .listening import Heard
 
 
 class NamespaceReport(NamedTuple):
@@ -29,25 +32,35 @@ class NamespaceReport(NamedTuple):
     series: this run included; None where no history is kept.
     growth: entries per second, signed; None if not known yet.
     graphed: whether it has perfdata.
+    outlook: where the table is heading; None without --listen, or if nothing was heard.
     """
 
     namespace: Namespace
     series: Series | None = None
     growth: float | None = None
     graphed: bool = True
+    outlook: Outlook | None = None
 
     @property
     def time_to_full(self) -> float | None:
-        """Return the seconds until the table is full; None if that is not in sight."""
+        """Return the seconds until the table is full; None if that is not in sight.
+
+        Of what the growth says and what was heard, the smaller one.
+        """
         limits = self.namespace.limits
-        return trend.time_to_full(limits.entries, limits.limit, self.growth) if limits else None
+        if limits is None:
+            return None
+        left = trend.time_to_full(limits.entries, limits.limit, self.growth)
+        heard = self.outlook.time_to_full if self.outlook else None
+        known = [seconds for seconds in (left, heard) if seconds is not None]
+        return min(known, default=None)
 
     def metrics(self) -> Iterator[Metric]:
         """Yield the values in the order of TABLE_LABELS; only NAMESPACE_LABELS beside the first."""
         limits, prefix = self.namespace.limits, self.namespace.prefix
         if limits is None:
             return
-        values = {
+        values: dict[str, float | None] = {
             "usage": limits.usage,
             "entries": limits.entries,
             "limit": limits.limit,
@@ -55,9 +68,11 @@ class NamespaceReport(NamedTuple):
             "growth": self.growth,
             "time_to_full": self.time_to_full,
         }
+        if self.outlook:
+            values.update((name, getattr(self.outlook, name)) for name in LISTENING_LABELS)
         largest = {"usage": 100, "entries": limits.limit or None}
         for label in TABLE_LABELS:
-            value = values[label.name]
+            value = values.get(label.name)
             if value is not None and (not prefix or label.name in NAMESPACE_LABELS):
                 context = label.name if self.graphed else nagios.HIDDEN + label.name
                 largest_value = largest.get(label.name)
@@ -66,13 +81,21 @@ class NamespaceReport(NamedTuple):
                 )
 
 
-def read(run: Session, options: argparse.Namespace) -> tuple[Usage, reports.Histories]:
-    """Return the tables that were asked for, and the histories to write after the verdict."""
+def read(
+    run: Session, options: argparse.Namespace, thresholds: Thresholds
+) -> tuple[Usage, Callable[[], None]]:
+    """Return the tables that were asked for, and what writes their histories after the verdict."""
     run.stage("reading /proc/sys/net/netfilter")
     try:
         scan = namespaces.scan(run, options.netns)
     except KernelError as error:
         scan = NamespaceScan(problems=(str(error),))
+    heard, remember = _listen(run, options, scan)
+    if heard:
+        scan = scan._replace(
+            first=_counted_again(scan.first, heard.entries),
+            problems=(*scan.problems, *_not_evaluated(heard, thresholds)),
+        )
     run.stage("reading the state")
     histories = reports.Histories("usage", options, run, options.trend_window)
     graphed, hidden = reports.graphed(scan.others)
@@ -83,7 +106,44 @@ def read(run: Session, options: argparse.Namespace) -> tuple[Usage, reports.Hist
         for one in shown
     ]
     namespace_reports += [NamespaceReport(one, graphed=False) for one in hidden]
-    return Usage(namespace_reports, scan, _instance(run)), histories
+    if heard and scan.first:
+        namespace_reports[0] = namespace_reports[0]._replace(outlook=heard.outlook)
+
+    def write() -> None:
+        histories.write()
+        remember()
+
+    return Usage(namespace_reports, scan, _instance(run), heard), write
+
+
+def _listen(
+    run: Session, options: argparse.Namespace, scan: NamespaceScan
+) -> tuple[Heard | None, Callable[[], None]]:
+    """Listen in the first namespace, if that is wanted and it has a table.
+
+    Returns what was heard, and what keeps it for later runs.
+    """
+    if not options.listen or not scan.first:
+        return None, lambda: None
+    from .listening import Listener
+
+    listener = Listener(options, run)
+    return listener.listen(scan.first, reports.now), listener.write
+
+
+def _counted_again(namespace: Namespace | None, entries: int | None) -> Namespace | None:
+    """Return a namespace with the count at the end of listening, if there is one."""
+    if namespace is None or namespace.limits is None or entries is None:
+        return namespace
+    return namespace._replace(limits=namespace.limits._replace(entries=entries))
+
+
+def _not_evaluated(heard: Heard, thresholds: Thresholds) -> list[str]:
+    """Return a problem if a range was given for a label that nothing was heard for."""
+    names = [name for name in LISTENING_LABELS if name in thresholds.given]
+    if not heard.problem or not names:
+        return []
+    return [f"{', '.join(names)} cannot be evaluated: {heard.problem}"]
 
 
 def _instance(run: Session) -> InstanceReport | None:
@@ -100,6 +160,7 @@ class Usage(Resource):
     """The tables that were asked for, the one that plain labels describe first.
 
     instance: EC2's own limit; None elsewhere than on EC2.
+    heard: what was heard; None without --listen, or if there is no table.
     """
 
     def __init__(
@@ -107,8 +168,10 @@ class Usage(Resource):
         namespace_reports: Sequence[NamespaceReport],
         scan: NamespaceScan,
         instance: InstanceReport | None = None,
+        heard: Heard | None = None,
     ) -> None:
         self.reports = namespace_reports
+        self.heard = heard
         self.problems = scan.problems
         self.inactive = scan.inactive
         self.instance = instance
@@ -133,6 +196,13 @@ class Usage(Resource):
             from . import instance
 
             instance.write(store, self.instance)
+
+    @property
+    def notes(self) -> list[str]:
+        """Return the line that is printed in any state: why nothing was heard."""
+        if not self.heard or not self.heard.problem:
+            return []
+        return [f"Events could not be counted: {self.heard.problem}"]
 
     def probe(self) -> Iterator[Metric]:
         """Yield the first namespace's metrics, then the problems, then those of the others."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nagiosplugin import Result, Results
 
     from ..session import Session
+    from ..state.outlook import Outlook
     from ..state.state_store import Store
 
 SOON = 86400  # seconds; a longer time to full is not on the status line
@@ -43,7 +44,8 @@ class UsageSummary(nagios.StatusSummary):
             alarms = nagios.alarms(reports.results_of(shown[0], TABLE_LABELS, results))
             cause = _cause(shown[0], alarms)
             left = _time_left(shown[0], alarms)
-            suffix = f", {left}" if left and not cause else ""
+            where_to = [each for each in (*_heading(shown[0], left), left) if each]
+            suffix = "" if cause else "".join(f", {each}" for each in where_to)
             usage = reports.usage_of(shown[0], results)
             parts.append(reports.table_state(shown[0].namespace, usage, suffix))
             parts += map(render.versions, self.usage.problems)
@@ -51,9 +53,9 @@ class UsageSummary(nagios.StatusSummary):
             parts += [
                 [reports.too_high_or_low(alarm)]
                 for alarm in alarms
-                if nagios.label_of(alarm) not in ("usage", "entries", "time_to_full")
+                if nagios.label_of(alarm) not in ("usage", "entries", "time_to_full", "settles_at")
             ]
-            parts.append([left if cause else ""])
+            parts.append([", ".join(where_to), left] if cause else [])
             if alarms:
                 parts.append(reports.also(shown[1:], results))
             else:
@@ -94,6 +96,8 @@ class UsageSummary(nagios.StatusSummary):
             lines += usage.instance.advice(of_instance)
         if self.run.forbidden:
             lines += session.grant("read other namespaces", as_root=self.run.as_root)
+        elif usage.heard and usage.heard.forbidden:
+            lines += session.grant("listen to events", as_root=self.run.as_root)
         if len(usage.reports) > 1:
             most = None if self.verbosity > 1 else reports.MOST_GRAPHED + 1
             left = {"full in": _full_in}
@@ -129,6 +133,24 @@ def _time_left(report: NamespaceReport, alarms: Sequence[Result]) -> str:
     return f"full in about {render.duration(left)}"
 
 
+def _heading(report: NamespaceReport, left: str) -> list[str]:
+    """Return the rate of new entries, and where it leads if that is not to a full table."""
+    outlook = report.outlook
+    if outlook is None:
+        return []
+    words = [_per_second(outlook) + " new/s"]
+    if outlook.settles_at is not None and not left:
+        words.append(f"settles at about {render.percent(outlook.settles_at)}")
+    return words
+
+
+def _per_second(outlook: Outlook) -> str:
+    """Return the rate of new entries, as a lower bound if events were lost."""
+    rate = outlook.new_rate
+    number = f"{rate:.0f}" if rate >= 10 or rate == int(rate) else f"{rate:.1f}"
+    return f"at least {number}" if outlook.at_least else number
+
+
 def _full_in(report: reports.Report) -> str:
     left = report.time_to_full if isinstance(report, NamespaceReport) else None
     return "" if left is None else render.duration(left) if left else "now"
@@ -156,6 +178,8 @@ def _since(report: NamespaceReport, alarm: Result) -> str:
 def _is_too_full(alarm: Result) -> bool:
     """Return whether an alarm says that the table is or will be too full, or its limit is wrong."""
     context = nagios.context_of(alarm)
+    if context.label.name in ("new_rate", "end_rate", "lifetime"):
+        return False
     return context.label.name in ("limit", "time_to_full") or not context.too_low(alarm)
 
 
@@ -173,10 +197,32 @@ def _history(report: NamespaceReport) -> list[str]:
     for change in series.recent_changes if series else ():
         text = reports.change_text(change, series.last if series else change.before)
         lines.append(text[:1].upper() + text[1:])
+    if report.outlook:
+        lines.append(_heard(report.outlook))
     if limits and limits.buckets:
         load = limits.entries / limits.buckets
         lines.append(f"Hash: {limits.buckets} buckets, {load:.2f} entries each")
     return lines
+
+
+def _heard_growth(report: NamespaceReport) -> float:
+    """Return the entries per second by which the table fills up, if that was heard; else 0."""
+    left = report.outlook.time_to_full if report.outlook else None
+    limits = report.namespace.limits
+    return (limits.limit - limits.entries) / left if limits and left else 0.0
+
+
+def _heard(outlook: Outlook) -> str:
+    """Return what was heard while listening, and what follows from it."""
+    parts = [f"{_per_second(outlook)} new entries/s"]
+    if outlook.end_rate is not None:
+        parts.append(f"{outlook.end_rate:.0f} end per second")
+    if outlook.lifetime is not None:
+        parts.append(f"an entry counts for {render.duration(outlook.lifetime)} on average")
+    if outlook.settles_at is not None:
+        parts.append(f"settles at {render.percent(outlook.settles_at)} of the limit")
+    lost = " (the kernel had no room for all events)" if outlook.at_least else ""
+    return f"Listening: {', '.join(parts)}{lost}"
 
 
 def _advice(report: NamespaceReport, alarms: Sequence[Result], store: Store) -> list[str]:
@@ -193,6 +239,6 @@ def _advice(report: NamespaceReport, alarms: Sequence[Result], store: Store) -> 
     change = trend.lowered(report.series) if report.series else None
     if change:
         evidence = evidence._replace(lowered_from=change.old)
-    if labels & {"growth", "time_to_full"}:
-        evidence = evidence._replace(growth=report.growth or 0.0)
+    if labels & {"growth", "time_to_full", "settles_at"}:
+        evidence = evidence._replace(growth=max(report.growth or 0.0, _heard_growth(report)))
     return capacity.advise(evidence, labels)

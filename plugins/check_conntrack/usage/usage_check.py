@@ -10,9 +10,10 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from .. import cli, nagios, runner, session
+from ..kernel import privileges
 from ..ranges import parse_thresholds
 from ..state import trend
-from .labels import LABELS, NAMESPACE_LABELS
+from .labels import LABELS, LISTENING_LABELS, NAMESPACE_LABELS
 from .resource import read
 from .summary import UsageSummary
 
@@ -20,6 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
+    from ..ranges import Thresholds
     from ..signals import Stage
 
 __all__ = ["EXAMPLES", "LABELS", "NAMESPACE_LABELS", "TITLE", "main", "parser", "run_check"]
@@ -28,11 +30,15 @@ PURPOSE = """\
 How full is the kernel's connection-tracking table, and when will it be full? A full
 table refuses new connections while established ones go on. Needs no privileges."""
 LONGEST_WINDOW = 30 * 86400  # seconds
+SHORTEST_LISTENING, LONGEST_LISTENING = 0.1, 30.0  # seconds; the reader allows no more
+LISTENING_RESERVE = 2.0  # seconds of the time-out for all the rest
+LATE_MODULES = ("check_conntrack.usage.listening",)
 EXAMPLES = """\
 Examples:
   check_conntrack_usage -w 80 -c 90
   check_conntrack_usage -w time_to_full=4h: -c time_to_full=30m:
   check_conntrack_usage -w 70 -w limit=262144: -c entries=90%
+  check_conntrack_usage --listen 1s --sudo -w settles_at=80 -c time_to_full=5m:
   check_conntrack_usage --netns all --sudo
   check_conntrack_usage -v --trend-window 6h --state-key slow
 """
@@ -45,15 +51,44 @@ def _window(text: str) -> float:
     return seconds
 
 
+def _listening_time(text: str) -> float:
+    seconds = cli.parse_seconds(text)
+    if not SHORTEST_LISTENING <= seconds <= LONGEST_LISTENING:
+        raise cli.ArgumentTypeError(f"{text!r} is not between 0.1 and 30s")
+    return seconds
+
+
+def validate(options: argparse.Namespace, thresholds: Thresholds) -> None:
+    """Raise UsageError where --listen and the other options do not go together."""
+    if not options.listen:
+        names = [name for name in LISTENING_LABELS if name in thresholds.given]
+        if names:
+            raise cli.UsageError(f"a range for {', '.join(names)} needs --listen (add --listen 1s)")
+    elif 0 < options.timeout < options.listen + LISTENING_RESERVE:
+        raise cli.UsageError(
+            f"--timeout {options.timeout:g} is too short for --listen {options.listen:g} "
+            f"(allow at least {options.listen + LISTENING_RESERVE:g}s)"
+        )
+
+
 def parser() -> cli.Parser:
     """Return the parser of this check's command line."""
     made = cli.make_parser("check_conntrack_usage", PURPOSE, LABELS, EXAMPLES)
-    made.add_argument_group("options of this check").add_argument(
+    add = made.add_argument_group("options of this check").add_argument
+    add(
         "--trend-window",
         type=_window,
         default=3600.0,
         metavar="DURATION",
         help="time span for growth (default: 1h); growth is known after 3 runs and 5 minutes",
+    )
+    add(
+        "--listen",
+        type=_listening_time,
+        default=0.0,
+        metavar="DURATION",
+        help="count new entries for so long, 0.1s to 30s, and say where the table is heading "
+        "(default: do not listen); needs the reader",
     )
     return made
 
@@ -61,12 +96,20 @@ def parser() -> cli.Parser:
 def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
     """Run the check. Privileges are dropped before anything from the kernel is parsed."""
     thresholds = parse_thresholds(LABELS, options.warning, options.critical)
+    validate(options, thresholds)
     with ExitStack() as stack:
-        run = session.begin(options, stage, stack, readers=1 if options.netns else 0)
-        usage, histories = read(run, options)
+        run = session.begin(
+            options,
+            stage,
+            stack,
+            readers=bool(options.netns) + bool(options.listen),
+            capability=privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN,
+            late=LATE_MODULES if options.listen else (),
+        )
+        usage, write = read(run, options, thresholds)
 
         def remember() -> None:
-            histories.write()
+            write()
             usage.write(run.store)
 
         return nagios.conclude(
@@ -79,6 +122,7 @@ def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
             not_applicable=usage.not_applicable,
             absent=usage.absent,
             remember=remember,
+            notes=usage.notes,
         )
 
 

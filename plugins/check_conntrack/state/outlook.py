@@ -1,0 +1,226 @@
+"""Where a table is heading: setup rate, end rate, lifetime, settling point, and the time to full.
+
+The rate of new entries is counted while listening to the kernel's events. The rate at which entries
+end cannot be counted in a second: an expired entry stays in the table, and in the kernel's count,
+until the garbage collector passes (gc_worker() in net/netfilter/nf_conntrack_core.c; every 1 to 60
+seconds) or a packet hashes to its bucket. So it comes from the counts of earlier runs.
+
+Pure functions and values; nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..kernel.namedtuple import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WINDOW = 900.0  # seconds of earlier runs that the end rate comes from
+OLDEST = 3600.0  # seconds; where runs are rare, the last ones count up to this age
+SHORTEST_SPAN = 300.0  # seconds; several passes of the garbage collector
+FEWEST_RUNS = 3
+MOST_RUNS = 32
+APART = 25.0  # seconds; runs that are closer together are not kept each
+FEWEST_EVENTS = 100  # of all runs, for a lifetime that is known to a tenth
+GC_SHORTEST, GC_LONGEST = 1.0, 60.0  # seconds between two passes of the garbage collector
+# Seconds. A longer first timeout is that of an established connection, which ends in another way.
+LONGEST_FIRST_TIMEOUT = 600.0
+MOST_PERCENT = 1000.0  # of the limit; it stands for all that is more
+FARTHEST = 30 * 86400.0  # seconds; what is farther away is not a forecast
+GROWING = 0.25  # of the new entries; if more of them do not end, the table grows for certain
+DEVIATIONS = 3.0  # standard deviations of a number of events that are chance
+
+
+class Listening(NamedTuple):
+    """What was heard of a table while listening.
+
+    seconds: how long. new: entries that were made meanwhile.
+    before, after: the kernel's count at the beginning and at the end.
+    first_timeout: the mean of the timeouts, in seconds, that the kernel gave the new entries; None
+    if there were none.
+    overrun: whether the kernel lost events, so that `new` is a lower bound.
+    """
+
+    seconds: float
+    new: int
+    before: int
+    after: int
+    first_timeout: float | None = None
+    overrun: bool = False
+
+    @property
+    def new_rate(self) -> float:
+        """Return the new entries per second."""
+        return self.new / self.seconds
+
+
+class RateSample(NamedTuple):
+    """An earlier run that listened: when, in seconds since boot, the count, and what it heard."""
+
+    at: float
+    entries: int
+    seconds: float
+    new: int
+
+
+class RateHistory(NamedTuple):
+    """The kept runs that listened in a namespace, the newest last.
+
+    boot: the id of the boot (state_store.boot_id). identity: that of the namespace.
+    """
+
+    boot: str = ""
+    identity: str = ""
+    samples: tuple[RateSample, ...] = ()
+
+
+class Outlook(NamedTuple):
+    """Where a table is heading; None for what is not known.
+
+    new_rate, end_rate: entries per second. lifetime: seconds that an entry is counted, on average.
+    settles_at: percent of the limit where the present rate leads.
+    time_to_full: seconds, if it leads to the limit.
+    at_least: whether the rates are lower bounds, because events were lost.
+    """
+
+    new_rate: float
+    end_rate: float | None = None
+    lifetime: float | None = None
+    settles_at: float | None = None
+    time_to_full: float | None = None
+    at_least: bool = False
+
+
+class _Past(NamedTuple):
+    """The last minutes: the mean rates, the mean count, and the mean count of their first half."""
+
+    new_rate: float
+    end_rate: float
+    entries: float
+    level: float
+    events: int
+
+
+def outlook(
+    heard: Listening, limit: int, buckets: int | None, earlier: Sequence[RateSample] = ()
+) -> Outlook:
+    """Return where a table is heading.
+
+    limit: 0 for none. earlier: runs before this one and this one, the oldest first, of one boot.
+    """
+    past = _past(earlier)
+    end_rate = lifetime = None
+    if past:
+        end_rate = past.end_rate
+        # While a table grows, few of the new entries can have ended.
+        known = past.end_rate >= past.new_rate / 2 and past.events >= FEWEST_EVENTS
+        lifetime = past.entries / past.end_rate if known else None
+    settled = _settled(heard, buckets, past)
+    share = left = None
+    if limit and settled is not None:
+        share = min(100 * settled / limit, MOST_PERCENT)
+        left = _time_to_full(heard, limit, settled)
+    return Outlook(heard.new_rate, end_rate, lifetime, share, left, heard.overrun)
+
+
+def _settled(heard: Listening, buckets: int | None, past: _Past | None) -> float | None:
+    """Return the number of entries where the present rate leads; None if that is not known.
+
+    The entries of the past end at their rate and are replaced. What arrives beyond that is taken to
+    stay as long as the kernel's first timeout says: an entry that is never answered stays exactly
+    so long, one that is answered and closed about as long or longer.
+    """
+    rate, stay = heard.new_rate, 0.0
+    if heard.first_timeout is not None:
+        timeout = min(heard.first_timeout, LONGEST_FIRST_TIMEOUT)
+        alone = heard.after <= rate * (timeout + GC_LONGEST)
+        stay = timeout + removal_lag(timeout, rate, buckets, alone=alone)
+    if past is None:
+        return max(heard.after, rate * stay) if heard.new else None
+    expected = past.new_rate * heard.seconds
+    if abs(heard.new - expected) <= DEVIATIONS * math.sqrt(expected + 1):
+        rate = past.new_rate
+    if rate <= past.end_rate:
+        return past.entries * rate / past.end_rate if past.end_rate else past.entries
+    settled = past.level + (rate - past.end_rate) * stay
+    grows = rate - past.end_rate > GROWING * rate
+    return max(settled, heard.after) if grows else settled
+
+
+def removal_lag(timeout: float, rate: float, buckets: int | None, *, alone: bool) -> float:
+    """Return the mean seconds for which the kernel counts an entry after its timeout.
+
+    The garbage collector passes after the mean of the timeouts that are left in all tables, 60
+    seconds at most. Before that, any packet that hashes to one of an entry's two buckets removes
+    it. alone: whether there are no other entries, with longer timeouts.
+    """
+    gc = min(max(timeout / 2 if alone else GC_LONGEST, GC_SHORTEST), GC_LONGEST)
+    visits = 2 * rate / buckets if buckets else 0.0
+    if visits * gc < 1e-3:
+        return gc / 2
+    return (1 - (1 - math.exp(-visits * gc)) / (visits * gc)) / visits
+
+
+def _time_to_full(heard: Listening, limit: int, settled: float) -> float | None:
+    """Return the seconds until the limit is reached; None if the table settles before."""
+    if heard.after >= limit:
+        return 0.0
+    if settled < limit:
+        return None
+    seen = (heard.after - heard.before) / heard.seconds
+    slope = max(seen, heard.new_rate * (1 - heard.after / settled))
+    seconds = (limit - heard.after) / slope if slope > 0 else FARTHEST
+    return seconds if seconds < FARTHEST else None
+
+
+def _past(samples: Sequence[RateSample]) -> _Past | None:
+    """Return the means of the last runs; None where these are too few or too close together."""
+    if not samples:
+        return None
+    now = samples[-1].at
+    recent = [one for one in samples if one.at >= now - WINDOW]
+    if len(recent) < FEWEST_RUNS:
+        recent = list(samples[-FEWEST_RUNS:])
+    if len(recent) < FEWEST_RUNS or now - recent[0].at < SHORTEST_SPAN:
+        return None
+    half = len(recent) // 2
+    first, last = recent[:half], recent[-half:]
+    level = _mean([one.entries for one in first])
+    change = _mean([one.entries for one in last]) - level
+    slope = change / (_mean([one.at for one in last]) - _mean([one.at for one in first]))
+    events = sum(one.new for one in recent)
+    rate = events / sum(one.seconds for one in recent)
+    entries = _mean([one.entries for one in recent])
+    return _Past(rate, max(rate - slope, 0.0), entries, level, events)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def with_run(history: RateHistory, new: RateSample) -> RateHistory:
+    """Return a history with this run; runs that are close together are thinned out."""
+    kept = [one for one in history.samples if new.at - OLDEST <= one.at < new.at]
+    if len(kept) > 1 and kept[-1].at - kept[-2].at < APART:
+        del kept[-1]
+    return history._replace(samples=(*kept, new)[-MOST_RUNS:])
+
+
+def belonging_to(history: RateHistory | None, boot: str, identity: str) -> RateHistory:
+    """Return a kept history if it is of this boot and this namespace, else an empty one."""
+    fits = history is not None and (history.boot, history.identity) == (boot, identity)
+    if history is None or not fits or not _is_possible(history.samples):
+        return RateHistory(boot, identity)
+    return history
+
+
+def _is_possible(samples: Sequence[RateSample]) -> bool:
+    """Return whether kept runs can be ones that were written."""
+    times = [one.at for one in samples]
+    return times == sorted(times) and all(
+        one.at >= 0 and one.entries >= 0 and one.new >= 0 and 0 < one.seconds < OLDEST
+        for one in samples
+    )
