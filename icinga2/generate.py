@@ -33,6 +33,11 @@ COMMON = "conntrack-service"
 # Defaults that differ from those of the checks: agents are expected to have the shipped sudoers
 # file. The checks use sudo only where they lack a privilege.
 DEFAULTS = {"sudo": True}
+# Counting new entries for a second tells where the table is heading. Where the reader may not do it,
+# a line of the output says so. CRITICAL with less than 3 minutes left: three attempts, 30 seconds
+# apart, leave 2 minutes to act. WARNING if the present rate settles above 90% of the limit is the
+# check's own default: at that usage the state would be CRITICAL.
+DEFAULTS_OF = {"usage": {"listen": "1s", "critical": ["time_to_full=3m:"]}}
 MORE = {"--timeout": f"; Icinga itself ends the check after {TIMEOUT} s, see check_timeout"}
 NUMBERS = ("top", "max_entries", "keep", "verbose")
 
@@ -162,6 +167,11 @@ def options(check: Check) -> list[Option]:
     return found
 
 
+def defaults(check: Check) -> dict[str, Any]:
+    """Return the values of the custom variables that a command sets itself."""
+    return {**DEFAULTS, **DEFAULTS_OF.get(check.name, {})}
+
+
 def quoted(text: str) -> str:
     """A string of Icinga's language."""
     return json.dumps(text, ensure_ascii=True)
@@ -198,7 +208,8 @@ def _command(check: Check) -> str:
         lines.append("\t\t}")
     lines += ["\t}", ""]
     lines += [
-        f"\tvars.{check.command}_{name} = {json.dumps(value)}" for name, value in DEFAULTS.items()
+        f"\tvars.{check.command}_{name} = {json.dumps(value)}"
+        for name, value in defaults(check).items()
     ]
     return "\n".join([*lines, "}", ""])
 
@@ -282,7 +293,7 @@ def _basket_command(check: Check, fields: dict[str, dict[str, Any]]) -> dict[str
         "object_name": check.command,
         "object_type": "object",
         "timeout": str(TIMEOUT),
-        "vars": {f"{check.command}_{name}": value for name, value in DEFAULTS.items()},
+        "vars": {f"{check.command}_{name}": value for name, value in defaults(check).items()},
     }
 
 

@@ -70,8 +70,8 @@ FILES = {
     ],
 }  # fmt: skip
 PRIVILEGES = {
-    "usage": "The check needs no privileges for the namespace that it runs in. Other namespaces "
-    "(--netns) need CAP_SYS_ADMIN.",
+    "usage": "The check needs no privileges for the namespace that it runs in, but CAP_NET_ADMIN "
+    "for --listen. Other namespaces (--netns) need CAP_SYS_ADMIN.",
     "full": "The journal needs the group systemd-journal, log files the group adm. The ring buffer "
     "needs CAP_SYSLOG if kernel.dmesg_restrict is set. Counters need CAP_NET_ADMIN if the kernel "
     "has no /proc/net/stat/nf_conntrack. Other namespaces (--netns) need CAP_SYS_ADMIN.",

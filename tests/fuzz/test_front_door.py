@@ -184,8 +184,43 @@ def test_any_netlink_bytes(door, share):
     fuzz("table: netlink", share, EXAMPLES, strategy, body)
 
 
+def listened(stream):
+    """The reader's answer with these events."""
+    head = "7 0 {} 17 {}\n/proc/self/ns/net"
+    pieces = [
+        ("nf_conntrack_events", b"2\n"),
+        ("nf_conntrack_count", b"1000\n"),
+        ("events", stream),
+        ("nf_conntrack_count", b"1100\n"),
+        ("clock", b"1000000000"),
+    ]
+    frames = (head.format(file, len(data)).encode() + data for file, data in pieces)
+    return b"".join(frames) + b"end\n"
+
+
+EVENT = bytes.fromhex(
+    "3c000000000100060000000000000000020000000800030000000008"
+    "0800070000000078"
+    "08000c0012345678"
+    "08001a0000000000"
+    "08000100ffffffff"
+)
+
+
+def test_any_stream_of_events(door, share):
+    def body(stream):
+        door.answer = listened(stream)
+        answered = door.run("usage", "--listen", "1s", "--sudo", "-t", "20")
+        assert answered.state == "OK"
+        failed = any("could not be counted" in line for line in answered.lines)
+        assert ("new_rate" in answered.data) != failed
+
+    fuzz("usage: events", share, EXAMPLES, mutated(EVENT, EVENT * 40, *corpus("netlink")), body)
+
+
 ANSWERS = [
     framed([corpus("netlink")[0]]),
+    listened(EVENT),
     (
         b"71 0 nf_conntrack_count 15 2\n/run/netns/blue5\n"
         b"71 0 nf_conntrack_max 15 3\n/run/netns/blue10\nend\n"
@@ -193,6 +228,9 @@ ANSWERS = [
     b"0 1 - 15 0\n/run/netns/blueend\n",
     b"0 0 record 0 40\n4,7,5,-;nf_conntrack: table full, dropping\nend\n",
 ]
+
+
+WORDS = [[], ["--netns", "all"], ["--netns", "/run/netns/blue"]]
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -204,7 +242,7 @@ def test_anything_the_reader_or_sudo_writes(door, share, name):
     strategy = st.tuples(
         mutated(*ANSWERS),
         st.sampled_from([0, 0, 1, 2, 255]),
-        st.sampled_from([[], ["--netns", "all"], ["--netns", "/run/netns/blue"]]),
+        st.sampled_from(WORDS + ([["--listen", "1s"]] if name == "usage" else [])),
     )
     fuzz(f"{name}: reader", share, EXAMPLES // 2, strategy, body)
 

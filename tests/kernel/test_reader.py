@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from check_conntrack.flows.new_entries import NewEntries
 from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.kernel import timeouts
 from check_conntrack.kernel.reader_client import parse_answer
@@ -193,6 +194,63 @@ def test_log_has_a_frame_for_each_record(reader):
     assert len(frames) > 10
 
 
+def test_events_are_handed_on_with_the_count_and_the_clock(netns, reader):
+    namespace = netns()
+    path = f"/run/netns/{namespace.name}"
+    with subprocess.Popen(reader, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(request("events", path, "1500"))
+        process.stdin.close()
+        frames = parse_answer(process.stdout)
+        told = [next(frames), next(frames)]
+        # Listening has begun, and its privileges are gone.
+        assert "CapEff:\t0000000000000000\n" in Path(f"/proc/{process.pid}/status").read_text()
+        namespace.fill(700)
+        told += list(frames)
+    assert told[0] == (namespace.inode, 0, "nf_conntrack_events", path, b"2\n")
+    assert told[1] == (namespace.inode, 0, "nf_conntrack_count", path, b"0\n")
+    assert not any(frame.errno for frame in told)
+    entries = NewEntries()
+    for frame in told:
+        entries.count(frame.data if frame.file == "events" else b"")
+    assert entries.number == 700
+    assert entries.first_timeout(1e9) == pytest.approx(3600, abs=2)
+    assert [frame.data for frame in told if frame.file == "nf_conntrack_count"][-1] == b"700\n"
+    clocks = [int(frame.data) for frame in told if frame.file == "clock"]
+    assert clocks == sorted(clocks)
+    assert 1.5e9 <= clocks[-1] < 2.5e9
+    assert told[-1] == (namespace.inode, 0, "events", path, b"")
+
+
+def test_events_of_other_namespaces_are_not_handed_on(netns, reader):
+    namespace, other = netns(), netns()
+    with subprocess.Popen(reader, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(request("events", f"/run/netns/{namespace.name}", "1000"))
+        process.stdin.close()
+        frames = parse_answer(process.stdout)
+        next(frames)
+        other.fill(50)
+        namespace.fill(3)
+        stream = b"".join(frame.data for frame in frames if frame.file == "events")
+    entries = NewEntries()
+    entries.count(stream)
+    assert entries.number == 3
+
+
+def test_listening_ends_after_its_time(netns, reader):
+    started = time.monotonic()
+    frames = ask(reader, "events", f"/run/netns/{netns().name}", "300")
+    assert 0.3 <= time.monotonic() - started < 3
+    assert 3 <= len([frame for frame in frames if frame.file == "clock"]) < 20
+    assert ask(reader, "events", "/etc/passwd", "300") == [(0, 2, "-", "/etc/passwd", b"")]
+
+
+def test_events_without_the_capability_are_a_frame_with_its_error(netns, reader):
+    own = f"/run/netns/{netns().name}"
+    command = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", *reader]
+    (frame,) = ask(command, "events", own, "300")
+    assert (frame.errno, frame.file) == (1, "events")
+
+
 @pytest.mark.parametrize("what", ["table", "text", "timeouts"])
 def test_path_without_a_namespace_is_a_frame_with_its_error(reader, what):
     assert ask(reader, what, "/etc/passwd") == [(0, 2, "-", "/etc/passwd", b"")]
@@ -254,6 +312,14 @@ def test_namespace_that_may_not_be_entered_is_a_frame_with_its_error(netns, read
         b"table\0/x\0" + b"2:\0" * 9,
         b"table\0/x\0002:" + b"0800030000000000" * 129 + b"\0",
         b"text\0/x\0002:\0",
+        b"events\0",
+        b"events\0/x\0",
+        b"events\0001000\0",
+        b"events\0/x\00030001\0",
+        b"events\0/x\0-1\0",
+        b"events\0processes\0001000\0",
+        b"events\0/x\0/y\0001000\0",
+        b"events\0/x\0001000\0002:\0",
         b"expectations\0",
         b"expectations\0/x\0",
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -120,6 +121,34 @@ def test_deleted_namespace_goes_while_the_reader_writes(netns, reader):
             assert wait_until(lambda: not Path(f"/sys/class/net/{peer}").exists(), 10)
     finally:
         subprocess.run(["ip", "link", "del", peer], capture_output=True)
+
+
+def test_events_that_nobody_reads_are_dropped_and_said(netns, reader):
+    namespace = netns()
+    # So little room that one batch of new entries does not fit.
+    with answering(reader("reader.EVENT_ROOM = 4096"), "events", namespace.path, "1500") as process:
+        namespace.fill(3000)
+        frames = list(parse_answer(io.BytesIO(b"%d" % namespace.inode + rest_of(process))))
+    assert errno.ENOBUFS in {frame.errno for frame in frames}
+    assert {frame.file for frame in frames if frame.errno} == {"events"}
+    heard = sum(len(frame.data) for frame in frames if frame.file == "events")
+    assert 0 < heard < 3000 * 100
+    assert frames[-1][1:3] == (0, "events")
+
+
+def rest_of(process):
+    """What the reader writes after its first number, of which one byte is read."""
+    data = process.stdout.read()
+    return data[data.index(b" ") :]
+
+
+def test_listening_reader_holds_its_namespace_no_longer_than_it_listens(netns, reader):
+    namespace = netns()
+    with answering(reader(), "events", namespace.path, "600") as process:
+        assert os.stat(f"/proc/{process.pid}/ns/net").st_ino == OWN
+        assert [what for what in held(process.pid) if "socket" in what]
+        process.stdout.read()
+        assert process.wait(10) == 0
 
 
 @pytest.mark.parametrize("what", ["table", "text"])

@@ -123,6 +123,14 @@ def test_descriptions_tell_the_default_and_the_choices(name):
             assert str(action.default) in has[long]["description"]
 
 
+def own_variables(name):
+    """Return the custom variables that a command sets itself."""
+    own = {f"conntrack_{name}_sudo": True}
+    if name == "usage":
+        own |= {"conntrack_usage_listen": "1s", "conntrack_usage_critical": ["time_to_full=3m:"]}
+    return own
+
+
 @EVERY
 def test_a_command_runs_the_plugin_and_outlasts_its_time_out(name):
     inside = block(COMMANDS, f'object CheckCommand "conntrack_{name}"')
@@ -132,7 +140,7 @@ def test_a_command_runs_the_plugin_and_outlasts_its_time_out(name):
     assert seconds(has["timeout"]) > cli.DEFAULT_TIMEOUT
     assert f"after {seconds(has['timeout'])} s" in arguments(name)["--timeout"]["description"]
     defaults = {key[5:]: json.loads(value) for key, value in has.items() if key.startswith("vars.")}
-    assert defaults == {f"conntrack_{name}_sudo": True}
+    assert defaults == own_variables(name)
     assert PARSERS[name].get_default("sudo") is False
 
 
@@ -205,7 +213,7 @@ def test_the_basket_has_the_same_commands(name):
     constant, path = command["command"].split(" + ")
     assert here["command"] == f'[ {constant} + "{path}" ]'
     assert command["timeout"] == str(seconds(here["timeout"]))
-    assert command["vars"] == {f"conntrack_{name}_sudo": True}
+    assert command["vars"] == own_variables(name)
     there = {}
     for key, argument in command["arguments"].items():
         there[key] = dict(argument)

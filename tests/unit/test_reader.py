@@ -20,7 +20,7 @@ from check_conntrack.kernel import reader, reader_client, reader_command
 
 PATHS = st.binary(min_size=1, max_size=60).map(lambda name: b"/" + name.replace(b"\0", b"0"))
 REQUEST = re.compile(
-    rb"log\0|(?:limits|counters|timeouts|text)\0(?:(?:processes|/[^\0]{1,4094})\0)*"
+    rb"log\0|events\0/[^\0]{1,4094}\0(?:[0-2]?[0-9]{1,4}|30000)\0|(?:limits|counters|timeouts|text)\0(?:(?:processes|/[^\0]{1,4094})\0)*"
     rb"|table\0(?:(?:processes|/[^\0]{1,4094})\0)*((?:(?:0|2|10):(?:[0-9a-fA-F]{2})*\0){0,8})",
     re.DOTALL,
 )
@@ -74,8 +74,10 @@ def read_request(data):
         os.close(descriptor)
 
 
-WHATS = [b"limits", b"counters", b"timeouts", b"table", b"text", b"log"]
-WORDS = [*WHATS, b"expectations", b"processes", b"/a", b"/", b"", b"../x", *FILTERS, *BAD_FILTERS]
+WHATS = [b"limits", b"counters", b"timeouts", b"table", b"text", b"events", b"log"]
+TIMES = [b"1000", b"0", b"30000", b"30001", b"99999", b"100000", b"-1", b"1 ", b"\xd9\xa1"]
+WORDS = [*WHATS, b"expectations", b"processes", b"/a", b"/", b"", b"../x"]
+WORDS += [*FILTERS, *BAD_FILTERS, *TIMES]
 
 
 @given(
@@ -85,7 +87,7 @@ WORDS = [*WHATS, b"expectations", b"processes", b"/a", b"/", b"", b"../x", *FILT
         st.tuples(
             st.sampled_from(WHATS),
             st.lists(st.one_of(PATHS, st.just(b"processes")), max_size=3),
-            st.lists(st.sampled_from(FILTERS), max_size=9),
+            st.lists(st.sampled_from([*FILTERS, *TIMES]), max_size=9),
         ).map(lambda parts: b"".join(part + b"\0" for part in [parts[0], *parts[1], *parts[2]])),
     )
 )
@@ -94,6 +96,13 @@ WORDS = [*WHATS, b"expectations", b"processes", b"/a", b"/", b"", b"../x", *FILT
 @example(b"limits\0")
 @example(b"limits\0/x\0processes\0/y\nz\0")
 @example(b"log\0")
+@example(b"events\0/x\0001000\0")
+@example(b"events\0/x\00030001\0")
+@example(b"events\0/x\0/y\0001000\0")
+@example(b"events\0processes\0001000\0")
+@example(b"events\0/x\0")
+@example(b"events\0001000\0")
+@example(b"events\0")
 @example(b"table\0" + b"0:\0" * 8)
 @example(b"table\0" + b"0:\0" * 9)
 def test_request_in_the_grammar_is_read_and_any_other_refused(data):
@@ -448,6 +457,7 @@ def no_sockets(monkeypatch):
         raise AssertionError("ctnetlink was asked")
 
     monkeypatch.setattr(reader, "request_dump", refuse)
+    monkeypatch.setattr("socket.socket", refuse)
 
 
 @pytest.mark.parametrize("what", ["counters", "table"])
@@ -463,6 +473,25 @@ def test_ctnetlink_that_is_not_in_the_kernel_is_not_asked(
     frames = {frame.file: frame for frame in answer(what.encode(), [own.encode()])}
     file = "stats_cpu" if what == "counters" else "dump_a"
     assert frames[file] == (OWN, errno.EPROTONOSUPPORT, file, own, b"")
+
+
+@pytest.mark.parametrize("lacking", ["conntrack", "ctnetlink"])
+def test_group_is_not_joined_where_it_would_load_a_module(
+    monkeypatch, tmp_path, no_sockets, lacking
+):
+    monkeypatch.setattr(reader, "SYSCTLS", f"{tmp_path}/")
+    monkeypatch.setattr(reader, "ctnetlink_in_kernel", lambda: lacking == "conntrack")
+    if lacking != "conntrack":
+        (tmp_path / reader.COUNT).write_text("5\n")
+        (tmp_path / reader.EVENTS).write_text("2\n")
+    own = "/proc/self/ns/net"
+    before = os.listdir("/proc/self/fd")
+    (frame,) = answer(b"events", [own.encode(), b"1000"])
+    if lacking == "conntrack":
+        assert frame == (OWN, errno.ENOENT, reader.EVENTS, own, b"")
+    else:
+        assert frame == (OWN, errno.EPROTONOSUPPORT, "events", own, b"")
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def test_empty_table_is_not_dumped(monkeypatch, tmp_path, no_sockets):

@@ -14,8 +14,8 @@ standard output.
               / "table" *where *8filter   all entries over ctnetlink; a dump for each filter
               / "text" *where             /proc/net/nf_conntrack
               / "timeouts" *where         nf_conntrack_*_timeout*
-              / "events" path time        ctnetlink's events of new entries, for so long; the count
-                                          and the clock with them
+              / "events" path time        ctnetlink's events of new and changed entries, for so
+                                          long; the count and the clock with them
               / "log"                     /dev/kmsg, a frame for each record
     where     = "processes" / path        the network namespaces of all threads, or one namespace
     path      = "/" 1*4094 byte           a file that names a network namespace; anything else is
@@ -105,7 +105,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_DUMP = 1, 2, 0x300
 NLA_TYPE_MASK = 0x3FFF
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
-NFNLGRP_CONNTRACK_NEW = 1  # linux/netfilter/nfnetlink.h
+NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE = 1, 2  # linux/netfilter/nfnetlink.h
 NFNL_SUBSYS_CTNETLINK = 1  # linux/netfilter/nfnetlink.h
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU = 1, 4  # linux/netfilter/nfnetlink_conntrack.h
 IPCTNL_MSG_CT_GET_STATS = 5
@@ -619,7 +619,7 @@ def empty_dump_frames(count: int, inode: int, path: bytes) -> Iterator[bytes]:
 
 
 def join_events() -> socket:
-    """Return a socket that gets ctnetlink's events of new entries; raises OSError.
+    """Return a socket that gets ctnetlink's events of new and changed entries; raises OSError.
 
     Joining needs privileges, and receiving needs none. Ends of entries are not listened for: most
     entries end together when the garbage collector passes, which a short time does not show.
@@ -633,7 +633,8 @@ def join_events() -> socket:
             link.setsockopt(SOL_SOCKET, SO_RCVBUFFORCE, EVENT_ROOM)
         except OSError:  # a user namespace of its own
             link.setsockopt(SOL_SOCKET, SO_RCVBUF, EVENT_ROOM)
-        link.bind((0, 1 << NFNLGRP_CONNTRACK_NEW - 1))
+        groups = (NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE)
+        link.bind((0, sum(1 << group - 1 for group in groups)))
     except OSError:
         link.close()
         raise

@@ -30,7 +30,8 @@ GC_SHORTEST, GC_LONGEST = 1.0, 60.0  # seconds between two passes of the garbage
 LONGEST_FIRST_TIMEOUT = 600.0
 MOST_PERCENT = 1000.0  # of the limit; it stands for all that is more
 FARTHEST = 30 * 86400.0  # seconds; what is farther away is not a forecast
-GROWING = 0.25  # of the new entries; if more of them do not end, the table grows for certain
+GROWING = 0.25  # of the new entries
+FEW_ANSWERED = 0.1  # of the new entries
 DEVIATIONS = 3.0  # standard deviations of a number of events that are chance
 
 
@@ -39,8 +40,9 @@ class Listening(NamedTuple):
 
     seconds: how long. new: entries that were made meanwhile.
     before, after: the kernel's count at the beginning and at the end.
-    first_timeout: the mean of the timeouts, in seconds, that the kernel gave the new entries; None
-    if there were none.
+    first_timeout: the mean of the timeouts, in seconds, that the kernel gave the new entries which
+    nobody has answered; None if there were none.
+    answered: the share of the new entries that saw a packet come back meanwhile.
     overrun: whether the kernel lost events, so that `new` is a lower bound.
     """
 
@@ -49,6 +51,7 @@ class Listening(NamedTuple):
     before: int
     after: int
     first_timeout: float | None = None
+    answered: float = 0.0
     overrun: bool = False
 
     @property
@@ -118,7 +121,7 @@ def outlook(
         # While a table grows, few of the new entries can have ended.
         known = past.end_rate >= past.new_rate / 2 and past.events >= FEWEST_EVENTS
         lifetime = past.entries / past.end_rate if known else None
-    settled = _settled(heard, buckets, past)
+    settled = _settled(heard, limit, buckets, past)
     share = left = None
     if limit and settled is not None:
         share = min(100 * settled / limit, MOST_PERCENT)
@@ -126,28 +129,47 @@ def outlook(
     return Outlook(heard.new_rate, end_rate, lifetime, share, left, heard.overrun)
 
 
-def _settled(heard: Listening, buckets: int | None, past: _Past | None) -> float | None:
+def _settled(heard: Listening, limit: int, buckets: int | None, past: _Past | None) -> float | None:
     """Return the number of entries where the present rate leads; None if that is not known.
 
-    The entries of the past end at their rate and are replaced. What arrives beyond that is taken to
-    stay as long as the kernel's first timeout says: an entry that is never answered stays exactly
-    so long, one that is answered and closed about as long or longer.
+    The entries of the past end at their rate, and as many new ones replace them. Of those that
+    arrive beyond that, one that is never answered stays exactly as long as the kernel's first
+    timeout says, and one that is answered as long as entries of the past do. If there is no past,
+    only a table that fills up with unanswered entries tells where it is heading.
     """
-    rate, stay = heard.new_rate, 0.0
-    if heard.first_timeout is not None:
-        timeout = min(heard.first_timeout, LONGEST_FIRST_TIMEOUT)
-        alone = heard.after <= rate * (timeout + GC_LONGEST)
-        stay = timeout + removal_lag(timeout, rate, buckets, alone=alone)
+    stay = _stay(heard, buckets, past)
     if past is None:
-        return max(heard.after, rate * stay) if heard.new else None
+        unanswered = heard.new_rate * (1 - heard.answered) * stay
+        few = heard.answered <= FEW_ANSWERED
+        if not heard.new or not (few or 0 < limit <= unanswered):
+            return None
+        return max(heard.after, heard.new_rate * stay if few else unanswered)
+    rate = heard.new_rate
     expected = past.new_rate * heard.seconds
     if abs(heard.new - expected) <= DEVIATIONS * math.sqrt(expected + 1):
         rate = past.new_rate
-    if rate <= past.end_rate:
+    more = rate - past.end_rate
+    if more <= 0:
         return past.entries * rate / past.end_rate if past.end_rate else past.entries
-    settled = past.level + (rate - past.end_rate) * stay
-    grows = rate - past.end_rate > GROWING * rate
-    return max(settled, heard.after) if grows else settled
+    few = heard.answered <= FEW_ANSWERED
+    unanswered = more if few else min(more, rate * (1 - heard.answered))
+    settled = past.level + unanswered * stay
+    if past.end_rate:
+        settled += (more - unanswered) * past.entries / past.end_rate
+    elif more - unanswered > FEW_ANSWERED * more and not 0 < limit <= settled:
+        return None
+    # If fewer end than that, the table grows for certain.
+    return max(settled, heard.after) if more > GROWING * rate else settled
+
+
+def _stay(heard: Listening, buckets: int | None, past: _Past | None) -> float:
+    """Return for how many seconds an entry is counted that nobody answers."""
+    if heard.first_timeout is None:
+        return 0.0
+    timeout = min(heard.first_timeout, LONGEST_FIRST_TIMEOUT)
+    entries, rate = (past.entries, past.new_rate) if past else (heard.after, heard.new_rate)
+    alone = entries <= rate * (timeout + GC_LONGEST)
+    return timeout + removal_lag(timeout, heard.new_rate, buckets, alone=alone)
 
 
 def removal_lag(timeout: float, rate: float, buckets: int | None, *, alone: bool) -> float:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..state.trend import Moment
 
 ENOUGH = 10_000  # new entries; then the rate is known to a hundredth of it
+MOST_EVENTS = 30_000  # new entries and updates; reading more costs too much
 SHORTEST = 0.25  # seconds; a shorter time may be a gap between two bursts
 _REASONS = {
     errno.EPROTONOSUPPORT: (
@@ -55,12 +56,12 @@ class EventStream:
     """What the reader's frames tell while they arrive.
 
     listening: up to the last time that the clock was read; None before.
-    failed: whether what was heard cannot be trusted. forbidden: whether a privilege is missing.
+    forbidden: whether a privilege is missing.
     """
 
     def __init__(self) -> None:
         self.listening: Listening | None = None
-        self.failed = self.forbidden = False
+        self.forbidden = False
         self._new = NewEntries()
         self._before: int | None = None
         self._after = 0
@@ -75,11 +76,11 @@ class EventStream:
             try:
                 self._read(frame)
             except NotHeardError:
-                self.failed = True
                 self.forbidden = frame.errno in (errno.EPERM, errno.EACCES)
                 raise
             heard = self.listening
-            if heard and heard.new >= ENOUGH and heard.seconds >= SHORTEST:
+            enough = heard and (heard.new >= ENOUGH or self._new.events >= MOST_EVENTS)
+            if heard and enough and heard.seconds >= SHORTEST:
                 return
 
     def _read(self, frame: Frame) -> None:
@@ -104,9 +105,16 @@ class EventStream:
         elif frame.file == "clock":
             seconds = _number(frame.data) / 1e9
             if seconds > 0 and self._before is not None:
-                timeout = self._new.first_timeout(outlook.LONGEST_FIRST_TIMEOUT)
+                new = self._new
+                new.tick()
                 self.listening = Listening(
-                    seconds, self._new.number, self._before, self._after, timeout, self._overrun
+                    seconds,
+                    new.number,
+                    self._before,
+                    self._after,
+                    new.first_timeout(outlook.LONGEST_FIRST_TIMEOUT),
+                    new.answered(),
+                    self._overrun,
                 )
 
 
@@ -134,7 +142,7 @@ class Listener:
 
     def listen(self, namespace: Namespace, now: Callable[[], Moment]) -> Heard:
         """Listen, and return where the table is heading. `now` returns the present moment."""
-        run, stream = self._run, EventStream()
+        run, stream, failed = self._run, EventStream(), False
         problems: list[str] = []
         scan_was_forbidden = run.forbidden
         with run.stage.stoppable(problems.append):
@@ -144,11 +152,13 @@ class Listener:
                 run.stage("listening to events")
                 stream.read(frames)
             except (KernelError, NotHeardError) as error:
+                failed = True
                 problems.append(str(error))
         forbidden = run.forbidden or stream.forbidden
         run.forbidden = scan_was_forbidden
         listening, limits = stream.listening, namespace.limits
-        if stream.failed or listening is None or limits is None:
+        too_short = listening is None or listening.seconds < min(SHORTEST, self._seconds)
+        if failed or too_short or listening is None or limits is None:
             problem = problems[0] if problems else "incomplete answer from the reader"
             return Heard(problem=problem, forbidden=forbidden)
         moment = now()

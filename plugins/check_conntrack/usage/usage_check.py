@@ -53,8 +53,8 @@ def _window(text: str) -> float:
 
 def _listening_time(text: str) -> float:
     seconds = cli.parse_seconds(text)
-    if not SHORTEST_LISTENING <= seconds <= LONGEST_LISTENING:
-        raise cli.ArgumentTypeError(f"{text!r} is not between 0.1 and 30s")
+    if seconds and not SHORTEST_LISTENING <= seconds <= LONGEST_LISTENING:
+        raise cli.ArgumentTypeError(f"{text!r} is not between 0.1s and 30s, nor 0")
     return seconds
 
 
@@ -87,8 +87,8 @@ def parser() -> cli.Parser:
         type=_listening_time,
         default=0.0,
         metavar="DURATION",
-        help="count new entries for so long, 0.1s to 30s, and say where the table is heading "
-        "(default: do not listen); needs the reader",
+        help="count new entries for so long, 0.1s to 30s, and say where the table is heading; "
+        "takes the reader (default: 0, do not listen)",
     )
     return made
 
