@@ -33,8 +33,8 @@ COMMON = "conntrack-service"
 # Defaults that differ from those of the checks: agents are expected to have the shipped sudoers
 # file. The checks use sudo only where they lack a privilege.
 DEFAULTS = {"sudo": True}
-# Counting new entries for a second tells where the table is heading. Where the reader may not do it,
-# a line of the output says so. CRITICAL with less than 3 minutes left: three attempts, 30 seconds
+# Counting new entries for a second tells where the table is heading. Where the reader may not do so
+# a line of the output says it. CRITICAL with less than 3 minutes left: three attempts, 30 seconds
 # apart, leave 2 minutes to act. WARNING if the present rate settles above 90% of the limit is the
 # check's own default: at that usage the state would be CRITICAL.
 DEFAULTS_OF = {"usage": {"listen": "1s", "critical": ["time_to_full=3m:"]}}
