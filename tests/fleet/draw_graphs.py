@@ -29,7 +29,7 @@ SHARES = {
     "tcp": (80, 92), "udp": (18, 7), "icmp": (2, 1), "assured": (75, 35), "unreplied": (8, 60),
     "protected": (70, 32), "nat": (85, 95), "ipv4": (97, 99), "ipv6": (3, 1),
     "tcp_established": (50, 20), "tcp_time_wait": (20, 8), "tcp_syn_sent": (3, 55),
-    "top_source_entries": (6, 58), "top_destination_entries": (9, 12),
+    "top_source_entries": (6, 58), "top_destination_entries": (9, 12), "stale": (0, 1),
     "tcp_syn_recv": (1, 5), "tcp_fin_wait": (3, 2), "tcp_close_wait": (2, 1), "tcp_close": (1, 1),
 }  # fmt: skip
 TOPS = {

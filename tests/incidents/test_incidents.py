@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from incidents import floods, healthy, history, leaks, nat, nodes
+from incidents import floods, healthy, history, leaks, nat, nodes, stale
 from incidents.lab import INCIDENTS, Row
 
-MODULES = floods, leaks, nat, nodes, history, healthy  # importing them adds their incidents
+MODULES = floods, leaks, nat, nodes, stale, history, healthy  # importing them adds their incidents
 
 
 def _parameters():

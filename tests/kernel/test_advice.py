@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from check_conntrack.advice import capacity, diagnosis
 from check_conntrack.kernel import ctnetlink as ct
 from support.entries import new_entry
+from support.machine import limit_lock
 from support.netns import Namespace
-from support.profiles import FORGED, address, cases, profile, target, unanswered
+from support.oracle import without_seconds
+from support.profiles import FORGED, address, cases, profile, stale, target, unanswered
 
 # To be replaced by hand.
 PLACEHOLDER, VALUE = "FIRST-LAST", "203.0.113.1-203.0.113.4"
@@ -145,6 +148,37 @@ def test_conntrack_frees_the_entries_that_the_advice_names():
         assert not [line for line in left if "dst=192.0.2.1 " in line and "zone=5" in line
                     and "SYN_RECV" in line]  # fmt: skip
         assert len([line for line in left if "ESTABLISHED" in line]) == 2
+
+
+SERVICES = {4: ("10.96.0.10", "10.96.0.11"), 6: ("2001:db8:96::10", "2001:db8:96::11")}
+PODS = {4: ("10.244.1.9", "10.244.1.10"), 6: ("2001:db8:244::9", "2001:db8:244::10")}
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("zone", [0, 5])
+def test_entries_with_a_stale_translation_are_freed_and_no_others(family, zone):
+    source = "10.0.0.1" if family == 4 else "2001:db8::1"
+    with limit_lock(), Namespace() as inside:
+        inside.track()
+        for number, (service, pod, port, in_zone) in enumerate(
+            itertools.product(SERVICES[family], PODS[family], (53, 8125), (0, 5))
+        ):
+            inside.run(
+                *("conntrack", "-I", "-p", "udp", "-t", "30", "-s", source, "-d", service),
+                *("--sport", 1000 + number, "--dport", port, "--dst-nat", pod, "-w", in_zone),
+            )
+        before = inside.entries("-f", f"ipv{family}")
+        assert len(before) == 16
+        one = stale(SERVICES[family][0], PODS[family][0], zone=zone)
+        table = profile(usage=20.0, stale=(one,), zones=True)
+        (step, *_) = diagnosis.diagnose(table)[0].steps(table)
+        paste(inside, step.commands)
+        after = inside.entries("-f", f"ipv{family}")
+        (freed,) = set(map(without_seconds, before)) - set(map(without_seconds, after))
+        assert len(after) == 15
+        words = (f"dst={SERVICES[family][0]} ", "dport=53 ", f" src={PODS[family][0]} ")
+        assert all(word in freed for word in words)
+        assert ("zone=5" in freed) == (zone == 5)
 
 
 def test_idle_connections_are_let_go_and_those_in_use_stay():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from check_conntrack.advice.table_profile import TableProfile, TopItem, Unanswered
+from check_conntrack.advice.table_profile import StaleFlows, TableProfile, TopItem, Unanswered
 from check_conntrack.kernel import timeouts
 
 TIMEOUTS = {name: (default, default) for name, default in timeouts.DEFAULTS.items()}
@@ -37,6 +37,12 @@ def profile(*groups, **named):
     return TableProfile(unanswered=groups, **values)
 
 
+def stale(destination="10.96.0.10", to="10.244.1.9", *, protocol="udp", zone=0, **named):
+    values = {"entries": 20, "seconds": 15, "code": "failed", "device": "cni0", **named}
+    sent_to = target(destination, 53, protocol=protocol, zone=zone)
+    return StaleFlows(sent_to, target(to, 5353, protocol=protocol), **values)
+
+
 FORGED = {
     "source": address("10.1.149.10", 0.2, 2),
     "network": address("10.1.149.0/24", 1.0, 10),
@@ -64,6 +70,9 @@ def cases():
     yield "idle", profile(idle=80.0, source=named, destination=named)
     yield "time_wait", profile(time_wait=80.0)
     yield "dns", profile(dns=80.0)
+    yield "stale", profile(usage=20.0, stale=(stale(), stale("2001:db8::53", "2001:db8:1::9")))
+    yield "stale", profile(usage=20.0, stale=(stale(elsewhere="10.244.1.10", code="unknown"),))
+    yield "stale", profile(usage=20.0, stale=(stale(protocol="tcp"),), kube_proxy=True)
     yield "source", profile(source=named)
     yield "small", profile(service=TopItem("tcp/443", 90.0), destination=named)
     yield "small", profile(assured=99.6)

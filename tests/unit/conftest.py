@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from check_conntrack import reports, runner, session
 from check_conntrack.kernel import (
     conntrack_cli,
+    destinations,
     host,
     limits,
     namespace_request,
@@ -216,6 +217,7 @@ def inspect(check, reader, monkeypatch, capfd):
     """Run check_conntrack_table in this process; without answers of `reader`, nothing is read."""
     monkeypatch.setattr(conntrack_cli, "CONNTRACK_PATHS", ())
     monkeypatch.setattr(kernel_reader, "require_ctnetlink", lambda: None)
+    monkeypatch.setattr(destinations, "look_up", lambda addresses: {})
     monkeypatch.setattr(timeouts, "read_file", lambda path: source.FileReading(path, b"120\n"))
 
     def run(*arguments):

@@ -7,7 +7,7 @@ of CAUSES. Causes of unanswered entries are judged in unanswered.py.
 from __future__ import annotations
 
 from ..kernel.namedtuple import NamedTuple
-from . import remedies, unanswered
+from . import remedies, stale, unanswered
 from .table_profile import (
     FEWEST,
     LONG_IDLE,
@@ -40,6 +40,8 @@ class Cause(NamedTuple):
         steps: what to do
         room: a larger maximum may be advised as well
         plain: looked at only where no other cause matches
+        fills: it is about what fills the table. Other causes are looked at beside one that is not,
+            and it needs no number of entries
     """
 
     name: str
@@ -49,6 +51,7 @@ class Cause(NamedTuple):
     steps: Callable[[TableProfile], list[Step]]
     room: bool = False
     plain: bool = False
+    fills: bool = True
 
 
 def _unanswered_cause(
@@ -253,6 +256,14 @@ CAUSES = (
         room=True,
     ),
     Cause(
+        "stale",
+        lambda p: bool(p.stale),
+        stale.headline,
+        stale.sentence,
+        stale.steps,
+        fills=False,
+    ),
+    Cause(
         "source",
         _has_one_source,
         lambda p: _with("one source dominates", _who(p)),
@@ -280,7 +291,7 @@ NO_CAUSE = "no dominant cause found"
 def diagnose(profile: TableProfile) -> list[Cause]:
     """Return the causes that match, the weightiest first; empty for a healthy table."""
     if profile.entries < FEWEST:
-        return []
+        return [cause for cause in CAUSES if not cause.fills and cause.matches(profile)]
     found = [cause for cause in CAUSES if not cause.plain and cause.matches(profile)]
     # Of those that unanswered entries stand for, the largest comes first.
     order = [unanswered.verdict(one, profile) for one in unanswered.joined(profile.unanswered)]
@@ -288,6 +299,6 @@ def diagnose(profile: TableProfile) -> list[Cause]:
     ranked = sorted((found[at] for at in places), key=lambda cause: order.index(cause.name))
     for at, cause in zip(places, ranked):
         found[at] = cause
-    if not found:
-        found = [cause for cause in CAUSES if cause.plain and cause.matches(profile)][:1]
+    if not any(cause.fills for cause in found):
+        found += [cause for cause in CAUSES if cause.plain and cause.matches(profile)][:1]
     return found

@@ -75,6 +75,28 @@ class Unanswered(NamedTuple):
     translated: float = 0.0
 
 
+class StaleFlows(NamedTuple):
+    """Unanswered flows whose translation leads nowhere, or where newer flows no longer go.
+
+    Attributes:
+        destination: where they were sent, with protocol and port
+        target: where they go
+        entries: how many, scaled to the whole table
+        seconds: within which each of them had a packet
+        code: what the kernel knows of the target (kernel/destinations.py)
+        device: the interface on which the target would be
+        elsewhere: where newer flows to the same destination go; empty where that is not known
+    """
+
+    destination: TopItem
+    target: TopItem
+    entries: int
+    seconds: int
+    code: str = ""
+    device: str = ""
+    elsewhere: str = ""
+
+
 class TableProfile(NamedTuple):
     """The values of a table that a diagnosis goes by. Shares are percent of `entries`.
 
@@ -103,6 +125,7 @@ class TableProfile(NamedTuple):
         zones: entries have zones
         original_zones: some have one in the original direction alone
         tcp_loose: nf_conntrack_tcp_loose; None where it is not known
+        stale: flows with a stale translation, the most first
     """
 
     entries: int
@@ -138,6 +161,7 @@ class TableProfile(NamedTuple):
     zones: bool = False
     original_zones: bool = False
     tcp_loose: int | None = None
+    stale: tuple[StaleFlows, ...] = ()
 
     @property
     def weighty(self) -> bool:

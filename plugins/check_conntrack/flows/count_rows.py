@@ -14,7 +14,7 @@ import itertools
 import operator
 import sys
 
-from check_conntrack.flows import groups
+from check_conntrack.flows import groups, translations
 from check_conntrack.flows import tally as t
 from check_conntrack.flows.columns import (
     address_keys,
@@ -52,6 +52,9 @@ _SOURCE_NAT = translation(lambda value: groups.SOURCE_NAT if value else 0)
 _DESTINATION_NAT = translation(lambda value: groups.DESTINATION_NAT if value else 0)
 _HALF_OPEN = translation(lambda value: value in groups.HALF_OPEN)
 _NO_REPLY = translation(lambda value: not value & groups.SEEN_REPLY)
+_TRANSLATED = translation(lambda value: value & groups.DESTINATION_NAT > 0)
+_REPLY_FLAGS = translation(lambda value: value & translations.KEPT)
+_SYN_SENT = translation(lambda value: value == ct.TCP_CONNTRACK_SYN_SENT)
 _UNPRIVILEGED = translation(lambda value: value >= FIRST_PORT >> 8)
 _CHANGED = translation(bool)
 _ESTABLISHED = translation(lambda value: value == ct.TCP_CONNTRACK_ESTABLISHED)
@@ -69,7 +72,7 @@ def count_rows(tally: t.Tally, group: list[bytes], rows: bytes, shape: Shape) ->
             return
         rows = b"".join(group)
     size, number = shape.size, len(group)
-    flags, source_nat = _flags(rows, number, shape)
+    flags, source_nat, destination_nat = _flags(rows, number, shape)
     states = None if shape.state is None else rows[shape.state :: size]
     for state, flag, times in _pairs(states, flags):
         tally.groups[shape.family, shape.protocol, state, flag] += times
@@ -95,6 +98,8 @@ def count_rows(tally: t.Tally, group: list[bytes], rows: bytes, shape: Shape) ->
         _count_unanswered(tally, _chosen(group, rows, no_answer)[1], shape)
     if source_nat is not None and has_ports(shape.protocol):
         _count_pools(tally, *_chosen(group, rows, source_nat), shape)
+    if destination_nat is not None and shape.protocol in translations.PROTOCOLS:
+        _count_translations(tally, group, rows, shape, flags)
 
 
 def _count_timeouts(tally: t.Tally, rows: bytes, shape: Shape, states: bytes) -> None:
@@ -117,6 +122,33 @@ def _count_unanswered(tally: t.Tally, rows: bytes, shape: Shape) -> None:
     columns += _columns(rows, size, shape.addresses[ORIGINAL_SOURCE], length)
     columns += _columns(rows, size, shape.addresses[ORIGINAL_DESTINATION], length)
     tally.unanswered.feed(columns, number)
+
+
+def _count_translations(
+    tally: t.Tally, group: list[bytes], rows: bytes, shape: Shape, flags: bytes
+) -> None:
+    """Count translated destinations: of UDP, and of TCP in SYN_SENT."""
+    if shape.timeout is None or shape.destination_port is None:
+        return
+    wanted = integer(flags.translate(_TRANSLATED))
+    if shape.protocol == IPPROTO_TCP:
+        if shape.state is None:
+            return
+        wanted &= integer(rows[shape.state :: shape.size].translate(_SYN_SENT))
+    unreplied = integer(flags.translate(_NO_REPLY))
+    for replied, of_these in ((False, wanted & unreplied), (True, wanted & ~unreplied)):
+        if of_these and not tally.translations.full(replied=replied):
+            column = of_these.to_bytes(len(group), "little")
+            chosen, its_rows = _chosen(group, rows, column)
+            kept = bytes(itertools.compress(flags, column)).translate(_REPLY_FLAGS)
+            size, length, both = shape.size, shape.address_length, shape.addresses
+            columns = [shape.protocol, kept, *_columns(its_rows, size, shape.original_zone, 2)]
+            columns += _columns(its_rows, size, shape.timeout, 4)
+            columns += _columns(its_rows, size, shape.destination_port, 2)
+            columns += _columns(its_rows, size, shape.reply_source_port, 2)
+            columns += _columns(its_rows, size, both[ORIGINAL_DESTINATION], length)
+            columns += _columns(its_rows, size, both[REPLY_SOURCE], length)
+            tally.translations.feed(columns, len(chosen), replied=replied)
 
 
 def _count_pools(tally: t.Tally, group: list[bytes], rows: bytes, shape: Shape) -> None:
@@ -200,8 +232,11 @@ def _differ(rows: bytes, size: int, pairs: Iterable[tuple[int, int]]) -> int:
     return differ
 
 
-def _flags(rows: bytes, number: int, shape: Shape) -> tuple[bytes, bytes | None]:
-    """Return the column of flags (tally.py), and one of translated sources if there are any."""
+def _flags(rows: bytes, number: int, shape: Shape) -> tuple[bytes, bytes | None, bytes | None]:
+    """Return the column of flags (tally.py), and those of translated sources and destinations.
+
+    The latter two are None where there are none.
+    """
     size = shape.size
     length = shape.address_length
     from_source, to_target, back_source, back_target = shape.addresses
@@ -214,16 +249,16 @@ def _flags(rows: bytes, number: int, shape: Shape) -> tuple[bytes, bytes | None]
             pairs += [(ids[0] + i, ids[1] + i) for i in range(2)]
         return _differ(rows, size, pairs)
 
-    source_nat = None
+    source_nat = destination_nat = None
     differing = differ(from_source, back_target, shape.source_id)
     if differing:
         source_nat = differing.to_bytes(number, "little").translate(_SOURCE_NAT)
         flags |= integer(source_nat)
     differing = differ(to_target, back_source, shape.destination_id)
     if differing:
-        column = differing.to_bytes(number, "little").translate(_DESTINATION_NAT)
-        flags |= integer(column)
-    return flags.to_bytes(number, "little"), source_nat
+        destination_nat = differing.to_bytes(number, "little").translate(_DESTINATION_NAT)
+        flags |= integer(destination_nat)
+    return flags.to_bytes(number, "little"), source_nat, destination_nat
 
 
 def _pairs(states: bytes | None, flags: bytes) -> Iterable[tuple[int | None, int, int]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nagiosplugin import Context, Metric, Resource
     from nagiosplugin.state import ServiceState
 
-    from ..ranges import AlertRange, Label, Thresholds
+    from ..ranges import AlertRange, Label, LabelThresholds, Thresholds
     from .resource import NamespaceReport
 
 _CONFIDENCE = 1.96  # standard deviations: 95% of samples lie within the margin
@@ -49,6 +49,7 @@ def margins(report: NamespaceReport) -> dict[str, float]:
     found.update(
         (name, 100 * missing * _half_width(getattr(figures, name) / 100, kept)) for name in _SHARES
     )
+    found["stale"] = of_count(sum(one.entries for one in report.stale))
     if kept < read:
         found["entries"] = of_count(figures.entries)
     if report.limits and report.limits.limit:
@@ -71,6 +72,13 @@ def _half_width(share: float, sample: int) -> float:
 class EstimateContext(nagios.LabelContext):
     """A label's context that raises an alarm only where the figure's margin leaves no doubt."""
 
+    def __init__(
+        self, label: Label, thresholds: LabelThresholds, *, hidden: bool, given: bool
+    ) -> None:
+        """Take also whether the user gave a threshold."""
+        super().__init__(label, thresholds, hidden=hidden)
+        self.given = given
+
     def evaluate(self, metric: Metric, resource: Resource) -> Result:
         """Return the worst state that is certain, with the range that is violated as the hint."""
         margin = _margin_of(metric, resource)
@@ -83,7 +91,13 @@ class EstimateContext(nagios.LabelContext):
         return Result(Ok, None, metric)
 
     def doubts(self, metric: Metric, resource: Resource) -> str:
-        """Return a sentence where a threshold lies within the margin; empty where none does."""
+        """Return a sentence where a threshold lies within the margin; empty where none does.
+
+        Of a default threshold nothing is said where the sample shows nothing: it would be said of
+        every sample.
+        """
+        if not self.given and not metric.value:
+            return ""
         margin = _margin_of(metric, resource)
         for _, threshold in self._by_severity():
             spelled = self._spell(threshold, metric, resource)
@@ -146,7 +160,12 @@ def _obeys(spelled: str, value: float, margin: float) -> bool:
 def contexts(labels: Sequence[Label], thresholds: Thresholds, if_inactive: str) -> list[Context]:
     """Return the contexts of nagios.contexts, those of labels aware of margins."""
     return [
-        EstimateContext(context.label, context.thresholds, hidden=context.hidden)
+        EstimateContext(
+            context.label,
+            context.thresholds,
+            hidden=context.hidden,
+            given=context.label.name in thresholds.given,
+        )
         if isinstance(context, nagios.LabelContext)
         else context
         for context in nagios.contexts(labels, thresholds, if_inactive)

@@ -63,6 +63,12 @@ LABELS = (
     Label("top_zone_share", "share of the largest zone; 0 without zones", "%", 1),
     Label("top_source_entries", "entries of the largest source", share_of="entries"),
     Label("top_destination_entries", "entries of the largest destination", share_of="entries"),
+    Label(
+        "stale",
+        "unanswered, still translated to where nobody is or newer flows do not go",
+        share_of="entries",
+        warning="10",
+    ),
 )
 # So many further namespaces have perfdata, the fullest first, with these labels.
 MOST_NAMESPACES = 10
@@ -320,6 +326,7 @@ def late_modules(options: argparse.Namespace) -> list[str]:
         "kernel.timeouts",
         "advice.diagnosis",
         "table.profile",
+        "table.stale",
     ]
     if options.source not in LIVE:
         suite += ["flows.text_form", "table.files"]

@@ -90,6 +90,7 @@ def table_profile(
         zones=tally.zoned > 0,
         original_zones=tally.original_zones > 0,
         tcp_loose=read_tcp_loose() if here else None,
+        stale=report.stale,
     )
     profile = _with_pool(profile, tally.pools.top(1), tally.scale(table.total))
     return _with_own(profile) if here else profile

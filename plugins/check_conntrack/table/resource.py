@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
 
+    from ..advice.table_profile import StaleFlows
     from ..flows.figures import Figures
     from ..kernel.conntrack_cli import Conntrack
     from ..kernel.limits import Limits
@@ -50,7 +51,8 @@ class NamespaceReport(NamedTuple):
 
     namespace: with a file, its name and its limits as far as the file says them. table: None where
     it was not read. peak: the largest count known, in entries. lowered_from: the limit that was
-    lowered to the present one lately; 0 for none. was_read: whether its table was asked for.
+    lowered to the present one lately; 0 for none. was_read: whether its table was asked for. stale:
+    flows with a stale translation.
     """
 
     namespace: Namespace
@@ -59,6 +61,7 @@ class NamespaceReport(NamedTuple):
     peak: int = 0
     lowered_from: int = 0
     was_read: bool = True
+    stale: tuple[StaleFlows, ...] = ()
 
     @property
     def limits(self) -> Limits | None:
@@ -78,6 +81,8 @@ class NamespaceReport(NamedTuple):
     def metrics(self, *, hidden: bool) -> Iterator[Metric]:
         """Yield the figures in the order of LABELS; only the main ones of further namespaces."""
         values = dict(zip(self.figures._fields, self.figures)) if self.figures else {}
+        if self.figures:
+            values["stale"] = sum(one.entries for one in self.stale)
         most: dict[str, int | None] = {}
         limits = self.limits
         if limits:
@@ -213,6 +218,7 @@ class TableReader:
             for one in scan.all
             if one.path == OWN or one.path not in self._gone
         ]
+        reports = list(map(self._with_stale, reports))
         others = [one for one in reports if one.prefix]
         others.sort(key=lambda one: one.namespace.fullness, reverse=True)
         plain = [one for one in reports if not one.prefix]
@@ -233,9 +239,23 @@ class TableReader:
         table = files.read_file(options.source, self._files, self.request, stage)
         table = files.compared(table._replace(host=_merged(table.host, given)))
         host = Namespace(table.host.namespace, "", limits=table.host.limits(table.tally.read))
-        report = NamespaceReport(host, table, table.tally.figures())
+        report = self._with_stale(NamespaceReport(host, table, table.tally.figures()))
         problems = (table.fault,) if table.fault else ()
         return TableReport((report,), problems, from_file=True)
+
+    def _with_stale(self, report: NamespaceReport) -> NamespaceReport:
+        """Return a report with the flows whose translation is stale."""
+        if not report.table or report.table.fault:
+            return report
+        from .stale import stale_flows
+
+        here = report.path == OWN
+
+        def timeouts() -> Mapping[str, int]:
+            # The reader is kept for the diagnosis of the namespace that needs one.
+            return self.timeouts(report) if here or not report.path else {}
+
+        return report._replace(stale=stale_flows(report.table, timeouts, here=here))
 
     def _read_tables(self, counts: dict[str, int]) -> None:
         """Read tables of namespaces, by path and count, from the first source that has them."""

@@ -31,7 +31,7 @@ TITLE = "CONNTRACK_TABLE"
 # Without -v, of each list.
 FEW_LINES = 3
 # The label whose alarm a cause explains, so that it is not repeated.
-_MENTIONED = {"nat ports": "snat_port_usage"}
+_MENTIONED = {"nat ports": "snat_port_usage", "stale": "stale"}
 
 
 class TableSummary(nagios.StatusSummary):
@@ -177,7 +177,8 @@ class TableSummary(nagios.StatusSummary):
             return {}
         from ..advice.capacity import LastFinding
 
-        report, profile, causes = self._judged
+        report, profile, found = self._judged
+        causes = [cause for cause in found if cause.fills]
         cause = causes[0] if causes else None
         return {
             report.namespace.key: LastFinding(
@@ -202,7 +203,7 @@ class TableSummary(nagios.StatusSummary):
         lines += remedies.advice_lines(profile, causes)
         labels = {nagios.label_of(result) for result in alarms}
         limits = report.limits
-        if limits and all(cause.room for cause in causes):
+        if limits and all(cause.room for cause in causes if cause.fills):
             if self.report.from_file:
                 # Of that host no more is known.
                 evidence = capacity.CapacityEvidence(

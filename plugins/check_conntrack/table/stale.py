@@ -1,0 +1,95 @@
+"""Find stale translations: from a tally, and from what the kernel knows of their targets.
+
+A flow without a reply is one where it had a packet in the first half of its timeout, and
+
+- its target is gone (kernel/destinations.py), or
+- newer flows to the same destination go elsewhere and are answered, and no new one goes to that
+  target. New is a flow that ended within seconds, some time ago. Of a target that a rule still
+  chooses there would be as many, ended without a reply, as of each of the others.
+
+So UDP that is sent one way to a host that is there is none, and without evidence nothing is.
+"""
+
+from __future__ import annotations
+
+from ..advice.table_profile import StaleFlows, TopItem
+from ..flows.entry import IPPROTO_TCP, IPPROTO_UDP, address_text
+from ..flows.labels import protocol_label
+from ..kernel import destinations
+from ..kernel.timeouts import DEFAULTS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ..flows.translations import Translation
+    from .sources import TableReading
+
+MOST_LOOKED_UP = 32  # targets, of those with the most flows
+# So many brief flows to each other target: if new flows went to this one too, some were left here.
+FEWEST_BRIEF = 10
+_TIMEOUTS = {IPPROTO_UDP: "udp_timeout", IPPROTO_TCP: "tcp_timeout_syn_sent"}
+
+
+def stale_flows(
+    table: TableReading, timeouts: Callable[[], Mapping[str, int]], *, here: bool
+) -> tuple[StaleFlows, ...]:
+    """Return the flows of a table with a stale translation, the most first.
+
+    timeouts: returns those in force, in seconds, as far as they are known. here: the table is that
+    of this process's own network namespace, whose routes and neighbours are asked.
+    """
+    tally = table.tally
+    if not tally.translations.unreplied:
+        return ()
+    known = timeouts()
+    renewed = {
+        protocol: (known.get(name) or max(DEFAULTS[name], tally.translations.longest(protocol)))
+        // 2
+        for protocol, name in _TIMEOUTS.items()
+    }
+    groups, weight = tally.translated_groups(renewed)
+    largest = sorted(groups, key=lambda one: (-one.renewed, one))
+    candidates = [one for one in largest if one.renewed]
+    known_here: dict[str, destinations.Destination] = {}
+    if here:
+        targets = dict.fromkeys(address_text(one.target) for one in candidates)
+        known_here = destinations.look_up(list(targets)[:MOST_LOOKED_UP])
+    found = []
+    for one in candidates:
+        destination = known_here.get(address_text(one.target))
+        elsewhere = _elsewhere(one, groups)
+        if elsewhere or (destination and destination.code in destinations.GONE):
+            found.append(
+                StaleFlows(
+                    _item(one.protocol, one.zone, one.destination, one.port),
+                    _item(one.protocol, 0, one.target, one.target_port),
+                    round(one.renewed * weight * tally.scale(table.total)),
+                    renewed[one.protocol],
+                    destination.code if destination else destinations.UNKNOWN,
+                    destination.device if destination else "",
+                    elsewhere,
+                )
+            )
+    return tuple(found)
+
+
+def _elsewhere(one: Translation, groups: Iterable[Translation]) -> str:
+    """Return where newer flows to the same destination go; empty where they may still go here."""
+    if one.replied:
+        return ""
+    others = [
+        each for each in groups if each.sent_to == one.sent_to and each is not one and each.replied
+    ]
+    if not others:
+        return ""
+    expected = sum(each.brief for each in others) / len(others)
+    if expected < FEWEST_BRIEF or FEWEST_BRIEF * one.aged > expected:
+        return ""
+    return address_text(max(others, key=lambda each: (each.brief, each)).target)
+
+
+def _item(protocol: int, zone: int, address: bytes, port: int) -> TopItem:
+    name, text = protocol_label(protocol), address_text(address)
+    where = f" in zone {zone}" if zone else ""
+    return TopItem(f"{text} {name}/{port}{where}", 0.0, 0, text, zone, name, port)

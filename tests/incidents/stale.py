@@ -1,0 +1,170 @@
+"""Translations that outlive what they lead to: a removed pod, a rule that points elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from incidents.floods import NO_LARGER_LIMIT
+from incidents.lab import Expect, Lab, first, incident
+from support.netns import wait_until
+from support.packets import ask, hosts, readable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SERVICE, PORT = "10.96.0.53", 53
+OLD, NEW = "10.0.0.20", "10.0.0.21"  # pods on the router's own wire
+FLOWS = 20
+
+
+def point_to(lab: Lab, pod: str) -> None:
+    """Have the rule lead to a pod, as whatever manages it would: its table is made anew."""
+    lab.router.nft(
+        "add table ip service\n"
+        "delete table ip service\n"
+        "table ip service {\n"
+        "  chain prerouting {\n"
+        "    type nat hook prerouting priority dstnat;\n"
+        f"    ip daddr {SERVICE} udp dport {PORT} dnat to {pod}\n"
+        "  }\n"
+        "}\n"
+    )
+
+
+def pod(lab: Lab, address: str) -> None:
+    """Add a pod on the router's own wire."""
+    lab.servers.ip(f"addr add {address}/24 dev eth0\n")
+
+
+def removed(lab: Lab, address: str) -> None:
+    """Remove a pod, and wait until the router has noticed."""
+    lab.servers.ip(f"addr del {address}/24 dev eth0\n")
+    # By itself the kernel doubts an address after half a minute.
+    lab.router.run("ip", "neigh", "del", address, "dev", "lan", check=False)
+    assert wait_until(lambda: "FAILED" in neighbour(lab, address))
+
+
+class Senders:
+    """Clients that send from one port each, several times a second, as a log shipper does."""
+
+    def __init__(self, lab: Lab, number: int) -> None:
+        self.sockets = []
+        with lab.clients.inside():
+            for source in first(number, hosts("198.18.0.0/24")):
+                client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                client.bind((source, 20000))
+                self.sockets.append(client)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._done.wait(0.2):
+            self.send()
+
+    def send(self) -> None:
+        """Send one datagram from each."""
+        for client in self.sockets:
+            with contextlib.suppress(OSError):  # the router says that the host is unreachable
+                client.sendto(b"metric:1|c", (SERVICE, PORT))
+
+    def __enter__(self) -> Senders:
+        self.send()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        for client in self.sockets:
+            client.close()
+
+
+def neighbour(lab: Lab, address: str) -> str:
+    """Return what ip(8) says of a neighbour of the router."""
+    return lab.router.run("ip", "neigh", "show", address, "dev", "lan")
+
+
+@incident(
+    "UDP to a removed pod, the rule points elsewhere",
+    Expect(
+        "table",
+        "WARNING",
+        says=(r"stale translations: 20 flows", r"10\.96\.0\.53", r"10\.0\.0\.20\b", "gone"),
+        below=(
+            r"no host answers for it on lan \(neighbour (FAILED|INCOMPLETE)\)",
+            r"conntrack -D -p udp --orig-dst 10\.96\.0\.53 .*--dst-nat 10\.0\.0\.20\b",
+        ),
+        never=(*NO_LARGER_LIMIT, "flood", "scan"),
+    ),
+    ci=True,
+)
+def removed_pod(lab: Lab) -> Iterator[None]:
+    pod(lab, OLD)
+    pod(lab, NEW)
+    point_to(lab, OLD)
+    lab.enter(Senders(lab, FLOWS))
+    assert wait_until(lambda: lab.router.count() >= FLOWS)
+    point_to(lab, NEW)
+    removed(lab, OLD)
+    yield
+    step = lab.step("conntrack -D")
+    lab.paste(step.commands)
+    assert wait_until(lambda: len(lab.router.entries("-p", "udp", "--dst-nat", NEW)) == FLOWS)
+    assert not lab.router.entries("-p", "udp", "--dst-nat", OLD)
+    again = lab.check("table")
+    assert (again.state, again.data["stale"].value) == ("OK", 0)
+
+
+@incident(
+    "UDP one way to a host that is there",
+    Expect("table", "OK", never=("stale translations",), options=("-vv",)),
+    ci=True,
+)
+def one_way(lab: Lab) -> Iterator[None]:
+    pod(lab, OLD)
+    point_to(lab, OLD)
+    lab.enter(Senders(lab, FLOWS))
+    assert wait_until(lambda: lab.router.count() >= FLOWS)
+    assert wait_until(lambda: "REACHABLE" in neighbour(lab, OLD))
+    yield
+
+
+@incident(
+    "UDP to a host behind a gateway, the rule points elsewhere",
+    Expect(
+        "table",
+        "WARNING",
+        says=(r"stale translations: 20 flows", r"10\.9\.0\.20\b", r"new ones to 10\.1\.0\.53\b"),
+        below=("newer flows go to 10.1.0.53, and are answered",),
+        never=(*NO_LARGER_LIMIT, "which is gone", "still translates"),
+    ),
+)
+def moved_service(lab: Lab) -> Iterator[None]:
+    point_to(lab, "10.9.0.20")  # behind the servers, silent
+    lab.clients.ip(f"route add {SERVICE} via 198.51.100.1\n")
+    lab.enter(Senders(lab, FLOWS))
+    assert wait_until(lambda: lab.router.count() >= FLOWS)
+    point_to(lab, "10.1.0.53")
+    server = lab.server(PORT, "10.1.0.53")
+    for source in first(40, hosts("198.18.8.0/24")):
+        assert ask(lab.clients, server, source, SERVICE)
+    # New flows are told by what little they have left: half of their timeout has to pass.
+    assert wait_until(lambda: _brief(lab) >= 40, 25)
+    yield
+    lab.paste(lab.step("conntrack -D").commands)
+    with lab.clients.inside():
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with client:
+        client.bind(("198.18.0.1", 30000))
+        client.sendto(b"?", (SERVICE, PORT))
+        assert readable(server.socket, 2)
+    assert wait_until(lambda: len(lab.router.entries("--dst-nat", "10.1.0.53")) >= FLOWS)
+
+
+def _brief(lab: Lab) -> int:
+    """Count the answered flows of which less than half of the timeout is left."""
+    lines = lab.router.entries("-p", "udp", "--dst-nat", "10.1.0.53")
+    return sum(int(line.split()[4]) < 15 for line in lines)

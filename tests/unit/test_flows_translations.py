@@ -1,0 +1,89 @@
+"""Flows with a translated destination: the fast paths count what one entry at a time gives."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from check_conntrack.flows import bulk, tally, text, text_writer
+from check_conntrack.flows import translations as module
+from check_conntrack.flows.netlink import entry_at
+from check_conntrack.kernel import ctnetlink as ct
+from support import flows_dump as dump
+from support.flows_dump import everything
+from support.translated import ANSWERED, CONFIRMED, NEW, OLD, SERVICE, V6, flow, slowly
+
+MIXED = [
+    *(flow(n) for n in range(20)),
+    *(flow(n, timeout=3) for n in range(20, 25)),
+    *(flow(n, NEW, status=ANSWERED, timeout=5) for n in range(30, 42)),
+    *(flow(n, NEW, status=ANSWERED | ct.IPS_ASSURED, timeout=5) for n in range(50, 54)),
+    *(flow(n, zone=7) for n in range(60, 66)),
+    *(flow(n, protocol=6, state=1, timeout=110) for n in range(70, 78)),
+    *(flow(n, protocol=6, state=3, status=ANSWERED, timeout=9000) for n in range(80, 88)),
+    *(flow(n, V6[2], destination=V6[1]) for n in range(90, 99)),
+    *(flow(n, SERVICE) for n in range(100, 104)),  # only the port is another
+    *(dump.entry(protocol=17, status=CONFIRMED, sport=n) for n in range(9)),  # not translated
+    *(flow(n, timeout=None) for n in range(110, 115)),
+]
+
+
+def columns(messages):
+    one = tally.Tally()
+    bulk.count([b"".join(messages), dump.done()], one)
+    return one
+
+
+def groups(one):
+    return {
+        (group.protocol, group.zone, group.target): group[6:]
+        for group in one.translations.groups({17: 15, 6: 60})
+    }
+
+
+def test_columns_count_translations_as_single_entries_do():
+    assert everything(columns(MIXED)) == everything(slowly(MIXED))
+    assert columns(MIXED).translations.counted == slowly(MIXED).translations.counted
+
+
+def test_text_counts_translations_as_netlink_does():
+    lines = [text_writer.line_of(entry_at(message)) for message in MIXED]
+    one = tally.Tally()
+    text.count(io.BytesIO("\n".join(lines).encode()), one)
+    assert one.translations.unreplied == slowly(MIXED).translations.unreplied
+    assert one.translations.replied == slowly(MIXED).translations.replied
+
+
+def test_groups_tell_where_flows_of_one_destination_go():
+    # renewed, aged, replied, brief
+    assert groups(slowly(MIXED)) == {
+        (17, 0, OLD): (20, 5, 0, 0),
+        (17, 0, NEW): (0, 0, 16, 12),
+        (17, 7, OLD): (6, 0, 0, 0),
+        (6, 0, OLD): (8, 0, 0, 0),
+        (17, 0, V6[2]): (9, 0, 0, 0),
+        (17, 0, SERVICE): (4, 0, 0, 0),
+    }
+
+
+def test_answered_flows_of_other_destinations_make_no_group():
+    assert groups(slowly([flow(n, NEW, status=ANSWERED) for n in range(5)])) == {}
+
+
+@pytest.mark.parametrize("count", [slowly, columns])
+def test_translations_are_sampled_above_their_limit(monkeypatch, count):
+    monkeypatch.setattr(module, "MOST_FLOWS", 50)
+    messages = [flow(n) for n in range(400)]
+    messages += [flow(1000 + n, NEW, status=ANSWERED) for n in range(400)]
+    one = count(messages)
+    for replied in (False, True):
+        assert one.translations.full(replied=replied)
+        assert 50 <= one.translations.counted[replied] <= 400
+    found, weight = one.translated_groups({17: 15, 6: 60})
+    assert sum(group.renewed for group in found) * weight == pytest.approx(400)
+
+
+def test_longest_time_left_is_that_of_unanswered_flows_of_a_protocol():
+    one = slowly(MIXED).translations
+    assert (one.longest(17), one.longest(6), one.longest(132)) == (28, 110, 0)
