@@ -240,6 +240,21 @@ def decisive(results: Sequence[Iterable[Result]], fullness: Sequence[tuple[float
     )
 
 
+def alarm_lines(
+    results: Sequence[Result], more: Callable[[Result], str] = lambda _: ""
+) -> list[str]:
+    """Return a line for each alarm, or for more than two alarms a line for each state.
+
+    A web interface shows the first four lines and hides the others: cause and remedy follow at
+    once. more: what to add to an alarm.
+    """
+    texts = [(one.state.text.upper(), describe_alarm(one) + more(one)) for one in results]
+    if len(texts) <= 2:
+        return [f"{state}: {text}" for state, text in texts]
+    states = dict.fromkeys(state for state, _ in texts)
+    return [f"{state}: " + "; ".join(text for of, text in texts if of == state) for state in states]
+
+
 def alarms(results: Iterable[Result]) -> list[Result]:
     """Return the results that are not OK, the worst first."""
     alarming = [result for result in results if result.state is not Ok]

@@ -6,6 +6,7 @@ tables. Nothing here knows nagiosplugin.
 
 from __future__ import annotations
 
+import re
 import time
 
 from .kernel import atomic_write
@@ -67,7 +68,13 @@ def clock_time(when: float, now: float) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as aligned lines: the first column to the left, the others to the right."""
+    """Return rows as aligned lines: the first column to the left, the others to the right.
+
+    A web page may show several blanks as one: below its title only the first column has blanks,
+    and an empty cell is "-".
+    """
+    head, *others = rows
+    rows = [head, *([row[0] or "-", *map(_one_word, row[1:])] for row in others)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [
         "  ".join(["", row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
@@ -75,11 +82,21 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def _one_word(cell: str) -> str:
+    """Return a cell without blanks: "3h20m", and "-" for an empty one."""
+    return cell.replace(" ", "") or "-"
+
+
+# What Icinga Web changes in plain text or takes for HTML: "\\n", "<b>", "&amp;".
+_REWRITTEN = re.compile(r"\\(?=[nt])|<(?=\w)|&(?=#?\w+;)")
+
+
 def clean(text: str) -> str:
     """Return any text as one line of printable ASCII without "|", which begins the perfdata.
 
-    All other characters are escaped.
+    All other characters are escaped, and what a web interface would take for markup.
     """
+    text = _REWRITTEN.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
     shown = text.encode("ascii", "backslashreplace").decode("ascii")
     return "".join(
         character if " " <= character <= "~" and character != "|" else f"\\x{ord(character):02x}"

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 STATES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
+# What Icinga Web changes in plain text, or takes for HTML or for a character reference.
+REWRITTEN = re.compile(r"\\[nt]|<\w+(?:\s\w+=[^>]*)?>|&#?\w+;")
+# Behind such a comma it puts an invisible blank. No command has one: it could not be pasted.
+BROKEN = re.compile(r",(?=\S)")
 _PRINTABLE = re.compile(r"[ -~]*")
 
 
@@ -30,6 +34,8 @@ class Run:
             assert _PRINTABLE.fullmatch(line), f"not printable ASCII: {line!r}"
         assert "|" not in "".join(self.lines)
         assert "Traceback" not in out
+        for line in (first, *self.lines):
+            assert not REWRITTEN.search(line), f"a web interface changes it: {line!r}"
         status, bar, data = first.partition(" | ")
         assert "|" not in status
         assert "|" not in data
@@ -45,6 +51,11 @@ class Run:
         self.data = perfdata.parse(data) if bar else {}
         if not any(argument.startswith(("-v", "--verb")) for argument in arguments):
             assert len(out) <= 4096
+        self._judge_columns()
+        alarms = [
+            line for line in self.lines if re.match(r"(?:WARNING|CRITICAL): \w+ \S+ \(", line)
+        ]
+        assert len(alarms) <= 2, "Icinga Web hides what stands below the fourth line"
         if bar:
             self._judge_again()
 
@@ -57,6 +68,20 @@ class Run:
             assert self.state != "OK", self.out
         plain = ["::" in item.label for item in items]
         assert plain == sorted(plain), "namespaced labels come last"
+
+    def _judge_columns(self) -> None:
+        """A table can be read where several blanks are shown as one: a cell is a word."""
+        columns = 0
+        for line in self.lines:
+            cells = re.split(r" {2,}", line.strip())
+            if not line.startswith("  ") or len(cells) == 1:
+                columns = 0
+                assert not line.startswith("  ") or not BROKEN.search(line), line
+            elif columns and all(re.fullmatch(r"-|.*[\d%].*", cell) for cell in cells[1:]):
+                assert len(cells) == columns, f"an empty cell: {line!r}"
+                assert not any(" " in cell for cell in cells[1:]), f"a cell of two words: {line!r}"
+            else:
+                columns = len(cells)
 
     @property
     def rest(self) -> str:

@@ -19,6 +19,7 @@ from nagiosplugin import (
 )
 
 from check_conntrack import nagios, render
+from support import contract
 
 LINES = st.lists(st.text(max_size=300), max_size=60)
 
@@ -139,12 +140,36 @@ def test_what_matters_comes_first_in_a_page_that_is_cut():
 
 
 def test_a_table_has_its_names_to_the_left_and_its_figures_to_the_right():
-    rows = [("name", "entries", ""), ("a", "5", ""), ("longer one", "1234567890", "x")]
+    rows = [("name", "entries", "full in"), ("a", "5", ""), ("longer one", "1234567890", "3h 20m")]
     assert render.table(rows) == [
-        "  name           entries",
-        "  a                    5",
-        "  longer one  1234567890  x",
+        "  name           entries  full in",
+        "  a                    5        -",
+        "  longer one  1234567890    3h20m",
     ]
+
+
+def test_a_table_can_be_read_where_blanks_are_collapsed():
+    rows = [("name", "entries", "full in"), ("", "", "2d 3h"), ("b c", "7", "")]
+    shown = [" ".join(line.split()) for line in render.table(rows)[1:]]
+    # The last two words are the last two columns.
+    assert [line.split()[-2:] for line in shown] == [["-", "2d3h"], ["7", "-"]]
+    assert shown[0] == "- - 2d3h"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (r"C:\new\table", r"C:\x5cnew\x5ctable"),
+        (r"a\b", r"a\b"),
+        ("<b>bold</b>", r"\x3cb>bold</b>"),
+        ("a < b", "a < b"),
+        ("&lt;&#10;", r"\x26lt;\x26#10;"),
+        ("this & that;", "this & that;"),
+    ],
+)
+def test_what_a_web_interface_would_change_is_escaped(text, shown):
+    assert render.clean(text) == shown
+    assert not contract.REWRITTEN.search(render.clean(text))
 
 
 def test_writing_puts_every_byte_on_standard_output(capfd):

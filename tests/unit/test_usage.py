@@ -527,7 +527,7 @@ def test_all_finds_the_full_one_beside_an_idle_host(check, entered):
         *("blue::usage", "blue::entries", "blue::time_to_full", "red::usage", "red::entries"),
     ]
     assert run.data["usage"].text == "10.0"
-    assert any(re.fullmatch(r"  \(host\) +1000 +10\.0%", line) for line in run.lines)
+    assert any(re.fullmatch(r"  \(host\) +1000 +10\.0% +-", line) for line in run.lines)
     assert any(re.fullmatch(r"  blue +100 +100\.0% +now", line) for line in run.lines)
 
 

@@ -24,7 +24,7 @@ _ENI = (
 )
 _DESCRIBE = (
     'aws ec2 describe-network-interfaces --network-interface-ids "$eni" '
-    "--query 'NetworkInterfaces[].[Groups,ConnectionTrackingConfiguration]'"
+    "--query 'NetworkInterfaces[].[Groups, ConnectionTrackingConfiguration]'"
 )
 _MODIFY = (
     'aws ec2 modify-network-interface-attribute --network-interface-id "$eni" '

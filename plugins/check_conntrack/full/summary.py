@@ -109,10 +109,7 @@ class FullSummary(nagios.StatusSummary):
     def verbose(self, results: Results) -> list[str]:
         """Return alarms, what could not be read, what to do, and the figures."""
         evidence = self.evidence
-        lines = [
-            f"{result.state.text.upper()}: {nagios.describe_alarm(result)}"
-            for result in self._alarms(results)
-        ]
+        lines = nagios.alarm_lines(self._alarms(results))
         lines += [f"UNKNOWN: {problem}" for problem in self.findings.problems]
         lines += self._gap_lines()
         lines += [f"Not read: {each}" for each in self.unread()]

@@ -109,9 +109,7 @@ class TableSummary(nagios.StatusSummary):
         verbose = self.options.verbose
         main = next(iter(reports.by_severity(report.namespaces, LABELS, results)), None)
         alarms = nagios.alarms(_of(main, results)) if main else []
-        lines = [
-            f"{result.state.text.upper()}: {nagios.describe_alarm(result)}" for result in alarms
-        ]
+        lines = nagios.alarm_lines(alarms)
         if main and main.table and main.table.unreadable:
             lines.append(f"WARNING: {main.table.unreadable}")
         lines += [f"UNKNOWN: {problem}" for problem in report.problems]

@@ -83,13 +83,10 @@ class UsageSummary(nagios.StatusSummary):
         shown = reports.by_severity(usage.reports, TABLE_LABELS, results)
         alarms = nagios.alarms(reports.results_of(shown[0], TABLE_LABELS, results)) if shown else []
         of_instance = self._of_instance(results)
-        lines = [
-            f"{alarm.state.text.upper()}: {nagios.describe_alarm(alarm)}" for alarm in of_instance
-        ]
-        lines += [
-            f"{alarm.state.text.upper()}: {nagios.describe_alarm(alarm)}{_since(shown[0], alarm)}"
-            for alarm in alarms
-        ]
+        lines = nagios.alarm_lines(
+            [*of_instance, *alarms],
+            lambda alarm: _since(shown[0], alarm) if alarm in alarms else "",
+        )
         lines += [f"UNKNOWN: {problem}" for problem in usage.problems]
         if usage.instance:
             lines += [f"Not read: {problem}" for problem in usage.instance.problems]
