@@ -71,7 +71,7 @@ def test_usage_of_ec2s_limit_alarms_before_the_table_is_named(check, eth0, avail
         )
         violated = 80 if state == "WARNING" else 90
         assert run.lines[0] == f"{state}: instance_usage {share}% (threshold {violated})"
-        assert any("TcpEstablishedTimeout=3600" in line for line in run.lines)
+        assert any('"TcpEstablishedTimeout": 3600' in line for line in run.lines)
 
 
 def test_usage_of_ec2s_limit_is_named_also_where_the_table_is_full(check, eth0, sysctls):

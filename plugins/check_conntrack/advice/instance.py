@@ -28,7 +28,9 @@ _DESCRIBE = (
 )
 _MODIFY = (
     'aws ec2 modify-network-interface-attribute --network-interface-id "$eni" '
-    "--connection-tracking-specification TcpEstablishedTimeout={},UdpStreamTimeout={}"
+    # In JSON: Icinga Web would put an invisible blank behind a comma of the short form.
+    "--connection-tracking-specification "
+    """'{{"TcpEstablishedTimeout": {}, "UdpStreamTimeout": {}}}'"""
 )
 _NAME = re.compile(r"[A-Za-z0-9_.@-]+", re.ASCII)
 
