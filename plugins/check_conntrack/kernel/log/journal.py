@@ -31,7 +31,7 @@ _FIELDS = "MESSAGE,SYSLOG_FACILITY,_SOURCE_MONOTONIC_TIMESTAMP,_HOSTNAME,_TRANSP
 # SD_MESSAGE_JOURNAL_MISSED: "Missed N kernel messages", written by journald itself.
 _MISSED = "e9bf28e6e834481bb6f48f548ad13606"
 # Only entries that may matter are parsed.
-_NEEDLE = re.compile(rb"conntrack|s suppress|Missed [0-9]+ kernel messages")
+_NEEDLE = re.compile(rb"conntrack|_CONNTRACK|s suppress|Missed [0-9]+ kernel messages")
 _NOTICE = re.compile(r"Missed (?P<number>[0-9]{1,18}) kernel messages")
 _DRIVER = re.compile(rb'"_TRANSPORT" ?: ?"driver"')
 _MICROSECONDS = re.compile(r"[0-9]{1,18}")
