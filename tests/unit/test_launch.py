@@ -89,6 +89,16 @@ def test_the_checks_own_exit_code_ends_the_process(monkeypatch):
     assert ended_with == [2]
 
 
+def test_executables_differ_in_nothing_but_their_name_and_purpose():
+    # What they share cannot be a file of its own: they tell where that is missing.
+    texts = set()
+    for check in ("usage", "full", "table"):
+        with open(os.path.join(PLUGINS, f"check_conntrack_{check}")) as file:
+            lines = file.read().replace(check, "NAME").replace(check.upper(), "NAME").splitlines()
+        texts.add((lines[0], *lines[2:]))
+    assert len(texts) == 1
+
+
 @pytest.mark.parametrize("file", [CHECK, launch.__file__], ids=os.path.basename)
 def test_what_tells_an_interpreter_that_it_is_old_is_written_for_old_ones(file):
     with open(file) as source:
