@@ -75,6 +75,7 @@ class Histories:
         self._boot = boot_id()
         self._now = now()
         self._changes: dict[str, dict[str, Callable[[object], object]]] = {}
+        self._series: dict[str, tuple[object, Series]] = {}
 
     def read(self, namespaces: Iterable[Namespace]) -> dict[str, Series]:
         """Return the series of namespaces by their inode path, this run's count included."""
@@ -91,7 +92,8 @@ class Histories:
                 kept = self._store.read(file)
             change = self._change(namespace)
             self._changes.setdefault(file, {})[namespace.key if namespace.prefix else ""] = change
-            series[namespace.path] = self._with_run(namespace, kept)
+            series[namespace.path] = made = self._with_run(namespace, kept)
+            self._series[namespace.path] = kept, made
         return series
 
     def write(self) -> None:
@@ -109,7 +111,12 @@ class Histories:
         return f"{self._check}/{namespace.key}/{key}"
 
     def _change(self, namespace: Namespace) -> Callable[[object], object]:
-        return lambda kept: encode(self._with_run(namespace, kept))
+        def change(kept: object) -> object:
+            before, made = self._series[namespace.path]
+            # Another run may have written meanwhile.
+            return encode(made if kept is before else self._with_run(namespace, kept))
+
+        return change
 
     def _with_run(self, namespace: Namespace, kept: object) -> Series:
         series = trend.belonging_to(decode(Series, kept), self._boot, namespace.identity)

@@ -261,6 +261,20 @@ def test_a_store_leaves_no_descriptor_behind_however_often_it_is_closed(tmp_path
     assert os.fstat(0)
 
 
+def test_what_a_run_has_read_is_not_read_again_unless_another_has_written(store, monkeypatch):
+    loads, parsed = json.loads, []
+    monkeypatch.setattr(state_store.json, "loads", lambda data: parsed.append(data) or loads(data))
+    store.update("a", lambda _: [1])
+    assert (store.read("a"), store.update("a", lambda kept: [*kept, 2])) == ([1], [1, 2])
+    assert len(parsed) == 1
+    assert store.read("a") == [1, 2]
+    other = Store.open(os.path.dirname(store.folder), {}, None)
+    other.update("a", lambda kept: [*kept, 3])
+    other.close()
+    assert store.update("a", lambda kept: [*kept, 4]) == [1, 2, 3, 4]
+    assert store.read("a") == [1, 2, 3, 4]
+
+
 def test_nothing_is_written_where_nothing_changed(store):
     store.update("key", lambda kept: {"a": 1})
     before = os.stat(os.path.join(store.folder, "key.json")).st_ino

@@ -320,6 +320,18 @@ def test_a_clock_that_goes_backwards_costs_the_trend_alone(check, clock, sysctls
     assert "growth" not in run.data
 
 
+def test_a_history_is_decoded_once_a_run(check, clock, sysctls, monkeypatch):
+    minutes(check, clock, sysctls, [1000, 1100])
+    decode, decoded = reports.decode, []
+    monkeypatch.setattr(
+        reports, "decode", lambda kind, plain: decoded.append(kind) or decode(kind, plain)
+    )
+    clock.now += 300
+    clock.today += 300
+    assert "growth" in check("-v").data
+    assert len(decoded) == 1
+
+
 def test_services_with_different_keys_do_not_share_a_history(check, clock, sysctls, tmp_path):
     minutes(check, clock, sysctls, range(1000, 2000, 100), "--state-key", "slow")
     assert "growth" not in check("--state-key", "fast").data

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Callable
 
+    _Version = tuple[int, int, int]
+    """Of a file: each new one has another inode number or time."""
 
 SHARED = "/var/lib/check-conntrack"
 STATE_VARIABLE = "CHECK_CONNTRACK_STATE_DIR"
@@ -58,6 +60,7 @@ class Store:
         self._descriptor = -1
         self._patience = LOCK_WAIT
         self._room = -1
+        self._known: dict[str, tuple[_Version, Any]] = {}
 
     @classmethod
     def without(cls, why: str) -> Store:
@@ -141,7 +144,11 @@ class Store:
         self._descriptor = descriptor
 
     def read(self, key: str, most: int = LARGEST) -> Any:
-        """Return what is kept under `key`; None if that is nothing, or nothing readable."""
+        """Return what is kept under `key`; None if that is nothing, or nothing readable.
+
+        Nobody may change what is returned: update() hands out the same, where no other run has
+        written meanwhile.
+        """
         return self._read(_file_name(key), most) if self._descriptor >= 0 else None
 
     def update(self, key: str, change: Callable[[Any], Any], most: int = LARGEST) -> Any:
@@ -233,8 +240,14 @@ class Store:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or status.st_size > most:
                 raise ValueError
+            version = (status.st_ino, status.st_mtime_ns, status.st_size)
+            before = self._known.get(name)
+            if before and before[0] == version:
+                return before[1]
             with os.fdopen(os.dup(descriptor), "rb") as file:
-                return json.loads(file.read(most))
+                value = json.loads(file.read(most))
+            self._known[name] = version, value
+            return value
         except (OSError, ValueError, RecursionError):
             self.notes.append(f"{self.folder}/{name}: damaged, its history starts again")
             return None
