@@ -43,7 +43,7 @@ def test_clock_that_is_set_changes_no_verdict(netns, checks, state, folder, name
     user = NOBODY if name != "table" else ()
     words = [*words, folder] if name == "table" else words
     command = namespace.command(*checks(name, "--state-dir", state, *words, before=user))
-    label = "table_full" if name == "full" else "entries"
+    label = "drop_total" if name == "full" else "entries"
     usual = answer(command)
     assert usual.state == "OK"
     # Forward, back, far ahead, before it all, and as it was.
