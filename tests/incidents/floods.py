@@ -168,7 +168,7 @@ table ip balanced {
     Expect(
         "table",
         "CRITICAL",
-        says=(r"198\.51\.100\.1", "tcp/443|:443", "not answer"),
+        says=(r"10\.9\.0\.81 tcp/443 \(198\.51\.100\.1\) does not answer",),
         below=("translated here", "load balancer"),
         never=(*NO_LARGER_LIMIT, "flood on", "scan", "synproxy", "reject"),
     ),

@@ -231,6 +231,44 @@ def test_dead_udp_service_is_no_flood():
     )
 
 
+def test_backend_that_does_not_answer_is_named_with_the_address_it_is_behind():
+    behind = {"translated": 100.0, "backend": target("10.244.1.7", 8443)}
+    table = profile(unanswered(state="SYN_SENT", **FORGED, **behind))
+    assert first(table) == (
+        "10.244.1.7 tcp/8443 (198.51.100.1 tcp/443) does not answer many sources (90% SYN_SENT)"
+    )
+    same_port = {"translated": 100.0, "backend": target("10.244.1.7")}
+    table = profile(unanswered(state="SYN_SENT", **FORGED, **same_port))
+    assert first(table).startswith("10.244.1.7 tcp/443 (198.51.100.1) does not answer")
+    said = advice(table)
+    assert "'</dev/tcp/10.244.1.7/443' && echo open" in said
+    assert "Take 10.244.1.7 out of the translation" in said
+    assert "-d 198.51.100.1 --dport 443 --state SYN_SENT --reply-src 10.244.1.7 -o extended" in said
+
+
+def test_backend_is_found_in_a_table_where_all_unanswered_flows_go_to_one(file, inspect):
+    def syn_sent(number, backend):
+        return (
+            f"ipv4     2 tcp      6 100 SYN_SENT src={tables.host(number)} dst=10.96.0.1 "
+            f"sport={2000 + number} dport=443 [UNREPLIED] src={backend} dst={tables.host(number)} "
+            f"sport=8443 dport={2000 + number} mark=0 use=1"
+        )
+
+    one = [syn_sent(number, "10.244.1.7") for number in range(900)]
+    run = inspect("--source", file(one))
+    assert "10.244.1.7 tcp/8443 (10.96.0.1 tcp/443) does not answer many sources" in run.text
+    two = [*one[:450], *(syn_sent(number, "10.244.1.8") for number in range(450, 900))]
+    run = inspect("--source", file(two))
+    assert "10.96.0.1 tcp/443 does not answer many sources" in run.text
+    assert "(10.96.0.1" not in run.text
+    udp = [
+        tables.udp(tables.host(n), "10.96.0.10", 2000 + n, 53, replied=False, behind="10.244.1.9")
+        for n in range(900)
+    ]
+    run = inspect("--source", file(udp))
+    assert "10.244.1.9 udp/53 (10.96.0.10) does not answer many sources" in run.text
+
+
 def test_scan_names_the_scanner_and_what_it_scans():
     scanned = {
         "target": target("198.51.0.1", 22, 0.1),

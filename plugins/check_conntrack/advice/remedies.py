@@ -164,13 +164,14 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
     target = one.target
     steps = []
     if target.share >= 50:
-        look = [f"{profile.command}ip route get {target.address}"]
+        asked = one.backend if one.backend.name else target
+        look = [f"{profile.command}ip route get {asked.address}"]
         if target.protocol == "tcp":
-            connect = f"</dev/tcp/{target.address}/{target.port}"
+            connect = f"</dev/tcp/{asked.address}/{asked.port}"
             look.append(f"{profile.command}timeout 3 bash -c '{connect}' && echo open")
         steps.append(
             Step(
-                f"Find out why {target.name} does not answer: service down, host down, a firewall "
+                f"Find out why {asked.name} does not answer: service down, host down, a firewall "
                 "before it, or no route back.",
                 tuple(look),
             )
@@ -179,7 +180,7 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
         if one.protocol == "tcp" and one.state.isupper():
             options = (*options, "--state", one.state)
         if one.translated >= 1:
-            steps.append(rulesets.behind(profile, target, *options))
+            steps.append(rulesets.behind(profile, target, one.backend, *options))
         elif target.protocol in ("tcp", "udp") and target.port:
             steps.append(rulesets.refuse(profile, target))
         steps += rulesets.frees(profile, target, target.entries, *options)

@@ -210,11 +210,20 @@ def refuse(profile: TableProfile, target: TopItem) -> Step:
     )
 
 
-def behind(profile: TableProfile, target: TopItem, *options: str) -> Step:
+def behind(profile: TableProfile, target: TopItem, backend: TopItem, *options: str) -> Step:
     """Return how to see which hosts behind a translated target do not answer.
 
-    A rule against the target would refuse what the others behind it still answer.
+    A rule against the target would refuse what the others behind it still answer. backend: the one
+    that does not answer; empty where there are several.
     """
+    if backend.name:
+        which = " ".join((*options, "--reply-src", backend.address))
+        return Step(
+            f"{target.name} is translated here, and a rule against it would refuse what other "
+            f"hosts behind it still answer. Take {backend.address} out of the translation or the "
+            "load balancer. These are its entries:",
+            (f"{profile.command}conntrack -L -g {which} -o extended",),
+        )
     return Step(
         f"{target.name} is translated here, and a rule against it would refuse what other hosts "
         "behind it still answer. See which one does not (the second src= of each line), and take "

@@ -57,6 +57,8 @@ class Unanswered(NamedTuple):
         sources, targets, ports: different ones that were counted
         spread: different sources of 100 entries; 100 where each has its own
         translated: percent of these entries whose destination is translated
+        backend: the one host that nearly all of the target's go to after translation; empty where
+            they go to several, or are not translated
     """
 
     protocol: str
@@ -73,6 +75,7 @@ class Unanswered(NamedTuple):
     ports: int = 0
     spread: float = 0.0
     translated: float = 0.0
+    backend: TopItem = TopItem()
 
 
 class StaleFlows(NamedTuple):

@@ -204,8 +204,17 @@ def silence(one: Unanswered, profile: TableProfile) -> str:
     return f"{_does_not_answer(one, profile)} ({percent(one.share)} {_kind(one)})"
 
 
+def silent(one: Unanswered) -> str:
+    """Return what does not answer: a backend with the address that it is behind in brackets."""
+    target, backend = one.target, one.backend
+    if target.share < SENDER or not backend.name:
+        return _aim(one)
+    behind = target.address if target.port == backend.port and not target.zone else target.name
+    return f"{backend.name} ({behind})"
+
+
 def _does_not_answer(one: Unanswered, profile: TableProfile) -> str:
-    aim = _aim(one)
+    aim = silent(one)
     does = "do not answer" if aim == "many destinations" else "does not answer"
     senders = _senders(one, profile)[len("from ") :].replace("forged", "many")
     return f"{aim} {does} {senders}"
@@ -216,7 +225,10 @@ def silence_at_length(one: Unanswered, profile: TableProfile) -> str:
     why = "a dead service or host, a firewall, or a missing route back"
     if one.protocol in ("tcp", "udp"):
         why += "; or a flood that it no longer answers"
+    to = _share_of_aim(one)
+    if one.backend.name and one.target.share >= SENDER:
+        to += f" and translated to {one.backend.name}"
     return (
         f"{_does_not_answer(one, profile)}: {percent(one.share)} of entries are {_kind(one)}, "
-        f"{_share_of_aim(one)}, {_share_of_senders(one)}. That is {why}"
+        f"{to}, {_share_of_senders(one)}. That is {why}"
     )

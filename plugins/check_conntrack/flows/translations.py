@@ -29,6 +29,7 @@ PROTOCOLS = frozenset((IPPROTO_TCP, IPPROTO_UDP))
 # and the ports of the original and of the translated destination; then both, packed.
 HEAD = struct.Struct(">BBHIHH")
 KEPT = SEEN_REPLY | ASSURED
+NEARLY_ALL = 0.95
 
 
 class Translation(NamedTuple):
@@ -115,6 +116,24 @@ class Translations:
         """Return the most seconds that a flow without a reply has left; 0 for none."""
         heads = (HEAD.unpack_from(key) for key in self.unreplied)
         return max((head[3] for head in heads if head[0] == protocol), default=0)
+
+    def target(
+        self, protocol: int, zone: int, destination: bytes, port: int
+    ) -> tuple[bytes, int] | None:
+        """Return where nearly all flows without a reply to a destination go: address and port.
+
+        None where they go to several, or none was counted.
+        """
+        counts: collections.Counter[tuple[bytes, int]] = collections.Counter()
+        asked = protocol, zone, destination, port
+        for key, count in self.unreplied.items():
+            group, _, _ = _taken_apart(key)
+            if group[:4] == asked:
+                counts[group[4:]] += count
+        if not counts:
+            return None
+        target, most = counts.most_common(1)[0]
+        return target if most >= NEARLY_ALL * sum(counts.values()) else None
 
     def groups(self, renewed: Mapping[int, int]) -> list[Translation]:
         """Return the translations of all destinations to which flows without a reply are sent.

@@ -157,7 +157,22 @@ def _unanswered(tally: Tally, group: UnansweredGroup, scale: float) -> Unanswere
         group.ports,
         group.spread,
         100 * translated / of,
+        _backend(tally, group, protocol) if 2 * translated >= of else TopItem(),
     )
+
+
+def _backend(tally: Tally, group: UnansweredGroup, protocol: str) -> TopItem:
+    """Return the host that nearly all of the largest target's entries go to; empty for none."""
+    target = group.target
+    if target is None:
+        return TopItem()
+    asked = group.protocol, target.zone, target.address, target.port
+    found = tally.translations.target(*asked)
+    if found is None:
+        return TopItem()
+    address, port = found
+    name = _name(address, 0, protocol, port)
+    return TopItem(name, address=address_text(address), protocol=protocol, port=port)
 
 
 def _address(one: Endpoint | None, of: int, scale: float, protocol: str = "") -> TopItem:
