@@ -37,7 +37,11 @@ DEFAULTS = {"sudo": True}
 # a line of the output says it. CRITICAL with less than 3 minutes left: three attempts, 30 seconds
 # apart, leave 2 minutes to act. WARNING if the present rate settles above 90% of the limit is the
 # check's own default: at that usage the state would be CRITICAL.
-DEFAULTS_OF = {"usage": {"listen": "1s", "critical": ["time_to_full=3m:"]}}
+# An address is worth little without its owner.
+DEFAULTS_OF = {
+    "usage": {"listen": "1s", "critical": ["time_to_full=3m:"]},
+    "table": {"names": True},
+}
 MORE = {"--timeout": f"; Icinga itself ends the check after {TIMEOUT} s, see check_timeout"}
 NUMBERS = ("top", "max_entries", "keep", "verbose")
 

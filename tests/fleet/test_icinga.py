@@ -343,7 +343,7 @@ def test_the_agent_checks_its_own_table_and_the_master_shows_it_full(cluster, wa
     assert (own.state, own.perfdata["entries"]["value"]) == (OK, 0)
     if way == "agent":
         # Unprivileged, through sudo, as is shipped.
-        assert agent.starts("table") == [["--sudo"]]
+        assert agent.starts("table") == [["--sudo", "--names"]]
         assert contents.attributes["check_command"] == "conntrack_table"
     else:
         assert contents.command[contents.command.index("-c") + 1] == "check_conntrack_table"
@@ -383,6 +383,7 @@ def samples(name):
         "if_inactive": "warning",
         "netns": ["blue", "/proc/1/ns/net"],
         "sudo": True,
+        "names": True,
         "user": "nobody",
         "state_dir": "/var/lib/elsewhere",
         "state_key": "a key",

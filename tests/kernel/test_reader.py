@@ -16,7 +16,7 @@ import pytest
 
 from check_conntrack.flows.new_entries import NewEntries
 from check_conntrack.kernel import reader as kernel_reader
-from check_conntrack.kernel import timeouts
+from check_conntrack.kernel import rtnetlink, timeouts
 from check_conntrack.kernel.reader_client import parse_answer
 from support.netns import ends
 
@@ -249,6 +249,55 @@ def test_events_without_the_capability_are_a_frame_with_its_error(netns, reader)
     command = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", *reader]
     (frame,) = ask(command, "events", own, "300")
     assert (frame.errno, frame.file) == (1, "events")
+
+
+def test_owners_are_addresses_groups_and_folders_and_nothing_else(netns, reader):
+    namespace = netns()
+    namespace.ip("addr add 10.1.2.3/32 dev lo\n")
+    path = f"/run/netns/{namespace.name}"
+    name = ["unshare", "-u", "sh", "-c", "hostname web1; exec sleep 60"]
+    holder = subprocess.Popen(namespace.command(*name))
+    process = Path(f"/proc/{holder.pid}")
+    try:
+        while (process / "comm").read_text() != "sleep\n":
+            time.sleep(0.01)
+        groups = (process / "cgroup").read_bytes()
+        pods, *frames = ask(reader, "owners", path, "processes")
+        own = ask(reader, "owners", path)[1:]
+    finally:
+        holder.kill()
+        holder.wait()
+    assert (pods.inode, pods.file, pods.path) == (0, "pods", "/var/log/pods")
+    mine = {frame.file: frame for frame in frames if frame.inode == namespace.inode}
+    assert {file: (frame.path, frame.data) for file, frame in mine.items()} == {
+        "addresses": (path, mine["addresses"].data),
+        "cgroup": (f"{process}/ns/net", groups),
+        "comm": (f"{process}/ns/net", b"sleep\n"),
+        "hostname": (f"{process}/ns/net", b"web1"),
+    }
+    assert list(rtnetlink.global_addresses(mine["addresses"].data)) == [bytes((10, 1, 2, 3))]
+    assert {frame.file for frame in frames} <= {"addresses", "cgroup", "comm", "hostname", "-"}
+    # Without "processes" nothing is said of any.
+    assert [frame.file for frame in own] == ["addresses"]
+
+
+def test_name_of_the_host_is_its_own_again_before_it_writes(netns, reader):
+    name = ["unshare", "-u", "-n", "sh", "-c", "hostname web1; exec sleep 60"]
+    with subprocess.Popen(name) as holder:
+        process = subprocess.Popen(reader, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            while Path(f"/proc/{holder.pid}/comm").read_text() != "sleep\n":
+                time.sleep(0.01)
+            process.stdin.write(request("owners", *LONG, "processes"))
+            process.stdin.close()
+            process.stdout.read(1)
+            own = os.stat("/proc/self/ns/uts").st_ino
+            assert os.stat(f"/proc/{process.pid}/ns/uts").st_ino == own
+        finally:
+            holder.kill()
+            process.stdout.read()
+            process.wait()
+            process.stdout.close()
 
 
 @pytest.mark.parametrize("what", ["table", "text", "timeouts"])

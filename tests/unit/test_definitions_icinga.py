@@ -128,6 +128,8 @@ def own_variables(name):
     own = {f"conntrack_{name}_sudo": True}
     if name == "usage":
         own |= {"conntrack_usage_listen": "1s", "conntrack_usage_critical": ["time_to_full=3m:"]}
+    if name == "table":
+        own["conntrack_table_names"] = True
     return own
 
 

@@ -82,7 +82,7 @@ def test_what_is_left_out_is_an_option_and_has_a_reason():
 @pytest.mark.parametrize("check", MODULES)
 def test_the_script_does_as_it_says(check):
     taken, left_out = in_script()
-    flags = {"--exit-ok", "--verbose"}
+    flags = {"--exit-ok", "--verbose", "--names"}
     for option in options(check):
         plain, valued = taken_by_script(check, option), taken_by_script(check, f"{option}=1")
         expected = option in taken[check] and option != "--source"

@@ -20,7 +20,7 @@ from check_conntrack.kernel import reader, reader_client, reader_command
 
 PATHS = st.binary(min_size=1, max_size=60).map(lambda name: b"/" + name.replace(b"\0", b"0"))
 REQUEST = re.compile(
-    rb"log\0|events\0/[^\0]{1,4094}\0(?:[0-2]?[0-9]{1,4}|30000)\0|(?:limits|counters|timeouts|text)\0(?:(?:processes|/[^\0]{1,4094})\0)*"
+    rb"log\0|events\0/[^\0]{1,4094}\0(?:[0-2]?[0-9]{1,4}|30000)\0|(?:limits|counters|timeouts|text|owners)\0(?:(?:processes|/[^\0]{1,4094})\0)*"
     rb"|table\0(?:(?:processes|/[^\0]{1,4094})\0)*((?:(?:0|2|10):(?:[0-9a-fA-F]{2})*\0){0,8})",
     re.DOTALL,
 )
@@ -74,7 +74,7 @@ def read_request(data):
         os.close(descriptor)
 
 
-WHATS = [b"limits", b"counters", b"timeouts", b"table", b"text", b"events", b"log"]
+WHATS = [b"limits", b"counters", b"timeouts", b"table", b"text", b"events", b"owners", b"log"]
 TIMES = [b"1000", b"0", b"30000", b"30001", b"99999", b"100000", b"-1", b"1 ", b"\xd9\xa1"]
 WORDS = [*WHATS, b"expectations", b"processes", b"/a", b"/", b"", b"../x"]
 WORDS += [*FILTERS, *BAD_FILTERS, *TIMES]
@@ -315,7 +315,7 @@ def places(monkeypatch):
 
     monkeypatch.setattr(reader, "enter", enter)
     monkeypatch.setattr(reader, "read_small", lambda path: given(files[path]))
-    monkeypatch.setattr(reader, "leave", lambda home: None)
+    monkeypatch.setattr(reader, "leave", lambda *_: None)
     monkeypatch.setattr(reader, "widen_pipe", lambda pipe: None)
     monkeypatch.setattr(reader, "allow_descriptors", lambda: None)
     return known, files
@@ -334,7 +334,8 @@ def test_each_namespace_is_read_once_by_whatever_path(places, monkeypatch):
 def test_namespace_that_cannot_be_entered_is_a_frame_with_its_error(places):
     places[0].update({b"/a": OSError(errno.EPERM, ""), b"/b": OSError(errno.ENOENT, "")})
     for what in WHATS[:-1]:
-        assert answer(what, [b"/a", b"/b"]) == [
+        told = [frame for frame in answer(what, [b"/a", b"/b"]) if frame.file != "pods"]
+        assert told == [
             (0, errno.EPERM, "-", "/a", b""),
             (0, errno.ENOENT, "-", "/b", b""),
         ]
@@ -531,8 +532,7 @@ def test_leave_falls_back_to_a_new_namespace(monkeypatch):
     try:
         reader.leave(home)
         assert calls == []
-        monkeypatch.setattr(reader, "own_inode", lambda: 0)
-        reader.leave(home)
+        reader.leave(home, "/proc/self/ns/uts")
     finally:
         os.close(home)
     assert calls == ["setns", "unshare"]

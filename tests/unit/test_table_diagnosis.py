@@ -519,11 +519,27 @@ def test_headline_never_loses_an_address_when_it_is_shortened():
     headline = (
         "leaked connections: 77% idle for hours, 77% from 192.0.2.7, 85% to 192.0.2.9 tcp/5432"
     )
-    versions = summary._headline_versions(headline)
+    versions = summary._headline_versions(headline, (), 20)
     assert versions[-1] == "77% idle for hours, from 192.0.2.7, to 192.0.2.9 tcp/5432"
     assert all("192.0.2.7" in each and "192.0.2.9 tcp/5432" in each for each in versions)
     flood = "UDP flood on 192.0.2.9 udp/9 from 2001:db8::/64 (99% unreplied)"
-    assert summary._headline_versions(flood)[-1] == flood.partition(" (")[0]
+    assert summary._headline_versions(flood, (), 20)[-1] == flood.partition(" (")[0]
+
+
+def test_headline_loses_an_owner_last_and_only_without_room_for_it():
+    headline = (
+        "SYN flood on 10.0.0.9 tcp/443 (pod shop/cart) from 192.0.2.7 (lxc web) (73% SYN_RECV)"
+    )
+    versions = summary._headline_versions(headline, ("pod shop/cart", "lxc web"), 200)
+    assert versions[-1] == headline.removesuffix(" (73% SYN_RECV)")
+    versions = summary._headline_versions(headline, ("pod shop/cart", "lxc web"), 40)
+    assert versions[-1] == "SYN flood on 10.0.0.9 tcp/443 from 192.0.2.7"
+    long = "pod shop/" + "cart" * 20
+    cut = summary._headline_versions(f"one source dominates, from 10.0.0.9 ({long})", (long,), 90)
+    assert cut[-1] == f"one source dominates, from 10.0.0.9 ({long[:32]}...)"
+    source = "one source dominates, 64% from 10.0.0.9 (pod shop/cart)"
+    versions = summary._headline_versions(source, ("pod shop/cart",), 200)
+    assert versions == [source, source.replace("64% ", "")]
 
 
 def test_translated_destination_is_not_refused():

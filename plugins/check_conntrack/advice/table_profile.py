@@ -30,6 +30,7 @@ class TopItem(NamedTuple):
         zone: of the address, in the original direction; 0 for none
         protocol: its name, as in "tcp"; empty for an address alone
         port: the destination port; 0 for none
+        owner: what owns the address, in short; empty if that is not known
     """
 
     name: str = ""
@@ -39,6 +40,7 @@ class TopItem(NamedTuple):
     zone: int = 0
     protocol: str = ""
     port: int = 0
+    owner: str = ""
 
 
 class Unanswered(NamedTuple):
@@ -197,5 +199,11 @@ def idle_goes_to_service(profile: TableProfile) -> bool:
 
 
 def called(item: TopItem, profile: TableProfile) -> str:
-    """Return the name of an address, and whether it is this host's own."""
-    return f"{item.name} (this host)" if item.address in profile.own else item.name
+    """Return the name of an address with its owner, or whether it is this host's own."""
+    owner = item.owner or ("this host" if item.address in profile.own else "")
+    return f"{item.name} ({owner})" if owner else item.name
+
+
+def with_owner(item: TopItem) -> str:
+    """Return the name of an address with its owner, if that is known."""
+    return f"{item.name} ({item.owner})" if item.owner else item.name

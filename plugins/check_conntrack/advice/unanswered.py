@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .table_profile import NAMED, SENDER, TopItem, called, percent
+from .table_profile import NAMED, SENDER, TopItem, called, percent, with_owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _aim(one: Unanswered) -> str:
     """Return where unanswered entries go: a target, an address, or a network."""
     for item in (one.target, one.destination, one.destination_network):
         if item.share >= SENDER:
-            return item.name
+            return with_owner(item)
     return "many destinations"
 
 
@@ -151,7 +151,7 @@ def scan(one: Unanswered, profile: TableProfile) -> str:
     count = f" ({percent(one.share)} {_kind(one)})"
     what = _aim(one)
     if one.destination.share >= SENDER:
-        what = f"{one.destination.name}, {one.ports} ports"
+        what = f"{with_owner(one.destination)}, {one.ports} ports"
     elif one.destination_network.share < SENDER:
         what = f"{one.targets} destinations"
     elif one.ports == 1:

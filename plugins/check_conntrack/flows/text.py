@@ -16,6 +16,7 @@ from check_conntrack.flows.text_line import (
     entry_of,
     entry_part,
 )
+from check_conntrack.kernel.table_file import MOST_OWNERS, OWNER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _BEFORE_ENTRY = re.compile(rb"^[^\n]*?(?=" + ENTRY_START.pattern + rb")", re.MUL
 _ENTRIES = re.compile(
     SHOWN.pattern + rb"|^# check-conntrack end entries=([0-9]{1,15})$", re.MULTILINE
 )
+_OWNER = re.compile(rb"^" + OWNER + rb"[^\n]{1,999}$", re.MULTILINE)
 _FAILED = re.compile(rb"^conntrack v[^\n]*?: (Operation failed[^\r\n]*)", re.MULTILINE)
 
 
@@ -47,12 +49,14 @@ class Listing:
     """A text in blocks of whole lines, and what it says of itself.
 
     shown: the entries that it is said to hold at its end, None where that is not said.
+    owners: lines that name the owner of an address.
     failure: the words with which it failed, empty where it did not. cut: the last line, where it
     has no newline. size: bytes read.
     """
 
     def __init__(self, file: BinaryIO, bad: Callable[[bytes], None]) -> None:
         self.shown: int | None = None
+        self.owners: list[bytes] = []
         self.failure = ""
         self.cut = b""
         self.size = 0
@@ -106,6 +110,8 @@ class Listing:
     def _remarks(self, block: bytes) -> None:
         for one, other in _ENTRIES.findall(block):
             self.shown = (self.shown or 0) + int(one or other)
+        if len(self.owners) < MOST_OWNERS:
+            self.owners += _OWNER.findall(block)[:MOST_OWNERS]
         failed = _FAILED.search(block)
         if failed and not self.failure:
             self.failure = failed[1][:KEPT_OF_LINE].decode("ascii", "backslashreplace").strip()

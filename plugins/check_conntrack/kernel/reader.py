@@ -16,6 +16,10 @@ standard output.
               / "timeouts" *where         nf_conntrack_*_timeout*
               / "events" path time        ctnetlink's events of new and changed entries, for so
                                           long; the count and the clock with them
+              / "owners" *where           what is in the namespaces: the addresses of each
+                                          (RTM_GETADDR), and of the first process in it its control
+                                          groups, command and host name; first, the names of the
+                                          folders of pods, each ended by a NUL byte
               / "log"                     /dev/kmsg, a frame for each record
     where     = "processes" / path        the network namespaces of all threads, or one namespace
     path      = "/" 1*4094 byte           a file that names a network namespace; anything else is
@@ -33,6 +37,7 @@ Error numbers with a meaning of their own:
                      nothing about files that the caller may not see
     EPROTONOSUPPORT  ctnetlink is not in the kernel, and asking it would load a module
     ESTALE           /proc shows another namespace's file (kernels before 5.11, after setns(2))
+    ETIME            owners: there was no time for the namespaces from here on
 
 An empty table is not dumped: its answer is the end of a dump, NLMSG_DONE. Netlink requests are
 built here and can only read. See namespaces(7), setns(2), proc(5), netlink(7), timer_create(2).
@@ -65,6 +70,7 @@ LOG_TIME = 5.0  # the log may be written as fast as it is read
 LONGEST_LISTENING = 30.0
 LATEST = 1.0  # for reading what is left when listening is over
 TICK = 0.05  # between two looks at the events that have arrived
+OWNERS_TIME = 3.0  # namespaces beyond it are left out
 
 LONGEST_REQUEST = 1 << 20  # bytes
 LONGEST_PATH = 4096  # bytes, PATH_MAX
@@ -76,6 +82,10 @@ FULL_FRAME = 7 << 15
 # Bytes that events may take while nobody reads them: 26000 events on 6.18. The kernel doubles it.
 EVENT_ROOM = 16 << 20
 PIPE_SIZE = 1 << 20  # bytes, what /proc/sys/fs/pipe-max-size allows to all users
+LONGEST_GROUPS, LONGEST_COMMAND = 1 << 14, 64  # bytes of what a process is
+MOST_ADDRESSES = 1 << 16  # bytes of a namespace's addresses
+MOST_PODS = 4096  # folders, each with at most so many containers:
+MOST_CONTAINERS = 16
 NOBODY = 65534  # the overflow user and group, /proc/sys/kernel/overflowuid
 
 SYSCTLS = "/proc/sys/net/netfilter/"
@@ -86,11 +96,14 @@ EVENTS = "nf_conntrack_events"
 STAT = "/proc/net/stat/nf_conntrack"
 TABLE = "/proc/net/nf_conntrack"
 OWN_NAMESPACE = "/proc/self/ns/net"
+OWN_HOST_NAME = "/proc/self/ns/uts"
+PODS = "/var/log/pods"  # a folder NAMESPACE_POD_UID for each, and in it one for each container
 MODULES = "/proc/modules"
 BUILTIN_MODULES = "/lib/modules/{}/modules.builtin"
 SYMBOLS = "/proc/kallsyms"
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
+CLONE_NEWUTS = 0x04000000
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_DUMPABLE = 4
 PR_CAPBSET_DROP = 24
@@ -100,12 +113,13 @@ LINUX_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h
 RLIMIT_CORE = 4  # asm-generic/resource.h
 CLOCK_MONOTONIC = 1  # linux/time.h
 F_SETPIPE_SZ = 1031  # linux/fcntl.h
-NETLINK_NETFILTER = 12  # linux/netlink.h
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12  # linux/netlink.h
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLM_F_REQUEST, NLM_F_MULTI, NLM_F_DUMP = 1, 2, 0x300
 NLA_TYPE_MASK = 0x3FFF
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE = 1, 2  # linux/netfilter/nfnetlink.h
+RTM_GETADDR = 22  # linux/rtnetlink.h
 NFNL_SUBSYS_CTNETLINK = 1  # linux/netfilter/nfnetlink.h
 IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_GET_STATS_CPU = 1, 4  # linux/netfilter/nfnetlink_conntrack.h
 IPCTNL_MSG_CT_GET_STATS = 5
@@ -249,7 +263,13 @@ def read_request(descriptor: int) -> list[bytes]:
         for text in filters:
             parse_filter(text)
     else:
-        allowed = not filters and what in (b"limits", b"counters", b"timeouts", b"text")
+        allowed = not filters and what in (
+            b"limits",
+            b"counters",
+            b"timeouts",
+            b"text",
+            b"owners",
+        )
     if not allowed or any(len(path) >= LONGEST_PATH for path in paths):
         raise RefusedError
     return [what, *arguments]
@@ -303,12 +323,19 @@ def parse_filter(text: bytes) -> tuple[int, bytes]:
 
 def threads() -> Iterator[bytes]:
     """Yield the files that name the network namespace of each process, and of each thread."""
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        yield b"/proc/%d/ns/net" % pid
+    for path in leaders():
+        yield path
+        pid = int(path.split(b"/")[2])
         with suppress(OSError):
             for tid in map(int, os.listdir(f"/proc/{pid}/task")):
                 if tid != pid:
                     yield b"/proc/%d/task/%d/ns/net" % (pid, tid)
+
+
+def leaders() -> Iterator[bytes]:
+    """Yield the files that name the network namespace of each process, the oldest first."""
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        yield b"/proc/%d/ns/net" % pid
 
 
 def own_inode() -> int:
@@ -349,17 +376,17 @@ def enter(path: bytes, visited: set[int]) -> int:
             os.close(descriptor)
 
 
-def leave(home: int) -> None:
+def leave(home: int, own: str = OWN_NAMESPACE, kind: int = CLONE_NEWNET) -> None:
     """Go back to the namespace of a descriptor, or to a new and empty one; raises OSError.
 
     In a user namespace that does not own the first one the way back is closed.
     """
-    if os.fstat(home).st_ino == own_inode():
+    if os.fstat(home).st_ino == os.stat(own).st_ino:
         return
     try:
-        call("setns", home, CLONE_NEWNET)
+        call("setns", home, kind)
     except OSError:
-        call("unshare", CLONE_NEWNET)
+        call("unshare", kind)
 
 
 # --- ctnetlink
@@ -504,6 +531,104 @@ def table_stats() -> bytes:
         return b"".join(read_dump(link))
 
 
+# --- owners
+
+
+def addresses() -> bytes:
+    """Return the messages with the addresses of the present namespace; raises OSError."""
+    from socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, socket
+
+    with socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE) as link:
+        flags = NLM_F_REQUEST | NLM_F_DUMP
+        link.send(struct.pack("=IHHIIB", 17, RTM_GETADDR, flags, 1, 0, 0))
+        data = b""
+        for batch in read_dump(link):
+            data += batch
+            if len(data) > MOST_ADDRESSES:
+                break
+        return data
+
+
+def host_name(pid: int, home: int) -> bytes:
+    """Return the host name that a process sees, none where it is that of `home`; raises OSError."""
+    path = f"/proc/{pid}/ns/uts"
+    if os.stat(path).st_ino == home:
+        return b""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        call("setns", descriptor, CLONE_NEWUTS)
+    finally:
+        os.close(descriptor)
+    return os.fsencode(os.uname().nodename)
+
+
+def process_frames(pid: int, inode: int, path: bytes, home: int) -> Iterator[bytes]:
+    """Yield the frames of what a process is; `home` is the inode of the host's own name."""
+    sources: list[tuple[str, Callable[[], bytes]]] = [
+        ("cgroup", partial(read_beginning, f"/proc/{pid}/cgroup", LONGEST_GROUPS)),
+        ("comm", partial(read_beginning, f"/proc/{pid}/comm", LONGEST_COMMAND)),
+        ("hostname", partial(host_name, pid, home)),
+    ]
+    for name, read in sources:
+        try:
+            yield frame(inode, 0, name, path, read())
+        except OSError as error:
+            yield frame(inode, error.errno or errno.EIO, name, path)
+
+
+def pods_frame() -> bytes:
+    """Return the frame with the names of the folders of pods, and of containers in them."""
+    names: list[str] = []
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        top = os.open(PODS, flags)
+    except OSError as error:
+        return frame(0, error.errno or errno.EIO, "pods", os.fsencode(PODS))
+    try:
+        for pod in os.listdir(top)[:MOST_PODS]:
+            names.append(pod)
+            with suppress(OSError):
+                folder = os.open(pod, flags, dir_fd=top)
+                try:
+                    listed = os.listdir(folder)[:MOST_CONTAINERS]
+                finally:
+                    os.close(folder)
+                names += [f"{pod}/{container}" for container in listed]
+    finally:
+        os.close(top)
+    data = b"".join(os.fsencode(name) + b"\0" for name in names)
+    return frame(0, 0, "pods", os.fsencode(PODS), data)
+
+
+def owner_frames(places: list[bytes]) -> Iterator[bytes]:
+    """Yield the frames that say what is in the namespaces, as many as there is time for."""
+    yield pods_frame()
+    end = time.monotonic() + OWNERS_TIME
+    home = os.stat(OWN_HOST_NAME).st_ino
+    visited: set[int] = set()
+    known: set[int] = set()
+    for place in places:
+        listed = place == b"processes"
+        for path in leaders() if listed else [place]:
+            if time.monotonic() > end:
+                yield frame(0, errno.ETIME, "-", path)
+                return
+            try:
+                if listed:
+                    inode = os.stat(path).st_ino
+                    if inode not in known:
+                        known.add(inode)
+                        yield from process_frames(int(path.split(b"/")[2]), inode, path, home)
+                    if inode in visited:
+                        continue
+                inode = enter(path, visited)
+                if inode:
+                    yield frame(inode, 0, "addresses", path, addresses())
+            except OSError as error:
+                if not listed or error.errno != errno.ENOENT:
+                    yield frame(0, error.errno or errno.EIO, "-", path)
+
+
 # --- the answer
 
 
@@ -525,6 +650,15 @@ def dump_name(number: int) -> str:
 def read_small(path: str) -> bytes:
     """Return the bytes of a small file; raises OSError."""
     return b"".join(read_descriptor(open_file(path)))
+
+
+def read_beginning(path: str, most: int) -> bytes:
+    """Return the first bytes of a file, as many as one read gives; raises OSError."""
+    descriptor = open_file(path)
+    try:
+        return os.read(descriptor, most)
+    finally:
+        os.close(descriptor)
 
 
 def open_file(path: str) -> int:
@@ -780,6 +914,12 @@ def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes | memory
     with suppress(OSError):
         limit = read_small(SYSCTLS + LIMIT)
     home = os.open(OWN_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
+    if what == b"owners":
+        name = os.open(OWN_HOST_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        answer.append(list(owner_frames(places)))
+        places = []
+        leave(name, OWN_HOST_NAME, CLONE_NEWUTS)
+        os.close(name)
     for place in places:
         listed = place == b"processes"
         for path in threads() if listed else [place]:

@@ -6,7 +6,10 @@ when the table was saved:
     # check-conntrack table time=1796040000 namespace=edge-1 path=/run/netns/edge-1 count=95
     max=100 buckets=2048 tcp_timeout_established=432000 ... (one line)
 
-and end with one that says how many entries there are:
+and end with one for each address whose owner was known, and one that says how many entries there
+are:
+
+    # check-conntrack owner address=10.244.0.17 kind=pod name=shop/cart-7d9f container=app
 
     # check-conntrack end entries=95
 """
@@ -20,17 +23,20 @@ from contextlib import contextmanager
 
 from .limits import UINT_MAX, Limits
 from .namedtuple import NamedTuple
+from .owners import HERE, HOST, ITSELF, KINDS, NAMESPACE, Owner, safe
 from .source import KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from io import BufferedReader
     from typing import BinaryIO
 
 STANDARD_INPUT = "-"
 LARGEST_SYSCTLS = 4 << 20  # bytes; `sysctl -a` prints some 100 KiB
 HEADER, END = b"# check-conntrack table ", b"# check-conntrack end "
+OWNER = b"# check-conntrack owner "
+MOST_OWNERS = 10000  # lines
 _GZIP = b"\x1f\x8b"
 _PAIR = re.compile(r"([a-z0-9_]{1,40})=([!-~]{1,80})", re.ASCII)
 _SYSCTL = re.compile(rb"[ni][fp]_conntrack_([a-z0-9_]{1,40})[ \t]*[=:][ \t]*([0-9]{1,10})\b")
@@ -123,6 +129,50 @@ def header_line(values: HostValues, time: float) -> bytes:
 def end_line(entries: int) -> bytes:
     """Return the comment line that a snapshot ends with."""
     return END + b"entries=%d\n" % entries
+
+
+def owner_lines(owners: Mapping[bytes, Sequence[Owner]]) -> Iterator[bytes]:
+    """Yield the comment lines about owners of packed addresses, MOST_OWNERS at most."""
+    from socket import AF_INET, AF_INET6, inet_ntop
+
+    left = MOST_OWNERS
+    for address, several in owners.items():
+        text = inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+        for owner in several:
+            if not left:
+                return
+            left -= 1
+            values = zip(Owner._fields, owner)
+            words = [f"{name}={safe(str(value))}" for name, value in values if value]
+            yield OWNER + " ".join([f"address={text}", *words]).encode("ascii") + b"\n"
+
+
+def parse_owners(lines: Iterable[bytes]) -> dict[bytes, tuple[Owner, ...]]:
+    """Return the owners by packed address from such lines; malformed ones are passed over."""
+    owners: dict[bytes, tuple[Owner, ...]] = {}
+    for line in lines:
+        values = dict(_PAIR.findall(line.decode("ascii", "replace")))
+        address = _packed(values.get("address", ""))
+        kind = values.get("kind", "")
+        if not address or kind not in KINDS:
+            continue
+        if kind in (HOST, HERE):
+            owner = Owner(ITSELF, "host" if kind == HOST else NAMESPACE)
+        else:
+            texts = {name: safe(values.get(name, "")) for name in Owner._fields if name != "pid"}
+            pid = values.get("pid", "")
+            owner = Owner(**texts, pid=int(pid) if pid.isdigit() and len(pid) < 10 else 0)
+        owners[address] = (*owners.get(address, ()), owner)
+    return owners
+
+
+def _packed(address: str) -> bytes:
+    from socket import AF_INET, AF_INET6, inet_pton
+
+    try:
+        return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
+    except OSError:
+        return b""
 
 
 def parse_header(line: bytes) -> HostValues | None:

@@ -10,6 +10,7 @@ from ..kernel.table_file import (
     HostValues,
     open_file,
     parse_header,
+    parse_owners,
     read_error,
     read_sysctls,
     unpacked,
@@ -79,7 +80,8 @@ def read_file(path: str, files: OpenFiles, request: ReadRequest, stage: Stage) -
     if not tally.read:
         _refuse_empty(name, fault, listing, tally)
     fault = f"{name}: {fault}" if fault else ""
-    return TableReading(name, tally, fault=fault, host=values or HostValues())
+    owners = parse_owners(listing.owners)
+    return TableReading(name, tally, fault=fault, host=values or HostValues(), owners=owners)
 
 
 def read_host_values(path: str, files: OpenFiles, stage: Stage) -> HostValues:

@@ -223,6 +223,11 @@ def parser() -> cli.Parser:
         help="lines of each top list (default: 10)",
     )
     add(
+        "--names",
+        action="store_true",
+        help="name the owners of addresses: pods, containers, machines, units; needs the reader",
+    )
+    add(
         "--prefix",
         type=_valid(_prefixes),
         default="32/128",
@@ -303,6 +308,7 @@ def readers_needed(options: argparse.Namespace) -> int:
         return 0
     # The namespaces there are, and for a diagnosis the timeouts of one of them.
     number = 2 if options.netns else 0
+    number += 1 if options.names else 0
     if options.source in (AUTO, NETLINK):
         # A filter that lets too much pass is followed by a sample of everything.
         filters = options.address or options.protocol or options.zone or options.mark
@@ -329,7 +335,9 @@ def late_modules(options: argparse.Namespace) -> list[str]:
         "table.stale",
     ]
     if options.source not in LIVE:
-        suite += ["flows.text_form", "table.files"]
+        suite += ["flows.text_form", "table.files", "table.names"]
+    if options.names:
+        suite += ["owners", "kernel.owner_request", "kernel.rtnetlink", "table.names"]
     if options.save:
         suite += ["table.snapshots", "table.table_text", "flows.text_writer"]
     return late + ["check_conntrack." + name for name in suite]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..flows.nat_pools import Pool
     from ..flows.tally import Tally, Top
     from ..flows.unanswered import Endpoint, UnansweredGroup
+    from .names import Names
     from .resource import NamespaceReport
 
 # A timeout shows where this many established entries, and this share of them, have just been
@@ -33,12 +34,15 @@ _MANY_IDLE = 25.0
 
 
 def table_profile(
-    report: NamespaceReport, timeouts: Mapping[str, int], command: str = ""
+    report: NamespaceReport,
+    timeouts: Mapping[str, int],
+    command: str = "",
+    names: Names | None = None,
 ) -> TableProfile:
     """Return what a table holds, as far as a diagnosis goes by it.
 
     timeouts: those in force, in seconds, as far as they are known. command: leads into the
-    namespace.
+    namespace. names: of the owners of addresses.
     """
     table, figures = report.table, report.figures
     assert table  # noqa: S101 - nobody asks about a table that was not read
@@ -93,7 +97,8 @@ def table_profile(
         stale=report.stale,
     )
     profile = _with_pool(profile, tally.pools.top(1), tally.scale(table.total))
-    return _with_own(profile) if here else profile
+    profile = _with_own(profile) if here else profile
+    return _with_owners(profile, names) if names else profile
 
 
 def _with_pool(profile: TableProfile, pools: Sequence[Pool], scale: float) -> TableProfile:
@@ -127,6 +132,27 @@ def _with_own(profile: TableProfile) -> TableProfile:
     return profile._replace(
         own=frozenset(address for address in addresses if host.has_address(address)),
         gateways=host.default_gateways() & addresses,
+    )
+
+
+def _with_owners(profile: TableProfile, names: Names) -> TableProfile:
+    """Return the profile with the owners of its addresses."""
+
+    def owned(item: TopItem, service: TopItem, *, server: bool) -> TopItem:
+        own = item.address in profile.own
+        return item._replace(owner=names.of(item, service, own=own, server=server))
+
+    return profile._replace(
+        source=owned(profile.source, profile.service, server=False),
+        destination=owned(profile.destination, profile.service, server=True),
+        unanswered=tuple(
+            one._replace(
+                source=owned(one.source, one.target, server=False),
+                target=owned(one.target, one.target, server=True),
+                destination=owned(one.destination, one.target, server=True),
+            )
+            for one in profile.unanswered
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 
 from nagiosplugin import Metric, Resource
 
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
     from ..kernel.conntrack_cli import Conntrack
     from ..kernel.limits import Limits
     from ..kernel.namespaces import NamespaceScan
+    from ..kernel.owners import Ownership
     from ..session import Session
     from ..state.trend import Series
     from .files import OpenFiles
+    from .names import Names
     from .sources import ReadRequest
 
 
@@ -174,6 +177,8 @@ class TableReader:
         self._programs = programs
         self._files = files
         self._timeouts: dict[str, dict[str, int]] = {}
+        self._names: dict[str, Names] = {}
+        self._owners: tuple[Ownership, str] | None = None
         self._tables: dict[str, TableReading] = {}
         self._gone: set[str] = set()
         self._stack = stack
@@ -369,6 +374,27 @@ class TableReader:
                     frames = self.session.ask([b"timeouts", os.fsencode(path)])
                     self._timeouts[path] = timeouts_of(frames)
         return self._timeouts[path]
+
+    def names(self, report: NamespaceReport) -> Names:
+        """Return the owners of addresses as a namespace sees them; asked for once, when needed."""
+        from .names import Names, seen_from
+
+        if report.table and not report.path:
+            return Names(report.table.owners)
+        if not self.options.names:
+            return Names()
+        if report.path not in self._names:
+            if self._owners is None:
+                from ..owners import read_owners
+
+                self._owners = read_owners(self.session)
+            self._names[report.path] = seen_from(
+                self._owners[0],
+                report.namespace,
+                self._owners[1],
+                partial(sources.time_is_up, self.session.stage),
+            )
+        return self._names[report.path]
 
     # --- peaks of earlier runs
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..flows.netlink import TableError
     from ..flows.tally import Prefixes, Tally
     from ..kernel.conntrack_cli import Conntrack
+    from ..kernel.owners import Owner
     from ..kernel.reader_client import Frame
     from ..session import Session
     from ..signals import Stage
@@ -67,7 +68,7 @@ class TableReading(NamedTuple):
 
     kernel_count: the exact number of entries, None where it is not known. sampled: the tally
     holds a part of them. notes: for people. fault: why the figures cannot be trusted, else empty.
-    host: what a file says of its host.
+    host: what a file says of its host. owners: what a file says of its addresses, packed.
     """
 
     origin: str
@@ -77,6 +78,7 @@ class TableReading(NamedTuple):
     notes: tuple[str, ...] = ()
     fault: str = ""
     host: HostValues = HostValues()
+    owners: Mapping[bytes, tuple[Owner, ...]] = {}
 
     @property
     def unreadable(self) -> str:

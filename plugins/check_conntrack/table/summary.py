@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from ..advice.diagnosis import Cause
     from ..advice.table_profile import TableProfile
     from ..flows.match import Match
+    from .names import Names
     from .resource import NamespaceReport, TableReader, TableReport
     from .sources import TableReading
 
 TITLE = "CONNTRACK_TABLE"
 # Without -v, of each list.
 FEW_LINES = 3
+LONGEST_OWNER = 32  # characters on the status line, where one lacks room
 # The label whose alarm a cause explains, so that it is not repeated.
 _MENTIONED = {"nat ports": "snat_port_usage", "stale": "stale"}
 
@@ -67,36 +69,38 @@ class TableSummary(nagios.StatusSummary):
         problems = [render.versions(problem) for problem in report.problems]
         alarms = nagios.alarms(_of(main, results))
         causes = self.causes(main) if alarms or report.from_file else []
-        parts: list[str | Sequence[str]] = [*self._state(main, results, bool(causes))]
+        parts: list[Sequence[str]] = self._state(main, results, bool(causes))
         if nagios.worst(result.state for result in results) is Unknown:
             parts += problems
             problems = []
-        parts += [_headline_versions(cause.headline(self._profile(main))) for cause in causes[:1]]
-        parts += [*_alarm_texts(alarms, causes), *problems, *_doubts(main, results)]
+        if causes:
+            profile = self._profile(main)
+            least = sum(len(min(choices, key=len)) + len("; ") for choices in parts)
+            headline = causes[0].headline(profile)
+            parts.append(_headline_versions(headline, _owners_in(profile), self.room - least))
+        parts += [[text] for text in _alarm_texts(alarms, causes)]
+        parts += [*problems, *([doubt] for doubt in _doubts(main, results))]
         if alarms:
             parts.append(reports.also(ordered[1:], results))
         else:
             parts.append(reports.fullest(report.namespaces, main, results))
         if main.table:
-            parts += [_bad_lines(main.table), *main.table.notes]
+            parts += [[_bad_lines(main.table)], *([note] for note in main.table.notes)]
         return render.fit(parts, self.room)
 
-    def _state(
-        self, report: NamespaceReport, results: Results, brief: bool
-    ) -> list[str | list[str]]:
+    def _state(self, report: NamespaceReport, results: Results, brief: bool) -> list[Sequence[str]]:
         """Return how full a table is, and how many entries are the ones that were asked for."""
         share = reports.usage_of(report, results)
-        state: list[str | list[str]] = []
+        state: list[Sequence[str]] = []
         if report.limits:
             state.append(reports.table_state(report.namespace, share, brief=brief))
         match = self.reader.request.match
         if report.table and match.narrows():
-            state.append(_matching(report, match))
+            state.append([_matching(report, match)])
         elif not report.limits:
             entries = report.figures.entries if report.figures else 0
-            state.append(
-                reports.place(report.namespace)[0] + render.plural(entries, "entry", "entries")
-            )
+            where = reports.place(report.namespace)[0]
+            state.append([where + render.plural(entries, "entry", "entries")])
         return state
 
     def empty(self) -> str:
@@ -124,7 +128,11 @@ class TableSummary(nagios.StatusSummary):
             if alarms or report.from_file or verbose > 1:
                 lines += self._diagnosis(main, alarms)
             lines += [f"Note: {note}" for note in _notes(main, results)]
-            lines += _lists(main, self.options.top, all_lines=bool(verbose))
+            names = self.reader.names(main)
+            lines += [f"{_capital(sentence)}." for sentence in names.evidence]
+            if names.problem and verbose:
+                lines.append(f"Names of owners are missing: {names.problem}")
+            lines += _lists(main, names, self.options.top, all_lines=bool(verbose))
         if len(report.namespaces) > 1:
             most = None if verbose > 1 else reports.MOST_GRAPHED + 1
             lines += reports.namespace_table(report.namespaces, results, {}, most)
@@ -164,7 +172,8 @@ class TableSummary(nagios.StatusSummary):
             from ..advice.diagnosis import diagnose
             from .profile import table_profile
 
-            profile = table_profile(report, self.reader.timeouts(report), _into(report))
+            names = self.reader.names(report)
+            profile = table_profile(report, self.reader.timeouts(report), _into(report), names)
             self._judged = (report, profile, diagnose(profile))
         return self._judged
 
@@ -230,14 +239,34 @@ class TableSummary(nagios.StatusSummary):
         return lines
 
 
-def _headline_versions(headline: str) -> list[str]:
+def _headline_versions(headline: str, owners: Sequence[str], room: int) -> list[str]:
     """Return the cause and its culprit for the status line, whole and ever shorter.
 
-    Shares go first, then evidence in parentheses, then the kind of cause; never an address.
+    Shares go first, then evidence in parentheses, then the kind of cause; never an address. Its
+    owner is cut, or goes, only where there would be no room for it even then.
     """
     plain = re.sub(r"\b\d+% (?=(?:from|to) )", "", headline)
-    bare = plain[: plain.rindex(" (")] if plain.endswith(")") else plain
-    return list(dict.fromkeys([headline, plain, bare, bare.partition(": ")[2] or bare]))
+    last = plain[plain.rindex(" (") + 2 : -1] if plain.endswith(")") else ""
+    bare = plain[: -len(last) - 3] if last and last not in owners else plain
+    short = bare.partition(": ")[2] or bare
+    versions = [headline, plain, bare, short]
+    for longest in (LONGEST_OWNER, 0):
+        if len(versions[-1]) <= room:
+            break
+        shorter = short
+        for owner in owners:
+            words = f" ({owner[:longest]}...)" if longest else ""
+            shorter = shorter.replace(f" ({owner})", words) if len(owner) > longest else shorter
+        versions.append(shorter)
+    return list(dict.fromkeys(versions))
+
+
+def _owners_in(profile: TableProfile) -> list[str]:
+    """Return the owners that a headline may name."""
+    items = [profile.source, profile.destination]
+    for one in profile.unanswered:
+        items += [one.source, one.target, one.destination]
+    return [item.owner for item in items if item.owner]
 
 
 def _capital(sentence: str) -> str:
@@ -326,7 +355,7 @@ def _percent(share: float) -> str:
     return f"{share:.1f}%"
 
 
-def _lists(report: NamespaceReport, top: int, *, all_lines: bool) -> list[str]:
+def _lists(report: NamespaceReport, names: Names, top: int, *, all_lines: bool) -> list[str]:
     """Return the breakdown by protocol and state, and the top lists."""
     table = report.table
     assert table  # noqa: S101
@@ -341,14 +370,16 @@ def _lists(report: NamespaceReport, top: int, *, all_lines: bool) -> list[str]:
     )
     for title, share, tops in (
         ("source", "share", tally.top_sources(most, total)),
+        ("source by owner", "share", names.tops(tally, tally.sources, most, total)),
         ("destination", "share", tally.top_destinations(most, total)),
+        ("destination by owner", "share", names.tops(tally, tally.destinations, most, total)),
         ("service", "share", tally.top_services(most, total)),
         ("zone", "share", tally.top_zones(most, total)),
         ("source-NAT pool", "of its ports", tally.top_pools(most, total)),
     ):
         lines += _columns(
             (title, "entries", share),
-            [(line.name, str(line.entries), _percent(line.share)) for line in tops],
+            [(names.called(line.name), str(line.entries), _percent(line.share)) for line in tops],
         )
     return lines
 

@@ -202,6 +202,7 @@ def _save(
             table_text(reader.session, program, report.table, report.path),
             host_values(report, reader.timeouts(report)),
             now,
+            reader.names(report).owners,
         )
 
         def expired() -> bool:

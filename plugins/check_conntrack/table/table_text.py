@@ -7,14 +7,15 @@ import re
 from contextlib import suppress
 
 from ..kernel import KernelError
-from ..kernel.table_file import HostValues, end_line, header_line
+from ..kernel.table_file import HostValues, end_line, header_line, owner_lines
 from .sources import CONNTRACK_PATH, PROC_PATH, batches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ..kernel.conntrack_cli import Conntrack
+    from ..kernel.owners import Owner
     from ..kernel.reader_client import Frame
     from ..session import Session
     from .resource import NamespaceReport
@@ -68,13 +69,19 @@ def host_values(report: NamespaceReport, timeouts: Mapping[str, int]) -> HostVal
     )
 
 
-def described(pieces: Iterable[bytes], values: HostValues, now: float) -> Iterator[bytes]:
-    """Yield a table's text between a header and a last line that says how many entries it has."""
+def described(
+    pieces: Iterable[bytes],
+    values: HostValues,
+    now: float,
+    owners: Mapping[bytes, Sequence[Owner]],
+) -> Iterator[bytes]:
+    """Yield a table's text after a header, then its owners, then the number of its entries."""
     yield header_line(values, now)
     entries = 0
     for piece in pieces:
         entries += piece.count(b"\n")
         yield piece
+    yield from owner_lines(owners)
     yield end_line(entries)
 
 
