@@ -73,7 +73,8 @@ def test_answered_flows_of_other_destinations_make_no_group():
 
 @pytest.mark.parametrize("count", [slowly, columns])
 def test_translations_are_sampled_above_their_limit(monkeypatch, count):
-    monkeypatch.setattr(module, "MOST_FLOWS", 50)
+    monkeypatch.setattr(module, "MOST_UNREPLIED", 50)
+    monkeypatch.setattr(module, "MOST_REPLIED", 50)
     messages = [flow(n) for n in range(400)]
     messages += [flow(1000 + n, NEW, status=ANSWERED) for n in range(400)]
     one = count(messages)

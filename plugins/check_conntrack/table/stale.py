@@ -16,11 +16,12 @@ from ..advice.table_profile import StaleFlows, TopItem
 from ..flows.entry import IPPROTO_TCP, IPPROTO_UDP, address_text
 from ..flows.labels import protocol_label
 from ..kernel import destinations
+from ..kernel.namedtuple import NamedTuple
 from ..kernel.timeouts import DEFAULTS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from ..flows.translations import Translation
     from .sources import TableReading
@@ -55,10 +56,15 @@ def stale_flows(
     if here:
         targets = dict.fromkeys(address_text(one.target) for one in candidates)
         known_here = destinations.look_up(list(targets)[:MOST_LOOKED_UP])
+    answering: dict[tuple[int, int, bytes, int], list[Translation]] = {}
+    for one in groups:
+        if one.replied:
+            answering.setdefault(one.sent_to, []).append(one)
+    newer = {sent_to: _newer(targets) for sent_to, targets in answering.items()}
     found = []
     for one in candidates:
         destination = known_here.get(address_text(one.target))
-        elsewhere = _elsewhere(one, groups)
+        elsewhere = _elsewhere(one, newer.get(one.sent_to))
         if elsewhere or (destination and destination.code in destinations.GONE):
             found.append(
                 StaleFlows(
@@ -74,19 +80,28 @@ def stale_flows(
     return tuple(found)
 
 
-def _elsewhere(one: Translation, groups: Iterable[Translation]) -> str:
+class _Newer(NamedTuple):
+    """The newer flows to one destination.
+
+    Attributes:
+        each: how many a target has, on average of those that answer
+        target: the one with the most
+    """
+
+    each: float
+    target: str
+
+
+def _newer(targets: Sequence[Translation]) -> _Newer:
+    busiest = max(targets, key=lambda one: (one.brief, one))
+    return _Newer(sum(one.brief for one in targets) / len(targets), address_text(busiest.target))
+
+
+def _elsewhere(one: Translation, newer: _Newer | None) -> str:
     """Return where newer flows to the same destination go; empty where they may still go here."""
-    if one.replied:
+    if one.replied or newer is None or newer.each < FEWEST_BRIEF:
         return ""
-    others = [
-        each for each in groups if each.sent_to == one.sent_to and each is not one and each.replied
-    ]
-    if not others:
-        return ""
-    expected = sum(each.brief for each in others) / len(others)
-    if expected < FEWEST_BRIEF or FEWEST_BRIEF * one.aged > expected:
-        return ""
-    return address_text(max(others, key=lambda each: (each.brief, each)).target)
+    return "" if FEWEST_BRIEF * one.aged > newer.each else newer.target
 
 
 def _item(protocol: int, zone: int, address: bytes, port: int) -> TopItem:
