@@ -122,6 +122,29 @@ TENANT = "10.77.0.5"
         says=(r"10\.77\.0\.5", r"10\.9\.0\.80", "zone 1"),
         below=("zone 1", "zone 2"),
     ),
+    Expect(
+        "table",
+        "CRITICAL",
+        says=(r"; \d{4} of \d{4} entries match",),
+        below=(r"^  10\.77\.0\.5 in zone 1 +\d{4} +\d+\.\d%$", r"^  1 +\d{4} +100\.0%$"),
+        never=("zone 2",),
+        options=("--zone", "1", "-v"),
+    ),
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("50 of \\d{4} entries match",),
+        below=(r"^  udp +50 +100\.0%$", r"^  2 +50 +100\.0%$"),
+        never=("zone 1", r"10\.9\.0\.80"),
+        options=("--zone", "2", "-v"),
+    ),
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("zone 1",),
+        below=("WARNING: top_zone_share 9", r"^  zone +entries +share$", r"^  1 +\d{4} +9\d"),
+        options=("-w", "top_zone_share=50", "-v"),
+    ),
 )
 def zones(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)

@@ -155,28 +155,31 @@ PODS = {4: ("10.244.1.9", "10.244.1.10"), 6: ("2001:db8:244::9", "2001:db8:244::
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("zone", [0, 5])
-def test_entries_with_a_stale_translation_are_freed_and_no_others(family, zone):
+@pytest.mark.parametrize(("zone", "translated"), [(0, True), (5, True), (0, False)])
+def test_entries_with_a_stale_translation_are_freed_and_no_others(family, zone, translated):
     source = "10.0.0.1" if family == 4 else "2001:db8::1"
     with limit_lock(), Namespace() as inside:
         inside.track()
         for number, (service, pod, port, in_zone) in enumerate(
-            itertools.product(SERVICES[family], PODS[family], (53, 8125), (0, 5))
+            itertools.product(SERVICES[family], (*PODS[family], ""), (53, 8125), (0, 5))
         ):
+            nat = ("--dst-nat", pod) if pod else ()
             inside.run(
                 *("conntrack", "-I", "-p", "udp", "-t", "30", "-s", source, "-d", service),
-                *("--sport", 1000 + number, "--dport", port, "--dst-nat", pod, "-w", in_zone),
+                *("--sport", 1000 + number, "--dport", port, *nat, "-w", in_zone),
             )
         before = inside.entries("-f", f"ipv{family}")
-        assert len(before) == 16
-        one = stale(SERVICES[family][0], PODS[family][0], zone=zone)
+        assert len(before) == 24
+        goes_to = PODS[family][0] if translated else SERVICES[family][0]
+        one = stale(SERVICES[family][0], goes_to, zone=zone)
+        one = one if translated else one._replace(target=one.destination)
         table = profile(usage=20.0, stale=(one,), zones=True)
         (step, *_) = diagnosis.diagnose(table)[0].steps(table)
         paste(inside, step.commands)
         after = inside.entries("-f", f"ipv{family}")
         (freed,) = set(map(without_seconds, before)) - set(map(without_seconds, after))
-        assert len(after) == 15
-        words = (f"dst={SERVICES[family][0]} ", "dport=53 ", f" src={PODS[family][0]} ")
+        assert len(after) == 23
+        words = (f"dst={SERVICES[family][0]} ", "dport=53 ", f" src={goes_to} ")
         assert all(word in freed for word in words)
         assert ("zone=5" in freed) == (zone == 5)
 

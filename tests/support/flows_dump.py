@@ -208,6 +208,6 @@ def everything(one: tally.Tally) -> dict[str, object]:
         heavy = getattr(one, name)
         found[name] = (heavy.counts, heavy.total, heavy.error)
     found["unanswered"] = (one.unanswered.flows, one.unanswered.total)
-    found["translations"] = (one.translations.unreplied, one.translations.replied)
+    found["translations"] = (one.translations.counts, one.translations.counted)
     found["pools"] = (one.pools.flows.counts, one.pools.flows.error, one.pools.ranges)
     return found

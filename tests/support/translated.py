@@ -27,6 +27,7 @@ def flow(
     timeout: int | None = 28,
     zone: int | None = None,
     destination: bytes = SERVICE,
+    target_port: int = 5353,
 ) -> bytes:
     """A flow of a source of its own to port 53 of a destination, translated to port 5353."""
     source = bytes((10, 0, number >> 8, number & 255)) if len(to) == 4 else V6[0][:-1] + b"\x99"
@@ -40,7 +41,7 @@ def flow(
         state=state,
         timeout=timeout,
         zone=zone,
-        reply=(to, source, 5353, 20000 + number),
+        reply=(to, source, target_port, 20000 + number),
     )
 
 

@@ -51,8 +51,7 @@ def test_text_counts_translations_as_netlink_does():
     lines = [text_writer.line_of(entry_at(message)) for message in MIXED]
     one = tally.Tally()
     text.count(io.BytesIO("\n".join(lines).encode()), one)
-    assert one.translations.unreplied == slowly(MIXED).translations.unreplied
-    assert one.translations.replied == slowly(MIXED).translations.replied
+    assert one.translations.counts == slowly(MIXED).translations.counts
 
 
 def test_groups_tell_where_flows_of_one_destination_go():
@@ -64,6 +63,7 @@ def test_groups_tell_where_flows_of_one_destination_go():
         (6, 0, OLD): (8, 0, 0, 0),
         (17, 0, V6[2]): (9, 0, 0, 0),
         (17, 0, SERVICE): (4, 0, 0, 0),
+        (17, 0, dump.V4[1]): (9, 0, 0, 0),  # not translated
     }
 
 
@@ -73,18 +73,18 @@ def test_answered_flows_of_other_destinations_make_no_group():
 
 @pytest.mark.parametrize("count", [slowly, columns])
 def test_translations_are_sampled_above_their_limit(monkeypatch, count):
-    monkeypatch.setattr(module, "MOST_UNREPLIED", 50)
-    monkeypatch.setattr(module, "MOST_REPLIED", 50)
+    monkeypatch.setattr(module, "MOST", [50, 50, 50])
     messages = [flow(n) for n in range(400)]
-    messages += [flow(1000 + n, NEW, status=ANSWERED) for n in range(400)]
+    messages += [flow(1000 + n, NEW, status=ANSWERED) for n in range(300)]
+    messages += [dump.entry(protocol=17, status=CONFIRMED, sport=n) for n in range(200)]
     one = count(messages)
-    for replied in (False, True):
-        assert one.translations.full(replied=replied)
-        assert 50 <= one.translations.counted[replied] <= 400
-    found, weight = one.translated_groups({17: 15, 6: 60})
-    assert sum(group.renewed for group in found) * weight == pytest.approx(400)
+    for kind, number in enumerate((400, 300, 200)):
+        assert one.translations.full(kind)
+        assert 50 <= one.translations.counted[kind] <= number
+        weight = one.translation_weight(kind)
+        assert one.translations.counted[kind] * weight == pytest.approx(number)
 
 
 def test_longest_time_left_is_that_of_unanswered_flows_of_a_protocol():
     one = slowly(MIXED).translations
-    assert (one.longest(17), one.longest(6), one.longest(132)) == (28, 110, 0)
+    assert (one.longest(17), one.longest(6), one.longest(132)) == (300, 110, 0)

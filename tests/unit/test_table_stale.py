@@ -12,7 +12,7 @@ from check_conntrack.table import stale
 from check_conntrack.table.sources import TableReading
 from support import flows_dump as dump
 from support import profiles
-from support.translated import ANSWERED, CONFIRMED, NEW, OLD, flow, slowly
+from support.translated import ANSWERED, CONFIRMED, NEW, OLD, SERVICE, flow, slowly
 
 TIMEOUTS = {"udp_timeout": 30, "tcp_timeout_syn_sent": 120}
 
@@ -91,6 +91,31 @@ def test_flows_whose_destination_is_translated_elsewhere_by_newer_flows_are_stal
     expected = [("10.96.0.10 udp/53", "10.244.1.9", 20, "unknown", "10.244.1.10")]
     assert found(KEPT_ALIVE + NEW_FLOWS) == expected
     assert found(KEPT_ALIVE + NEW_FLOWS, here=False) == expected
+
+
+def test_target_that_is_there_may_have_a_rule_of_its_own(kernel):
+    kernel(OLD, destinations.THERE)
+    assert found(KEPT_ALIVE + NEW_FLOWS) == []
+
+
+def untranslated(number, **named):
+    return flow(number, SERVICE, target_port=53, **named)
+
+
+def test_flows_that_began_before_there_was_a_rule_are_stale(kernel):
+    kept = [untranslated(n) for n in range(20)]
+    assert found(kept + NEW_FLOWS, here=False) == [
+        ("10.96.0.10 udp/53", "10.96.0.10", 20, "unknown", "10.244.1.10")
+    ]
+    # Nothing tells that there is a rule; and new ones are not translated either.
+    assert found(kept) == []
+    assert found(kept + NEW_FLOWS + [untranslated(90, timeout=3) for _ in range(2)]) == []
+
+
+def test_missing_route_to_a_destination_is_no_stale_translation(kernel):
+    kernel(SERVICE, destinations.NO_ROUTE)
+    assert found([untranslated(n) for n in range(20)]) == []
+    assert found([*(untranslated(n) for n in range(20)), *NEW_FLOWS[:3]]) == []
 
 
 @pytest.mark.parametrize(
@@ -210,6 +235,22 @@ def test_sentence_has_the_evidence_of_each_translation():
     ) in text
     assert "there is no route to it; " in text
     assert "; and 20 flows in 1 other way." in text
+
+
+def test_flows_that_are_not_translated_are_told_and_freed():
+    one = profiles.stale(code="unknown", elsewhere="10.244.1.10")
+    one = one._replace(target=one.destination)
+    table = profiles.profile(usage=1.0, stale=(one,))
+    (cause,) = diagnosis.diagnose(table)
+    assert cause.headline(table) == (
+        "stale translations: 20 flows to 10.96.0.10 udp/53 are not translated, new ones to "
+        "10.244.1.10"
+    )
+    assert "and are not translated: newer flows go to 10.244.1.10, and are" in cause.sentence(table)
+    (command,) = cause.steps(table)[0].commands
+    assert command == (
+        "conntrack -D -p udp --orig-dst 10.96.0.10 --dport 53 --reply-src 10.96.0.10 > /dev/null"
+    )
 
 
 def test_commands_choose_protocol_state_and_zone():

@@ -24,14 +24,17 @@ def headline(profile: TableProfile) -> str:
     if not profile.stale:
         return "stale translations"
     first, *others = profile.stale
+    goes = f"still go to {first.target.address}"
+    if not first.translated:
+        goes = "are not translated"
     why = f"new ones to {first.elsewhere}"
     if first.code in destinations.GONE:
         why = "which is gone"
     more = sum(one.entries for one in others)
     also = f" ({more} more)" if more else ""
     return (
-        f"stale translations: {_flows(first.entries)} to {first.destination.name} still go to "
-        f"{first.target.address}, {why}{also}"
+        f"stale translations: {_flows(first.entries)} to {first.destination.name} {goes}, "
+        f"{why}{also}"
     )
 
 
@@ -56,9 +59,10 @@ def _at_length(one: StaleFlows) -> str:
         why.append(_EVIDENCE[one.code].format(device=device))
     if one.elsewhere:
         why.append(f"newer flows go to {one.elsewhere}, and are answered")
+    goes = f"still go to {one.target.name}" if one.translated else "are not translated"
     return (
         f"{_flows(one.entries)} to {one.destination.name} had a packet in the last {one.seconds}s "
-        f"and no reply, and still go to {one.target.name}: {', and '.join(why)}"
+        f"and no reply, and {goes}: {', and '.join(why)}"
     )
 
 
@@ -75,7 +79,8 @@ def steps(profile: TableProfile) -> list[Step]:
         port = ("--dport", str(sent_to.port)) if sent_to.port else ()
         options = ("-p", sent_to.protocol, *state, "--orig-dst", sent_to.address, *port)
         # conntrack(8) compares the address of --dst-nat for IPv4 alone (seen with 1.4.7).
-        target = "--reply-src" if ":" in one.target.address else "--dst-nat"
+        plain = ":" in one.target.address or not one.translated
+        target = "--reply-src" if plain else "--dst-nat"
         commands = rulesets.deletes(profile, sent_to, *options, target, one.target.address)
         if commands:
             found.append(

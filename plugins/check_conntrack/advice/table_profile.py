@@ -85,7 +85,7 @@ class StaleFlows(NamedTuple):
 
     Attributes:
         destination: where they were sent, with protocol and port
-        target: where they go
+        target: where they go; the destination itself where they are not translated
         entries: how many, scaled to the whole table
         seconds: within which each of them had a packet
         code: what the kernel knows of the target (kernel/destinations.py)
@@ -100,6 +100,12 @@ class StaleFlows(NamedTuple):
     code: str = ""
     device: str = ""
     elsewhere: str = ""
+
+    @property
+    def translated(self) -> bool:
+        """Return whether they go elsewhere than they were sent to."""
+        sent_to, target = self.destination, self.target
+        return (sent_to.address, sent_to.port) != (target.address, target.port)
 
 
 class TableProfile(NamedTuple):

@@ -26,7 +26,7 @@ from check_conntrack.flows.columns import (
     weave,
     zoned_keys,
 )
-from check_conntrack.flows.entry import IPPROTO_TCP, has_ports
+from check_conntrack.flows.entry import IPPROTO_TCP, IPPROTO_UDP, has_ports
 from check_conntrack.flows.match import (
     ORIGINAL_DESTINATION,
     ORIGINAL_SOURCE,
@@ -98,7 +98,9 @@ def count_rows(tally: t.Tally, group: list[bytes], rows: bytes, shape: Shape) ->
         _count_unanswered(tally, _chosen(group, rows, no_answer)[1], shape)
     if source_nat is not None and has_ports(shape.protocol):
         _count_pools(tally, *_chosen(group, rows, source_nat), shape)
-    if destination_nat is not None and shape.protocol in translations.PROTOCOLS:
+    if shape.protocol == IPPROTO_UDP or (
+        shape.protocol == IPPROTO_TCP and destination_nat is not None
+    ):
         _count_translations(tally, group, rows, shape, flags)
 
 
@@ -127,28 +129,34 @@ def _count_unanswered(tally: t.Tally, rows: bytes, shape: Shape) -> None:
 def _count_translations(
     tally: t.Tally, group: list[bytes], rows: bytes, shape: Shape, flags: bytes
 ) -> None:
-    """Count translated destinations: of UDP, and of TCP in SYN_SENT."""
+    """Count translated destinations, and UDP without a reply that is not translated."""
     if shape.timeout is None or shape.destination_port is None:
         return
-    wanted = integer(flags.translate(_TRANSLATED))
+    translated = integer(flags.translate(_TRANSLATED))
+    unreplied = integer(flags.translate(_NO_REPLY))
     if shape.protocol == IPPROTO_TCP:
         if shape.state is None:
             return
-        wanted &= integer(rows[shape.state :: shape.size].translate(_SYN_SENT))
-    unreplied = integer(flags.translate(_NO_REPLY))
-    for replied, of_these in ((False, wanted & unreplied), (True, wanted & ~unreplied)):
-        if of_these and not tally.translations.full(replied=replied):
-            column = of_these.to_bytes(len(group), "little")
-            chosen, its_rows = _chosen(group, rows, column)
-            kept = bytes(itertools.compress(flags, column)).translate(_REPLY_FLAGS)
-            size, length, both = shape.size, shape.address_length, shape.addresses
-            columns = [shape.protocol, kept, *_columns(its_rows, size, shape.original_zone, 2)]
-            columns += _columns(its_rows, size, shape.timeout, 4)
-            columns += _columns(its_rows, size, shape.destination_port, 2)
-            columns += _columns(its_rows, size, shape.reply_source_port, 2)
-            columns += _columns(its_rows, size, both[ORIGINAL_DESTINATION], length)
-            columns += _columns(its_rows, size, both[REPLY_SOURCE], length)
-            tally.translations.feed(columns, len(chosen), replied=replied)
+        translated &= integer(rows[shape.state :: shape.size].translate(_SYN_SENT))
+        unreplied &= translated
+    for kind, of_these in (
+        (translations.UNREPLIED, translated & unreplied),
+        (translations.REPLIED, translated & ~unreplied),
+        (translations.UNTRANSLATED, unreplied & ~translated),
+    ):
+        if not of_these or tally.translations.full(kind):
+            continue
+        column = of_these.to_bytes(len(group), "little")
+        chosen, its_rows = _chosen(group, rows, column)
+        kept = bytes(itertools.compress(flags, column)).translate(_REPLY_FLAGS)
+        size, length, both = shape.size, shape.address_length, shape.addresses
+        columns = [shape.protocol, kept, *_columns(its_rows, size, shape.original_zone, 2)]
+        columns += _columns(its_rows, size, shape.timeout, 4)
+        columns += _columns(its_rows, size, shape.destination_port, 2)
+        columns += _columns(its_rows, size, shape.reply_source_port, 2)
+        columns += _columns(its_rows, size, both[ORIGINAL_DESTINATION], length)
+        columns += _columns(its_rows, size, both[REPLY_SOURCE], length)
+        tally.translations.feed(columns, len(chosen), kind)
 
 
 def _count_pools(tally: t.Tally, group: list[bytes], rows: bytes, shape: Shape) -> None:

@@ -14,7 +14,6 @@ import sys
 
 from check_conntrack.flows.entry import (
     IPPROTO_TCP,
-    IPPROTO_UDP,
     Entry,
     has_ports,
     state_name,
@@ -33,14 +32,14 @@ from check_conntrack.flows.heavy_hitters import HeavyHitters
 from check_conntrack.flows.labels import address_label, pool_label, protocol_label, service_label
 from check_conntrack.flows.match import Match, prefix_mask
 from check_conntrack.flows.nat_pools import FIRST_PORT, RANGE_HEAD, NatPools
-from check_conntrack.flows.translations import Translation, Translations
+from check_conntrack.flows.translations import REPLIED, UNTRANSLATED, Translations, is_counted
 from check_conntrack.flows.unanswered import NO_STATE, Endpoint, UnansweredFlows, UnansweredGroup
 from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from typing import Union
 
     # An address as a key: IPv4 as a number of its bytes in host order, IPv6 packed; both packed
@@ -160,8 +159,7 @@ class Tally:
         flags = entry.status & KEPT_LOW | entry.status >> 8 & KEPT_HIGH
         flags |= SOURCE_NAT * translated | DESTINATION_NAT * entry.destination_translated
         self.groups[entry.family, protocol, state, flags] += 1
-        if flags & DESTINATION_NAT:
-            self.translations.add(entry)
+        self.translations.add(entry)
         zone = entry.zone if original.zone is None else original.zone
         self.zoned += zone > 0
         self.original_zones += bool(original.zone)
@@ -339,26 +337,19 @@ class Tally:
             {kind: number for kind, number in totals.items() if 100 * number >= least * self.kept}
         )
 
-    def translated_groups(self, renewed: Mapping[int, int]) -> tuple[list[Translation], float]:
-        """Return Translations.groups, and how many entries one of those counted stands for.
-
-        That is of flows without a reply, in what was read.
-        """
-        found = self.translations.groups(renewed)
-        counted = self.translations.counted[False]
-        if not self.translations.full(replied=False):
-            return found, 1.0
+    def translation_weight(self, kind: int) -> float:
+        """Return how many entries that were read one of those in Translations stands for."""
+        if not self.translations.full(kind):
+            return 1.0
+        replied, translated = kind == REPLIED, kind != UNTRANSLATED
         number = sum(
             number
             for group, number in self.grouped()
-            if group.flags & DESTINATION_NAT
-            and not group.flags & SEEN_REPLY
-            and (
-                group.protocol == IPPROTO_UDP
-                or (group.protocol == IPPROTO_TCP and group.state == ct.TCP_CONNTRACK_SYN_SENT)
-            )
+            if bool(group.flags & DESTINATION_NAT) == translated
+            and bool(group.flags & SEEN_REPLY) == replied
+            and is_counted(group.protocol, group.state, kind, replied=replied)
         )
-        return found, max(1.0, number / counted)
+        return max(1.0, number / self.translations.counted[kind])
 
     def port_share(self, port: int) -> float:
         """Return the percentage of entries kept that go to a port, of any protocol."""

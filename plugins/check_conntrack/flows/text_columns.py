@@ -245,30 +245,35 @@ class LineCounter:
         """Count what lines with a translated source or destination show."""
         if source_nat is not None and ("dport", 0) in columns.layout.fields:
             self._pools(columns, columns.layout.protocol, source_nat, family)
-        if target_nat is not None:
-            self._translations(columns, target_nat, family)
-
-    def _translations(self, columns: LineColumns, target_nat: bytes, family: int) -> None:
-        """Count translated destinations: of UDP, and of TCP in SYN_SENT."""
-        layout, counted = columns.layout, self.tally.translations
-        protocol, replied = layout.protocol, bool(layout.status & groups.SEEN_REPLY)
-        if (
-            protocol not in translations.PROTOCOLS
-            or layout.timeout_at is None
-            or (protocol == IPPROTO_TCP and layout.state != ct.TCP_CONNTRACK_SYN_SENT)
-            or ("sport", 1) not in layout.fields
-            or counted.full(replied=replied)
+        none = bytes(columns.number)
+        translated = integer(target_nat or none)
+        replied = bool(columns.layout.status & groups.SEEN_REPLY)
+        kind = translations.REPLIED if replied else translations.UNREPLIED
+        every = integer(b"\1" * columns.number)
+        for each, of_these in (
+            (kind, translated),
+            (translations.UNTRANSLATED, every & ~translated),
         ):
+            if of_these and translations.is_counted(
+                columns.layout.protocol, columns.layout.state, each, replied=replied
+            ):
+                chosen = of_these.to_bytes(columns.number, "little")
+                self._translations(columns, chosen, family, each)
+
+    def _translations(self, columns: LineColumns, wanted: bytes, family: int, kind: int) -> None:
+        """Count lines that may have a stale translation, or tell of one."""
+        layout, counted = columns.layout, self.tally.translations
+        if layout.timeout_at is None or ("sport", 1) not in layout.fields or counted.full(kind):
             return
 
         def chosen(column: Iterable[str]) -> list[str]:
-            return list(itertools.compress(column, target_nat))
+            return list(itertools.compress(column, wanted))
 
         heads = map(
             translations.HEAD.pack,
-            itertools.repeat(protocol),
+            itertools.repeat(layout.protocol),
             itertools.repeat(layout.status & translations.KEPT),
-            itertools.compress(columns.zone_column("zone-orig", 0), target_nat),
+            itertools.compress(columns.zone_column("zone-orig", 0), wanted),
             map(int, chosen(columns.timeouts())),
             map(int, chosen(columns.values("dport", 0))),
             map(int, chosen(columns.values("sport", 1))),
@@ -279,7 +284,7 @@ class LineCounter:
             for name in (("dst", 0), ("src", 1))
         )
         keys = list(map(b"".join, zip(heads, *both)))
-        counted.feed_keys(keys, len(keys), replied=replied)
+        counted.feed_keys(keys, len(keys), kind)
 
     def _pools(self, columns: LineColumns, protocol: int, source_nat: bytes, family: int) -> None:
         if not has_ports(protocol):

@@ -1,14 +1,16 @@
-"""Count flows with a translated destination, by where they were sent and where they go.
+"""Count flows by where they were sent, and where that is translated to.
 
 A translation is decided by the first packet of a flow, and kept as long as packets come: a client
-that sends from one port goes on to a host that is gone. Counted are UDP, and TCP in SYN_SENT. Like
-the unanswered flows of unanswered.py these serve a diagnosis: counting stops after so many entries.
-Of 200,000 entries that are all translated, this takes a twentieth of the time of counting them.
+that sends from one port goes on to a host that is gone, or goes on untranslated if it began before
+there was a rule. Counted are UDP, and TCP in SYN_SENT. Like the unanswered flows of unanswered.py
+these serve a diagnosis: counting stops after so many entries. Of 200,000 entries that are all
+translated, this takes a twentieth of the time of counting them.
 """
 
 from __future__ import annotations
 
 import collections
+import itertools
 import struct
 
 from check_conntrack.flows.columns import slices, weave
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
 
     from check_conntrack.flows.columns import Column
 
-MOST_UNREPLIED = 1 << 15
-MOST_REPLIED = 1 << 13  # only whether new flows go to a target, and are answered, is asked of them
-PROTOCOLS = frozenset((IPPROTO_TCP, IPPROTO_UDP))
+# Flows with a translated destination, without a reply and with one; and UDP without either.
+UNREPLIED, REPLIED, UNTRANSLATED = range(3)
+# So many of each are counted. Those with a reply tell whether a target answers new flows, no more.
+MOST = [1 << 15, 1 << 13, 1 << 13]
 # Protocol, flags of a group as far as they are KEPT, zone of the original direction, seconds left,
 # and the ports of the original and of the translated destination; then both, packed.
 HEAD = struct.Struct(">BBHIHH")
@@ -58,64 +61,69 @@ class Translation(NamedTuple):
     brief: int = 0
 
     @property
+    def translated(self) -> bool:
+        """Return whether they go elsewhere than they were sent to."""
+        return (self.destination, self.port) != (self.target, self.target_port)
+
+    @property
     def sent_to(self) -> tuple[int, int, bytes, int]:
         """Return what all translations of one destination have in common."""
         return self.protocol, self.zone, self.destination, self.port
 
 
 class Translations:
-    """The flows of one tally whose destination is translated.
+    """The flows of one tally that may have a stale translation, and those that tell of it.
 
     Attributes:
-        unreplied, replied: entries by HEAD and both destinations; of TCP only those in SYN_SENT
+        counts: by UNREPLIED, REPLIED and UNTRANSLATED: entries by HEAD and both destinations; of
+            TCP only those in SYN_SENT
         counted: how many of each there are
     """
 
-    __slots__ = ("counted", "replied", "unreplied")
+    __slots__ = ("counted", "counts")
 
     def __init__(self) -> None:
         """Start empty."""
-        self.unreplied: collections.Counter[bytes] = collections.Counter()
-        self.replied: collections.Counter[bytes] = collections.Counter()
-        self.counted = [0, 0]
+        self.counts: list[collections.Counter[bytes]] = [collections.Counter() for _ in MOST]
+        self.counted = [0 for _ in MOST]
 
-    def full(self, *, replied: bool) -> bool:
+    def full(self, kind: int) -> bool:
         """Return whether enough of them was counted."""
-        return self.counted[replied] >= (MOST_REPLIED if replied else MOST_UNREPLIED)
+        return self.counted[kind] >= MOST[kind]
 
     def add(self, entry: Entry) -> None:
-        """Count one entry with a translated destination, if it is of interest."""
-        original, reply, replied = entry.original, entry.reply, not entry.unreplied
+        """Count one entry, if it is of interest."""
+        original, reply, protocol = entry.original, entry.reply, entry.protocol
+        kind = REPLIED if not entry.unreplied else UNREPLIED
+        if not entry.destination_translated:
+            kind = UNTRANSLATED
         if (
-            entry.protocol not in PROTOCOLS
-            or entry.timeout is None
+            entry.timeout is None
             or original.destination_port is None
             or reply.source_port is None
-            or (entry.protocol == IPPROTO_TCP and entry.state != ct.TCP_CONNTRACK_SYN_SENT)
-            or self.full(replied=replied)
+            or not is_counted(protocol, entry.state, kind, replied=not entry.unreplied)
+            or self.full(kind)
         ):
             return
         zone = entry.zone if original.zone is None else original.zone
         ports = original.destination_port, reply.source_port
-        flags = entry.status & KEPT
-        head = HEAD.pack(entry.protocol, flags, zone, entry.timeout, *ports)
-        counts = self.replied if replied else self.unreplied
-        counts[head + original.destination + reply.source] += 1
-        self.counted[replied] += 1
+        head = HEAD.pack(protocol, entry.status & KEPT, zone, entry.timeout, *ports)
+        self.counts[kind][head + original.destination + reply.source] += 1
+        self.counted[kind] += 1
 
-    def feed(self, columns: Sequence[Column], number: int, *, replied: bool) -> None:
+    def feed(self, columns: Sequence[Column], number: int, kind: int) -> None:
         """Count so many entries whose keys stand in columns."""
-        self.feed_keys(slices(weave(columns, number), len(columns)), number, replied=replied)
+        self.feed_keys(slices(weave(columns, number), len(columns)), number, kind)
 
-    def feed_keys(self, keys: Iterable[bytes], number: int, *, replied: bool) -> None:
+    def feed_keys(self, keys: Iterable[bytes], number: int, kind: int) -> None:
         """Count so many entries by their keys."""
-        counts = self.replied if replied else self.unreplied
-        counts.update(keys)
-        self.counted[replied] += number
+        self.counts[kind].update(keys)
+        self.counted[kind] += number
 
     def longest(self, protocol: int) -> int:
         """Return the most seconds that a flow without a reply has left; 0 for none."""
-        heads = (HEAD.unpack_from(key) for key in self.unreplied)
+        keys = itertools.chain(self.counts[UNREPLIED], self.counts[UNTRANSLATED])
+        heads = map(HEAD.unpack_from, keys)
         return max((head[3] for head in heads if head[0] == protocol), default=0)
 
     def target(
@@ -127,7 +135,7 @@ class Translations:
         """
         counts: collections.Counter[tuple[bytes, int]] = collections.Counter()
         asked = protocol, zone, destination, port
-        for key, count in self.unreplied.items():
+        for key, count in self.counts[UNREPLIED].items():
             group, _, _ = _taken_apart(key)
             if group[:4] == asked:
                 counts[group[4:]] += count
@@ -145,12 +153,13 @@ class Translations:
         packet came, or 2 s before.
         """
         found: dict[tuple[int, int, bytes, int, bytes, int], list[int]] = {}
-        for key, count in self.unreplied.items():
+        unanswered = (self.counts[kind].items() for kind in (UNREPLIED, UNTRANSLATED))
+        for key, count in itertools.chain.from_iterable(unanswered):
             group, seconds, _ = _taken_apart(key)
             counts = found.setdefault(group, [0, 0, 0, 0])
             counts[seconds < renewed[group[0]]] += count
         asked = {group[:4] for group in found}
-        for key, count in self.replied.items():
+        for key, count in self.counts[REPLIED].items():
             group, seconds, flags = _taken_apart(key)
             if group[:4] in asked:
                 counts = found.setdefault(group, [0, 0, 0, 0])
@@ -158,6 +167,15 @@ class Translations:
                 if not flags & ASSURED and seconds < renewed[group[0]]:
                     counts[3] += count
         return [Translation(*group, *counts) for group, counts in found.items()]
+
+
+def is_counted(protocol: int, state: int | None, kind: int, *, replied: bool) -> bool:
+    """Return whether flows of a protocol and state are of interest."""
+    if kind == UNTRANSLATED:
+        return protocol == IPPROTO_UDP and not replied
+    return protocol == IPPROTO_UDP or (
+        protocol == IPPROTO_TCP and state == ct.TCP_CONNTRACK_SYN_SENT
+    )
 
 
 def _taken_apart(key: bytes) -> tuple[tuple[int, int, bytes, int, bytes, int], int, int]:

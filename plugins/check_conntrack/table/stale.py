@@ -3,9 +3,10 @@
 A flow without a reply is one where it had a packet in the first half of its timeout, and
 
 - its target is gone (kernel/destinations.py), or
-- newer flows to the same destination go elsewhere and are answered, and no new one goes to that
-  target. New is a flow that ended within seconds, some time ago. Of a target that a rule still
-  chooses there would be as many, ended without a reply, as of each of the others.
+- newer flows to the same destination go elsewhere and are answered, no new one goes where this one
+  does, and its target is not known to be there. New is a flow that ended within seconds, some time
+  ago. Of a target that a rule still chooses there would be as many, ended without a reply, as of
+  each of the others. A flow from before there was a rule, which is not translated, is another.
 
 So UDP that is sent one way to a host that is there is none, and without evidence nothing is.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 from ..advice.table_profile import StaleFlows, TopItem
 from ..flows.entry import IPPROTO_TCP, IPPROTO_UDP, address_text
 from ..flows.labels import protocol_label
+from ..flows.translations import REPLIED, UNREPLIED, UNTRANSLATED
 from ..kernel import destinations
 from ..kernel.namedtuple import NamedTuple
 from ..kernel.timeouts import DEFAULTS
@@ -41,7 +43,9 @@ def stale_flows(
     of this process's own network namespace, whose routes and neighbours are asked.
     """
     tally = table.tally
-    if not tally.translations.unreplied:
+    counts = tally.translations.counts
+    # What is not translated is stale only where newer flows are.
+    if not counts[UNREPLIED] and not (counts[UNTRANSLATED] and counts[REPLIED]):
         return ()
     known = timeouts()
     renewed = {
@@ -49,30 +53,36 @@ def stale_flows(
         // 2
         for protocol, name in _TIMEOUTS.items()
     }
-    groups, weight = tally.translated_groups(renewed)
+    groups = tally.translations.groups(renewed)
+    scale = tally.scale(table.total)
+    weights = {
+        True: scale * tally.translation_weight(UNREPLIED),
+        False: scale * tally.translation_weight(UNTRANSLATED),
+    }
     largest = sorted(groups, key=lambda one: (-one.renewed, one))
     candidates = [one for one in largest if one.renewed]
     known_here: dict[str, destinations.Destination] = {}
     if here:
-        targets = dict.fromkeys(address_text(one.target) for one in candidates)
+        targets = dict.fromkeys(address_text(one.target) for one in candidates if one.translated)
         known_here = destinations.look_up(list(targets)[:MOST_LOOKED_UP])
     answering: dict[tuple[int, int, bytes, int], list[Translation]] = {}
     for one in groups:
-        if one.replied:
+        if one.replied and one.translated:
             answering.setdefault(one.sent_to, []).append(one)
     newer = {sent_to: _newer(targets) for sent_to, targets in answering.items()}
     found = []
     for one in candidates:
-        destination = known_here.get(address_text(one.target))
+        destination = known_here.get(address_text(one.target)) if one.translated else None
+        code = destination.code if destination else destinations.UNKNOWN
         elsewhere = _elsewhere(one, newer.get(one.sent_to))
-        if elsewhere or (destination and destination.code in destinations.GONE):
+        if code in destinations.GONE or (elsewhere and code != destinations.THERE):
             found.append(
                 StaleFlows(
                     _item(one.protocol, one.zone, one.destination, one.port),
                     _item(one.protocol, 0, one.target, one.target_port),
-                    round(one.renewed * weight * tally.scale(table.total)),
+                    round(one.renewed * weights[one.translated]),
                     renewed[one.protocol],
-                    destination.code if destination else destinations.UNKNOWN,
+                    code,
                     destination.device if destination else "",
                     elsewhere,
                 )
