@@ -17,7 +17,7 @@ PACKAGING := debhelper dh-python dpkg-dev python3-nagiosplugin rpm
 PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help run unit test incidents programs load definitions graphs deb rpm dist pyz packaging
+.PHONY: help run unit test incidents programs load definitions graphs screens deb rpm dist pyz packaging
 .PHONY: release test-packages lint bench fuzz clean
 
 help:
@@ -32,6 +32,7 @@ help:
 	@echo 'make bench          measure speed and memory'
 	@echo 'make load           send 2,000 requests to an NRPE agent, 50 at a time'
 	@echo 'make graphs         draw the templates for graphs, into build/graphs'
+	@echo 'make screens        photograph Icinga Web with all of it, into build/screens'
 	@echo 'make deb, make rpm, make dist, make pyz'
 	@echo '                    build a Debian package, an RPM package, sdist and wheel, or one file'
 	@echo '                    for each check, into dist/'
@@ -111,6 +112,13 @@ definitions: $(VENV)/.installed
 # Pictures to look at after a change of a graph.
 graphs: $(VENV)/.tested programs definitions
 	$(BIN)/python tests/fleet/draw_graphs.py build/graphs
+
+# The whole front end, to look at before a release. Takes minutes, and installs a browser.
+SCREENS := chromium icinga2-ido-mysql icingaweb2 icingaweb2-module-graphite
+SCREENS += icingaweb2-module-monitoring
+screens: $(VENV)/.tested programs
+	$(call install,$(SCREENS))
+	$(BIN)/python tests/fleet/draw_screens.py build/screens
 
 deb rpm: packaging
 	packaging/build $@

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from panels import INTERVALS
+
 if TYPE_CHECKING:
     from panels import Curve, Graphs, Panel
 
@@ -26,8 +28,10 @@ def drawn(panel: Panel, curve: Curve, metric: str, scale: float = 1) -> str:
     perSecond alone shows nothing where runs are farther apart than the points. consolidateBy comes
     last, because most functions forget it. scale: the unit of the drawing, in units of the label.
     """
-    if not panel.gaps:
-        metric = f"interpolate({metric}, {JOINED})"
+    # Where a gap says something, two runs are joined only if none was missing between them.
+    joined = INTERVALS[panel.check] // 60 - 1 if panel.gaps else JOINED
+    if joined:
+        metric = f"interpolate({metric}, {joined})"
     if panel.keep == "rate":
         metric = f"perSecond({metric})"
     if panel.highest is not None:

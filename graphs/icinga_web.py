@@ -18,8 +18,8 @@ UNITS = {
     "entries/s": "entries per second",
     "packets/s": "per second",
 }
-# The steps of an axis that has an end: Graphite's own steps would move it.
-STEPS = {"percent": 20, "hours": 12}
+# Into how many steps an axis is divided that has an end: Graphite's own steps would move it.
+STEPS = {"percent": 5, "hours": 6}
 AREAS = {"line": "none", "area": "first", "stack": "stacked"}
 
 
@@ -76,5 +76,5 @@ def _parameters(panel: Panel) -> dict[str, str]:
         found["min"] = "0"
     if panel.ceiling is not None:
         found["max"] = f"{panel.ceiling:g}"
-        found["yStep"] = f"{STEPS[panel.unit]}"
+        found["yStep"] = f"{panel.ceiling / STEPS[panel.unit]:g}"
     return found

@@ -24,7 +24,7 @@ PEAK_VALUE, COMMON_VALUE = 98.0, 52.0
 TEMPLATES = [
     pytest.param(*each, id=each[1])
     for each in templates()
-    if not each[1].endswith(("time_to_full", "growth"))
+    if each[2]["urlparams"]["lineMode"] == "slope"
 ]
 
 
@@ -224,10 +224,10 @@ def test_time_to_full_is_drawn_only_while_it_was_known(graphite, influxdb):
     (parts,) = [parts for _, name, parts in templates() if name == "conntrack_usage-time_to_full"]
     drawn = {"icingaweb2": shown(graphite, web_targets("usage", parts), DAY)[0]}
     for panel, queries in grafana_panels("graphite"):
-        if panel["title"] == "Time to full":
+        if panel["title"] == "Time to full, within 72 h":
             drawn["graphite"] = shown(graphite, queries, DAY)[0]
     for panel, queries in grafana_panels("influxdb"):
-        if panel["title"] == "Time to full":
+        if panel["title"] == "Time to full, within 72 h":
             (series,) = influxdb.query(queries[0].replace("$__interval", "1m"))
             drawn["influxdb"] = [each for _, each in series["values"]]
     assert set(drawn) == {"icingaweb2", "graphite", "influxdb"}

@@ -147,16 +147,21 @@ def free_port() -> int:
             return port
 
 
-def until(met: Callable[[], Any], what: str, process: subprocess.Popen[bytes] | None = None) -> Any:
-    """What `met` returns as soon as that is something; fails after PATIENCE."""
-    end = time.monotonic() + PATIENCE
+def until(
+    met: Callable[[], Any],
+    what: str,
+    process: subprocess.Popen[bytes] | None = None,
+    patience: float = PATIENCE,
+) -> Any:
+    """What `met` returns as soon as that is something; fails after `patience` seconds."""
+    end = time.monotonic() + patience
     while time.monotonic() < end:
         found = met()
         if found:
             return found
         assert process is None or process.poll() is None, f"{what}: it ended"
         time.sleep(0.1)
-    raise AssertionError(f"{what}: not within {PATIENCE} s")
+    raise AssertionError(f"{what}: not within {patience} s")
 
 
 def listens(port: int) -> bool:
