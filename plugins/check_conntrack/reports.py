@@ -190,8 +190,11 @@ def table_state(
     return [choice + suffix for choice in dict.fromkeys(choices)]
 
 
-def also(reports: Sequence[Report], results: Results) -> list[str]:
-    """Return which other namespaces alarm, with their usage: as many as fit, and how many more."""
+def also(reports: Sequence[Report], results: Results, causes: Sequence[str] = ()) -> list[str]:
+    """Return which other namespaces alarm, with their usage: as many as fit, and how many more.
+
+    causes: those of the first of them, empty for none.
+    """
     names = [
         f"{place(report.namespace)[1][len('namespace ') :].strip() or 'host'}"
         + (f" {usage_of(report, results)}" if usage_of(report, results) else "")
@@ -199,12 +202,17 @@ def also(reports: Sequence[Report], results: Results) -> list[str]:
     ]
     if not names:
         return []
-    choices = ["also " + ", ".join(names)]
+    choices = []
+    for number in range(len(causes), 0, -1):
+        told = [f"{name} ({cause})" if cause else name for name, cause in zip(names, causes)]
+        choices.append("also " + ", ".join([*told[:number], *names[number:]]))
+    choices.append("also " + ", ".join(names))
     for number in range(len(names) - 1, 0, -1):
         more = f"and {len(names) - number} more"
         choices.append(f"also {', '.join(names[:number])} {more}")
     number_alone = f"also {render.plural(len(names), 'other namespace')}"
     # A short name takes less room than the number in words.
+    choices = list(dict.fromkeys(choices))
     return [*choices, *([number_alone] if len(number_alone) < len(choices[-1]) else [])]
 
 

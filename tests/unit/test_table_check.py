@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import random
 import re
+import types
 
 import pytest
 
-from check_conntrack import runner, session, signals
+from check_conntrack import reports, runner, session, signals
 from check_conntrack.kernel import conntrack_cli, netlink
 from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel import reader as kernel_reader
+from check_conntrack.kernel.namespaces import Namespace
 from check_conntrack.table import sources, table_check
 from support import flows_dump, tables
 
@@ -420,6 +423,59 @@ def test_further_namespaces_add_their_main_labels_last(reader, sysctls, inspect,
     assert list(run.data)[-3:] == ["r2::usage", "r2::snat_port_usage", "r2::entries"]
     assert run.data["entries"].value == 50
     assert run.data["r2::entries"].value == 9500
+
+
+def alarming(reader, netns, causes):
+    """Namespaces with tables that something fills, each nearly full."""
+    directory = netns(**{name: 100 + at for at, name in enumerate(causes)})
+    for at, (name, (lines, limit)) in enumerate(causes.items()):
+        path, inode = str(directory / name), 100 + at
+        for file, value in (("nf_conntrack_count", len(lines)), ("nf_conntrack_max", limit)):
+            reader.hands_out("limits", b"%d\n" % value, path=path, file=file, inode=inode)
+    for at, (name, (lines, _)) in enumerate(causes.items()):
+        path = str(directory / name)
+        reader.hands_out("text", tables.listing(lines), path=path, inode=100 + at)
+
+
+def test_each_alarming_namespace_has_its_cause_and_the_command_that_advises(
+    reader, sysctls, inspect, netns, tmp_path
+):
+    causes = {
+        "red": (tables.syn_flood(), 3100),
+        "blue": (tables.scan(), 4200),
+        "calm": (tables.calm(880), 950),
+    }
+    alarming(reader, netns, causes)
+    run = inspect("--netns", "red", "--netns", "blue", "--netns", "calm", "--source", "proc")
+    assert run.state == "CRITICAL"
+    assert run.text.startswith("namespace red 3040 of 3100 entries in use (98.1%); SYN flood on ")
+    assert run.text.endswith("also 2 other namespaces")
+    (blue,) = (line for line in run.lines if line.startswith("Namespace blue: "))
+    assert "scan of 198.51.0.0/16 from 203.0.113.9" in blue
+    assert blue.endswith(". What to do there: check_conntrack_table -v --netns blue")
+    assert not any(line.startswith("Namespace red") for line in run.lines), "told before"
+    (found,) = (tmp_path / "state").glob("*/findings.json")
+    kept = json.loads(found.read_text())
+    assert {name: finding["cause"] for name, finding in kept.items()} == {
+        "red": "syn flood",
+        "blue": "scan",
+        "calm": kept["calm"]["cause"],
+    }
+
+
+def test_causes_of_further_namespaces_give_way_before_their_names():
+    others = [
+        types.SimpleNamespace(namespace=Namespace(name, f"/run/netns/{name}"))
+        for name in ("red", "blue", "green")
+    ]
+    assert reports.also(others, {}, ["a scan", ""]) == [
+        "also red (a scan), blue, green",
+        "also red, blue, green",
+        "also red, blue and 1 more",
+        "also red and 2 more",
+    ]
+    assert reports.also(others[:1], {}, ["a flood"]) == ["also red (a flood)", "also red"]
+    assert reports.also([], {}, []) == []
 
 
 def test_table_whose_limit_was_lowered_asks_for_the_old_one(reader, sysctls, inspect):

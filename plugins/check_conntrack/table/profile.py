@@ -38,11 +38,13 @@ def table_profile(
     timeouts: Mapping[str, int],
     command: str = "",
     names: Names | None = None,
+    *,
+    kube_proxy: bool | None = None,
 ) -> TableProfile:
     """Return what a table holds, as far as a diagnosis goes by it.
 
     timeouts: those in force, in seconds, as far as they are known. command: leads into the
-    namespace. names: of the owners of addresses.
+    namespace. names: of the owners of addresses. kube_proxy: whether it runs here; None: look.
     """
     table, figures = report.table, report.figures
     assert table  # noqa: S101 - nobody asks about a table that was not read
@@ -90,7 +92,7 @@ def table_profile(
         service=_service(tally.top_services(1, table.total)),
         timeouts={name: (timeouts.get(name), default) for name, default in DEFAULTS.items()},
         command=command,
-        kube_proxy=host.runs_kube_proxy(),
+        kube_proxy=host.runs_kube_proxy() if kube_proxy is None else kube_proxy,
         zones=tally.zoned > 0,
         original_zones=tally.original_zones > 0,
         tcp_loose=read_tcp_loose() if here else None,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import time
 
 from nagiosplugin import Unknown
 
 from .. import nagios, render, reports, session
-from ..kernel.limits import OWN
 from . import sources
+from .diagnoses import Diagnoses
 from .estimates import EstimateContext
 from .options import LABELS
 
@@ -49,7 +48,7 @@ class TableSummary(nagios.StatusSummary):
         self.reader = reader
         self.options = options
         self.shown: NamespaceReport | None = None
-        self._judged: tuple[NamespaceReport, TableProfile, list[Cause]] | None = None
+        self.diagnoses = Diagnoses(reader)
 
     def ok(self, results: Results) -> str:
         """Return the figures of the first namespace."""
@@ -68,20 +67,21 @@ class TableSummary(nagios.StatusSummary):
         main = self.shown = ordered[0]
         problems = [render.versions(problem) for problem in report.problems]
         alarms = nagios.alarms(_of(main, results))
-        causes = self.causes(main) if alarms or report.from_file else []
+        causes = self.diagnoses.causes(main) if alarms or report.from_file else []
         parts: list[Sequence[str]] = self._state(main, results, bool(causes))
         if nagios.worst(result.state for result in results) is Unknown:
             parts += problems
             problems = []
         if causes:
-            profile = self._profile(main)
+            profile = self.diagnoses.profile(main)
             least = sum(len(min(choices, key=len)) + len("; ") for choices in parts)
             headline = causes[0].headline(profile)
             parts.append(_headline_versions(headline, _owners_in(profile), self.room - least))
         parts += [[text] for text in _alarm_texts(alarms, causes)]
         parts += [*problems, *([doubt] for doubt in _doubts(main, results))]
         if alarms:
-            parts.append(reports.also(ordered[1:], results))
+            others = ordered[1:]
+            parts.append(reports.also(others, results, self.diagnoses.in_short(others)))
         else:
             parts.append(reports.fullest(report.namespaces, main, results))
         if main.table:
@@ -126,7 +126,8 @@ class TableSummary(nagios.StatusSummary):
         if main and main.table:
             # A healthy table gets figures; its diagnosis is for whoever asks twice.
             if alarms or report.from_file or verbose > 1:
-                lines += self._diagnosis(main, alarms)
+                others = reports.by_severity(report.namespaces, LABELS, results)[1:]
+                lines += self._diagnosis(main, alarms, others)
             lines += [f"Note: {note}" for note in _notes(main, results)]
             names = self.reader.names(main)
             lines += [f"{_capital(sentence)}." for sentence in names.evidence]
@@ -147,66 +148,28 @@ class TableSummary(nagios.StatusSummary):
             return lines
         return lines + nagios.state_lines(self.reader.session, verbose)
 
-    def causes(self, report: NamespaceReport) -> list[Cause]:
-        """Return what fills a table; empty where its figures do not say."""
-        return [] if self._no_diagnosis(report) else self._judge(report)[2]
-
-    def _no_diagnosis(self, report: NamespaceReport) -> str:
-        """Return why a table is not diagnosed; empty where it is."""
-        match = self.reader.request.match
-        if not report.table:
-            return "the table was not read"
-        if report.table.fault:
-            return "the table was not read to its end"
-        if report.table.unreadable:
-            return "too many lines could not be read"
-        if match.protocols or match.states or match.ports or match.marks:
-            return "it needs flows of every protocol, state, port and mark"
-        return ""
-
-    def _profile(self, report: NamespaceReport) -> TableProfile:
-        return self._judge(report)[1]
-
-    def _judge(self, report: NamespaceReport) -> tuple[NamespaceReport, TableProfile, list[Cause]]:
-        if self._judged is None or self._judged[0] is not report:
-            from ..advice.diagnosis import diagnose
-            from .profile import table_profile
-
-            names = self.reader.names(report)
-            profile = table_profile(report, self.reader.timeouts(report), _into(report), names)
-            self._judged = (report, profile, diagnose(profile))
-        return self._judged
-
     @property
     def findings(self) -> dict[str, LastFinding]:
         """Return what was diagnosed, by the namespace's key, for the other checks."""
-        if self._judged is None or self.report.from_file:
-            return {}
-        from ..advice.capacity import LastFinding
+        return {} if self.report.from_file else self.diagnoses.findings
 
-        report, profile, found = self._judged
-        causes = [cause for cause in found if cause.fills]
-        cause = causes[0] if causes else None
-        return {
-            report.namespace.key: LastFinding(
-                int(time.time()),
-                cause.name if cause else "",
-                cause.headline(profile) if cause else "",
-                all(cause.room for cause in causes),
-            )
-        }
+    def _diagnosis(
+        self, report: NamespaceReport, alarms: Sequence[Result], others: Sequence[NamespaceReport]
+    ) -> list[str]:
+        """Return causes, remedies, and a larger limit where that is a remedy.
 
-    def _diagnosis(self, report: NamespaceReport, alarms: Sequence[Result]) -> list[str]:
-        """Return causes, remedies, and a larger limit where that is a remedy."""
+        others: further namespaces that alarm; their causes are told before the remedies of this.
+        """
         from ..advice import capacity, diagnosis, remedies
 
-        why_not = self._no_diagnosis(report)
+        why_not = self.diagnoses.why_none(report)
         if why_not:
             return [f"No diagnosis: {why_not}."]
-        profile, causes = self._profile(report), self.causes(report)
+        profile, causes = self.diagnoses.profile(report), self.diagnoses.causes(report)
         lines = [_capital(cause.sentence(profile)) + "." for cause in causes]
         if not causes:
             lines.append(_capital(diagnosis.NO_CAUSE) + ".")
+        lines += self.diagnoses.at_length(others[: None if self.options.verbose else FEW_LINES])
         lines += remedies.advice_lines(profile, causes)
         labels = {nagios.label_of(result) for result in alarms}
         limits = report.limits
@@ -275,18 +238,6 @@ def _capital(sentence: str) -> str:
 
 def _of(report: NamespaceReport, results: Results) -> list[Result]:
     return nagios.results_of(report.prefix, LABELS, results)
-
-
-def _into(report: NamespaceReport) -> str:
-    """Return the words before a command that is to run in a namespace."""
-    path = report.path
-    if not path and report.table:
-        path = report.table.host.path
-    if not path or path == OWN:
-        return ""
-    import shlex
-
-    return f"nsenter --net={shlex.quote(path)} "
 
 
 def _matching(report: NamespaceReport, match: Match) -> str:
