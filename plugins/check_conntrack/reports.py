@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 MOST_GRAPHED = 10  # namespaces beside the first that have perfdata
 LONGEST_NAME = 24  # characters on the status line, if it is too long
+SOON = 86400  # seconds; a longer time to full is not on the status line
 
 
 # --- what is graphed, and what is kept
@@ -188,6 +189,16 @@ def table_state(
     words, short_words = place(namespace)
     choices = words + text, short_words + text, short_words + (short if brief else text)
     return [choice + suffix for choice in dict.fromkeys(choices)]
+
+
+def time_left(seconds: float | None, *, always: bool = False) -> str:
+    """Return when a table will be full; empty if that is not known or not soon, or if it is full.
+
+    always: also if that is not soon.
+    """
+    if not seconds or not (seconds < SOON or always):
+        return ""
+    return f"full in about {render.duration(seconds)}"
 
 
 def also(reports: Sequence[Report], results: Results, causes: Sequence[str] = ()) -> list[str]:

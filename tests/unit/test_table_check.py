@@ -490,6 +490,31 @@ def test_table_whose_limit_was_lowered_asks_for_the_old_one(reader, sysctls, ins
     assert "Raise the limit" not in run.rest
 
 
+def test_time_left_is_on_the_status_line(reader, sysctls, inspect, clock):
+    for count in (6000, 6500, 7000, 7500):
+        reader.answers.clear()
+        sysctls.holds(count, 8000)
+        reader.hands_out("text", tables.listing((tables.scan() * 2)[:count]))
+        run = inspect("--source", "proc")
+        clock.now += 150
+        clock.today += 150
+    # 500 entries in 150 s, and 500 are free.
+    assert run.state == "CRITICAL"
+    assert "; full in about 2m 30s" in run.text
+    assert "scan of 198.51.0.0/16 from 203.0.113.9" in run.text
+
+
+def test_time_left_is_not_told_without_growth(reader, sysctls, inspect, clock):
+    for _ in range(4):
+        reader.answers.clear()
+        sysctls.holds(2000, 8000)
+        reader.hands_out("text", tables.listing(tables.scan()[:2000]))
+        run = inspect("--source", "proc")
+        clock.now += 150
+        clock.today += 150
+    assert "full in" not in run.out
+
+
 def test_peaks_of_further_namespaces_share_one_file(reader, sysctls, inspect, netns, tmp_path):
     directory = netns(**{f"r{at}": 100 + at for at in range(1, 6)})
     for count in (900, 50):

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .sources import ReadRequest
 
 
+TREND_WINDOW = 3600.0  # seconds, as of check_conntrack_usage
 NOT_READ = "timed out before the table was read (allow more time with --timeout)"
 
 
@@ -55,7 +56,8 @@ class NamespaceReport(NamedTuple):
     namespace: with a file, its name and its limits as far as the file says them. table: None where
     it was not read. peak: the largest count known, in entries. lowered_from: the limit that was
     lowered to the present one lately; 0 for none. was_read: whether its table was asked for. stale:
-    flows with a stale translation.
+    flows with a stale translation. time_to_full: seconds until the table is full at the growth of
+    the last hour; None where that is not known or not in sight.
     """
 
     namespace: Namespace
@@ -65,6 +67,7 @@ class NamespaceReport(NamedTuple):
     lowered_from: int = 0
     was_read: bool = True
     stale: tuple[StaleFlows, ...] = ()
+    time_to_full: float | None = None
 
     @property
     def limits(self) -> Limits | None:
@@ -206,7 +209,7 @@ class TableReader:
             if prepare:
                 prepare(self._report(scan, (), {})._replace(problems=(*self._problems, NOT_READ)))
             self._read_tables({one.path: one.entries for one in wanted})
-        self._histories = Histories("table", self.options, self.session)
+        self._histories = Histories("table", self.options, self.session, TREND_WINDOW)
         return self._report(scan, wanted, self._histories.read(wanted))
 
     def _report(
@@ -419,6 +422,10 @@ def _report(
 ) -> NamespaceReport:
     """Return the report on a namespace, from what was read of it."""
     change = trend.lowered(series) if series else None
+    left = None
+    if series and place.limits:
+        growth = trend.growth(series.samples)
+        left = trend.time_to_full(place.limits.entries, place.limits.limit, growth)
     return NamespaceReport(
         place,
         table,
@@ -426,4 +433,5 @@ def _report(
         series.peak if series else place.entries,
         change.old if change else 0,
         was_read,
+        time_to_full=left,
     )

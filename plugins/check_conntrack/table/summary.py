@@ -72,11 +72,14 @@ class TableSummary(nagios.StatusSummary):
         if nagios.worst(result.state for result in results) is Unknown:
             parts += problems
             problems = []
+        left = reports.time_left(main.time_to_full)
         if causes:
             profile = self.diagnoses.profile(main)
-            least = sum(len(min(choices, key=len)) + len("; ") for choices in parts)
+            least = len(left) + len("; ") if left else 0
+            least += sum(len(min(choices, key=len)) + len("; ") for choices in parts)
             headline = causes[0].headline(profile)
             parts.append(_headline_versions(headline, _owners_in(profile), self.room - least))
+        parts.append([left])
         parts += [[text] for text in _alarm_texts(alarms, causes)]
         parts += [*problems, *([doubt] for doubt in _doubts(main, results))]
         if alarms:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from ..state.outlook import Outlook
     from ..state.state_store import Store
 
-SOON = 86400  # seconds; a longer time to full is not on the status line
-
 
 class UsageSummary(nagios.StatusSummary):
     """The text of the status line, and the long output."""
@@ -125,9 +123,7 @@ def _time_left(report: NamespaceReport, alarms: Sequence[Result]) -> str:
     """Return when the table will be full, if that is soon or an alarm; empty if it is full."""
     left = report.time_to_full
     alarming = any(nagios.label_of(alarm) == "time_to_full" for alarm in alarms)
-    if not left or not (left < SOON or alarming):
-        return ""
-    return f"full in about {render.duration(left)}"
+    return reports.time_left(left, always=alarming)
 
 
 def _heading(report: NamespaceReport, left: str) -> list[str]:
