@@ -50,3 +50,39 @@ def test_a_crowd_reads_one_log_and_each_finds_every_message(checks, state, folde
     assert {answer.data["table_full"].value for answer in answers} == {57}
     assert {answer.state for answer in answers} == {"CRITICAL"}
     assert list(state.rglob(".*")) == []
+
+
+@pytest.mark.timeout(240)
+def test_two_schedulers_on_one_state_get_the_same_verdicts(netns, checks, state, folder):
+    """All three checks, each by both at the same time, as root and with a namespace besides."""
+    namespace = netns()
+    namespace.fill(40)
+    log = folder / "kern.log"
+    log.write_bytes(b"".join(FULL % number for number in range(11)))
+    words = {
+        "usage": ["--netns", namespace.name, "-w", "usage=~:", "-c", "usage=~:"],
+        "full": ["--log", log, "--since", "all"],
+        "table": ["--netns", namespace.name, "--save", folder, "--save-when", "always"],
+    }
+    words["table"] += ["-w", "usage=~:", "-c", "usage=~:"]
+    shared = ["-t", "60", "--state-dir", state, "--user", "65534"]
+
+    def scheduler(_):
+        seen = []
+        for _ in range(4):
+            for name, own in words.items():
+                command = checks(name, *shared, *own)
+                done = subprocess.run(command, capture_output=True, text=True, timeout=110)
+                run = Run(done.returncode, done.stdout, done.stderr, command)
+                label = "table_full" if name == "full" else "entries"
+                seen.append((name, run.state, run.data[label].value))
+        return seen
+
+    with ThreadPoolExecutor(2) as both:
+        one, other = both.map(scheduler, range(2))
+    assert one == other
+    assert set(one) == {("usage", "OK", 40), ("full", "CRITICAL", 11), ("table", "OK", 40)}
+    for file in state.rglob("*.json"):
+        assert json.loads(file.read_bytes()), file
+    left = [*state.rglob(".*"), *folder.glob(".*")]
+    assert left == []
