@@ -331,6 +331,15 @@ def test_each_namespace_is_read_once_by_whatever_path(places, monkeypatch):
     ]
 
 
+def test_place_that_is_named_again_is_not_looked_for_again(places, monkeypatch):
+    places[0].update({b"/a": OSError(errno.ENOENT, ""), b"/p/1": 71})
+    looked = []
+    monkeypatch.setattr(reader, "threads", lambda: looked.append(1) or [b"/p/1"])
+    answer(b"limits", [b"processes", b"/a"] * 1000)
+    assert looked == [1]
+    assert len(answer(b"limits", [b"/a"] * 1000)) == 1
+
+
 def test_namespace_that_cannot_be_entered_is_a_frame_with_its_error(places):
     places[0].update({b"/a": OSError(errno.EPERM, ""), b"/b": OSError(errno.ENOENT, "")})
     for what in WHATS[:-1]:

@@ -903,7 +903,9 @@ def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes | memory
             return [log_frames(os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))]
         except OSError as error:
             return [[frame(0, error.errno or errno.EIO, "-", b"")]]
-    places, filters = split(arguments)
+    named, filters = split(arguments)
+    # Once each: to look for all processes again and again would be work for root.
+    places = list(dict.fromkeys(named))
     visited: set[int] = set()
     owners: dict[int, int] = {}
     answer: list[Iterable[bytes | memoryview]] = []
