@@ -8,6 +8,7 @@ import io
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -314,6 +315,43 @@ def test_signal_that_its_caller_ignores_ends_it(reader, name):
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("which", ["stdin", "stdout"])
+@pytest.mark.parametrize("kind", ["file", "terminal", "socket"])
+def test_stream_that_is_no_pipe_is_refused(reader, tmp_path, which, kind):
+    """A file of a FUSE server that does not answer would keep it, and its namespaces, for ever."""
+    if kind == "file":
+        (tmp_path / "file").write_bytes(request("limits", "/proc/self/ns/net"))
+        ours, its = None, os.open(tmp_path / "file", os.O_RDWR)
+    elif kind == "terminal":
+        ours, its = os.openpty()
+    else:
+        pair = socket.socketpair()
+        ours, its = (end.detach() for end in pair)
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, which: its}
+    try:
+        with subprocess.Popen(reader(), stderr=subprocess.PIPE, **streams) as process:
+            assert process.wait(20) == 2
+            assert process.stderr.read() == b""
+            assert which == "stdout" or process.stdout.read() == b""
+    finally:
+        for descriptor in filter(None, (ours, its)):
+            os.close(descriptor)
+    if kind == "file":
+        assert (tmp_path / "file").read_bytes() == request("limits", "/proc/self/ns/net")
+
+
+def test_standard_error_that_is_no_pipe_is_not_written_to(reader, tmp_path):
+    change = "reader.prepare = None"  # any error of its own
+    with open(tmp_path / "error", "wb") as error:
+        done = subprocess.run(
+            reader(change), input=request("log"), stdout=subprocess.PIPE, stderr=error
+        )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert (tmp_path / "error").read_bytes() == b""
+    piped = subprocess.run(reader(change), input=request("log"), capture_output=True)
+    assert b"TypeError" in piped.stderr
+
+
 # --- what it leaves, and what it holds
 
 
@@ -382,7 +420,12 @@ def test_tables_are_walked_after_privileges_are_dropped(netns, reader):
     spaces = [netns() for _ in range(12)]
     for namespace in spaces:
         namespace.fill(1)
-    with subprocess.Popen(reader(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+    with (
+        open(os.devnull, "wb") as nowhere,
+        subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=nowhere) as sink,
+        subprocess.Popen(reader(), stdin=subprocess.PIPE, stdout=sink.stdin) as process,
+    ):
+        sink.stdin.close()
         process.stdin.write(request("table", *(each.path for each in spaces)))
         begun = time.monotonic()
         process.stdin.close()

@@ -560,6 +560,7 @@ def main(monkeypatch):
             order.append(round(seconds))
 
     monkeypatch.setattr(reader, "TimeLimit", TimeLimit)
+    monkeypatch.setattr(reader, "is_pipe", lambda descriptor: True)
     monkeypatch.setattr(reader, "protect_process", lambda: order.append("protect"))
     monkeypatch.setattr(reader, "drop_privileges", lambda: order.append("drop"))
     monkeypatch.setattr(reader, "write", order.append)

@@ -4,7 +4,7 @@
 It stands alone (standard library only), runs isolated (-I -S) and takes no arguments. It reads one
 request from standard input, checks it against a closed grammar, opens what needs privileges, goes
 back to its own namespace, drops all privileges, and only then writes what it reads, unparsed, to
-standard output.
+standard output. Both are pipes, or it ends.
 
     request   = what *argument            each field ends with a NUL byte, the whole with EOF
     what      = "limits" *where           nf_conntrack_count and nf_conntrack_max; ctnetlink's count
@@ -49,6 +49,7 @@ import ctypes
 import errno
 import os
 import signal
+import stat
 import struct
 import sys
 import time
@@ -961,6 +962,15 @@ def write(data: bytes | memoryview) -> None:
         data = data[os.write(1, data) :]
 
 
+def is_pipe(descriptor: int) -> bool:
+    """Return whether a descriptor is a pipe.
+
+    Nothing ends a process that waits for a file of a FUSE server that does not answer, and its
+    namespaces would live as long.
+    """
+    return stat.S_ISFIFO(os.fstat(descriptor).st_mode)
+
+
 def main() -> int:
     """Answer one request; return the exit status."""
     if sys.stdin is None or sys.stdout is None or sys.stderr is None:
@@ -968,6 +978,10 @@ def main() -> int:
     protect_process()
     limit = TimeLimit()
     limit.set(LIFETIME)
+    if not (is_pipe(0) and is_pipe(1)):
+        return 2
+    if not is_pipe(2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     try:
         what, *arguments = read_request(0)
         limit.set(PREPARATION)
