@@ -516,6 +516,20 @@ def test_empty_table_is_not_dumped(monkeypatch, tmp_path, no_sockets):
         assert {frame.data for frame in frames[1::2]} == {b""}
 
 
+def test_tables_are_asked_for_where_they_are_walked_later(monkeypatch, tmp_path):
+    """The walk of a hash begins when privileges are gone: each dump is a deferred one."""
+    asked = []
+    monkeypatch.setattr(reader, "SYSCTLS", f"{tmp_path}/")
+    (tmp_path / reader.COUNT).write_text("1\n")
+    monkeypatch.setattr(reader, "require_ctnetlink", lambda: None)
+    monkeypatch.setattr(
+        reader, "request_dump", lambda *_, deferred=False: asked.append(deferred) or Answers()
+    )
+    for filters in ([], [b"2:", b"10:"]):
+        reader.prepare(b"table", [b"/proc/self/ns/net", *filters])
+    assert asked == [True, True, True]
+
+
 def test_file_of_another_namespace_is_stale(tmp_path):
     (tmp_path / "one").write_text("1")
     owners = {}
