@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # Debian packages: what tests/kernel needs; what tests/fleet needs, where a second nrpe that takes
-# arguments is built from source; what builds the packages; what tests/packages needs.
+# arguments is built from source; what builds the packages; what tests/vm needs; what
+# tests/packages needs.
 KERNEL := conntrack nftables iproute2 sudo util-linux systemd
 FLEET := nagios-nrpe-server nagios-nrpe-plugin nagios4-core gcc libc6-dev libssl-dev make
 FLEET += icinga2-bin icinga2-common openssl graphite-carbon graphite-web influxdb zabbix-agent
@@ -14,11 +15,12 @@ FLEET += mariadb-client-core
 # Where Node.js was not installed from Debian, it has an npm of its own.
 FLEET += $(shell command -v npm >/dev/null || echo npm)
 PACKAGING := debhelper dh-python dpkg-dev python3-nagiosplugin rpm
+VM := qemu-system-x86 mmdebstrap cpio
 PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help run unit test incidents programs load definitions graphs screens deb rpm dist pyz packaging
-.PHONY: release test-packages lint bench fuzz clean
+.PHONY: release test-packages kernels lint bench fuzz clean
 
 help:
 	@echo 'make run            install into $(VENV) and run every check against this host'
@@ -28,6 +30,8 @@ help:
 	@echo 'make lint           run ruff, mypy, import-linter, bandit and pip-audit'
 	@echo 'make definitions    write the Icinga commands, the Director basket and the graphs anew'
 	@echo 'make incidents      stage every incident with real traffic; print what the checks say'
+	@echo 'make kernels        run the kernel tests on older and newer kernels, in qemu; write the table'
+	@echo '                    in docs/kernels.md. QUICK=yes runs a part on the oldest and the newest'
 	@echo 'make fuzz           try generated input for FUZZ_SECONDS (60)'
 	@echo 'make bench          measure speed and memory'
 	@echo 'make load           send 2,000 requests to an NRPE agent, 50 at a time'
@@ -139,6 +143,17 @@ release: packaging $(VENV)/.tested $(VENV)/.packaged
 test-packages: packaging $(VENV)/.tested $(VENV)/.packaged
 	$(call install,$(KERNEL) $(PACKAGES))
 	$(BIN)/python -m pytest tests/packages
+
+# Kernels and system are packages of Debian, and kept in build/kernels. Takes an hour; QUICK=yes a few
+# minutes.
+kernels: $(VENV)/.made
+	$(call install,$(VM))
+ifdef QUICK
+	$(BIN)/python tests/vm/kernels.py --quick --optional --limit 900
+else
+	$(BIN)/python tests/vm/kernels.py
+	$(BIN)/python tests/vm/kernels.py --table docs/kernels.md
+endif
 
 lint: $(VENV)/.linted
 	$(BIN)/ruff check

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support import features
 from support.commands import INACTIVE, NOBODY, hidden, passing, run
 from support.machine import SYSCTLS, machine_limit
 
@@ -65,6 +66,7 @@ def test_one_entry_below_the_limit_is_not_full(netns, usage):
 
 def test_without_a_limit_nothing_is_full_and_other_thresholds_apply(netns, usage):
     namespace = netns()
+    features.need_limit_of_zero()
     namespace.fill(500)
     with machine_limit(0):
         plain = usage(before=namespace.command())

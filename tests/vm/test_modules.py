@@ -1,0 +1,114 @@
+"""Checks where nf_conntrack is a module that goes and comes back: in a machine of its own only."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from support import overflow
+from support.commands import NOBODY
+from support.netns import Namespace, wait_until
+
+OURS = ("nf_", "nft_", "nfnetlink", "xt_", "x_tables", "ip_tables", "ip6_tables", "iptable_")
+CONNTRACK = ("nf_conntrack", "nf_conntrack_netlink")
+
+
+class Host(Namespace):
+    """The namespace that the tests run in, as one to overflow."""
+
+    path = "/proc/self/ns/net"
+
+    def command(self, *words):
+        return [*map(str, words)]
+
+
+def loaded():
+    """The modules that are loaded, and how many others use each."""
+    lines = Path("/proc/modules").read_text().splitlines()
+    return {line.split()[0]: int(line.split()[2]) for line in lines}
+
+
+def unload():
+    """Remove nf_conntrack and all that uses it; namespaces are taken down in their own time."""
+
+    def gone():
+        unused = [name for name, users in loaded().items() if not users and name.startswith(OURS)]
+        subprocess.run(["rmmod", *unused], capture_output=True)
+        return "nf_conntrack" not in loaded()
+
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    assert wait_until(gone, 60), loaded()
+
+
+def load():
+    subprocess.run(["modprobe", "-a", *CONNTRACK], check=True)
+
+
+@pytest.fixture
+def host(need):
+    """The host's namespace, where connections are tracked and lost; loaded modules afterwards."""
+    need("ip", "nft", "conntrack", "modprobe", "rmmod")
+    if not os.environ.get("CHECK_CONNTRACK_VM"):
+        pytest.skip("unloads modules: only in the machine of make kernels")
+    made = Host("host")
+    made.run("ip", "route", "add", "local", "10.0.0.0/8", "dev", "lo")
+    try:
+        yield made
+    finally:
+        subprocess.run(["ip", "route", "del", "local", "10.0.0.0/8", "dev", "lo"])
+        subprocess.run(["nft", "flush", "ruleset"])
+        load()
+
+
+def test_full_keeps_the_drops_of_a_module_that_was_loaded_anew(host, full, tmp_path):
+    tmp_path.chmod(0o755)
+    log = tmp_path / "kern.log"
+    stamp = [
+        time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() - n)) for n in (9e4, 1)
+    ]
+    log.write_text("".join(f"{each} router kernel: all is quiet\n" for each in stamp))
+    log.chmod(0o644)
+
+    def check():
+        return full("--log", log)
+
+    def lose():
+        before = check()
+        host.track()
+        overflow.overflow(host, datagrams=20)
+        after = check()
+        return before, after
+
+    load()
+    before, lossy = lose()
+    assert "full_drops" not in before.perfdata or before.value("full_drops") == 0
+    assert lossy.value("full_drops") >= 15, lossy.out
+    unload()
+    without = check()
+    assert "conntrack is not active on this host" in without.status
+    load()
+    anew = check()
+    assert anew.value("drop_total") == 0, anew.out
+    _, again = lose()
+    assert 15 <= again.value("drop_total") < lossy.value("drop_total") + 15
+    assert again.value("full_drops") == lossy.value("full_drops") + again.value("drop_total"), (
+        again.out
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--netns", "all"), ("--sudo",), ("--sudo", "--netns", "all")]
+)
+@pytest.mark.parametrize("check", ["usage", "full", "table"])
+def test_check_loads_no_module(host, request, sudoers, check, options):
+    run = request.getfixturevalue(check)
+    with Namespace():
+        unload()
+        before = loaded()
+        results = [run(*options, user=user) for user in ((), NOBODY)]
+        assert loaded().keys() == before.keys()
+    assert any("conntrack is not active" in result.out for result in results)
