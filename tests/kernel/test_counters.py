@@ -21,10 +21,8 @@ def namespace(need):
 
 
 def as_text(namespace):
-    try:
-        return ct.parse_text(namespace.run("cat", ct.PATH).encode())
-    except RuntimeError:
-        pytest.skip(f"this kernel has no {ct.PATH}")
+    features.need_procfs()
+    return ct.parse_text(namespace.run("cat", ct.PATH).encode())
 
 
 def over_netlink(namespace):

@@ -6,6 +6,7 @@ A test that needs a feature skips where the kernel lacks it, and says so.
 from __future__ import annotations
 
 import functools
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 STATS_CPU = ctnetlink.message(
     counters.IPCTNL_MSG_CT_GET_STATS_CPU, netlink.NLM_F_REQUEST | netlink.NLM_F_DUMP, 1
 )
+
+
+def has_procfs() -> bool:
+    """Tell whether conntrack has files in /proc/net (CONFIG_NF_CONNTRACK_PROCFS)."""
+    return os.path.exists("/proc/net/nf_conntrack")
+
+
+def need_procfs() -> None:
+    """Skip where conntrack has no files in /proc/net."""
+    if not has_procfs():
+        pytest.skip("this kernel has no /proc/net/nf_conntrack")
 
 
 def need_limit_of_zero() -> None:
