@@ -115,6 +115,13 @@ def test_ring_that_has_wrapped_in_the_window_covers_its_rest(monkeypatch):
     assert codes(found) == [("/dev/kmsg", reasons.BEGINS_LATER)]
 
 
+def test_ring_of_a_boot_within_the_window_is_not_too_small(monkeypatch):
+    sources = Sources(monkeypatch, ring=WHOLE._replace(first_sequence=0), shown=HEARD, probe=EARLIER)
+    found = look(start=BOOTED - 500.0)
+    assert sources.read[:2] == ["ring", "journal"]
+    assert "/dev/kmsg" not in [path for path, _ in codes(found)]
+
+
 @pytest.mark.parametrize("width", [0.0, 0.5, 30.0])
 def test_records_lost_in_the_window_split_the_span_of_the_ring(monkeypatch, width):
     lost = WHOLE._replace(lost=7, losses=(Span(950.0, 950.0 + width),))

@@ -226,7 +226,8 @@ class _Gathering:
         spans = union((*gaps(_widened(ring.losses), Span(start, self.window.end)), *known))
         if ring.lost and self._gaps([Span(start, self.window.end)]) != self._gaps(spans):
             return SourceProblem(kmsg.PATH, reasons.RECORDS_LOST, str(ring.lost)), spans
-        if self._gaps(spans):
+        # A ring that begins with the boot has lost nothing: the gap is the time before it.
+        if ring.first_sequence != 0 and self._gaps(spans):
             return SourceProblem(kmsg.PATH, reasons.BEGINS_LATER), spans
         return None, spans
 
