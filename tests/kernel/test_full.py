@@ -92,6 +92,7 @@ def line(ago: float, text: str = TABLE_FULL, host: str = "router") -> str:
 
 
 def test_full_finds_an_overflow_with_its_namespace_and_its_counters(overflowed, full):
+    features.need_names_in_log()
     name, age = overflowed
     result = full("--netns", name, "--since", f"{age:.0f}s", user=())
     assert result.code == 2
@@ -108,6 +109,7 @@ def test_full_finds_an_overflow_with_its_namespace_and_its_counters(overflowed, 
 
 
 def test_full_all_names_the_namespace_that_lost_packets(overflowed, full):
+    features.need_names_in_log()
     name, age = overflowed
     result = full("--netns", "all", "--since", f"{age:.0f}s", user=())
     assert result.code == 2
@@ -117,8 +119,23 @@ def test_full_all_names_the_namespace_that_lost_packets(overflowed, full):
     assert labels.index(f"{name}::table_full") > labels.index("search_restart_total")
 
 
+def test_full_all_finds_by_the_counters_whose_messages_without_a_name_are(overflowed, full):
+    if features.log_names_namespaces():
+        pytest.skip("this kernel's log names the namespace")
+    name, age = overflowed
+    result = full("--netns", "all", "--since", f"{age:.0f}s", user=())
+    assert result.code == 2
+    said = rf"latest \d+s ago in namespace {name} by the counters \(kernel log"
+    assert re.search(said, result.status)
+    assert result.value("table_full") >= 1
+    assert result.value(f"{name}::full_drops") > 0
+    alone = full("--netns", name, "--since", f"{age + 20:.0f}s", "--no-state", user=())
+    assert (alone.code, alone.value("table_full") >= 1) == (2, True)
+
+
 def test_full_a_namespace_with_a_reused_number_is_not_blamed(need, full):
     need("ip", "nft", "conntrack")
+    features.need_names_in_log()
     for number in range(10):
         # The kernel gives the lowest free number, and takes namespaces down in its own time: one
         # of another test must not become free meanwhile.

@@ -66,8 +66,8 @@ def hidden(script: str) -> list[str]:
 def passing(seconds: float) -> list[str]:
     """Return a prefix that runs a command as if it were so many seconds later.
 
-    Offsets of a time namespace are absolute: the tests may run in one themselves. Up to some kernel
-    after 5.10 only a child is in the new namespace, not the process that has made it.
+    Offsets of a time namespace are absolute: the tests may run in one themselves. On older kernels
+    (seen on 5.10) only a child is in the new namespace, not the process that has made it.
     """
     offset = 0
     if os.path.exists("/proc/self/timens_offsets"):

@@ -116,7 +116,9 @@ def test_ring_that_has_wrapped_in_the_window_covers_its_rest(monkeypatch):
 
 
 def test_ring_of_a_boot_within_the_window_is_not_too_small(monkeypatch):
-    sources = Sources(monkeypatch, ring=WHOLE._replace(first_sequence=0), shown=HEARD, probe=EARLIER)
+    sources = Sources(
+        monkeypatch, ring=WHOLE._replace(first_sequence=0), shown=HEARD, probe=EARLIER
+    )
     found = look(start=BOOTED - 500.0)
     assert sources.read[:2] == ["ring", "journal"]
     assert "/dev/kmsg" not in [path for path, _ in codes(found)]
