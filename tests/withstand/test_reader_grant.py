@@ -102,6 +102,7 @@ def test_grant_covers_no_argument(reader, word):
         b"limits\0/proc/self/exe\0",
         b"log\0log\0",
         b"owners\0/etc/shadow\0",
+        b"events\0/etc/shadow\00010\0",
         b"owners\0/var/log/pods\0/proc/self/ns/uts\0",
         b"text\0//\0",
         b"limits\0" + b"/../" * 1000 + b"etc/shadow\0",
@@ -410,6 +411,7 @@ def test_hang_up_ends_a_reader_that_a_terminal_stopped_at_any_moment(reader, dic
 
 WORDS = [
     *(b"limits", b"counters", b"timeouts", b"table", b"text", b"log", b"owners", b"expectations"),
+    *(b"events", b"events", b"events", b"10", b"30001"),
     *(b"processes", b"/proc/self/ns/net", b"/proc/1/ns/net", b"/run/netns/none", b"/etc/shadow"),
     *(b"/dev/zero", b"/proc/self/ns/mnt", b"/proc/self/fd/0", b"/proc/self/task/1/ns/net"),
     *(b"", b"x", b"/", b"0:", b"2:", b"10:", b"2:0800030000000006", b"2:08001a0000000006"),
