@@ -23,7 +23,8 @@ LIMIT = 262144
 HOURS, STEP = 6, 60
 # Minutes between two runs, as the services are shipped.
 EVERY = {"usage": 1, "full": 5, "table": 5}
-PREFIX = "icinga2.gateway.services.conntrack-{0}.conntrack_{0}"
+HOST = "gateway"
+PREFIX = "icinga2." + HOST + ".services.conntrack-{0}.conntrack_{0}"
 # Shares of the entries, in percent, before the incident and at its height.
 SHARES = {
     "tcp": (80, 92), "udp": (18, 7), "icmp": (2, 1), "assured": (75, 35), "unreplied": (8, 60),

@@ -2,9 +2,10 @@
 """Photograph the front end: `make screens`, pictures in build/screens, in both themes.
 
 Icinga 2 with its IDO and the shipped services, Icinga Web with its modules monitoring, graphite and
-director, carbon and graphite-web with the incident of draw_graphs.py, MariaDB, and Chromium. All of
-it runs in temporary folders, on free ports of the loopback. The checks' output is real: they look
-at this host, and at a table and a log made for the purpose. Runs as root on Debian.
+director, carbon and graphite-web with the incident of draw_graphs.py, MariaDB, and Chromium; and
+the dashboard for Grafana, see draw_boards.py. All of it runs in temporary folders, on free ports of
+the loopback. The checks' output is real: they look at this host, and at a table and a log made for
+the purpose. Runs as root on Debian.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 TREE = Path(__file__).parents[2]
 sys.path[:0] = [str(TREE / "tests"), str(TREE / "plugins"), str(Path(__file__).parent)]
 
+import draw_boards  # noqa: E402
 import draw_graphs  # noqa: E402
 
 from support import tables  # noqa: E402
@@ -38,7 +40,7 @@ from support.icinga_nodes import COMMANDS, SERVICES, SHIPPED  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HOST, USER = "gateway", "icingaadmin"
+HOST, USER = draw_graphs.HOST, "icingaadmin"
 THEMES = ("dark", "light")
 WIDTH = 1400
 FULL = "nf_conntrack: nf_conntrack: table full, dropping packet"
@@ -184,10 +186,10 @@ def icinga_web(director: Director, graphite: Graphite) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def photograph(address: str, file: Path, height: int, home: Path) -> None:
+def photograph(address: str, file: Path, height: int, home: Path, width: int = WIDTH) -> None:
     """Have Chromium draw a page, after its scripts had time to load the graphs."""
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += [f"--user-data-dir={home}", f"--window-size={WIDTH},{height}"]
+    command += [f"--user-data-dir={home}", f"--window-size={width},{height}"]
     command += ["--virtual-time-budget=20000", f"--screenshot={file}", address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert file.exists(), done.stderr[-2000:]
@@ -199,7 +201,7 @@ def main() -> int:
     target.mkdir(parents=True, exist_ok=True)
     start = (int(time.time()) // 60 - draw_graphs.HOURS * 60) * 60
     with contextlib.ExitStack() as stack:
-        tops = [stack.enter_context(folder()) for _ in range(5)]
+        tops = [stack.enter_context(folder()) for _ in range(6)]
         database = stack.enter_context(Database(tops[0]).started())
         for name, schema in SCHEMAS.items():
             database.query(f"CREATE DATABASE {name} CHARACTER SET utf8mb4", "mysql")
@@ -229,6 +231,13 @@ def main() -> int:
                 file = target / f"{name}-{theme}.png"
                 photograph(f"{address}/{path}", file, height, tops[4] / theme)
                 print(file, flush=True)
+
+        def photograph_board(address: str, name: str, height: int) -> None:
+            file = target / f"{name}.png"
+            photograph(address, file, height, tops[4] / name, draw_boards.WIDTH)
+            print(file, flush=True)
+
+        draw_boards.draw(graphite, tops[5], start, photograph_board)
     return 0
 
 

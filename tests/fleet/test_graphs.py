@@ -91,10 +91,12 @@ def written_down(printed):
     for service, (code, out) in printed.items():
         check = service.rpartition("-")[2]
         first, line_break, rest = out.partition("\n")
-        has = perfdata.parse(first.partition(" | ")[2])
+        status, bar, data = first.partition(" | ")
+        has = perfdata.parse(data)
         names = [label.name for label in LABELS[check] if label.name not in has]
-        more = "".join(f" {name}={7 + at};80;90" for at, name in enumerate(names))
-        found[service] = (code, first + more + line_break + rest)
+        more = "".join(f"{name}={7 + at};80;90 " for at, name in enumerate(names))
+        # In front: to Icinga all that follows NAMESPACE::LABEL is of that namespace.
+        found[service] = (code, status + bar + more + data + line_break + rest)
     return found
 
 
@@ -121,8 +123,9 @@ def past():
 
 
 def value_then(number: int, label: str) -> float:
-    """What a label of the past was at a run: each rises at its own pace, shares below 100."""
-    return 1 + (len(label) + 1) * number**2 / (100 if label.endswith("_share") else 1)
+    """What a label of the past was at a run: each rises at its own pace, below its ceiling."""
+    pace = {"share": 0.01, "at": 0.001}.get(label.rpartition("_")[2], 1)
+    return 1 + pace * (len(label) + 1) * number**2
 
 
 def expected(label: str, step: int, *, rate: bool) -> list[float]:
