@@ -120,7 +120,7 @@ class Histories:
         return change
 
     def _with_run(self, namespace: Namespace, kept: object) -> Series:
-        series = trend.belonging_to(decode(Series, kept), self._boot, namespace.identity)
+        series = trend.belonging_to(decode(Series, kept), self._boot, namespace.identity, self._now)
         if namespace.limits is None:
             return series
         return trend.with_run(series, namespace.limits, self._now, self._window)
@@ -242,11 +242,17 @@ def usage_of(report: Report, results: Results) -> str:
     return nagios.print_value(results[name]) if name in results else ""
 
 
-def change_text(change: trend.LimitChange, at: Moment) -> str:
-    """Return a changed limit in words: "limit lowered from 262144 to 4000 between 11:40 and 11:45".
+def change_text(change: trend.Change, at: Moment) -> str:
+    """Return a change in words: "limit lowered from 262144 to 4000 between 11:40 and 11:45".
 
     at: the moment of this run.
     """
+    if change.what == trend.BOOT:
+        when = render.clock_time(change.before.wall, at.wall)
+        held = (
+            f", with {render.plural(change.old, 'entry', 'entries')} before" if change.old else ""
+        )
+        return f"host booted at {when}{held}"
     verb = "lowered" if change.new and not 0 < change.old < change.new else "raised"
     name = "limit" if change.what == "limit" else "hash buckets"
     if change.what != "limit":
@@ -258,6 +264,13 @@ def change_text(change: trend.LimitChange, at: Moment) -> str:
     if first == last:
         return f"{name} {verb} {numbers} at {last}"
     return f"{name} {verb} {numbers} between {first} and {last}"
+
+
+def change_lines(series: Series | None, window: float = 0.0) -> list[str]:
+    """Return what changed within a day, or within so many seconds if these are more."""
+    changes = series.recent_changes(window) if series else ()
+    texts = (change_text(change, series.last) for change in changes if series)
+    return [text[:1].upper() + text[1:] for text in texts]
 
 
 def too_high_or_low(result: Result) -> str:

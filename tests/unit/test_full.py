@@ -638,6 +638,13 @@ def test_full_a_limit_that_was_lowered_is_said(host):
     assert "since the last message" not in run.text
 
 
+def test_full_a_boot_in_the_window_is_in_the_long_output(host):
+    host.run()
+    host.reboots()
+    run = host.run("-v")
+    assert any(line.startswith("Host booted at ") for line in run.lines)
+
+
 def test_full_a_message_under_a_lowered_limit_is_no_peak_of_the_higher_one(host):
     host.own.limit = 262144
     host.run()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from check_conntrack.state import state_store, trend
 from check_conntrack.state.codec import encode
 from check_conntrack.state.state_store import Store
-from check_conntrack.state.trend import LimitChange, Moment, Peak, Sample, Series
+from check_conntrack.state.trend import Change, Moment, Peak, Sample, Series
 
 PLUGINS = os.path.dirname(os.path.dirname(os.path.dirname(state_store.__file__)))
 
@@ -500,7 +500,7 @@ def test_as_many_series_as_are_kept_fit_into_a_file(store):
     samples = tuple(Sample(99_999_999.0 + at / 10, 2**32 - 1) for at in range(32))
     peaks = tuple(Peak(20_000 + day, 2**32 - 1) for day in range(30))
     moment = Moment(99_999_999.9, 9_999_999_999.9)
-    change = LimitChange("buckets", 2**32 - 1, 2**32 - 1, moment, moment)
+    change = Change("buckets", 2**32 - 1, 2**32 - 1, moment, moment)
     series = encode(
         Series(
             "b" * 36, "4026532177@1800000000.123", samples, peaks, 2**32 - 1, 2**32 - 1, moment

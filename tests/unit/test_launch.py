@@ -250,6 +250,7 @@ def test_a_run_imports_nothing_that_it_does_not_need():
         "check_conntrack.render",
         "check_conntrack.ranges",
         "check_conntrack.state",
+        "check_conntrack.state.forecast",
         "check_conntrack.state.trend",
         "check_conntrack.state.state_store",
         "check_conntrack.kernel",

@@ -515,6 +515,16 @@ def test_time_left_is_not_told_without_growth(reader, sysctls, inspect, clock):
     assert "full in" not in run.out
 
 
+def test_table_tells_changed_limit_and_buckets_in_the_long_output(reader, sysctls, inspect):
+    for limit, buckets in ((1000, 512), (2000, 1024)):
+        reader.answers.clear()
+        sysctls.holds(900, limit, buckets)
+        reader.hands_out("table", *dump(900), flows_dump.done())
+        run = inspect("-v")
+    assert any(line.startswith("Limit raised from 1000 to 2000 ") for line in run.lines)
+    assert any(line.startswith("Hash buckets raised from 512 to 1024 ") for line in run.lines)
+
+
 def test_peaks_of_further_namespaces_share_one_file(reader, sysctls, inspect, netns, tmp_path):
     directory = netns(**{f"r{at}": 100 + at for at in range(1, 6)})
     for count in (900, 50):

@@ -10,63 +10,9 @@ from check_conntrack import render
 from check_conntrack.kernel.limits import Limits
 from check_conntrack.state import trend
 from check_conntrack.state.codec import decode, encode
-from check_conntrack.state.trend import LimitChange, Moment, Peak, Sample, Series
+from check_conntrack.state.trend import Change, Moment, Peak, Sample, Series
 
-BURSTS = st.integers(-(10**6), 10**6)
-
-
-def line(number, slope, step=200, start=1000):
-    return [Sample(at * step, start + slope * at * step) for at in range(number)]
-
-
-@given(st.integers(3, 32), st.integers(-50, 50), st.integers(150, 3600))
-def test_the_growth_of_a_straight_line_is_its_slope(number, slope, step):
-    assert trend.growth(line(number, slope, step)) == slope
-
-
-@pytest.mark.parametrize("number", range(3, 33))
-@pytest.mark.parametrize("burst", [-900, 7, 100000])
-def test_a_burst_in_any_one_run_is_no_growth(number, burst):
-    for at in range(number):
-        samples = line(number, 0)
-        samples[at] = samples[at]._replace(entries=1000 + burst)
-        assert trend.growth(samples) == 0
-
-
-@given(st.integers(4, 32), st.integers(-50, 50), BURSTS, st.data())
-def test_from_four_runs_on_a_burst_does_not_move_the_growth(number, slope, burst, data):
-    samples = line(number, slope)
-    at = data.draw(st.integers(0, number - 1))
-    samples[at] = samples[at]._replace(entries=samples[at].entries + burst)
-    assert trend.growth(samples) == slope
-
-
-@given(st.integers(-50, 50), BURSTS, st.integers(0, 2))
-def test_a_burst_among_three_runs_never_makes_the_growth_look_steeper(slope, burst, at):
-    samples = line(3, slope)
-    samples[at] = samples[at]._replace(entries=samples[at].entries + burst)
-    assert abs(trend.growth(samples)) <= abs(slope)
-
-
-@given(st.integers(10, 32), st.data())
-def test_two_bursts_among_ten_runs_do_not_move_the_growth(number, data):
-    samples = line(number, 3)
-    for at in data.draw(st.sets(st.integers(0, number - 1), min_size=2, max_size=2)):
-        samples[at] = samples[at]._replace(entries=data.draw(st.integers(0, 10**6)))
-    assert trend.growth(samples) == 3
-
-
-def test_growth_is_unknown_below_three_runs_or_five_minutes():
-    assert trend.growth([]) is None
-    assert trend.growth(line(2, 1, step=1000)) is None
-    assert trend.growth(line(3, 1, step=149)) is None
-    assert trend.growth(line(3, 1, step=150)) == 1
-    assert trend.growth(line(4, 1, step=99)) is None
-
-
-def test_two_runs_at_one_moment_do_not_divide_by_zero():
-    samples = [Sample(0.0, 10), Sample(0.0, 12), Sample(400.0, 10), Sample(400.0, 10)]
-    assert trend.growth(samples) == 0
+NOW = Moment(60.0, 1_800_000_700.0)
 
 
 @given(
@@ -89,14 +35,15 @@ def test_what_is_kept_is_bounded_lies_in_the_window_and_ends_with_the_newest(mom
         assert kept[0] == inside[0], "the window would shrink"
 
 
-def test_thinning_run_after_run_keeps_the_window_evenly_covered():
+def test_thinning_keeps_the_newest_runs_and_ever_fewer_of_the_older_ones():
     kept = ()
-    for at in range(0, 36000, 60):
+    for at in range(0, 36000, 10):
         kept = trend.extended(kept, Sample(float(at), at), 3600)
     assert len(kept) == trend.MOST_SAMPLES
-    gaps = [later.at - earlier.at for earlier, later in zip(kept, kept[1:])]
     assert kept[-1].at - kept[0].at > 3000
-    assert max(gaps) <= 600
+    ages = [kept[-1].at - sample.at for sample in kept]
+    assert ages[-5:] == [40, 30, 20, 10, 0]
+    assert all(old <= 2 * new for old, new in zip(ages, ages[1:-2]))
 
 
 def test_a_clock_that_went_backwards_leaves_what_is_to_come_out():
@@ -106,25 +53,6 @@ def test_a_clock_that_went_backwards_leaves_what_is_to_come_out():
 
 def test_a_second_run_at_the_same_moment_takes_the_place_of_the_first():
     assert trend.extended([Sample(10.0, 1)], Sample(10.0, 3), 3600) == ((10.0, 3),)
-
-
-def test_time_to_full_is_the_room_left_over_the_growth():
-    assert trend.time_to_full(900, 1000, 0.5) == 200
-    assert trend.time_to_full(1000, 1000, None) == 0
-    assert trend.time_to_full(1200, 1000, -3.0) == 0
-
-
-@pytest.mark.parametrize(
-    ("entries", "limit", "slope"),
-    [(5, 0, 1.0), (5, 10, None), (5, 10, 0.0), (5, 10, -1.0), (0, trend.FARTHEST, 1.0)],
-    ids=["no limit", "unknown", "still", "shrinking", "farther than 30 days"],
-)
-def test_time_to_full_is_unknown_where_it_is_not_in_sight(entries, limit, slope):
-    assert trend.time_to_full(entries, limit, slope) is None
-
-
-def test_time_to_full_is_known_just_below_thirty_days():
-    assert trend.time_to_full(1, trend.FARTHEST, 1.0) == trend.FARTHEST - 1
 
 
 def test_the_peak_of_a_day_only_rises():
@@ -161,7 +89,9 @@ SERIES = st.builds(
     st.sampled_from(["boot", "other"]),
     st.sampled_from(["7", "7@1800000000.123"]),
     st.lists(
-        st.builds(Sample, st.integers(0, 10**7).map(lambda n: n / 10), COUNTS), max_size=32
+        st.builds(Sample, st.integers(0, 10**7).map(lambda n: n / 10), COUNTS),
+        max_size=32,
+        unique_by=lambda sample: sample.at,
     ).map(lambda samples: tuple(sorted(samples))),
     st.dictionaries(st.integers(0, 40000), COUNTS, max_size=30).map(
         lambda peaks: tuple(Peak(*pair) for pair in sorted(peaks.items()))
@@ -170,27 +100,66 @@ SERIES = st.builds(
     st.none() | COUNTS,
     MOMENTS,
     st.lists(
-        st.builds(
-            LimitChange, st.sampled_from(["limit", "buckets"]), COUNTS, COUNTS, MOMENTS, MOMENTS
-        ),
+        st.builds(Change, st.sampled_from(["limit", "buckets"]), COUNTS, COUNTS, MOMENTS, MOMENTS),
         max_size=4,
     ).map(tuple),
+    st.floats(0, 10**6),
 )
 
 
 @given(SERIES)
 def test_a_series_comes_back_as_it_was_kept(series):
     kept = decode(Series, json.loads(json.dumps(encode(series))))
-    assert trend.belonging_to(kept, series.boot, series.identity) == series
+    assert trend.belonging_to(kept, series.boot, series.identity, NOW) == series
 
 
 @given(SERIES)
 def test_another_boot_drops_the_samples_and_another_namespace_all_but_the_peaks(series):
-    restarted = trend.belonging_to(series, "third", series.identity)
+    restarted = trend.belonging_to(series, "third", series.identity, NOW)
     last = series.last._replace(up=0.0)
-    assert restarted == series._replace(boot="third", samples=(), last=last)
-    recreated = trend.belonging_to(series, series.boot, "8")
+    assert restarted._replace(changes=()) == series._replace(
+        boot="third", samples=(), last=last, changes=(), gap=0.0
+    )
+    recreated = trend.belonging_to(series, series.boot, "8", NOW)
     assert recreated == Series(series.boot, "8", peaks=series.peaks)
+
+
+@given(SERIES)
+def test_no_change_of_an_earlier_boot_has_a_time_of_this_one(series):
+    restarted = trend.belonging_to(series, "third", series.identity, NOW)
+    assert len(restarted.changes) <= trend.MOST_CHANGES
+    assert all(change.after.up == change.before.up == 0 for change in restarted.changes)
+
+
+def test_a_boot_is_a_change_with_its_time_and_the_count_before():
+    series = run_at(Series("a", "1"), 600, entries=70)
+    series = trend.belonging_to(series, "b", "1", NOW)
+    booted = Moment(0.0, NOW.wall - NOW.up)
+    assert series.changes == (Change("boot", 70, 0, Moment(0.0, 1_800_000_600.0), booted),)
+    series = run_at(series, 60, entries=5, ahead=640)
+    assert series.held_before_boot(3600) == 70
+    assert series.recent_changes() == series.changes
+    series = run_at(series, 5000, entries=5, ahead=640)
+    assert series.held_before_boot(3600) == 0
+    series = run_at(series, 100_000, entries=5, ahead=640)
+    assert series.recent_changes() == ()
+    assert series.recent_changes(200_000) == series.changes
+
+
+def test_a_boot_is_none_where_nothing_is_known_of_the_time_before():
+    assert trend.belonging_to(Series("a", "1"), "b", "1", NOW).changes == ()
+    series = run_at(Series("", "1"), 600)
+    assert trend.belonging_to(series, "b", "1", NOW).changes == ()
+
+
+def test_the_interval_is_the_usual_gap_between_runs():
+    series = run_at(Series("b", "1"), 1000)
+    assert series.interval == 0
+    assert run_at(run_at(series, 6000), 11000).interval == 5000, "none of them is in the window"
+    assert run_at(series, 1300).interval == 300
+    for at in (1060, 1120, 1125, 1180, 1240, 1300):
+        series = run_at(series, at)
+    assert series.interval == 60
 
 
 JSON = st.recursive(
@@ -204,7 +173,7 @@ JSON = st.recursive(
 
 @given(st.one_of(JSON, st.tuples(st.just("b"), st.just("1"), JSON, JSON).map(list)))
 def test_anything_that_was_not_written_so_is_no_series(kept):
-    series = trend.belonging_to(decode(Series, kept), "b", "1")
+    series = trend.belonging_to(decode(Series, kept), "b", "1", NOW)
     for when, entries in (*series.samples, *series.peaks):
         assert 0 <= when < 1e12
         assert entries >= 0
@@ -228,11 +197,12 @@ def test_anything_that_was_not_written_so_is_no_series(kept):
         [7],
         "12",
         {"1": 1},
-        [[1.0, 1]] * 33,
+        [[1.0, 1]] * 2,
+        [[float(at), 1] for at in range(33)],
     ],
 )
 def test_samples_that_were_not_written_so_are_dropped(pairs):
-    series = trend.belonging_to(decode(Series, ["b", "1", pairs, []]), "b", "1")
+    series = trend.belonging_to(decode(Series, ["b", "1", pairs, []]), "b", "1", NOW)
     assert series == Series("b", "1")
 
 
@@ -247,8 +217,8 @@ def test_a_changed_limit_is_dated_between_the_run_before_and_this_one():
     series = run_at(series, 600, limit=400, buckets=1024)
     before, now = Moment(300.0, 1_800_000_300.0), Moment(600.0, 1_800_000_600.0)
     assert series.changes == (
-        LimitChange("limit", 1000, 400, before, now),
-        LimitChange("buckets", 512, 1024, before, now),
+        Change("limit", 1000, 400, before, now),
+        Change("buckets", 512, 1024, before, now),
     )
     assert trend.lowered(series) == series.changes[0]
     assert trend.lowered(run_at(series, 700, limit=2000)) is None, "it was raised since"
@@ -265,7 +235,7 @@ def test_a_limit_of_0_is_higher_than_any_other(old, new, lowered):
 
 
 def test_a_limit_that_was_changed_while_the_host_restarted_is_known():
-    series = trend.belonging_to(run_at(Series("b", "1"), 600), "next", "1")
+    series = trend.belonging_to(run_at(Series("b", "1"), 600), "next", "1", NOW)
     series = run_at(series, 60, limit=500, ahead=1000)
     assert trend.lowered(series).old == 1000
     assert len(series.samples) == 1

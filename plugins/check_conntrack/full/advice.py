@@ -9,7 +9,7 @@ from __future__ import annotations
 from .. import nagios, render, reports
 from ..kernel.limits import read_expect_max
 from ..state import state_store, trend
-from ..state.trend import Moment
+from ..state.trend import LIMIT, Moment
 from .contexts import is_corroborated
 from .labels import INSTANCE_LABELS, LABELS
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nagiosplugin import Result, Results
 
     from ..state.state_store import Store
-    from ..state.trend import LimitChange
+    from ..state.trend import Change
     from .contexts import Findings
     from .evidence import Evidence
     from .namespace_reports import NamespaceReport
@@ -172,15 +172,25 @@ def limit_change(evidence: Evidence) -> tuple[str, ...]:
     return (*longest, text, text.partition(" between ")[0])
 
 
-def _changes(evidence: Evidence, report: NamespaceReport | None = None) -> list[LimitChange]:
+def other_changes(evidence: Evidence) -> list[str]:
+    """Return the changes of the buckets, and the boots, in the window."""
+    since = evidence.window.start
+    return [
+        _words(change, evidence)
+        for change in (evidence.series.changes if evidence.series else ())
+        if change.what != LIMIT and (since is None or change.before.wall >= since)
+    ]
+
+
+def _changes(evidence: Evidence, report: NamespaceReport | None = None) -> list[Change]:
     """Return the changes of the limit; none for a namespace that has a limit of its own."""
     series = evidence.series
     if report and report.prefix and series and report.limits:
         series = series if report.limits.limit == series.limit else None
-    return [each for each in series.changes if each.what == "limit"] if series else []
+    return [each for each in series.changes if each.what == LIMIT] if series else []
 
 
-def _words(change: LimitChange, evidence: Evidence) -> str:
+def _words(change: Change, evidence: Evidence) -> str:
     return reports.change_text(change, Moment(evidence.now.up, evidence.now.at))
 
 
@@ -223,7 +233,7 @@ def _named(evidence: Evidence) -> list[str]:
     return [*names, *(f"net:[{inode}]" for inode in log.gone)]
 
 
-def _raised_since(evidence: Evidence, report: NamespaceReport) -> LimitChange | None:
+def _raised_since(evidence: Evidence, report: NamespaceReport) -> Change | None:
     """Return the change that raised the limit after the table was last full."""
     full = _last_full(evidence, report)
     raised = [

@@ -138,8 +138,9 @@ def series_of(
     """Return what is known of a namespace's count and limit, that of this run included."""
     if namespace is None or namespace.limits is None:
         return run.series if run else None
-    series = trend.belonging_to(run.series if run else None, now.boot, namespace.identity)
-    return trend.with_run(series, namespace.limits, trend.Moment(now.up, now.at), 0.0)
+    moment = trend.Moment(now.up, now.at)
+    series = trend.belonging_to(run.series if run else None, now.boot, namespace.identity, moment)
+    return trend.with_run(series, namespace.limits, moment, 0.0)
 
 
 def write_service(store: Store, key: str, state: ServiceState) -> None:

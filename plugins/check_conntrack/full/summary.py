@@ -120,7 +120,8 @@ class FullSummary(nagios.StatusSummary):
                 list(dict.fromkeys(event.source for event in evidence.log.undated))
             )
             lines.append(f"Not counted: {self._undated()} in {sources} (--since all counts them)")
-        lines += [change.capitalize() for change in advice.limit_change(evidence)[:1]]
+        changes = (*advice.limit_change(evidence)[:1], *advice.other_changes(evidence))
+        lines += [change.capitalize() for change in changes]
         lines += self._namespaces()
         lines += advice.of_instance(evidence, results)
         lines += advice.lines(self.findings, results, self.session.store)

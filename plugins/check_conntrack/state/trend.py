@@ -1,6 +1,7 @@
-"""The history of a count: growth, peak, the time until it reaches a limit, changes of the limit.
+"""The history of a count: samples, peaks, and what changed: the limit, the buckets, a reboot.
 
-Pure functions and values; state_store.py keeps them between runs.
+Pure functions and values; state_store.py keeps them between runs, and forecast.py says how fast the
+count grows.
 """
 
 from __future__ import annotations
@@ -15,14 +16,12 @@ if TYPE_CHECKING:
     from ..kernel.limits import Limits
 
 
-MOST_SAMPLES = 32  # enough for a steady slope, few enough to compare each with each in 0.3 ms
-FEWEST_RUNS = 3
-SHORTEST_SPAN = 300.0  # seconds
+MOST_SAMPLES = 32
 PEAK_DAYS = 30
 DAY = 86400  # seconds
-FARTHEST = 30 * DAY  # seconds; what is farther away is not a forecast
-CHANGE_AGE = DAY  # seconds for which a changed limit is mentioned
-MOST_CHANGES = 4
+CHANGE_AGE = DAY  # seconds for which a change is mentioned, or the trend window if that is longer
+MOST_CHANGES = 6
+LIMIT, BUCKETS, BOOT = "limit", "buckets", "boot"
 LATEST = 1e11  # seconds; no clock will show more
 
 
@@ -52,11 +51,13 @@ class Peak(NamedTuple):
     entries: int
 
 
-class LimitChange(NamedTuple):
-    """A new limit or number of buckets.
+class Change(NamedTuple):
+    """A new limit, a new number of buckets, or a boot of the host.
 
-    what: "limit" or "buckets".
-    after, before: the last run that read the old number, and the first that read the new one.
+    what: LIMIT, BUCKETS or BOOT.
+    old, new: the numbers; of a boot the last count before it, and 0.
+    after, before: the last run that read the old number, and the first that read the new one; of a
+    boot, `before` is when it was.
     """
 
     what: str
@@ -72,7 +73,8 @@ class Series(NamedTuple):
     boot: the id of the boot (state_store.boot_id). identity: that of the namespace.
     samples: of the trend window, the newest last. peaks: of 30 days.
     limit, buckets: as last read; None if never. last: when.
-    changes: of the limit and the buckets, the newest last.
+    changes: the newest last.
+    gap: seconds between the last two runs; 0 if not known.
     """
 
     boot: str = ""
@@ -82,21 +84,34 @@ class Series(NamedTuple):
     limit: int | None = None
     buckets: int | None = None
     last: Moment = Moment()
-    changes: tuple[LimitChange, ...] = ()
+    changes: tuple[Change, ...] = ()
+    gap: float = 0.0
 
     @property
     def peak(self) -> int:
         """Return the largest count of 30 days; 0 if there is none."""
         return max((peak.entries for peak in self.peaks), default=0)
 
-    @property
-    def recent_changes(self) -> tuple[LimitChange, ...]:
-        """Return the changes of the last day."""
-        since = self.last.wall - CHANGE_AGE
+    def recent_changes(self, window: float = 0.0) -> tuple[Change, ...]:
+        """Return the changes of the last day, or of so many seconds if these are more."""
+        since = self.last.wall - max(CHANGE_AGE, window)
         return tuple(change for change in self.changes if change.before.wall >= since)
 
+    def held_before_boot(self, window: float) -> int:
+        """Return the count before the host booted; 0 if that was longer ago than the window."""
+        boots = (change for change in self.changes if change.what == BOOT)
+        since = self.last.wall - window
+        return max((change.old for change in boots if change.before.wall >= since), default=0)
 
-def belonging_to(series: Series | None, boot: str, identity: str) -> Series:
+    @property
+    def interval(self) -> float:
+        """Return the usual seconds between two runs; 0 if not known."""
+        recent = self.samples[-4:]
+        gaps = [new.at - old.at for old, new in zip(recent, recent[1:])]
+        return sorted(gaps)[len(gaps) // 2] if len(gaps) > 1 else self.gap
+
+
+def belonging_to(series: Series | None, boot: str, identity: str, now: Moment) -> Series:
     """Return the part of a kept series that still holds for this boot and this namespace.
 
     Samples of another boot say nothing about growth, and neither do those of another namespace
@@ -108,7 +123,16 @@ def belonging_to(series: Series | None, boot: str, identity: str) -> Series:
         return Series(boot, identity, peaks=series.peaks)
     if series.boot == boot:
         return series
-    return series._replace(boot=boot, samples=(), last=series.last._replace(up=0.0))
+    last = series.last._replace(up=0.0)
+    changes = tuple(
+        change._replace(after=change.after._replace(up=0.0), before=change.before._replace(up=0.0))
+        for change in series.changes
+    )
+    if series.boot and boot and last.wall > 0:
+        count = series.samples[-1].entries if series.samples else 0
+        booted = Moment(0.0, max(last.wall, now.wall - now.up))
+        changes = (*changes, Change(BOOT, count, 0, last, booted))[-MOST_CHANGES:]
+    return series._replace(boot=boot, samples=(), last=last, changes=changes, gap=0.0)
 
 
 def _is_ordered(series: Series) -> bool:
@@ -117,12 +141,13 @@ def _is_ordered(series: Series) -> bool:
     days = [peak.day for peak in series.peaks]
     moments = [series.last, *(one for change in series.changes for one in change[3:])]
     return (
-        times == sorted(times)
+        all(old < new for old, new in zip(times, times[1:]))
         and days == sorted(days)
         and len(times) <= MOST_SAMPLES
         and len(days) <= PEAK_DAYS
         and all(0 <= time < LATEST for time in (*times, *(t for one in moments for t in one)))
         and all(day * DAY < LATEST for day in days)
+        and 0 <= series.gap < LATEST
     )
 
 
@@ -133,10 +158,10 @@ def with_run(series: Series, limits: Limits, now: Moment, window: float) -> Seri
     """
     series = _with_moved_days(series, now)
     changes = [
-        LimitChange(what, old, new, series.last, now)
+        Change(what, old, new, series.last, now)
         for what, old, new in (
-            ("limit", series.limit, limits.limit),
-            ("buckets", series.buckets, limits.buckets),
+            (LIMIT, series.limit, limits.limit),
+            (BUCKETS, series.buckets, limits.buckets),
         )
         if old is not None and new is not None and old != new
     ]
@@ -148,6 +173,7 @@ def with_run(series: Series, limits: Limits, now: Moment, window: float) -> Seri
         buckets=series.buckets if limits.buckets is None else limits.buckets,
         last=now,
         changes=(*series.changes, *changes)[-MOST_CHANGES:],
+        gap=max(0.0, round(now.up - series.last.up, 1)) if series.last.up else 0.0,
     )
 
 
@@ -165,71 +191,30 @@ def _with_moved_days(series: Series, now: Moment) -> Series:
     return series._replace(peaks=tuple(peak for peak in moved if peak.day >= 0))
 
 
-def lowered(series: Series) -> LimitChange | None:
+def lowered(series: Series) -> Change | None:
     """Return the change that has lowered the limit to what it is, if it was within a day."""
-    changes = [change for change in series.recent_changes if change.what == "limit"]
+    changes = [change for change in series.recent_changes() if change.what == LIMIT]
     if not changes or not changes[-1].new:
         return None
     return changes[-1] if not 0 < changes[-1].old <= changes[-1].new else None
 
 
 def extended(samples: Sequence[Sample], new: Sample, window: float) -> tuple[Sample, ...]:
-    """Return the samples of the window that ends with `new`, evenly thinned to MOST_SAMPLES.
+    """Return the samples of the window that ends with `new`, thinned to MOST_SAMPLES.
 
-    Samples from the future belong to another clock and are left out.
+    The older they are, the fewer are kept: the distance between two is about the same part of their
+    age. Samples from the future belong to another clock and are left out.
     """
     kept = [old for old in samples if new.at - window <= old.at < new.at]
     kept.append(new)
     while len(kept) > MOST_SAMPLES:
         # The first and the newest span the window; the most crowded of the others goes.
-        crowded = min(range(1, len(kept) - 1), key=lambda at: kept[at + 1].at - kept[at - 1].at)
+        crowded = min(
+            range(1, len(kept) - 1),
+            key=lambda at: (kept[at + 1].at - kept[at - 1].at) / (new.at - kept[at].at),
+        )
         del kept[crowded]
     return tuple(kept)
-
-
-def growth(samples: Sequence[Sample]) -> float | None:
-    """Return the entries per second, signed; None below three runs or five minutes.
-
-    This is Siegel's repeated median: the median, over all samples, of the median of the slopes to
-    all others. Up to half of the samples may be outliers without moving it far. Where a median is
-    between two slopes the one nearer to 0 counts, so that a burst in one of three runs is not
-    growth.
-    """
-    if len(samples) < FEWEST_RUNS or samples[-1].at - samples[0].at < SHORTEST_SPAN:
-        return None
-    return _median(
-        [
-            _median(
-                [
-                    (other.entries - one.entries) / (other.at - one.at)
-                    for other in samples
-                    if other.at != one.at
-                ]
-            )
-            for one in samples
-        ]
-    )
-
-
-def _median(slopes: list[float]) -> float:
-    slopes.sort()
-    middle = slopes[(len(slopes) - 1) // 2 : len(slopes) // 2 + 1]
-    return min(middle, key=abs)
-
-
-def time_to_full(entries: int, limit: int, slope: float | None) -> float | None:
-    """Return the seconds until `limit` is reached at that slope; 0 if it is reached.
-
-    None: there is no limit, no growth, or 30 days are not enough.
-    """
-    if limit <= 0:
-        return None
-    if entries >= limit:
-        return 0.0
-    if slope is None or slope <= 0:
-        return None
-    seconds = (limit - entries) / slope
-    return seconds if seconds < FARTHEST else None
 
 
 def with_peak(peaks: Sequence[Peak], new: Peak) -> tuple[Peak, ...]:

@@ -22,6 +22,7 @@ from ..kernel.source import FileReading
 from ..kernel.table_file import HostValues
 from ..reports import Histories
 from ..state import trend
+from ..state.forecast import forecast
 from . import sources
 from .estimates import margins
 from .options import LABELS, MOST_NAMESPACES, NAMESPACE_LABELS
@@ -54,20 +55,35 @@ class NamespaceReport(NamedTuple):
     """The figures of one network namespace, or of the host that a file came from.
 
     namespace: with a file, its name and its limits as far as the file says them. table: None where
-    it was not read. peak: the largest count known, in entries. lowered_from: the limit that was
-    lowered to the present one lately; 0 for none. was_read: whether its table was asked for. stale:
-    flows with a stale translation. time_to_full: seconds until the table is full at the growth of
-    the last hour; None where that is not known or not in sight.
+    it was not read. series: its limits and peaks of earlier runs; None if none are kept.
+    was_read: whether its table was asked for. stale: flows with a stale translation.
     """
 
     namespace: Namespace
     table: TableReading | None = None
     figures: Figures | None = None
-    peak: int = 0
-    lowered_from: int = 0
+    series: Series | None = None
     was_read: bool = True
     stale: tuple[StaleFlows, ...] = ()
-    time_to_full: float | None = None
+
+    @property
+    def peak(self) -> int:
+        """Return the largest count known, in entries."""
+        return self.series.peak if self.series else self.namespace.entries
+
+    @property
+    def lowered_from(self) -> int:
+        """Return the limit that was lowered to the present one lately; 0 for none."""
+        change = trend.lowered(self.series) if self.series else None
+        return change.old if change else 0
+
+    @property
+    def time_to_full(self) -> float | None:
+        """Return the seconds until the table is full; None if that is not known or not in sight."""
+        if self.series is None or self.limits is None:
+            return None
+        held = self.series.held_before_boot(TREND_WINDOW)
+        return forecast(self.series.samples, self.limits.limit, held).time_to_full
 
     @property
     def limits(self) -> Limits | None:
@@ -421,17 +437,10 @@ def _report(
     place: Namespace, table: TableReading | None, series: Series | None, *, was_read: bool
 ) -> NamespaceReport:
     """Return the report on a namespace, from what was read of it."""
-    change = trend.lowered(series) if series else None
-    left = None
-    if series and place.limits:
-        growth = trend.growth(series.samples)
-        left = trend.time_to_full(place.limits.entries, place.limits.limit, growth)
     return NamespaceReport(
         place,
         table,
         table.tally.figures(table.total) if table else None,
-        series.peak if series else place.entries,
-        change.old if change else 0,
+        series,
         was_read,
-        time_to_full=left,
     )

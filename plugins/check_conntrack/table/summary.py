@@ -132,6 +132,7 @@ class TableSummary(nagios.StatusSummary):
                 others = reports.by_severity(report.namespaces, LABELS, results)[1:]
                 lines += self._diagnosis(main, alarms, others)
             lines += [f"Note: {note}" for note in _notes(main, results)]
+            lines += reports.change_lines(main.series)
             names = self.reader.names(main)
             lines += [f"{_capital(sentence)}." for sentence in names.evidence]
             if names.problem and verbose:

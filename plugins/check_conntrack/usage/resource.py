@@ -9,7 +9,7 @@ from ..kernel import KernelError
 from ..kernel.limits import has_ena
 from ..kernel.namedtuple import NamedTuple
 from ..kernel.namespaces import Namespace, NamespaceScan
-from ..state import trend
+from ..state.forecast import Forecast, forecast
 from .labels import INSTANCE_LABELS, LISTENING_LABELS, NAMESPACE_LABELS, TABLE_LABELS
 
 TYPE_CHECKING = False
@@ -30,16 +30,21 @@ class NamespaceReport(NamedTuple):
     """A namespace's limits and their history.
 
     series: this run included; None where no history is kept.
-    growth: entries per second, signed; None if not known yet.
+    forecast: the growth, and where it leads.
     graphed: whether it has perfdata.
     outlook: where the table is heading; None without --listen, or if nothing was heard.
     """
 
     namespace: Namespace
     series: Series | None = None
-    growth: float | None = None
+    forecast: Forecast = Forecast()
     graphed: bool = True
     outlook: Outlook | None = None
+
+    @property
+    def growth(self) -> float | None:
+        """Return the entries per second, signed; None if not known."""
+        return self.forecast.growth
 
     @property
     def time_to_full(self) -> float | None:
@@ -48,11 +53,10 @@ class NamespaceReport(NamedTuple):
         Of what the growth says and what was heard, the smaller one.
         """
         limits = self.namespace.limits
-        if limits is None:
-            return None
-        left = trend.time_to_full(limits.entries, limits.limit, self.growth)
+        if limits and limits.full:
+            return 0.0
         heard = self.outlook.time_to_full if self.outlook else None
-        known = [seconds for seconds in (left, heard) if seconds is not None]
+        known = [each for each in (self.forecast.time_to_full, heard) if each is not None]
         return min(known, default=None)
 
     def metrics(self) -> Iterator[Metric]:
@@ -97,12 +101,13 @@ def read(
             problems=(*scan.problems, *_not_evaluated(heard, thresholds)),
         )
     run.stage("reading the state")
-    histories = reports.Histories("usage", options, run, options.trend_window)
+    window = options.trend_window
+    histories = reports.Histories("usage", options, run, window)
     graphed, hidden = reports.graphed(scan.others)
     shown = [scan.first, *graphed] if scan.first else graphed
     series = histories.read(shown)
     namespace_reports = [
-        NamespaceReport(one, series[one.path], trend.growth(series[one.path].samples))
+        NamespaceReport(one, series[one.path], _forecast(one, series[one.path], window))
         for one in shown
     ]
     namespace_reports += [NamespaceReport(one, graphed=False) for one in hidden]
@@ -154,6 +159,14 @@ def _instance(run: Session) -> InstanceReport | None:
 
     run.stage("reading the statistics of the interfaces")
     return instance.read(run.store)
+
+
+def _forecast(namespace: Namespace, series: Series, window: float) -> Forecast:
+    """Return the growth of a namespace's count, and where it leads."""
+    limits = namespace.limits
+    if limits is None:
+        return Forecast()
+    return forecast(series.samples, limits.limit, series.held_before_boot(window))
 
 
 class Usage(Resource):

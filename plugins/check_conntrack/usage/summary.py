@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 class UsageSummary(nagios.StatusSummary):
     """The text of the status line, and the long output."""
 
-    def __init__(self, usage: Usage, run: Session, verbose: int) -> None:
+    def __init__(self, usage: Usage, run: Session, verbose: int, window: float) -> None:
         self.usage = usage
         self.run = run
         self.verbosity = verbose
+        self.window = window
 
     def ok(self, results: Results) -> str:
         """Return the state of the first table, and of the fullest one."""
@@ -98,7 +99,7 @@ class UsageSummary(nagios.StatusSummary):
             left = {"full in": _full_in}
             lines += reports.namespace_table(usage.reports, results, left, most)
         if shown:
-            lines += _history(shown[0]) + _advice(shown[0], alarms, self.run.store)
+            lines += _history(shown[0], self.window) + _advice(shown[0], alarms, self.run.store)
         if usage.instance and self.verbosity:
             lines += usage.instance.lines()
         if self.verbosity > 2:
@@ -176,20 +177,20 @@ def _is_too_full(alarm: Result) -> bool:
     return context.label.name in ("limit", "time_to_full") or not context.too_low(alarm)
 
 
-def _history(report: NamespaceReport) -> list[str]:
-    """Return the trend, the changes of the limit and the buckets, and the load of the hash."""
+def _history(report: NamespaceReport, window: float) -> list[str]:
+    """Return the trend, what changed within the trend window, and the load of the hash."""
     limits, series = report.namespace.limits, report.series
     lines = []
     if series and len(series.samples) > 1:
-        span = render.duration(series.samples[-1].at - series.samples[0].at)
-        growth = "" if report.growth is None else f"growth {report.growth:+.2f} entries/s, "
+        span = series.samples[-1].at - series.samples[0].at
+        growth = "" if report.growth is None else f"growth {report.growth:+.2f} entries/s"
+        if growth and report.forecast.span < span:
+            growth += f" in the last {render.duration(report.forecast.span)}"
         lines.append(
-            f"Trend: {growth}peak of {trend.PEAK_DAYS} days {series.peak} entries "
-            f"({len(series.samples)} runs in {span})"
+            f"Trend: {growth}{growth and ', '}peak of {trend.PEAK_DAYS} days {series.peak} entries "
+            f"({len(series.samples)} runs in {render.duration(span)})"
         )
-    for change in series.recent_changes if series else ():
-        text = reports.change_text(change, series.last if series else change.before)
-        lines.append(text[:1].upper() + text[1:])
+    lines += reports.change_lines(series, window)
     if report.outlook:
         lines.append(_heard(report.outlook))
     if limits and limits.buckets:

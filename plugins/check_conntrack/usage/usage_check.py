@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from .. import cli, nagios, runner, session
 from ..kernel import privileges
 from ..ranges import parse_thresholds
-from ..state import trend
+from ..state.forecast import SHORTEST_SPAN
 from .labels import LABELS, LISTENING_LABELS, NAMESPACE_LABELS
 from .resource import read
 from .summary import UsageSummary
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..ranges import Thresholds
     from ..signals import Stage
+    from .resource import Usage
 
 __all__ = ["EXAMPLES", "LABELS", "NAMESPACE_LABELS", "TITLE", "main", "parser", "run_check"]
 TITLE = "CONNTRACK_USAGE"
@@ -46,7 +47,7 @@ Examples:
 
 def _window(text: str) -> float:
     seconds = cli.parse_seconds(text)
-    if not trend.SHORTEST_SPAN <= seconds <= LONGEST_WINDOW:
+    if not SHORTEST_SPAN <= seconds <= LONGEST_WINDOW:
         raise cli.ArgumentTypeError(f"{text!r} is not between 5m and 30d")
     return seconds
 
@@ -116,14 +117,25 @@ def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
             options,
             run,
             usage,
-            UsageSummary(usage, run, options.verbose),
+            UsageSummary(usage, run, options.verbose, options.trend_window),
             nagios.contexts(LABELS, thresholds, options.if_inactive),
             thresholds=thresholds,
             not_applicable=usage.not_applicable,
             absent=usage.absent,
             remember=remember,
-            notes=usage.notes,
+            notes=[*usage.notes, *_notes(usage, thresholds, options)],
         )
+
+
+def _notes(usage: Usage, thresholds: Thresholds, options: argparse.Namespace) -> list[str]:
+    """Return what is printed in any state: thresholds that can never work."""
+    if not thresholds.given & {"growth", "time_to_full"}:
+        return []
+    from . import reachable
+
+    series = usage.reports[0].series if usage.reports else None
+    interval = series.interval if series else 0.0
+    return reachable.notes(thresholds, options.trend_window, interval, listens=bool(options.listen))
 
 
 def main(late: float = 0.0) -> int:
