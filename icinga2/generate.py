@@ -34,12 +34,14 @@ COMMON = "conntrack-service"
 # file. The checks use sudo only where they lack a privilege.
 DEFAULTS = {"sudo": True}
 # Counting new entries for a second tells where the table is heading. Where the reader may not do so
-# a line of the output says it. CRITICAL with less than 3 minutes left: three attempts, 30 seconds
-# apart, leave 2 minutes to act. WARNING if the present rate settles above 90% of the limit is the
-# check's own default: at that usage the state would be CRITICAL.
+# a line of the output says it. nrpe/conntrack.cfg has the reasons of the thresholds.
 # An address is worth little without its owner.
 DEFAULTS_OF = {
-    "usage": {"listen": "1s", "critical": ["time_to_full=3m:"]},
+    "usage": {
+        "listen": "1s",
+        "warning": ["95", "time_to_full=1h:"],
+        "critical": ["98", "time_to_full=10m:"],
+    },
     "table": {"names": True},
 }
 MORE = {"--timeout": f"; Icinga itself ends the check after {TIMEOUT} s, see check_timeout"}

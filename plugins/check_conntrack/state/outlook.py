@@ -87,6 +87,7 @@ class Outlook(NamedTuple):
     settles_at: percent of the limit where the present rate leads.
     time_to_full: seconds, if it leads to the limit.
     at_least: whether the rates are lower bounds, because events were lost.
+    stay: seconds that an entry counts which nobody answers; 0 if not known.
     """
 
     new_rate: float
@@ -95,6 +96,7 @@ class Outlook(NamedTuple):
     settles_at: float | None = None
     time_to_full: float | None = None
     at_least: bool = False
+    stay: float = 0.0
 
 
 class _Past(NamedTuple):
@@ -121,15 +123,16 @@ def outlook(
         # While a table grows, few of the new entries can have ended.
         known = past.end_rate >= past.new_rate / 2 and past.events >= FEWEST_EVENTS
         lifetime = past.entries / past.end_rate if known else None
-    settled = _settled(heard, limit, buckets, past)
+    stay = _stay(heard, buckets, past)
+    settled = _settled(heard, limit, past, stay)
     share = left = None
     if limit and settled is not None:
         share = min(100 * settled / limit, MOST_PERCENT)
         left = _time_to_full(heard, limit, settled)
-    return Outlook(heard.new_rate, end_rate, lifetime, share, left, heard.overrun)
+    return Outlook(heard.new_rate, end_rate, lifetime, share, left, heard.overrun, stay)
 
 
-def _settled(heard: Listening, limit: int, buckets: int | None, past: _Past | None) -> float | None:
+def _settled(heard: Listening, limit: int, past: _Past | None, stay: float) -> float | None:
     """Return the number of entries where the present rate leads; None if that is not known.
 
     The entries of the past end at their rate, and as many new ones replace them. Of those that
@@ -137,7 +140,6 @@ def _settled(heard: Listening, limit: int, buckets: int | None, past: _Past | No
     timeout says, and one that is answered as long as entries of the past do. If there is no past,
     only a table that fills up with unanswered entries tells where it is heading.
     """
-    stay = _stay(heard, buckets, past)
     if past is None:
         unanswered = heard.new_rate * (1 - heard.answered) * stay
         few = heard.answered <= FEW_ANSWERED

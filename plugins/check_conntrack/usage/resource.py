@@ -107,12 +107,15 @@ def read(
     shown = [scan.first, *graphed] if scan.first else graphed
     series = histories.read(shown)
     namespace_reports = [
-        NamespaceReport(one, series[one.path], _forecast(one, series[one.path], window))
+        report_on(
+            one,
+            series[one.path],
+            window,
+            heard.outlook if heard and one is scan.first else None,
+        )
         for one in shown
     ]
     namespace_reports += [NamespaceReport(one, graphed=False) for one in hidden]
-    if heard and scan.first:
-        namespace_reports[0] = namespace_reports[0]._replace(outlook=heard.outlook)
 
     def write() -> None:
         histories.write()
@@ -161,12 +164,22 @@ def _instance(run: Session) -> InstanceReport | None:
     return instance.read(run.store)
 
 
-def _forecast(namespace: Namespace, series: Series, window: float) -> Forecast:
-    """Return the growth of a namespace's count, and where it leads."""
+def report_on(
+    namespace: Namespace, series: Series, window: float, heard: Outlook | None = None
+) -> NamespaceReport:
+    """Return the report on a namespace: how its count grows, and where that leads.
+
+    heard: where the table is heading, as far as its events tell. If it settles below the limit, a
+    growth of less time than an entry stays says nothing against that: a burst looks like a flood.
+    """
     limits = namespace.limits
     if limits is None:
-        return Forecast()
-    return forecast(series.samples, limits.limit, series.held_before_boot(window))
+        return NamespaceReport(namespace, series)
+    settles = heard is not None and heard.settles_at is not None and heard.settles_at < 100
+    shortest = heard.stay if heard and settles else 0.0
+    held = series.held_before_boot(window)
+    growth = forecast(series.samples, limits.limit, held, shortest)
+    return NamespaceReport(namespace, series, growth, outlook=heard)
 
 
 class Usage(Resource):
