@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 SHIPPED = Path(__file__).parents[2] / "nrpe/conntrack.cfg"
 AFTER_BOOT = 1e7  # seconds since boot at time 0
-HORIZONS = 7200.0, 600.0  # seconds; time_to_full of SHIPPED as -w and -c
+HORIZONS = 3600.0, 600.0  # seconds; time_to_full of SHIPPED as -w and -c
 
 
 class Run(NamedTuple):
@@ -54,20 +55,25 @@ def predict_linear(window: float) -> Alarm:
     That is the line of least squares through the samples of the window, at least two, as it is at
     the evaluation plus so many seconds.
     """
-    samples: list[tuple[float, int]] = []
+    samples: deque[tuple[float, int]] = deque()
+    sums = [0.0] * 4  # of the times, the counts, the squares of the times, and the products
+
+    def add(at: float, entries: int, sign: int) -> None:
+        for place, value in enumerate((at, entries, at * at, at * entries)):
+            sums[place] += sign * value
 
     def state(run: Run) -> int:
-        samples[:] = [each for each in samples if each[0] > run.at - window]
         samples.append((run.at, run.entries))
-        if len(samples) < 2:
+        add(run.at, run.entries, 1)
+        while samples[0][0] <= run.at - window:
+            add(*samples.popleft(), -1)
+        number = len(samples)
+        if number < 2:
             return 0
-        ages = [at - run.at for at, _ in samples]
-        mean = sum(ages) / len(ages)
-        level = sum(entries for _, entries in samples) / len(samples)
-        slope = sum(
-            (age - mean) * (entries - level) for age, (_, entries) in zip(ages, samples)
-        ) / sum((age - mean) ** 2 for age in ages)
-        return sum(level + slope * (seconds - mean) > run.limit for seconds in HORIZONS)
+        times, counts, squares, products = sums
+        slope = (products - times * counts / number) / (squares - times * times / number)
+        level = counts / number + slope * (run.at - times / number)
+        return sum(level + slope * seconds > run.limit for seconds in HORIZONS)
 
     return state
 

@@ -20,7 +20,7 @@ from .scenarios import DAY, HEALTHY, INCIDENTS, Scenario
 from .table_model import Table
 
 INTERVALS = (10, 60, 300)
-PHASES = 4
+PHASES = 3
 JITTER = 1 / 20
 DOCUMENT = Path(__file__).parents[2] / "docs/lead-time.md"
 BEGIN, END = "<!-- written by make incidents-replay -->", "<!-- end -->"
@@ -74,7 +74,8 @@ def replay(table: Table, alarm: alarms.Alarm, interval: float, phase: float) -> 
 
 def worst(table: Table, make: Callable[[], alarms.Alarm], interval: float) -> Outcome:
     """Return the smallest lead and the mean minutes of several phases; of days there is one."""
-    phases = PHASES if table.scenario.span < DAY / 2 else 1
+    replayed = table.scenario.before + (table.first_drop or table.scenario.ends)
+    phases = PHASES if replayed < DAY else 1
     each = [replay(table, make(), interval, (at + 0.5) / phases) for at in range(phases)]
     leads = [one.lead for one in each if one.lead is not None]
     return Outcome(

@@ -178,8 +178,9 @@ HEALTHY = (
         7 * HOUR,
         (
             usual(10, 1000000),
-            Stream(ramp(-BEFORE, 2 * HOUR, HOUR, HOUR, 818000 / 1800), 1800),
+            Stream(ramp(-6 * HOUR, 6 * HOUR, 75 * MINUTE, 5 * HOUR, 851600 / 1800), 1800),
         ),
+        before=7 * HOUR,
     ),
     Scenario(
         "daily curve to 70%, Sunday and Monday",
@@ -197,7 +198,10 @@ HEALTHY = (
         "spike to 90% for 4 minutes",
         262144,
         HOUR,
-        (usual(30, 262144), Stream(between(0, 2 * MINUTE, 1210), TIME_WAIT)),
+        (
+            usual(25, 262144, TIME_WAIT),
+            Stream(between(0, 2 * MINUTE, 1190), TIME_WAIT),
+        ),
     ),
     Scenario(
         "deploy that restarts everything, 40% to 75%",
@@ -211,10 +215,10 @@ HEALTHY = (
         ),
     ),
     Scenario(
-        "failover that doubles the load, 30% to 70%",
+        "failover that doubles the load, 30% to 60%",
         262144,
         3 * HOUR,
-        (usual(30, 262144), Stream(between(0, FOREVER, 0.3 * 262144 / TIME_WAIT), TIME_WAIT)),
+        (usual(30, 262144), Stream(between(0, FOREVER, 0.3 * 262144 / MIXED), MIXED)),
     ),
     Scenario(
         "web, 10000/s, TIME_WAIT, spike of 4 times",

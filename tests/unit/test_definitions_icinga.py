@@ -127,7 +127,11 @@ def own_variables(name):
     """Return the custom variables that a command sets itself."""
     own = {f"conntrack_{name}_sudo": True}
     if name == "usage":
-        own |= {"conntrack_usage_listen": "1s", "conntrack_usage_critical": ["time_to_full=3m:"]}
+        own |= {
+            "conntrack_usage_listen": "1s",
+            "conntrack_usage_warning": ["95", "time_to_full=1h:"],
+            "conntrack_usage_critical": ["98", "time_to_full=10m:"],
+        }
     if name == "table":
         own["conntrack_table_names"] = True
     return own

@@ -135,6 +135,12 @@ def test_forecast_takes_no_alarm_while_a_table_fills_again_after_a_boot():
     assert forecast(counts(100, 18000, 34000), 40000, held=20000).time_to_full is not None
 
 
+def test_forecast_leaves_out_spans_that_more_is_known_of():
+    flood = counts(*[2000] * 31, 30000)
+    assert forecast(flood, LIMIT, shortest=61).time_to_full is None
+    assert forecast(flood, LIMIT, shortest=60).time_to_full is not None
+
+
 def test_forecast_prefers_the_larger_threat():
     steady = [1000 * at for at in range(30)]
     assert forecast(counts(*steady), LIMIT).growth == pytest.approx(1000 / 60)

@@ -55,7 +55,7 @@ def test_first_run_of_a_scan_tells_when_the_table_is_full():
 
 def test_first_run_of_answered_traffic_does_not_know_where_it_settles():
     found = told(heard(new=5000, before=50000, after=55000, timeout=120.0, answered=0.95))
-    assert found == (5000, None, None, None, None, False)
+    assert found[:6] == (5000, None, None, None, None, False)
 
 
 def test_first_run_tells_a_full_table_whatever_the_answered_do():
@@ -65,7 +65,7 @@ def test_first_run_tells_a_full_table_whatever_the_answered_do():
 
 
 def test_first_run_without_new_entries_knows_nothing_more():
-    assert told(heard(new=0, timeout=None)) == (0, None, None, None, None, False)
+    assert told(heard(new=0, timeout=None)) == (0, None, None, None, None, False, 0.0)
 
 
 def test_long_timeout_of_a_connection_that_was_picked_up_is_not_believed():
@@ -229,3 +229,34 @@ def test_history_that_was_never_written_is_none(samples):
     kept = RateHistory("boot", "7", samples)
     assert outlook.belonging_to(kept, "boot", "7") == RateHistory("boot", "7")
     assert outlook.belonging_to(None, "boot", "7") == RateHistory("boot", "7")
+
+
+# --- bursts of the last hour
+
+
+def test_rate_of_a_burst_that_was_over_before_leads_nowhere():
+    rates = [100, 100, 3000, 100, 100, 100, 3000]
+    jobs = runs([60000] * len(rates), rates)
+    burst = heard(new=3000, after=60000, timeout=120.0, answered=1.0)
+    assert told(burst, jobs).time_to_full is None
+    assert told(burst, jobs).settles_at < 100
+    larger = heard(new=9000, after=60000, timeout=120.0, answered=1.0)
+    assert told(larger, [*jobs[:-1], jobs[-1]._replace(new=9000)]).time_to_full is not None
+
+
+def test_rate_of_a_flood_that_goes_on_leads_to_a_full_table():
+    rates = [100, 100, 100, 100, 100, 3000, 3000, 3000]
+    flood = runs([60000] * len(rates), rates)
+    assert told(heard(new=3000, after=60000, timeout=120.0), flood).time_to_full is not None
+
+
+def test_rate_of_a_burst_that_filled_the_table_leads_there_again():
+    rates = [100, 100, 3000, 100, 100, 100, 3000]
+    again = runs([60000, 60000, LIMIT, 60000, 60000, 60000, 60000], rates)
+    assert told(heard(new=3000, after=60000, timeout=120.0), again).time_to_full is not None
+
+
+def test_stay_of_an_unanswered_entry_is_its_timeout_and_the_lag():
+    found = told(heard(new=2000, after=6000, timeout=30.0))
+    lag = outlook.removal_lag(30.0, 2000, BUCKETS, alone=True)
+    assert found.stay == pytest.approx(30 + lag)

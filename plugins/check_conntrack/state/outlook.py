@@ -124,7 +124,7 @@ def outlook(
         known = past.end_rate >= past.new_rate / 2 and past.events >= FEWEST_EVENTS
         lifetime = past.entries / past.end_rate if known else None
     stay = _stay(heard, buckets, past)
-    settled = _settled(heard, limit, past, stay)
+    settled = _settled(heard, limit, past, stay, _burst(earlier, limit))
     share = left = None
     if limit and settled is not None:
         share = min(100 * settled / limit, MOST_PERCENT)
@@ -132,13 +132,16 @@ def outlook(
     return Outlook(heard.new_rate, end_rate, lifetime, share, left, heard.overrun, stay)
 
 
-def _settled(heard: Listening, limit: int, past: _Past | None, stay: float) -> float | None:
+def _settled(
+    heard: Listening, limit: int, past: _Past | None, stay: float, burst: float
+) -> float | None:
     """Return the number of entries where the present rate leads; None if that is not known.
 
     The entries of the past end at their rate, and as many new ones replace them. Of those that
     arrive beyond that, one that is never answered stays exactly as long as the kernel's first
     timeout says, and one that is answered as long as entries of the past do. If there is no past,
-    only a table that fills up with unanswered entries tells where it is heading.
+    only a table that fills up with unanswered entries tells where it is heading. burst: a rate up
+    to this one was over before.
     """
     if past is None:
         unanswered = heard.new_rate * (1 - heard.answered) * stay
@@ -148,7 +151,7 @@ def _settled(heard: Listening, limit: int, past: _Past | None, stay: float) -> f
         return max(heard.after, heard.new_rate * stay if few else unanswered)
     rate = heard.new_rate
     expected = past.new_rate * heard.seconds
-    if abs(heard.new - expected) <= DEVIATIONS * math.sqrt(expected + 1):
+    if heard.new_rate <= burst or abs(heard.new - expected) <= DEVIATIONS * math.sqrt(expected + 1):
         rate = past.new_rate
     more = rate - past.end_rate
     if more <= 0:
@@ -162,6 +165,18 @@ def _settled(heard: Listening, limit: int, past: _Past | None, stay: float) -> f
         return None
     # If fewer end than that, the table grows for certain.
     return max(settled, heard.after) if more > GROWING * rate else settled
+
+
+def _burst(samples: Sequence[RateSample], limit: int) -> float:
+    """Return the highest rate of an earlier burst that was over, and a tenth; 0 if there is none.
+
+    If the table was full since, a burst is what filled it.
+    """
+    if any(0 < limit <= one.entries for one in samples):
+        return 0.0
+    rates = [one.new / one.seconds for one in samples[:-1]]
+    over = [rate for at, rate in enumerate(rates) if min(rates[at:]) < rate / 2]
+    return 1.1 * max(over, default=0.0)
 
 
 def _stay(heard: Listening, buckets: int | None, past: _Past | None) -> float:

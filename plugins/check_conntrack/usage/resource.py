@@ -170,13 +170,14 @@ def report_on(
     """Return the report on a namespace: how its count grows, and where that leads.
 
     heard: where the table is heading, as far as its events tell. If it settles below the limit, a
-    growth of less time than an entry stays says nothing against that: a burst looks like a flood.
+    growth of twice the time that an entry stays, or less, says nothing against that: a burst of
+    connections looks like a flood.
     """
     limits = namespace.limits
     if limits is None:
         return NamespaceReport(namespace, series)
     settles = heard is not None and heard.settles_at is not None and heard.settles_at < 100
-    shortest = heard.stay if heard and settles else 0.0
+    shortest = 2 * heard.stay if heard and settles else 0.0
     held = series.held_before_boot(window)
     growth = forecast(series.samples, limits.limit, held, shortest)
     return NamespaceReport(namespace, series, growth, outlook=heard)
