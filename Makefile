@@ -19,8 +19,8 @@ VM := qemu-system-x86 mmdebstrap cpio gcc make libelf1
 PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: help run unit test incidents programs load definitions graphs screens deb rpm dist pyz packaging
-.PHONY: release test-packages kernels lint bench fuzz clean
+.PHONY: help run unit test incidents incidents-replay programs load definitions graphs screens deb rpm
+.PHONY: dist pyz packaging release test-packages kernels lint bench fuzz clean
 
 help:
 	@echo 'make run            install into $(VENV) and run every check against this host'
@@ -30,6 +30,8 @@ help:
 	@echo 'make lint           run ruff, mypy, import-linter, bandit and pip-audit'
 	@echo 'make definitions    write the Icinga commands, the Director basket and the graphs anew'
 	@echo 'make incidents      stage every incident with real traffic; print what the checks say'
+	@echo 'make incidents-replay'
+	@echo '                    simulate incidents and healthy days; write docs/lead-time.md'
 	@echo 'make kernels        run the kernel tests on older and newer kernels, in qemu; write the table'
 	@echo '                    in docs/kernels.md. QUICK=yes runs a part on the oldest and the newest'
 	@echo 'make fuzz           try generated input for FUZZ_SECONDS (60)'
@@ -80,6 +82,10 @@ endif
 	$(BIN)/python -m pytest tests/fleet
 	$(BIN)/python -m pytest tests/fuzz tests/withstand
 	$(BIN)/python -m pytest -m ci tests/incidents
+
+# Incidents and healthy days simulated, and what each alarm says; writes docs/lead-time.md. No root.
+incidents-replay: $(VENV)/.installed
+	PYTHONPATH=plugins:tests $(BIN)/python -m replay.comparison --write
 
 # Each incident staged with real traffic; prints what the checks say about it. Needs root.
 incidents: $(VENV)/.tested programs

@@ -75,7 +75,7 @@ def replay(table: Table, alarm: alarms.Alarm, interval: float, phase: float) -> 
 def worst(table: Table, make: Callable[[], alarms.Alarm], interval: float) -> Outcome:
     """Return the smallest lead and the mean minutes of several phases; of days there is one."""
     replayed = table.scenario.before + (table.first_drop or table.scenario.ends)
-    phases = PHASES if replayed < DAY else 1
+    phases = PHASES if replayed < DAY / 4 else 1
     each = [replay(table, make(), interval, (at + 0.5) / phases) for at in range(phases)]
     leads = [one.lead for one in each if one.lead is not None]
     return Outcome(
