@@ -15,6 +15,8 @@ MODULES = {"usage": "usage.usage_check", "full": "full.full_check", "table": "ta
 def launch(check):  # type: ignore[no-untyped-def]
     """Run a check by its name and end the process with its exit code; returns 3 if it cannot."""
     try:
+        for name in [name for name in os.environ if name.startswith("SYSTEMD_LOG_")]:
+            del os.environ[name]  # systemd's library for user names would write to standard error
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _stopped_early(check))  # type: ignore[no-untyped-call]
         if sys.version_info < OLDEST_PYTHON:

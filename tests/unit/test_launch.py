@@ -65,6 +65,15 @@ def test_a_library_that_cannot_be_loaded_is_not_called_missing(tmp_path):
     assert run.text == "cannot start: OSError: nagiosplugin cannot be loaded: cannot map it"
 
 
+def test_variables_of_systemds_libraries_are_removed(tmp_path):
+    (tmp_path / "nagiosplugin.py").write_text(
+        "import os\nraise OSError([name for name in os.environ if name.startswith('SYSTEMD')])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SYSTEMD_LOG_LEVEL": "x"}
+    run = ended([sys.executable, CHECK], env={**environment, "SYSTEMD_COLORS": "1"})
+    assert run.text == "cannot start: OSError: ['SYSTEMD_COLORS']"
+
+
 def test_a_module_that_is_missing_is_told(monkeypatch, capfd):
     assert "check_conntrack.unheard_of" in launched(monkeypatch, capfd, "unheard_of")
 
