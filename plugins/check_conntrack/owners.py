@@ -16,8 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .session import Session
 
-LEAST_TIME = 1.0  # seconds that must be left to ask
-
 
 def read_owners(session: Session) -> tuple[Ownership, str]:
     """Return the owners that can be had, and why others are missing; empty where none are.
@@ -38,8 +36,6 @@ def read_owners(session: Session) -> tuple[Ownership, str]:
         with session.stage.stoppable(problems.append):
             if not session.may_ask:
                 problems.append(_words(errno.EACCES))
-            elif session.stage.left() < LEAST_TIME:
-                problems.append("no time was left (allow more with --timeout)")
             else:
                 frames = session.ask(owner_request.request())
                 session.stage("naming the owners of addresses")

@@ -10,7 +10,7 @@ import time
 
 from nagiosplugin import Ok
 
-from . import nagios, render
+from . import nagios, render, signals
 from .namespaces import further_key
 from .state import trend
 from .state.codec import decode, encode
@@ -21,11 +21,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import Callable, Protocol, TypeVar
+    from typing import Any, Callable, Protocol, TypeVar
 
     from nagiosplugin import Result, Results
 
     from .kernel.namespaces import Namespace
+    from .kernel.owners import Ownership
     from .ranges import Label
     from .session import Session
     from .state.state_store import Store
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
 MOST_GRAPHED = 10  # namespaces beside the first that have perfdata
 LONGEST_NAME = 24  # characters on the status line, if it is too long
 SOON = 86400  # seconds; a longer time to full is not on the status line
+LONGEST_OWNER = 32
+NO_TIME = "no time was left (allow more with --timeout)"
+LEAST_TIME = 1.0  # seconds that must be left to ask for owners
 
 
 # --- what is graphed, and what is kept
@@ -162,9 +166,67 @@ def place(namespace: Namespace) -> tuple[str, str]:
     """Return the words for a namespace at the beginning of a sentence, in full and short."""
     if not namespace.name:
         return "", ""
+    if namespace.owner:
+        from .advice import owner_words
+
+        name = owner_words.short(namespace.owner)
+        return f"{name} ", f"{_cut(name, LONGEST_OWNER)} "
     name = render.clean(namespace.name)
-    short = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
-    return f"namespace {name} ", f"namespace {short} "
+    return f"namespace {name} ", f"namespace {_cut(name, LONGEST_NAME)} "
+
+
+def _cut(name: str, width: int) -> str:
+    return name if len(name) <= width else name[: width - 3] + "..."
+
+
+class Owners:
+    """The owners of namespaces and addresses: asked for once, when a line names one.
+
+    problem: why they are missing; empty where they are not, or nobody has asked.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.problem = ""
+        self._session = session
+        self._ownership: Ownership | None = None
+
+    @property
+    def _has_time(self) -> bool:
+        """Return whether there is time to ask: a verdict comes first."""
+        return not signals.stop_reason() and self._session.stage.left() > LEAST_TIME
+
+    def read(self) -> Ownership:
+        """Return all owners that can be had."""
+        if self._ownership is None:
+            if not self._has_time:
+                from .kernel.owners import Ownership
+
+                self.problem = NO_TIME
+                return Ownership()
+            from .owners import read_owners
+
+            self._ownership, self.problem = read_owners(self._session)
+        return self._ownership
+
+    def named(self, reports: Sequence[AnyReport]) -> list[AnyReport]:
+        """Return reports with the owners of their namespaces, of those that are proved."""
+        if all(report.namespace.is_own or not report.namespace.inode for report in reports):
+            return list(reports)
+        if self._ownership is None and not self._has_time:
+            self.problem = NO_TIME
+            return list(reports)
+        from .kernel.owners import STRONG
+
+        namespaces = self.read().namespaces
+        named: list[Any] = []
+        for report in reports:
+            owner = namespaces.get(report.namespace.inode)
+            if owner and owner.kind in STRONG:
+                one: Any = report
+                named.append(one._replace(namespace=report.namespace._replace(owner=owner)))
+            else:
+                named.append(report)
+        return named
 
 
 def table_state(
@@ -207,7 +269,7 @@ def also(reports: Sequence[Report], results: Results, causes: Sequence[str] = ()
     causes: those of the first of them, empty for none.
     """
     names = [
-        f"{place(report.namespace)[1][len('namespace ') :].strip() or 'host'}"
+        f"{place(report.namespace)[1].removeprefix('namespace ').strip() or 'host'}"
         + (f" {usage_of(report, results)}" if usage_of(report, results) else "")
         for report in reports
     ]
@@ -293,6 +355,10 @@ def namespace_table(
     for report in reports[:most]:
         namespace = report.namespace
         name = render.clean(namespace.name) or "(host)"
+        if namespace.owner:
+            from .advice import owner_words
+
+            name += f" ({owner_words.full(namespace.owner)})"
         cells = (cell(report) for cell in more.values())
         rows.append((name, str(namespace.entries), usage_of(report, results), *cells))
     left = len(reports) - len(rows) + 1

@@ -182,3 +182,16 @@ def test_hostile_names_never_reach_the_output(node, named, wild, second):
         assert result.out.partition("\n")[0].count("|") == 1
         assert "|" not in "".join(result.lines)
         assert "n" * 100 not in result.out
+
+
+def test_full_namespace_is_called_by_its_owner(node, usage, sudoers, second):
+    namespace = second(pod(0x55, "shop/wild", "10.244.8.8", systemd=True))
+    namespace.track()
+    namespace.insert(flows("10.244.8.8", "203.0.113.9", 700))
+    options = ("--netns", "cni-*", "--sudo", "-w", "entries=500", "--timeout", 30)
+    result = usage(*options, before=node.before())
+    assert result.status.startswith("CONNTRACK_USAGE WARNING - pod shop/wild 700 of "), result.out
+    called = f"  {namespace.name} (pod shop/wild, container app)"
+    assert any(line.startswith(called) for line in result.lines), result.lines
+    # The label stays what the namespace is called: graphs go by it.
+    assert f"{namespace.name}::usage" in result.perfdata

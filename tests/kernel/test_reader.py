@@ -279,12 +279,10 @@ def test_owners_are_addresses_groups_and_folders_and_nothing_else(netns, reader)
     mine = {frame.file: frame for frame in frames if frame.inode == namespace.inode}
     assert {file: (frame.path, frame.data) for file, frame in mine.items()} == {
         "addresses": (path, mine["addresses"].data),
-        "cgroup": (f"{process}/ns/net", groups),
-        "comm": (f"{process}/ns/net", b"sleep\n"),
-        "hostname": (f"{process}/ns/net", b"web1"),
+        "process": (f"{process}/ns/net", b"sleep\n\0web1\0" + groups),
     }
     assert list(rtnetlink.global_addresses(mine["addresses"].data)) == [bytes((10, 1, 2, 3))]
-    assert {frame.file for frame in frames} <= {"addresses", "cgroup", "comm", "hostname", "-"}
+    assert {frame.file for frame in frames} <= {"addresses", "process", "-"}
     # Without "processes" nothing is said of any.
     assert [frame.file for frame in own] == ["addresses"]
 

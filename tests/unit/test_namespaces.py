@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from check_conntrack.kernel import namespace_request, namespaces
+from check_conntrack.kernel import namespace_request, namespaces, owner_request
 from check_conntrack.kernel.limits import Limits
 from check_conntrack.kernel.namespace_request import NamespaceRequest, read_answer, select
 from check_conntrack.kernel.namespaces import Namespace, NamespaceScan
@@ -261,18 +261,14 @@ def test_limit_of_the_sysctl_counts_where_ctnetlink_says_nothing(reply):
 
 
 def test_found_by_all_it_is_called_by_its_name_its_mount_or_its_process(monkeypatch):
-    monkeypatch.setattr(
-        namespace_request, "read_file", lambda path, most=0: FileReading(path, errno=2)
-    )
+    monkeypatch.setattr(owner_request, "read_file", lambda path, most=0: FileReading(path, errno=2))
     frames = [*frames_of(71, "/proc/9/ns/net"), *frames_of(72, "/proc/10/ns/net")]
     found = read_answer(NamespaceRequest((), everything=True), frames, OWN, {71: "blue"})
     assert [namespace.name for namespace in found.others] == ["blue", "pid-10"]
 
 
 def test_asked_for_by_pid_it_is_called_by_its_name_where_it_has_one(monkeypatch):
-    monkeypatch.setattr(
-        namespace_request, "read_file", lambda path, most=0: FileReading(path, errno=2)
-    )
+    monkeypatch.setattr(owner_request, "read_file", lambda path, most=0: FileReading(path, errno=2))
     targets = NamespaceRequest((Namespace("pid-9", "/proc/9/ns/net"),))
     frames = frames_of(71, "/proc/9/ns/net")
     assert read_answer(targets, frames, OWN, {71: "blue"}).others[0].name == "blue"

@@ -193,11 +193,7 @@ def frames(inode, path, address=b"", groups=b"", command=b"sleep\n"):
     found = [Frame(inode, 0, "addresses", path, address_message(address))] if address else []
     if groups:
         process = "/proc/9/ns/net"
-        found += [
-            Frame(inode, 0, "cgroup", process, groups),
-            Frame(inode, 0, "comm", process, command),
-            Frame(inode, errno.ENOENT, "hostname", process, b""),
-        ]
+        found.append(Frame(inode, 0, "process", process, command + b"\0\0" + groups))
     return found
 
 

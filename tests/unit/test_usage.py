@@ -20,7 +20,7 @@ from check_conntrack import reports, session
 from check_conntrack.kernel import (
     host,
     limits,
-    namespace_request,
+    owner_request,
     privileges,
     reader,
     reader_client,
@@ -612,7 +612,7 @@ def entered(fp, monkeypatch, netns):
         fp.register(
             how.pop("command", reader_command.reader_command(sudo=False)),
             stdout=b"".join(frames) + tail,
-            occurrences=how.pop("times", 9),
+            occurrences=how.pop("times", 30),
             **how,
         )
         return directory
@@ -664,7 +664,9 @@ def test_growth_is_known_of_further_namespaces_whose_histories_share_one_file(
     for minute in range(6):
         places = {f"n{at}": (100 + at, 1000 * minute + at, 10000) for at in range(1, 6)}
         # Each run there is another one, the fullest, that no later run sees.
-        entered({**places, f"gone{minute}": (200 + minute, 5000, 10000)}, times=1)
+        entered(
+            {**places, f"gone{minute}": (200 + minute, 5000, 10000)}, times=2
+        )  # one that is asked, and one for names
         run = check("--netns", "all")
         clock.now += 60
         clock.today += 60
@@ -852,7 +854,7 @@ def test_sudo_starts_the_reader_only_where_it_is_asked_for(check, through_sudo, 
     assert check("--netns", "blue").state == "UNKNOWN"
     assert not fp.calls
     assert check("--netns", "blue", "--sudo").state == "CRITICAL"
-    assert len(fp.calls) == 1
+    assert len(fp.calls) == 2, "one for the counts, one for the owners"
 
 
 def test_a_sudo_that_refuses_is_unknown_with_the_line_that_grants_it(check, through_sudo):
@@ -880,7 +882,9 @@ def test_sudo_that_is_not_installed_is_unknown(check, netns, monkeypatch):
 
 def test_each_namespace_has_a_history_of_its_own(check, clock, entered):
     for number in range(8):
-        entered({"blue": (71, 10 + 5 * number, 100)}, times=1)
+        entered(
+            {"blue": (71, 10 + 5 * number, 100)}, times=2
+        )  # one that is asked, and one for names
         run = check("--netns", "all")
         clock.now += 60
     assert run.data["growth"].value == 0
@@ -890,7 +894,7 @@ def test_each_namespace_has_a_history_of_its_own(check, clock, entered):
 def test_a_namespace_that_was_made_anew_under_its_name_has_no_trend_yet(check, clock, entered):
     known = []
     for inode in [71] * 7 + [72]:
-        entered({"blue": (inode, 50, 100)}, times=1)
+        entered({"blue": (inode, 50, 100)}, times=2)  # one that is asked, and one for names
         known.append("growth" in check("--netns", "blue").data)
         clock.now += 60
     assert known == [False] * 5 + [True] * 2 + [False]
@@ -1030,7 +1034,7 @@ def inhabited(monkeypatch):
         group, command = processes.get(int(pid), (b"", b""))
         return source.FileReading(path, group if file == "cgroup" else command)
 
-    monkeypatch.setattr(namespace_request, "read_file", read)
+    monkeypatch.setattr(owner_request, "read_file", read)
 
     def make(pid, groups, command=b"sleep\n"):
         processes[pid] = (groups, command)

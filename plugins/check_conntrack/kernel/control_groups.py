@@ -11,7 +11,21 @@ from __future__ import annotations
 import re
 
 from .namedtuple import NamedTuple
-from .owners import CONTAINER, LXC, POD, PROCESS, STRONG, UID, UNIT, USER, VM, Owner, Pod, safe
+from .owners import (
+    CONTAINER,
+    LXC,
+    NSPAWN,
+    POD,
+    PROCESS,
+    STRONG,
+    UID,
+    UNIT,
+    USER,
+    VM,
+    Owner,
+    Pod,
+    safe,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +112,7 @@ def _machine(part: str, above: Sequence[str]) -> Owner | None:
         domain = _DOMAIN.fullmatch(name)
         if domain:
             return Owner(VM if domain[1] == "qemu" else LXC, safe(domain[2]))
-        return Owner(CONTAINER, safe(name), "systemd-nspawn")
+        return Owner(CONTAINER, safe(name), NSPAWN)
     old = _OLD_MACHINE.fullmatch(part) if "machine" in above else None
     return Owner(VM if old[2] == "qemu" else LXC, safe(old[1])) if old else None
 

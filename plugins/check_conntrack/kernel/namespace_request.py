@@ -9,7 +9,7 @@ from . import namespaces
 from .limits import NEW, OWN, Limits, conntrack_trace, hidden_error, parse_limits
 from .namedtuple import NamedTuple
 from .namespaces import Namespace, NamespaceScan, birth
-from .source import FileReading, KernelError, read_file
+from .source import FileReading, KernelError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -150,45 +150,25 @@ def _process_ids(path: str) -> list[str]:
 
 
 def inhabitant(pid: str) -> str:
-    """Return what a process is called: its container, else its unit, else its command.
+    """Return what a namespace without a name is called, by a process in it.
 
-    Empty if the process is gone. Source: /proc/PID/cgroup (cgroups(7)) and /proc/PID/comm.
+    Its pod, container, machine or unit, else its command; empty if the process is gone.
     """
-    text = read_file(f"/proc/{pid}/cgroup").data.decode("utf-8", "surrogateescape")
-    # The last group of version 2 ("0::"), or the longest of version 1.
-    groups = [line.split(":", 2)[2] for line in text.splitlines() if line.count(":") >= 2]
-    for group in sorted(groups, key=len, reverse=True):
-        name = _name_of_group(group)
-        if name:
-            return name
-    command = read_file(f"/proc/{pid}/comm", 64).data.strip()
-    return command.decode("utf-8", "surrogateescape")
+    from . import control_groups, owner_request, owners
 
-
-def _name_of_group(group: str) -> str:
-    """Return the container or the unit that a control group belongs to; empty for a login."""
-    parts = [part for part in group.split("/") if part]
-    for part in reversed(parts):
-        stem = part.partition(".scope")[0]
-        engine, _, identity = stem.rpartition("-")
-        if _is_container_id(identity or stem):
-            return f"{engine or _engine(parts)}-{(identity or stem)[:12]}"
-        for mark in ("lxc.payload.", "lxc.payload/", "machine-", "systemd-nspawn@"):
-            if part.startswith(mark):
-                return stem[len(mark) :].partition(".service")[0]
-    for part in reversed(parts):
-        if part.endswith(".service") and not part.startswith(("user@", "session-")):
-            return part[: -len(".service")]
-    return ""
-
-
-def _is_container_id(text: str) -> bool:
-    return len(text) == 64 and all(character in "0123456789abcdef" for character in text)
-
-
-def _engine(parts: Sequence[str]) -> str:
-    known = len(parts) > 1 and parts[0] in ("docker", "kubepods", "podman")
-    return parts[0] if known else "container"
+    owner = control_groups.owner_of(owner_request.read_process(pid), {})
+    if owner is None:
+        return ""
+    if owner.kind == owners.POD:
+        return f"pod-{owner.name}"
+    if owner.kind == owners.CONTAINER:
+        machine = owner.engine == owners.NSPAWN
+        return owner.name if machine else f"{owner.engine or owners.CONTAINER}-{owner.name}"
+    if owner.kind in owners.STRONG:
+        return owner.name
+    if owner.kind == owners.UNIT:
+        return owner.name.removesuffix(".service")
+    return owner.program
 
 
 # --- the reader's answer

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from .owners import Owner
     from .reader_client import Frame
 
 
@@ -33,6 +34,7 @@ class Namespace(NamedTuple):
     limits: its entries and their limit; None until they were read, or if they cannot be.
     born: when its name was made, in seconds since the epoch; 0 if that is not known.
     prefix: what its perfdata labels begin with; empty for the one that plain labels describe.
+    owner: the pod, container or machine that it belongs to; None if that is not known.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Namespace(NamedTuple):
     limits: Limits | None = None
     born: float = 0.0
     prefix: str = ""
+    owner: Owner | None = None
 
     @property
     def named(self) -> bool:

@@ -52,8 +52,8 @@ def read_answer(frames: Iterable[Frame], own: int, called: Mapping[int, str]) ->
                 known = addresses.get(address, ())
                 if frame.inode not in known:
                     addresses[address] = (*known, frame.inode)
-        else:
-            processes[frame.inode] = _with(processes.get(frame.inode, Process()), frame)
+        elif frame.file == "process":
+            processes[frame.inode] = _process(frame)
     owners = {}
     inodes = {inode for each in addresses.values() for inode in each}
     for inode in inodes | processes.keys():
@@ -81,14 +81,11 @@ def read_own(own: int) -> Ownership:
     return Ownership({own: Owner(HOST)}, dict.fromkeys(addresses, (own,)))
 
 
-def _with(process: Process, frame: Frame) -> Process:
+def _process(frame: Frame) -> Process:
+    command, _, rest = frame.data.partition(b"\0")
+    host_name, _, groups = rest.partition(b"\0")
     pid = frame.path.split("/")[2]
-    process = process._replace(pid=int(pid) if pid.isdigit() else 0)
-    if frame.file == "cgroup":
-        return process._replace(groups=frame.data)
-    if frame.file == "comm":
-        return process._replace(command=frame.data)
-    return process._replace(host_name=frame.data)
+    return Process(int(pid) if pid.isdigit() else 0, groups, command, host_name)
 
 
 def _owner_of_namespace(process: Process, pods: Mapping[str, Pod], name: str) -> Owner | None:

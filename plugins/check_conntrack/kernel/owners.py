@@ -20,6 +20,7 @@ NAMESPACE, HOST, HERE, ITSELF = "namespace", "host", "here", "itself"
 KINDS = frozenset((POD, CONTAINER, LXC, VM, UNIT, USER, PROCESS, NAMESPACE, HOST, HERE))
 # Kinds that the control group of a process proves, so that no name of a namespace is better.
 STRONG = frozenset((POD, CONTAINER, LXC, VM))
+NSPAWN = "systemd-nspawn"  # the engine of a machine, which has a name and no id
 UID = "uid:"  # before the number of a user, where a unit could stand as well
 LONGEST_NAME = 80  # characters; a pod's name may have 253
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.@:/+-]")

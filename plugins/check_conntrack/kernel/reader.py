@@ -17,9 +17,9 @@ standard output. Both are pipes, or it ends.
               / "events" path time        ctnetlink's events of new and changed entries, for so
                                           long; the count and the clock with them
               / "owners" *where           what is in the namespaces: the addresses of each
-                                          (RTM_GETADDR), and of the first process in it its control
-                                          groups, command and host name; first, the names of the
-                                          folders of pods, each ended by a NUL byte
+                                          (RTM_GETADDR), and of the first process in it its command,
+                                          host name and control groups, with NUL bytes between;
+                                          first, the names of the folders of pods, each ended by one
               / "log"                     /dev/kmsg, a frame for each record
     where     = "processes" / path        the network namespaces of all threads, or one namespace
     path      = "/" 1*4094 byte           a file that names a network namespace; anything else is
@@ -130,6 +130,9 @@ STOP_SIGNALS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 END_SIGNALS = (signal.SIGALRM, signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
 
 
+LIBC = ctypes.CDLL(None, use_errno=True)  # to load it takes longer than a call
+
+
 class RefusedError(Exception):
     """The request is not in the grammar."""
 
@@ -139,7 +142,7 @@ class RefusedError(Exception):
 
 def call(function: str, *arguments: object) -> None:
     """Call a function of libc by name; raises OSError with its errno where it fails."""
-    if getattr(ctypes.CDLL(None, use_errno=True), function)(*arguments) != 0:
+    if getattr(LIBC, function)(*arguments) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 
@@ -563,18 +566,14 @@ def host_name(pid: int, home: int) -> bytes:
     return os.fsencode(os.uname().nodename)
 
 
-def process_frames(pid: int, inode: int, path: bytes, home: int) -> Iterator[bytes]:
-    """Yield the frames of what a process is; `home` is the inode of the host's own name."""
-    sources: list[tuple[str, Callable[[], bytes]]] = [
-        ("cgroup", partial(read_beginning, f"/proc/{pid}/cgroup", LONGEST_GROUPS)),
-        ("comm", partial(read_beginning, f"/proc/{pid}/comm", LONGEST_COMMAND)),
-        ("hostname", partial(host_name, pid, home)),
-    ]
-    for name, read in sources:
-        try:
-            yield frame(inode, 0, name, path, read())
-        except OSError as error:
-            yield frame(inode, error.errno or errno.EIO, name, path)
+def process_frame(pid: int, inode: int, path: bytes, home: int) -> bytes:
+    """Return the frame of what a process is; `home` is the inode of the host's own name."""
+    parts = [b"", b"", b""]
+    with suppress(OSError):  # gone by now: what is known is handed on
+        parts[0] = read_beginning(f"/proc/{pid}/comm", LONGEST_COMMAND)
+        parts[2] = read_beginning(f"/proc/{pid}/cgroup", LONGEST_GROUPS)
+        parts[1] = host_name(pid, home)
+    return frame(inode, 0, "process", path, b"\0".join(parts))
 
 
 def pods_frame() -> bytes:
@@ -619,7 +618,7 @@ def owner_frames(places: list[bytes]) -> Iterator[bytes]:
                     inode = os.stat(path).st_ino
                     if inode not in known:
                         known.add(inode)
-                        yield from process_frames(int(path.split(b"/")[2]), inode, path, home)
+                        yield process_frame(int(path.split(b"/")[2]), inode, path, home)
                     if inode in visited:
                         continue
                 inode = enter(path, visited)

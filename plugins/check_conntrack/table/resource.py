@@ -20,7 +20,7 @@ from ..kernel.namedtuple import NamedTuple
 from ..kernel.namespaces import Namespace
 from ..kernel.source import FileReading
 from ..kernel.table_file import HostValues
-from ..reports import Histories
+from ..reports import Histories, Owners
 from ..state import trend
 from ..state.forecast import forecast
 from . import sources
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from ..kernel.conntrack_cli import Conntrack
     from ..kernel.limits import Limits
     from ..kernel.namespaces import NamespaceScan
-    from ..kernel.owners import Ownership
     from ..session import Session
     from ..state.trend import Series
     from .files import OpenFiles
@@ -197,7 +196,7 @@ class TableReader:
         self._files = files
         self._timeouts: dict[str, dict[str, int]] = {}
         self._names: dict[str, Names] = {}
-        self._owners: tuple[Ownership, str] | None = None
+        self.owners = Owners(session)
         self._tables: dict[str, TableReading] = {}
         self._gone: set[str] = set()
         self._stack = stack
@@ -403,14 +402,11 @@ class TableReader:
         if not self.options.names:
             return Names()
         if report.path not in self._names:
-            if self._owners is None:
-                from ..owners import read_owners
-
-                self._owners = read_owners(self.session)
+            owners = self.owners.read()
             self._names[report.path] = seen_from(
-                self._owners[0],
+                owners,
                 report.namespace,
-                self._owners[1],
+                self.owners.problem,
                 partial(sources.time_is_up, self.session.stage),
             )
         return self._names[report.path]

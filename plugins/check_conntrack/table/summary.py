@@ -52,13 +52,25 @@ class TableSummary(nagios.StatusSummary):
 
     def ok(self, results: Results) -> str:
         """Return the figures of the first namespace."""
-        return self.problem(results)
+        if self.options.verbose:
+            self._name_namespaces()
+        return self._text(results)
 
     def problem(self, results: Results) -> str:
         """Return the state of the table, its cause, what alarms, and what was not read.
 
         What does not fit is in the long output.
         """
+        self._name_namespaces()
+        return self._text(results)
+
+    def _name_namespaces(self) -> None:
+        """Call namespaces by their owners, which takes time that a healthy run saves."""
+        if self.options.names and any(one.path and one.table for one in self.report.namespaces):
+            named = self.reader.owners.named(self.report.namespaces)
+            self.report = self.report._replace(namespaces=tuple(named))
+
+    def _text(self, results: Results) -> str:
         report = self.report
         ordered = reports.by_severity(report.namespaces, LABELS, results)
         if not ordered:
@@ -112,6 +124,7 @@ class TableSummary(nagios.StatusSummary):
 
     def verbose(self, results: Results) -> list[str]:
         """Return what alarms, why, what to do, what was not read, and what the table holds."""
+        self._name_namespaces()
         report = self.report
         verbose = self.options.verbose
         main = next(iter(reports.by_severity(report.namespaces, LABELS, results)), None)

@@ -28,13 +28,23 @@ class UsageSummary(nagios.StatusSummary):
         self.run = run
         self.verbosity = verbose
         self.window = window
+        self._owners = reports.Owners(run)
 
     def ok(self, results: Results) -> str:
         """Return the state of the first table, and of the fullest one."""
-        return self.problem(results)
+        if self.verbosity:
+            self.usage.reports = self._owners.named(self.usage.reports)
+        return self._text(results)
 
     def problem(self, results: Results) -> str:
-        """Return the state of the worst table, the cause, other namespaces, the time left."""
+        """Return the state of the worst table, the cause, other namespaces, the time left.
+
+        Namespaces are called by their owners, which takes time that a healthy run saves.
+        """
+        self.usage.reports = self._owners.named(self.usage.reports)
+        return self._text(results)
+
+    def _text(self, results: Results) -> str:
         shown = reports.by_severity(self.usage.reports, TABLE_LABELS, results)
         # EC2 refuses a packet before the kernel's table sees it.
         instance = self.usage.instance
@@ -79,6 +89,7 @@ class UsageSummary(nagios.StatusSummary):
     def verbose(self, results: Results) -> list[str]:
         """Return what alarms and since when, what could not be read, what to do, the numbers."""
         usage = self.usage
+        usage.reports = self._owners.named(usage.reports)
         shown = reports.by_severity(usage.reports, TABLE_LABELS, results)
         alarms = nagios.alarms(reports.results_of(shown[0], TABLE_LABELS, results)) if shown else []
         of_instance = self._of_instance(results)
@@ -87,6 +98,8 @@ class UsageSummary(nagios.StatusSummary):
             lambda alarm: _since(shown[0], alarm) if alarm in alarms else "",
         )
         lines += [f"UNKNOWN: {problem}" for problem in usage.problems]
+        if self._owners.problem and self.verbosity:
+            lines.append(f"Names of owners are missing: {self._owners.problem}")
         if usage.instance:
             lines += [f"Not read: {problem}" for problem in usage.instance.problems]
             lines += usage.instance.advice(of_instance)

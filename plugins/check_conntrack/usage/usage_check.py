@@ -103,7 +103,8 @@ def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
             options,
             stage,
             stack,
-            readers=bool(options.netns) + bool(options.listen),
+            # With --netns one for the counts, and one for the owners.
+            readers=2 * bool(options.netns) + bool(options.listen),
             capability=privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN,
             late=LATE_MODULES if options.listen else (),
         )
