@@ -14,7 +14,7 @@ from pathlib import Path
 import nagiosplugin
 import pytest
 
-from support.commands import NOBODY, Result, run
+from support.commands import NOBODY, PATIENT, Result, run
 from support.netns import Namespace
 
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -96,7 +96,7 @@ def front_door(need, installed, state):
     tree, python = installed
 
     def check(name: str, *options: object, before=(), user=NOBODY, **more) -> Result:
-        command = [*before, *user, python, tree / name, "--state-dir", state]
+        command = [*before, *user, python, tree / name, "--state-dir", state, *PATIENT]
         result = run(*command, *options, **more)
         assert result.err == ""
         assert result.code in range(4)

@@ -20,6 +20,7 @@ from check_conntrack.kernel import ctnetlink, rtnetlink, timeouts
 from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.kernel.reader_client import parse_answer
 from support import features
+from support.commands import PATIENCE
 from support.netns import ends
 
 # So much is asked for that the answer does not fit into a pipe: the reader stands in write(2)
@@ -48,7 +49,7 @@ def request(*fields):
 
 def ask(reader, *fields):
     """The frames of its answer."""
-    done = subprocess.run(reader, input=request(*fields), capture_output=True, timeout=30)
+    done = subprocess.run(reader, input=request(*fields), capture_output=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, b"")
     return list(parse_answer(io.BytesIO(done.stdout)))
 
@@ -382,7 +383,7 @@ def test_namespace_that_may_not_be_entered_is_a_frame_with_its_error(netns, read
     ids=lambda request: repr(request[:24]),
 )
 def test_request_outside_the_grammar_is_refused_without_a_byte(reader, bytes_):
-    done = subprocess.run(reader, input=bytes_, capture_output=True, timeout=30)
+    done = subprocess.run(reader, input=bytes_, capture_output=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"")
 
 

@@ -21,7 +21,7 @@ import pytest
 from check_conntrack.kernel import counters
 from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.kernel.reader_client import parse_answer
-from support.commands import NOBODY
+from support.commands import NOBODY, PATIENCE
 from support.netns import wait_until
 
 OWN = os.stat("/proc/self/ns/net").st_ino
@@ -57,7 +57,7 @@ def request(*fields):
 def ask(command, *fields, **options):
     """The frames of the answer."""
     done = subprocess.run(
-        command, input=request(*fields), capture_output=True, timeout=60, **options
+        command, input=request(*fields), capture_output=True, timeout=PATIENCE, **options
     )
     assert (done.returncode, done.stderr) == (0, b"")
     return list(parse_answer(io.BytesIO(done.stdout)))
@@ -181,7 +181,7 @@ exit $code
 def test_way_back_that_is_closed_leads_to_a_new_namespace(reader):
     # Root of a user namespace may enter what is made in it, and not go back to where it came from.
     command = ["unshare", "--user", "--map-root-user", "sh", "-c", USERNS, "sh", *reader()]
-    done = subprocess.run(command, capture_output=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, b"")
     frames = list(parse_answer(io.BytesIO(done.stdout)))
     assert [frame.file for frame in frames] == list(kernel_reader.LIMITS)

@@ -8,6 +8,10 @@ from typing import NamedTuple
 
 from support import perfdata
 
+# Seconds that a program may take, a check's own time-out included. An emulated machine is slow, and
+# slower yet where others use its processors.
+PATIENCE = 600 if os.environ.get("CHECK_CONNTRACK_VM") else 60
+PATIENT = ("-t", "120") if os.environ.get("CHECK_CONNTRACK_VM") else ()
 NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
 
 
@@ -47,7 +51,7 @@ class Result(NamedTuple):
 def run(*command: object, **options: object) -> Result:
     """Run a command to its end."""
     words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, **options)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, **options)
     return Result(done.returncode, done.stdout, done.stderr)
 
 
