@@ -14,6 +14,7 @@ import pytest
 
 from check_conntrack import launch
 from support.contract import Run
+from support.processes import gone
 
 PACKAGE = os.path.dirname(launch.__file__)
 PLUGINS = os.path.dirname(PACKAGE)
@@ -304,15 +305,14 @@ def through(tmp_path, script):
 @pytest.mark.parametrize("kind", HANGING)
 def test_a_reader_that_hangs_is_a_timeout_that_names_it_and_leaves_no_process(tmp_path, kind):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([PLUGINS, LIBRARIES])}
-    arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "1"]
+    arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "2"]
     run = ended(through(tmp_path, HANGING[kind]), arguments, env=environment)
     assert run.code == 3
-    assert run.text.endswith("other namespaces: timed out after 1s while waiting for the reader"), (
+    assert run.text.endswith("other namespaces: timed out after 2s while waiting for the reader"), (
         "the check's own namespace is known and evaluated"
     )
     assert "entries" in run.data
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert gone(int((tmp_path / "pid").read_text()))  # whoever adopts it reaps it when it likes
 
 
 def test_a_reader_that_talks_rubbish_without_end_is_unknown_and_leaves_no_process(tmp_path):
@@ -321,5 +321,4 @@ def test_a_reader_that_talks_rubbish_without_end_is_unknown_and_leaves_no_proces
     run = ended(through(tmp_path, "exec yes"), arguments, env=environment)
     assert run.code in (2, 3)
     assert "malformed answer from the reader" in run.text
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert gone(int((tmp_path / "pid").read_text()))
