@@ -39,7 +39,7 @@ DEFAULTS = {"sudo": True}
 DEFAULTS_OF = {
     "usage": {
         "listen": "1s",
-        "warning": ["95", "settles_at=100", "time_to_full=1h:"],
+        "warning": ["95", "time_to_full=1h:"],
         "critical": ["98", "time_to_full=10m:"],
     },
     "table": {"names": True},

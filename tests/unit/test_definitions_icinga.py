@@ -129,7 +129,7 @@ def own_variables(name):
     if name == "usage":
         own |= {
             "conntrack_usage_listen": "1s",
-            "conntrack_usage_warning": ["95", "settles_at=100", "time_to_full=1h:"],
+            "conntrack_usage_warning": ["95", "time_to_full=1h:"],
             "conntrack_usage_critical": ["98", "time_to_full=10m:"],
         }
     if name == "table":

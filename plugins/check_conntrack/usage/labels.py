@@ -44,7 +44,7 @@ LABELS = (
         "percent of the limit where the present rate leads, with --listen",
         "%",
         1,
-        warning="90",
+        warning="100",
         when_known=True,
     ),
     Label("instance_available", "connections that EC2 can still track for this instance"),
