@@ -67,7 +67,7 @@ def idle_leak(lab: Lab) -> Iterator[None]:
     Expect(
         "table",
         "CRITICAL",
-        says=("CLOSE_WAIT", "tcp/8080|:8080"),
+        says=("CLOSE_WAIT", r"from 198\.18\.7\.8\b", r"to 10\.1\.0\.90 tcp/8080"),
         below=(r"198\.18\.5\.5",),
         never=(*NO_LARGER_LIMIT, "flood", "scan", "of all entries", "5 tcp/443"),
     ),

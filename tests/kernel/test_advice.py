@@ -8,6 +8,7 @@ import re
 import pytest
 
 from check_conntrack.advice import capacity, diagnosis
+from check_conntrack.advice.table_profile import LeakEnds
 from check_conntrack.kernel import ctnetlink as ct
 from support.entries import new_entry
 from support.machine import limit_lock
@@ -194,8 +195,7 @@ def test_idle_connections_are_let_go_and_those_in_use_stay():
         )
         table = profile(
             idle=80.0,
-            destination=address("10.9.9.9", 95.0),
-            established_service=target("", 3306, 95.0)._replace(name="tcp/3306"),
+            idle_ends=LeakEnds(target=target("10.9.9.9", 3306, 95.0)),
         )
         (step, *_) = diagnosis.diagnose(table)[0].steps(table)
         paste(inside, step.commands)

@@ -209,5 +209,6 @@ def everything(one: tally.Tally) -> dict[str, object]:
         found[name] = (heavy.counts, heavy.total, heavy.error)
     found["unanswered"] = (one.unanswered.flows, one.unanswered.total)
     found["translations"] = (one.translations.counts, one.translations.counted)
+    found["leaks"] = (one.leaks.flows, one.leaks.counted)
     found["pools"] = (one.pools.flows.counts, one.pools.flows.error, one.pools.ranges)
     return found

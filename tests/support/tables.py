@@ -211,9 +211,9 @@ CAUSES = {
     ),
     "close_wait": (
         close_wait,
-        "leaked connections: 38% of entries in CLOSE_WAIT to tcp/8080",
+        "leaked connections: 38% of entries in CLOSE_WAIT, of these 100% to 10.9.9.9 tcp/8080",
     ),
-    "idle": (idle, "leaked connections: 62% idle for hours, of all entries 62% to 10.9.9.9 tcp"),
+    "idle": (idle, "leaked connections: 62% idle for hours, of these 100% to 10.9.9.9 tcp/3306"),
     "dns": (dns_churn, "DNS churn: 77% to port 53, 77% from 10.0.0.7, 77% to 10.0.0.53 udp/53"),
     "unreplied": (
         unreplied,

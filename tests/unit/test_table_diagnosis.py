@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from check_conntrack.advice import diagnosis, remedies
-from check_conntrack.advice.table_profile import FEWEST, TopItem
+from check_conntrack.advice.table_profile import FEWEST, LeakEnds, TopItem
 from check_conntrack.kernel import host, sockets
 from check_conntrack.kernel.source import FileReading
 from check_conntrack.table import summary
@@ -368,11 +368,11 @@ def test_idle_connections_are_freed_where_they_go_to():
     table = profile(
         idle=80.0,
         established=95.0,
-        destination=address("10.9.9.9", 95.0),
         established_service=TopItem("tcp/3306", 95.0, 1045, port=3306),
+        idle_ends=LeakEnds(target=target("10.9.9.9", 3306)._replace(entries=800), to_target=900),
     )
     text = advice(table)
-    assert "this frees 1045 entries now, of which 880 are idle" in text
+    assert "this frees 900 entries now, of which 800 are idle" in text
     command = "conntrack -D -p tcp --state ESTABLISHED -d 10.9.9.9 --dport 3306 > /dev/null"
     assert command in text
     assert "conntrack -U" not in text
@@ -557,7 +557,7 @@ def test_udp_from_few_clients_to_an_unknown_port_is_no_flood():
     assert "or a flood" in diagnosis.diagnose(profile(one))[0].sentence(profile(one))
 
 
-def test_leak_names_nobody_whose_connections_are_of_another_service():
+def test_leak_names_the_ends_of_leaked_connections_and_no_others():
     named = {
         "source": address("192.0.2.5", 55.0),
         "destination": address("192.0.2.80", 55.0),
@@ -566,5 +566,34 @@ def test_leak_names_nobody_whose_connections_are_of_another_service():
     leak = target("", 9000, 45.0)._replace(name="tcp/9000", address="")
     table = profile(close_wait=45.0, close_wait_service=leak, **named)
     assert first(table) == "leaked connections: 45% of entries in CLOSE_WAIT to tcp/9000"
-    same = leak._replace(name="tcp/443", port=443)
-    assert "192.0.2.5" in first(table._replace(close_wait_service=same))
+    ends = LeakEnds(address("10.0.0.7", 93.0), target("10.9.9.9", 9000, 99.6))
+    assert first(table._replace(close_wait_ends=ends)) == (
+        "leaked connections: 45% of entries in CLOSE_WAIT, of these 93% from 10.0.0.7, 99% to "
+        "10.9.9.9 tcp/9000"
+    )
+
+
+def test_leak_in_the_shade_of_other_traffic_is_named(file, inspect):
+    busy = [
+        tables.tcp("ESTABLISHED", "192.0.2.5", "192.0.2.80", 1024 + n, 443, tables.LONG - n % 60)
+        for n in range(2200)
+    ]
+    stuck = [tables.tcp("CLOSE_WAIT", "10.0.0.7", "10.9.9.9", 1024 + n, 9000) for n in range(1500)]
+    run = inspect("--source", file(busy + stuck))
+    assert "of these 100% from 10.0.0.7, 100% to 10.9.9.9 tcp/9000" in run.text
+    assert "192.0.2.5" not in run.text
+    old = [
+        tables.tcp("ESTABLISHED", "10.0.0.7", "10.9.9.9", 1024 + n, 3306, tables.LONG - 90000 - n)
+        for n in range(1500)
+    ]
+    fresh = [
+        tables.tcp("ESTABLISHED", "10.0.0.8", "10.9.9.9", 1024 + n, 3306, tables.LONG - n % 60)
+        for n in range(400)
+    ]
+    run = inspect("--source", file(busy[:1500] + old + fresh), "-v")
+    assert "of these 100% from 10.0.0.7, 100% to 10.9.9.9 tcp/3306" in run.text
+    assert "Free them: this frees 1900 entries now, of which 1500 are idle." in run.rest
+    assert (
+        "  conntrack -D -p tcp --state ESTABLISHED -d 10.9.9.9 --dport 3306 > /dev/null"
+        in run.lines
+    )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Callable
 
     from .capacity import Step
-    from .table_profile import TableProfile
+    from .table_profile import LeakEnds, TableProfile
 
 
 class Cause(NamedTuple):
@@ -100,6 +100,17 @@ def _who(profile: TableProfile, share: float = 0.0, about: TopItem | None = None
     return f"of all entries {text}" if text and apart else text
 
 
+def _has(ends: LeakEnds, profile: TableProfile) -> str:
+    """Return who has leaked connections: a source, a target; empty where none stands out."""
+    named = ((ends.source, "from"), (ends.target, "to"))
+    words = [
+        f"{percent(item.share)} {word} {called(item, profile)}"
+        for item, word in named
+        if item.share >= NAMED
+    ]
+    return f"of these {', '.join(words)}" if words else ""
+
+
 def _with(text: str, *more: str) -> str:
     return ", ".join(filter(None, (text, *more)))
 
@@ -162,16 +173,19 @@ def _idle_for() -> str:
 
 
 def _idle_service(profile: TableProfile) -> str:
-    """Return the service that idle connections go to, where that of the whole table is another."""
+    """Return the service that idle connections go to, where no single target stands out."""
     service = profile.established_service
-    if service.name == profile.service.name:
+    if profile.idle_ends.target.share >= NAMED:
         return ""
     return f" to {service.name}" if idle_goes_to_service(profile) else ""
 
 
 def _in_close_wait(profile: TableProfile) -> str:
     share = profile.close_wait
-    return f"{percent(share)} of entries in CLOSE_WAIT{_to(profile.close_wait_service, share)}"
+    service = _to(profile.close_wait_service, share)
+    if profile.close_wait_ends.target.share >= NAMED:
+        service = ""
+    return f"{percent(share)} of entries in CLOSE_WAIT{service}"
 
 
 def _in_time_wait(profile: TableProfile) -> str:
@@ -209,12 +223,8 @@ CAUSES = (
     Cause(
         "close_wait",
         lambda p: p.weighty and p.close_wait >= 25,
-        lambda p: _with(
-            f"leaked connections: {_in_close_wait(p)}", _who(p, p.close_wait, p.close_wait_service)
-        ),
-        lambda p: _with(
-            f"leaked connections: {_in_close_wait(p)}", _who(p, p.close_wait, p.close_wait_service)
-        ),
+        lambda p: _with(f"leaked connections: {_in_close_wait(p)}", _has(p.close_wait_ends, p)),
+        lambda p: _with(f"leaked connections: {_in_close_wait(p)}", _has(p.close_wait_ends, p)),
         remedies.closing,
     ),
     Cause(
@@ -222,12 +232,12 @@ CAUSES = (
         _is_idle,
         lambda p: _with(
             f"leaked connections: {percent(p.idle)} idle for hours{_idle_service(p)}",
-            _who(p, p.idle, p.established_service),
+            _has(p.idle_ends, p),
         ),
         lambda p: _with(
             f"leaked connections: {percent(p.idle)} of entries are ESTABLISHED without a packet "
             f"for {_idle_for()}",
-            _who(p, p.idle, p.established_service),
+            _has(p.idle_ends, p),
         ),
         remedies.alive,
     ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from . import rulesets
 from .capacity import Step, lines_of
-from .table_profile import NAMED, idle_goes_to_service, overlaps
+from .table_profile import NAMED, SENDER, TopItem, idle_goes_to_service
 from .unanswered import HALF_OPEN
 
 TYPE_CHECKING = False
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from .diagnosis import Cause
-    from .table_profile import TableProfile, TopItem, Unanswered
+    from .table_profile import TableProfile, Unanswered
 
 LEAVE = "Leave the limit as it is: a larger table only takes longer to fill."
 _TIMEOUT = "net.netfilter.nf_conntrack_"
@@ -271,9 +271,9 @@ def _frees_state(profile: TableProfile, state: str, share: float) -> list[Step]:
 
 def closing(profile: TableProfile) -> list[Step]:
     """Return what helps against connections that one side never closes."""
-    target = profile.destination
+    target = profile.close_wait_ends.target
     where = "here or behind this host"
-    if overlaps(target.share, profile.close_wait):
+    if target.share >= SENDER:
         where = "on this host" if target.address in profile.own else f"on {target.name}"
     return [
         Step(
@@ -296,20 +296,22 @@ def alive(profile: TableProfile) -> list[Step]:
     service = profile.established_service
     first = f", first for {service.name}" if service.name else ""
     options = ["-p", "tcp", "--state", "ESTABLISHED"]
-    target = profile.destination
-    item = target if overlaps(target.share, profile.idle) else target._replace(zone=0)
-    if overlaps(target.share, profile.idle):
-        options += ["-d", item.address]
-    if idle_goes_to_service(profile):
-        options += ["--dport", str(service.port)]
+    target = profile.idle_ends.target
     number = round(profile.total * profile.idle / 100)
     all_of_them = round(profile.total * profile.established / 100)
-    if "--dport" in options:
+    if target.share >= SENDER:
+        options += ["-d", target.address, "--dport", str(target.port)]
+        number, all_of_them = target.entries, profile.idle_ends.to_target
+    elif idle_goes_to_service(profile):
+        target = TopItem()
+        options += ["--dport", str(service.port)]
         all_of_them = service.entries
+    else:
+        target = TopItem()
     all_of_them = max(number, all_of_them)
     # conntrack -U could shorten what they have left, but stops after a few hundred (ENOBUFS).
     steps = []
-    commands = rulesets.deletes(profile, item, *options)
+    commands = rulesets.deletes(profile, target, *options)
     if commands and number:
         steps.append(
             Step(

@@ -80,6 +80,19 @@ class Unanswered(NamedTuple):
     backend: TopItem = TopItem()
 
 
+class LeakEnds(NamedTuple):
+    """The ends of leaked connections; shares are of these connections.
+
+    Attributes:
+        source, target: the largest of each; a target has a port
+        to_target: all connections to that target in the same state, scaled to the whole table
+    """
+
+    source: TopItem = TopItem()
+    target: TopItem = TopItem()
+    to_target: int = 0
+
+
 class StaleFlows(NamedTuple):
     """Unanswered flows whose translation leads nowhere, or where newer flows no longer go.
 
@@ -137,6 +150,7 @@ class TableProfile(NamedTuple):
         original_zones: some have one in the original direction alone
         tcp_loose: nf_conntrack_tcp_loose; None where it is not known
         stale: flows with a stale translation, the most first
+        close_wait_ends, idle_ends: who has the connections in CLOSE_WAIT, and the idle ones
     """
 
     entries: int
@@ -173,6 +187,8 @@ class TableProfile(NamedTuple):
     original_zones: bool = False
     tcp_loose: int | None = None
     stale: tuple[StaleFlows, ...] = ()
+    close_wait_ends: LeakEnds = LeakEnds()
+    idle_ends: LeakEnds = LeakEnds()
 
     @property
     def weighty(self) -> bool:

@@ -12,9 +12,10 @@ import collections
 import functools
 import itertools
 import operator
+import struct
 import sys
 
-from check_conntrack.flows import groups, translations
+from check_conntrack.flows import groups, leaks, translations
 from check_conntrack.flows import tally as t
 from check_conntrack.flows.columns import (
     address_keys,
@@ -92,6 +93,7 @@ def count_rows(tally: t.Tally, group: list[bytes], rows: bytes, shape: Shape) ->
     no_answer = flags.translate(_NO_REPLY)
     if shape.protocol == IPPROTO_TCP and states is not None:
         _count_timeouts(tally, rows, shape, states)
+        _count_leaks(tally, rows, shape, states)
         half_open = integer(no_answer) | integer(states.translate(_HALF_OPEN))
         no_answer = half_open.to_bytes(number, "little")
     if 1 in no_answer and not tally.unanswered.full:
@@ -112,6 +114,31 @@ def _count_timeouts(tally: t.Tally, rows: bytes, shape: Shape, states: bytes) ->
             buckets = _timeout_buckets(rows, len(states), shape.size, shape.timeout)
             chosen = itertools.compress(buckets, established)
             tally.established_timeouts.update(chosen)
+
+
+def _count_leaks(tally: t.Tally, rows: bytes, shape: Shape, states: bytes) -> None:
+    """Count the ends of connections in the states that are wanted."""
+    size, length = shape.size, shape.address_length
+    for state in leaks.STATES:
+        number = states.count(state)
+        if not number or not tally.leaks.wanted(state):
+            continue
+        chosen = rows
+        if number < len(states):
+            every = memoryview(rows)
+            column = states.translate(equals(state, 0xFF))
+            parts = (every[at * size : at * size + size] for at in range(len(states)))
+            chosen = b"".join(itertools.compress(parts, column))
+        columns: list[Column] = [0, 0]
+        if shape.timeout is not None:
+            buckets = _timeout_buckets(chosen, number, size, shape.timeout)
+            packed = struct.pack(f">{number}H", *buckets)
+            columns = [packed[::2], packed[1::2]]
+        columns += _columns(chosen, size, shape.original_zone, 2)
+        columns += _columns(chosen, size, shape.destination_port, 2)
+        columns += _columns(chosen, size, shape.addresses[ORIGINAL_SOURCE], length)
+        columns += _columns(chosen, size, shape.addresses[ORIGINAL_DESTINATION], length)
+        tally.leaks.feed(state, columns, number)
 
 
 def _count_unanswered(tally: t.Tally, rows: bytes, shape: Shape) -> None:

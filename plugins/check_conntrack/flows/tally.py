@@ -30,6 +30,7 @@ from check_conntrack.flows.groups import (
 )
 from check_conntrack.flows.heavy_hitters import HeavyHitters
 from check_conntrack.flows.labels import address_label, pool_label, protocol_label, service_label
+from check_conntrack.flows.leaks import Ends, LeakedFlows
 from check_conntrack.flows.match import Match, prefix_mask
 from check_conntrack.flows.nat_pools import FIRST_PORT, RANGE_HEAD, NatPools
 from check_conntrack.flows.translations import REPLIED, UNTRANSLATED, Translations, is_counted
@@ -118,7 +119,7 @@ class Tally:
         groups: entries by family, protocol, state and flags (groups.Group)
         established_timeouts: entries of established TCP, by seconds left >> IDLE_SHIFT
         sources, destinations, services: the most frequent
-        unanswered, pools, translations: see there
+        unanswered, pools, translations, leaks: see there
     """
 
     def __init__(self, prefixes: Prefixes | None = None, match: Match | None = None) -> None:
@@ -143,6 +144,7 @@ class Tally:
         self.unanswered = UnansweredFlows(*self.prefixes)
         self.pools = NatPools()
         self.translations = Translations()
+        self.leaks = LeakedFlows()
 
     def add(self, entry: Entry) -> None:
         """Count one entry, if the filter keeps it."""
@@ -182,6 +184,15 @@ class Tally:
             and entry.timeout is not None
         ):
             self.established_timeouts[timeout_bucket(entry.timeout)] += 1
+        if protocol == IPPROTO_TCP and state is not None and self.leaks.wanted(state):
+            self.leaks.add(
+                state,
+                timeout_bucket(entry.timeout or 0),
+                zone,
+                _port(protocol, original.destination_port),
+                original.source,
+                original.destination,
+            )
         self.services.add(service_key(protocol, state, original.destination_port))
         if translated and has_ports(protocol) and reply.source_port is not None:
             self._add_pool(entry)
@@ -408,6 +419,12 @@ class Tally:
             n for bucket, n in self.established_timeouts.items() if first <= bucket < below
         )
         return round(number * self.scale(total))
+
+    def idle_ends(self, seconds: int, timeout: int, unacknowledged: int = 300) -> Ends:
+        """Return the ends of those that established_idle counts."""
+        first = (unacknowledged >> IDLE_SHIFT) + 1
+        below = timeout - seconds + 1 >> IDLE_SHIFT
+        return self.leaks.ends(ct.TCP_CONNTRACK_ESTABLISHED, first, below)
 
     def margin(self, total: int) -> float:
         """Return how far a share of a sample may be wrong, in percentage points.

@@ -228,6 +228,11 @@ class LineCounter:
             buckets = map(operator.rshift, seconds, itertools.repeat(t.IDLE_SHIFT))
             tally.established_timeouts.update(buckets)
             tally.clamp_timeouts()
+        if protocol == IPPROTO_TCP and state is not None and tally.leaks.wanted(state):
+            columns_of_ports = _two_columns(map(int, ports[0])) if ports[0] else (0, 0)
+            left = map(t.timeout_bucket, map(int, columns.timeouts() or ["0"] * number))
+            head = [*_two_columns(left), *(zone or (0, 0)), *columns_of_ports]
+            tally.leaks.feed(state, [*head, *addresses[0], *addresses[1]], number)
         # Where there is no port, all lines are of one service.
         services = collections.Counter(ports[0]) if ports[0] else {"0": number}
         for port, times in services.items():

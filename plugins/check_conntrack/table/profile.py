@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from ..advice.table_profile import LONG_IDLE, NAMED, TableProfile, TopItem, Unanswered
-from ..flows.entry import address_text, state_name
+from ..advice.table_profile import (
+    LONG_IDLE,
+    NAMED,
+    LeakEnds,
+    TableProfile,
+    TopItem,
+    Unanswered,
+)
+from ..flows.entry import IPPROTO_TCP, address_text, state_name
 from ..flows.groups import DESTINATION_NAT
 from ..flows.labels import protocol_label
 from ..flows.tally import IDLE_SHIFT
@@ -16,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ..flows.leaks import Ends
     from ..flows.nat_pools import Pool
     from ..flows.tally import Tally, Top
     from ..flows.unanswered import Endpoint, UnansweredGroup
@@ -97,10 +105,29 @@ def table_profile(
         original_zones=tally.original_zones > 0,
         tcp_loose=read_tcp_loose() if here else None,
         stale=report.stale,
+        close_wait_ends=_ends(
+            tally.leaks.ends(ct.TCP_CONNTRACK_CLOSE_WAIT), figures.tcp_close_wait
+        ),
+        idle_ends=_ends(
+            tally.idle_ends(LONG_IDLE, established or 0, unacknowledged),
+            round(idle * entries / 100),
+        ),
     )
     profile = _with_pool(profile, tally.pools.top(1), tally.scale(table.total))
     profile = _with_own(profile) if here else profile
     return _with_owners(profile, names) if names else profile
+
+
+def _ends(ends: Ends, number: int) -> LeakEnds:
+    """Return the ends of leaked connections. number: how many these are in the whole table."""
+    if not ends.counted:
+        return LeakEnds()
+    weight = number / ends.counted
+    return LeakEnds(
+        _address(ends.source, ends.counted, weight),
+        _address(ends.target, ends.counted, weight, protocol_label(IPPROTO_TCP)),
+        round(ends.to_target * weight),
+    )
 
 
 def _with_pool(profile: TableProfile, pools: Sequence[Pool], scale: float) -> TableProfile:
@@ -128,6 +155,8 @@ def _with_pool(profile: TableProfile, pools: Sequence[Pool], scale: float) -> Ta
 def _with_own(profile: TableProfile) -> TableProfile:
     """Return the profile with those of its addresses that are this host's, or its gateways."""
     items = [profile.source, profile.destination]
+    for ends in (profile.close_wait_ends, profile.idle_ends):
+        items += [ends.source, ends.target]
     for one in profile.unanswered:
         items += [one.source, one.target, one.destination]
     addresses = {item.address for item in items if item.address}
@@ -144,9 +173,17 @@ def _with_owners(profile: TableProfile, names: Names) -> TableProfile:
         own = item.address in profile.own
         return item._replace(owner=names.of(item, service, own=own, server=server))
 
+    def owned_ends(ends: LeakEnds) -> LeakEnds:
+        return ends._replace(
+            source=owned(ends.source, ends.target, server=False),
+            target=owned(ends.target, ends.target, server=True),
+        )
+
     return profile._replace(
         source=owned(profile.source, profile.service, server=False),
         destination=owned(profile.destination, profile.service, server=True),
+        close_wait_ends=owned_ends(profile.close_wait_ends),
+        idle_ends=owned_ends(profile.idle_ends),
         unanswered=tuple(
             one._replace(
                 source=owned(one.source, one.target, server=False),
