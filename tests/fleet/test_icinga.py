@@ -229,7 +229,8 @@ def test_growth_and_time_to_full_reach_icinga_when_they_are_known(cluster):
                 kept = codec.decode(trend.Series, json.loads(file.read_text()))
                 earlier = [each._replace(at=each.at - 110) for each in kept.samples]
                 file.write_text(json.dumps(codec.encode(kept._replace(samples=tuple(earlier)))))
-            done = cluster.master.check(host, "conntrack-usage")
+            with machine_limit(LIMIT):
+                done = cluster.master.check(host, "conntrack-usage")
     finally:
         cluster.red.run("conntrack", "-F")
     assert done.perfdata["growth"]["value"] > 0.1

@@ -81,7 +81,7 @@ def parser() -> cli.Parser:
         type=_window,
         default=3600.0,
         metavar="DURATION",
-        help="time span for growth (default: 1h); growth is known after 3 runs and 5 minutes",
+        help="longest time span for growth (default: 1h)",
     )
     add(
         "--listen",
