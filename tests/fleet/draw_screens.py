@@ -35,7 +35,7 @@ from support.graph_stores import (  # noqa: E402
     running,
     until,
 )
-from support.icinga_nodes import COMMANDS, SERVICES, SHIPPED  # noqa: E402
+from support.icinga_nodes import COMMANDS, CONSTANTS, PLUGINS, SERVICES, SHIPPED  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,12 +67,6 @@ PAGES = (
 )  # fmt: skip
 
 ICINGA = """\
-const PluginDir = "/usr/lib/nagios/plugins"
-const PluginContribDir = "{top}/plugins"
-const NodeName = "master"
-const ZoneName = "master"
-include <itl>
-include <plugins>
 library "db_ido_mysql"
 object CheckerComponent "checker" {{ }}
 object IdoMysqlConnection "ido" {{
@@ -139,8 +133,10 @@ def icinga(top: Path, database: Database) -> Iterator[None]:
         script = plugins / f"check_conntrack_{name}"
         script.write_text(f"#!/bin/sh\ncat {plugins / name}.txt\nexit {code}\n")
         script.chmod(0o755)
-    main = ICINGA.format(top=top, port=database.port, host=HOST)
-    parts = [main, *(f'include "{file}"' for file in (COMMANDS, SERVICES))]
+    constants = CONSTANTS.format(name="master")
+    constants = constants.replace(f'ContribDir = "{PLUGINS}"', f'ContribDir = "{plugins}"')
+    main = ICINGA.format(port=database.port, host=HOST)
+    parts = [constants, main, *(f'include "{file}"' for file in (COMMANDS, SERVICES))]
     (top / "icinga2.conf").write_text("\n".join(parts))
     names = ("DataDir", "CacheDir", "LogDir", "SpoolDir", "InitRunDir")
     for name in names:

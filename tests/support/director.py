@@ -10,6 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 from support.graph_stores import PATH, free_port, listens, running, until
+from support.icinga_nodes import CONSTANTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,13 +43,7 @@ BASKET = {
     "owner_value": "tests",
     "uuid": "b5e1f6a0-3c1c-4f6e-9b7e-2f1d8a6c0e11",
 }
-ICINGA = """\
-const PluginDir = "/usr/lib/nagios/plugins"
-const PluginContribDir = "/usr/lib/nagios/plugins"
-const NodeName = "master"
-const ZoneName = "master"
-include <itl>
-include <plugins>
+ZONES = """\
 object Endpoint "master" { }
 object Zone "master" { endpoints = [ "master" ] }
 object Zone "director-global" { global = true }
@@ -164,7 +159,9 @@ class Director:
 def validate(rendered: Path, top: Path) -> tuple[int, str, str]:
     """Have Icinga check a rendered configuration: exit status, what it said, and all objects."""
     file = top / "icinga2.conf"
-    file.write_text(f'{ICINGA}include_zones "director", "{rendered}/zones.d"\n')
+    file.write_text(
+        f'{CONSTANTS.format(name="master")}{ZONES}include_zones "director", "{rendered}/zones.d"\n'
+    )
     names = ("DataDir", "CacheDir", "LogDir", "SpoolDir", "InitRunDir")
     for name in names:
         (top / name).mkdir(exist_ok=True)
