@@ -309,7 +309,7 @@ def test_a_list_of_namespaces_gives_a_service_each_and_a_dictionary_thresholds_t
             namespace.run("conntrack", "-F")
     assert (warned.state, calm.state, critical.state) == (WARNING, OK, CRITICAL)
     assert (warned.perfdata["entries"]["value"], warned.perfdata["usage"]["warn"]) == (700, 50)
-    assert (calm.perfdata["entries"]["value"], calm.perfdata["usage"]["crit"]) == (20, 90)
+    assert (calm.perfdata["entries"]["value"], calm.perfdata["usage"]["crit"]) == (20, 98)
     assert critical.perfdata["usage"]["crit"] == 60
 
 
@@ -317,7 +317,7 @@ def test_a_list_of_namespaces_gives_a_service_each_and_a_dictionary_thresholds_t
 def test_the_agent_checks_its_own_table_and_the_master_shows_it_full(cluster, way):
     master, agent = cluster.master, cluster.agent
     agent.starts("table")
-    fill(agent.netns, 950)
+    fill(agent.netns, 985)
     variables = {"conntrack": way, "nrpe_address": "192.0.2.2"}
     try:
         with (
@@ -331,11 +331,11 @@ def test_the_agent_checks_its_own_table_and_the_master_shows_it_full(cluster, wa
     finally:
         agent.netns.run("conntrack", "-F")
     assert contents.state == CRITICAL, contents.output
-    usage = "950 of 1000 entries in use (95.0%)"
+    usage = "985 of 1000 entries in use (98.5%)"
     assert contents.output.startswith(f"CONNTRACK_TABLE CRITICAL - {usage}")
     assert len(contents.output.splitlines()) > 10
     entries = contents.perfdata["entries"]
-    assert (entries["value"], entries["max"]) == (950, LIMIT)
+    assert (entries["value"], entries["max"]) == (985, LIMIT)
     assert set(contents.perfdata) == {label.name for label in table_check.LABELS}
     assert count.state == CRITICAL, count.output
     assert count.output.startswith(f"CONNTRACK_USAGE CRITICAL - {usage}")

@@ -237,16 +237,18 @@ def run_through_all_states(agent, folder):
     try:
         nagios.until(usage=OK, full=OK, table=OK)
         agent.fill(850)
-        nagios.until(usage=WARNING, full=OK, table=WARNING)
-        status = nagios.status()["conntrack-usage"]
-        assert status["plugin_output"].startswith(
-            "CONNTRACK_USAGE WARNING - 850 of 1000 entries in use (85.0%)"
-        )
-        assert status["performance_data"].startswith("usage=85.0%;80;90;0;100 entries=850;;;0;1000")
-        # The table check has found its cause, which a larger limit would not help.
-        assert "check_conntrack_table -v" in status["long_plugin_output"]
+        nagios.until(usage=OK, full=OK, table=WARNING)
         # Usage first, so that there is something to depend on.
         nagios.order("DISABLE_SVC_CHECK;router;conntrack-table")
+        agent.fill(970)
+        nagios.until(usage=WARNING, full=OK)
+        status = nagios.status()["conntrack-usage"]
+        assert status["plugin_output"].startswith(
+            "CONNTRACK_USAGE WARNING - 970 of 1000 entries in use (97.0%)"
+        )
+        assert status["performance_data"].startswith("usage=97.0%;95;98;0;100 entries=970;;;0;1000")
+        # The table check has found its cause, which a larger limit would not help.
+        assert "check_conntrack_table -v" in status["long_plugin_output"]
         agent.fill(1000)
         nagios.until(usage=CRITICAL, full=CRITICAL)
         nagios.order("ENABLE_SVC_CHECK;router;conntrack-table")

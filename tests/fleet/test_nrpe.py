@@ -17,7 +17,8 @@ OK, WARNING, CRITICAL, UNKNOWN = range(4)
 # What the table holds, of which limit, and the exit codes of usage, full and table.
 SITUATIONS = {
     "roomy": (300, 10000, (OK, OK, OK)),
-    "filling": (850, 1000, (WARNING, OK, WARNING)),
+    "filling": (850, 1000, (OK, OK, WARNING)),
+    "nearly full": (970, 1000, (WARNING, OK, CRITICAL)),
     "full": (1000, 1000, (CRITICAL, CRITICAL, CRITICAL)),
 }
 
@@ -116,14 +117,14 @@ def test_long_output_arrives_whole(agents, size):
 
 def test_the_oldest_packets_hold_the_beginning(sudo_agent):
     sudo_agent.limit(1000)
-    sudo_agent.fill(850)
+    sudo_agent.fill(970)
     forget(sudo_agent)
     whole = sudo_agent.ask("check_conntrack_usage")
     forget(sudo_agent)
     cut = sudo_agent.ask("check_conntrack_usage", options=["-2"])
     assert (whole.returncode, cut.returncode) == (WARNING, WARNING)
     assert cut.stdout.rstrip(b"\n") == whole.stdout[:1023].rstrip(b"\n")
-    told = b"CONNTRACK_USAGE WARNING - 850 of 1000 entries in use (85.0%), 0 new/s | "
+    told = b"CONNTRACK_USAGE WARNING - 970 of 1000 entries in use (97.0%), 0 new/s | "
     assert cut.stdout.startswith(told)
 
 
