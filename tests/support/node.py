@@ -190,3 +190,40 @@ class Node:
         script = f'mount --bind {self.logs} /var/log; exec "$@"'
         enter = ["nsenter", f"--net={self.host.path}"]
         return ["unshare", "-m", "sh", "-ec", script, "sh", *enter]
+
+
+CROWD = """
+import ctypes, os, signal, socket, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def set_address(packed):
+    attributes = struct.pack("=HH4sHH4s", 8, 1, packed, 8, 2, packed)
+    body = struct.pack("=BBBBI", socket.AF_INET, 32, 0, 0, 1) + attributes
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as link:
+        link.send(struct.pack("=IHHII", 16 + len(body), 20, 0x605, 1, 0) + body)  # RTM_NEWADDR
+        assert struct.unpack_from("=i", link.recv(4096), 16) == (0,)
+
+
+for number in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        assert libc.unshare(0x40000000) == 0  # CLONE_NEWNET
+        set_address(bytes((10, 245, number >> 8, number & 255)))
+        os.write(1, b".")
+        signal.pause()
+signal.pause()
+"""
+
+
+@contextlib.contextmanager
+def crowd(number: int) -> Iterator[None]:
+    """Have so many network namespaces, each with a process and an address of its own."""
+    command = ["/usr/bin/python3", "-c", CROWD, str(number)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+        try:
+            assert parent.stdout
+            assert len(parent.stdout.read(number)) == number
+            yield
+        finally:
+            parent.kill()
