@@ -27,8 +27,10 @@ ENTRIES = 300
 # Growth is known after five minutes; it comes last. The buckets are the machine's.
 ANSWERS = {
     "check_conntrack_usage": (
-        r"CONNTRACK_USAGE OK - 300 of 10000 entries in use \(3\.0%\) \| usage=3\.0%;80;90;0;100 "
+        r"CONNTRACK_USAGE OK - 300 of 10000 entries in use \(3\.0%\)"
+        r"(, [0-9.]+ new/s(, settles at about [0-9.]+%)?)? \| usage=3\.0%;95;98;0;100 "
         r"entries=300;;;0;10000 limit=10000;;;0 load_factor=[0-9.]+;;;0( growth=-?0\.00)?(;;;)?"
+        r"( (new_rate|end_rate|lifetime|settles_at)=[0-9.]+[%s]?[0-9;:]*)*"
     ),
     "check_conntrack_full": (
         r"CONNTRACK_FULL OK - not full in the last [0-9]+m( [0-9]+s)? "
