@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from .signals import Stage
 
 
+# Modules that name owners, which every check may import later.
+LATE = tuple(
+    f"check_conntrack.{name}"
+    for name in ("owners", "kernel.owner_request", "kernel.rtnetlink", "advice.owner_words")
+)
+
+
 class ForbiddenError(KernelError):
     """The capability that a request needs is missing, and sudo may not be used to get it."""
 
@@ -170,7 +177,7 @@ def drop_privileges(
     from .kernel import host, namespace_request, reader_client, reader_command  # noqa: F401
 
     if not readable_by_all():
-        for name in late:
+        for name in (*late, *LATE):
             with suppress(ImportError):  # not every Python has every library
                 __import__(name)
     directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED

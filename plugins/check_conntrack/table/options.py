@@ -337,7 +337,7 @@ def late_modules(options: argparse.Namespace) -> list[str]:
     if options.source not in LIVE:
         suite += ["flows.text_form", "table.files", "table.names"]
     if options.names:
-        suite += ["owners", "kernel.owner_request", "kernel.rtnetlink", "table.names"]
+        suite += ["kernel.socket_owners", "table.names"]
     if options.save:
         suite += ["table.snapshots", "table.table_text", "flows.text_writer"]
     return late + ["check_conntrack." + name for name in suite]
