@@ -174,8 +174,8 @@ def options(check: Check) -> list[Option]:
 
 
 def defaults(check: Check) -> dict[str, Any]:
-    """Return the values of the custom variables that a command sets itself."""
-    return {**DEFAULTS, **DEFAULTS_OF.get(check.name, {})}
+    """Return the values of the custom variables that a command sets itself, sorted by name."""
+    return dict(sorted({**DEFAULTS, **DEFAULTS_OF.get(check.name, {})}.items()))
 
 
 def quoted(text: str) -> str:

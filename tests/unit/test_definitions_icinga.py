@@ -284,6 +284,13 @@ def test_the_host_template_has_the_agent_that_its_services_run_on():
     assert BASKET["HostTemplate"]["conntrack"]["has_agent"] is True
 
 
+def test_keys_of_the_basket_are_in_the_directors_order():
+    kinds = ("Command", "ServiceTemplate", "HostTemplate", "ServiceSet", "Dependency")
+    for each in (one for kind in kinds for one in BASKET[kind].values()):
+        assert list(each) == sorted(each)
+        assert list(each.get("vars", {})) == sorted(each.get("vars", {}))
+
+
 def test_nothing_in_the_basket_has_its_default():
     """The Director leaves it out, and would call what is restored from it modified."""
 
