@@ -226,7 +226,7 @@ def test_growth_and_time_to_full_reach_icinga_when_they_are_known(cluster):
             for entries in (60, 120, 240):
                 fill(cluster.red, entries)
                 done = cluster.master.check(host, "conntrack-usage")
-                (file,) = (path for path in state.rglob("*") if path.is_file())
+                (file,) = state.rglob("usage*.json")
                 kept = codec.decode(trend.Series, json.loads(file.read_text()))
                 earlier = [each._replace(at=each.at - 110) for each in kept.samples]
                 file.write_text(json.dumps(codec.encode(kept._replace(samples=tuple(earlier)))))
