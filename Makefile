@@ -189,6 +189,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python tests/benchmarks/log_files.py
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/table.py
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/listening.py
+	$(BIN)/python tests/benchmarks/names.py
 
 $(VENV)/.made:
 	@command -v $(PYTHON) >/dev/null || { echo 'python3 is missing: install Python 3.9 or later'; exit 1; }

@@ -41,7 +41,7 @@ LABELS = (
     ),
     Label(
         "settles_at",
-        "percent of the limit where the present rate leads, with --listen",
+        "percent of the limit where this rate leads, with --listen",
         "%",
         1,
         warning="100",
