@@ -36,7 +36,7 @@ ANSWERS = {
         r"CONNTRACK_FULL OK - not full in the last [0-9]+m( [0-9]+s)? "
         r"\(/var/log/kern\.log, counters\) \| table_full=0;;0;0 suppressed=0;;;0 "
         r"other_loss=0;0;;0 (full_drops=0;0;;0 early_drops=0;0;;0 insert_failures=0;10;;0 "
-        r"chain_overflows=0;0;;0 )?drop_total=0c;;;0 early_drop_total=0c;;;0 "
+        r"chain_overflows=0;0;;0 invalid_packets=0;;;0 )?drop_total=0c;;;0 early_drop_total=0c;;;0 "
         r"insert_failed_total=0c;;;0 chaintoolong_total=0c;;;0 clash_resolve_total=0c;;;0 "
         r"invalid_total=0c;;;0 search_restart_total=0c;;;0"
     ),
