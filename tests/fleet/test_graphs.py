@@ -27,6 +27,11 @@ LABELS = {
     "full": full_check.LABELS,
     "table": table_check.LABELS,
 }
+FURTHER = {
+    "usage": usage_check.NAMESPACE_LABELS,
+    "full": full_check.NAMESPACE_LABELS,
+    "table": table_check.NAMESPACE_LABELS,
+}
 CHECKS = tuple(LABELS)
 STEPS = {"usage": 60, "full": 300, "table": 300}  # seconds between two runs, as shipped
 HOUR = 3600
@@ -85,8 +90,8 @@ def printed(namespaces, installed):
 
 
 @pytest.fixture(scope="module")
-def written_down(printed):
-    """The same, and beside them the labels that this host cannot print: of EC2, of events."""
+def written_down(printed, namespaces):
+    """The same, and beside them the labels that are not known here: of EC2, of growth."""
     found = {}
     for service, (code, out) in printed.items():
         check = service.rpartition("-")[2]
@@ -96,7 +101,10 @@ def written_down(printed):
         names = [label.name for label in LABELS[check] if label.name not in has]
         more = "".join(f"{name}={7 + at};80;90 " for at, name in enumerate(names))
         # In front: to Icinga all that follows NAMESPACE::LABEL is of that namespace.
-        found[service] = (code, status + bar + more + data + line_break + rest)
+        names = [f"{namespaces[1].name}::{label}" for label in FURTHER[check]]
+        unknown = [name for name in names if name not in has]
+        last = "".join(f" '{name}'={7 + at};80;90" for at, name in enumerate(unknown))
+        found[service] = (code, status + bar + more + data + last + line_break + rest)
     return found
 
 
