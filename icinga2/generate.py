@@ -34,13 +34,14 @@ COMMON = "conntrack-service"
 # file. The checks use sudo only where they lack a privilege.
 DEFAULTS = {"sudo": True}
 # Counting new entries for a second tells where the table is heading. Where the reader may not do so
-# a line of the output says it. nrpe/conntrack.cfg has the reasons of the thresholds.
+# a line of the output says it. nrpe/conntrack.cfg has the reasons of the thresholds. For usage
+# the check's own hold: a warning at 95 would be refused for a host that sets critical to 85 alone.
 # An address is worth little without its owner.
 DEFAULTS_OF = {
     "usage": {
         "listen": "1s",
-        "warning": ["95", "time_to_full=1h:"],
-        "critical": ["98", "time_to_full=10m:"],
+        "warning": ["time_to_full=1h:"],
+        "critical": ["time_to_full=10m:"],
     },
     "table": {"names": True},
 }

@@ -310,7 +310,7 @@ def test_a_list_of_namespaces_gives_a_service_each_and_a_dictionary_thresholds_t
             namespace.run("conntrack", "-F")
     assert (warned.state, calm.state, critical.state) == (WARNING, OK, CRITICAL)
     assert (warned.perfdata["entries"]["value"], warned.perfdata["usage"]["warn"]) == (700, 50)
-    assert (calm.perfdata["entries"]["value"], calm.perfdata["usage"]["crit"]) == (20, 98)
+    assert (calm.perfdata["entries"]["value"], calm.perfdata["usage"]["crit"]) == (20, 90)
     assert critical.perfdata["usage"]["crit"] == 60
 
 

@@ -129,8 +129,8 @@ def own_variables(name):
     if name == "usage":
         own |= {
             "conntrack_usage_listen": "1s",
-            "conntrack_usage_warning": ["95", "time_to_full=1h:"],
-            "conntrack_usage_critical": ["98", "time_to_full=10m:"],
+            "conntrack_usage_warning": ["time_to_full=1h:"],
+            "conntrack_usage_critical": ["time_to_full=10m:"],
         }
     if name == "table":
         own["conntrack_table_names"] = True
