@@ -132,6 +132,17 @@ def test_links_lead_somewhere(path):
             assert anchor in map(slug, headings(there)), target
 
 
+def test_pictures_are_small_and_described():
+    text = (TREE / "README.md").read_text()
+    named = dict(re.findall(r"!\[([^]]+)\]\((docs/images/[^)]+)\)", text))
+    assert {TREE / path for path in named.values()} == set((TREE / "docs" / "images").iterdir())
+    for words, path in named.items():
+        assert len(words) > 40
+        picture = (TREE / path).read_bytes()
+        assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+        assert len(picture) < 60 << 10
+
+
 def test_packages_install_all_documents_with_links_that_lead_somewhere(tmp_path):
     subprocess.run(
         [TREE / "packaging" / "install", tmp_path],
@@ -143,6 +154,8 @@ def test_packages_install_all_documents_with_links_that_lead_somewhere(tmp_path)
     installed = {str(path.relative_to(folder)) for path in folder.rglob("*.md")}
     docs = {str(path.relative_to(TREE / "docs")) for path in (TREE / "docs").rglob("*.md")}
     assert installed == docs | {"README.md", "SECURITY.md"}
+    for path in (TREE / "docs" / "images").iterdir():
+        assert (folder / "images" / path.name).read_bytes() == path.read_bytes()
     for path in folder.rglob("*.md"):
         for target in re.findall(r"\]\(([^)#]+)", path.read_text()):
             if not re.match(r"https?:", target):
