@@ -170,12 +170,8 @@ def icinga_web(director: Director, graphite: Graphite) -> Iterator[str]:
     (own / "templates").symlink_to(GRAPHS / "icingaweb2")
     port = free_port()
     public = "/usr/share/icingaweb2/public"
-    environment = {
-        "PATH": PATH,
-        "ICINGAWEB_CONFIGDIR": str(top),
-        "REMOTE_USER": USER,
-        "PHP_CLI_SERVER_WORKERS": "4",
-    }
+    # One process: workers of PHP's web server outlive it.
+    environment = {"PATH": PATH, "ICINGAWEB_CONFIGDIR": str(top), "REMOTE_USER": USER}
     command = ("php", "-S", f"127.0.0.1:{port}", "-t", public, f"{public}/index.php")
     with running(command, top / "php.out", cwd=top, env=environment) as server:
         until(lambda: listens(port), "php", server)
