@@ -88,6 +88,7 @@ def test_neighbour_that_does_not_answer_is_gone(place, address):
         ("-4 rule add fwmark 5 lookup 100", "10.10.0.1"),
         ("-4 rule add from 10.5.0.1 lookup 100", "10.10.0.1"),
         ("-4 rule add iif d0 lookup 100", "10.10.0.1"),
+        ("-4 rule add tos 0x10 lookup 100", "10.10.0.1"),
         ("-6 rule add fwmark 5 lookup 100", "2001:db8:7::1"),
     ],
 )

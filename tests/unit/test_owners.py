@@ -99,6 +99,12 @@ def test_outermost_group_decides(group, kind, below):
     assert (owner.kind, owner.below) == (kind, below)
 
 
+@pytest.mark.parametrize("end", ["\r", "\v", "\f", "\x1c", "\x85", "\u2028"])
+def test_name_of_a_group_is_no_line_of_its_own(end):
+    owner = owner_of(f"/user.slice/user-1000.slice/x{end}0::/kubepods/pod{UID}")
+    assert (owner.kind, owner.below) == ("pod", "uid:1000")
+
+
 def test_strong_owner_in_any_hierarchy_wins_over_a_unit():
     owner = owner_of("/system.slice/containerd.service", f"/kubepods/pod{UID}/{ID}", version=1)
     assert owner.kind == "pod"
@@ -385,6 +391,24 @@ def test_sockets_are_the_same_from_both_sources():
             assert mine(socket_owners._diagnosed(6)) == listed
 
 
+def test_sockets_that_no_process_holds_are_left_out():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = server.getsockname()
+        client = socket.create_connection(place)
+        accepted, _ = server.accept()
+        client.close()
+        accepted.recv(1)
+        accepted.close()  # the client's end is in TIME_WAIT now
+        with open("/proc/net/tcp") as file:
+            assert sum(f":{place[1]:04X} " in line for line in file) == 2
+        sources = [socket_owners._listed("tcp")]
+        if socket_owners.in_kernel(("inet_diag", "tcp_diag")):
+            sources.append(socket_owners._diagnosed(6))
+        for source in sources:
+            found = [one for one in source if place[1] in (one.local_port, one.remote_port)]
+            assert [one.remote_port for one in found] == [0]
+
+
 def sockets_of(monkeypatch, *sockets):
     monkeypatch.setattr(socket_owners, "_sockets", lambda _: iter(sockets))
     monkeypatch.setattr(
@@ -408,6 +432,15 @@ def test_holder_is_the_owner_of_most_sockets(monkeypatch):
     assert socket_owners.holder(V4, "icmp", 0, {}, server=True) is None
     sockets_of(monkeypatch, client(5), client(6))
     assert socket_owners.holder(V4, "tcp", 443, {}, server=False) is None
+
+
+def test_holder_of_sockets_of_several_users_is_their_group(monkeypatch):
+    sockets = [
+        socket_owners.Socket(V4, 5000 + user, b"\1\1\1\1", 443, user, 5) for user in (0, 33, 34)
+    ]
+    sockets_of(monkeypatch, *sockets)
+    found = socket_owners.holder(V4, "tcp", 443, {}, server=False)
+    assert found == (Owner("unit", "u5.service"), 3, 3)
 
 
 def test_names_in_a_file_are_found_by_the_reader_of_text():

@@ -158,14 +158,15 @@ def _neighbour(link: _Link, family: int, index: int, packed: bytes) -> str:
 
 
 def _rules_choose(link: _Link, family: int) -> bool:
-    """Return whether some packets have other routes: by their mark, source, interface or VRF.
+    """Return whether some packets have other routes: by mark, source, TOS, interface or VRF.
 
     True where that cannot be excluded.
     """
     request = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
     try:
         for rule in link.ask(RTM_GETRULE, request, NLM_F_DUMP):
-            if set(_values(rule, NLMSGHDR.size + _RTMSG.size)) - _FOR_ALL:
+            service = _RTMSG.unpack_from(rule, NLMSGHDR.size)[3]  # TOS, of struct fib_rule_hdr
+            if service or set(_values(rule, NLMSGHDR.size + _RTMSG.size)) - _FOR_ALL:
                 return True
     except OSError as error:
         return error.errno != errno.EOPNOTSUPP  # a kernel without policy routing

@@ -38,9 +38,12 @@ INET_DIAG_CGROUP_ID = 21  # linux/inet_diag.h
 _DIAG_MESSAGE = struct.Struct(">4xHH16s16s4x8x")  # struct inet_diag_msg, its beginning
 _DIAG_USER = struct.Struct("=12xI4x")  # and its end
 _REQUEST = struct.Struct("=BBBBI48x")  # struct inet_diag_req_v2
-_ALL_STATES = 0xFFF
+# ESTABLISHED, SYN_SENT, CLOSE (of UDP), CLOSE_WAIT and LISTEN (net/tcp_states.h). In the others a
+# socket may belong to no process yet, or none any more; the kernel shows it as one of root's.
+_STATES = (1, 2, 7, 8, 10)
 _LINE = re.compile(
-    rb"^ *[0-9]+: ([0-9A-F]+):([0-9A-F]{4}) ([0-9A-F]+):([0-9A-F]{4})(?: \S+){4} +([0-9]+) ",
+    rb"^ *[0-9]+: ([0-9A-F]+):([0-9A-F]{4}) ([0-9A-F]+):([0-9A-F]{4}) (?:%b)(?: \S+){3} +([0-9]+) "
+    % b"|".join(b"%02X" % state for state in _STATES),
     re.MULTILINE,
 )
 
@@ -84,7 +87,8 @@ def holder(
             continue
         # What listens on any address listens on this one.
         if one.local == address or (server and not any(one.local) and not one.remote_port):
-            counts[one.group, one.user] += 1
+            # A service may have sockets of several users.
+            counts[one.group, 0 if one.group else one.user] += 1
     if not counts:
         return None
     (group, user), most = counts.most_common(1)[0]
@@ -134,14 +138,15 @@ def in_kernel(modules: Iterable[str]) -> bool:
 
 
 def _diagnosed(protocol: int) -> Iterator[Socket]:
-    """Yield all sockets of a protocol; raises OSError, MalformedError."""
+    """Yield the sockets of a protocol that processes hold; raises OSError, MalformedError."""
     import socket
 
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
     with socket.socket(socket.AF_NETLINK, kind, NETLINK_SOCK_DIAG) as link:
         link.settimeout(1.0)
         for family in (socket.AF_INET, socket.AF_INET6):
-            body = _REQUEST.pack(family, protocol, 0, 0, _ALL_STATES)
+            states = sum(1 << state for state in _STATES)
+            body = _REQUEST.pack(family, protocol, 0, 0, states)
             flags = netlink.NLM_F_REQUEST | netlink.NLM_F_DUMP
             size = netlink.NLMSGHDR.size + len(body)
             link.send(netlink.NLMSGHDR.pack(size, SOCK_DIAG_BY_FAMILY, flags, 1, 0) + body)
@@ -172,7 +177,7 @@ def _socket(data: bytes, start: int, end: int) -> Socket:
 
 
 def _listed(protocol: str) -> Iterator[Socket]:
-    """Yield sockets from /proc/net (Documentation/networking/proc_net_tcp.rst)."""
+    """Yield the same from /proc/net (Documentation/networking/proc_net_tcp.rst)."""
     for name in (protocol, f"{protocol}6"):
         for match in _LINE.finditer(read_long_file(f"/proc/net/{name}").data):
             local, remote = (_packed(match[number]) for number in (1, 3))
