@@ -406,7 +406,9 @@ def conclude(
     notes = [note for note in notes if note not in lines]
     if state is not Ok:
         # After the worst alarm, where the bound on the output does not cut them off.
-        lines, notes = [*lines[:1], *notes, *lines[1:]], []
+        alarms = tuple(f"{each.text.upper()}: " for each in (Critical, Unknown, Warn))
+        after = bool(lines) and lines[0].startswith(alarms)
+        lines, notes = [*lines[:after], *notes, *lines[after:]], []
     result = CheckResult(state, text, check.perfdata, lines, notes)
     session.stage.result = result
     return result

@@ -484,6 +484,17 @@ def test_full_state_that_cannot_be_written_is_a_warning_in_every_run(host):
     assert "No history is kept: state directory" in run.rest
 
 
+def test_full_missing_history_is_said_before_the_namespaces_and_not_among_them(host):
+    host.state.write_text("a file, not a folder")
+    text = "nf_conntrack: nf_conntrack: table full in netns 77, dropping packet"
+    host.records = [(1.0, "Linux version"), (host.up - 12, text)]
+    run = host.run("-c", "table_full=~:")
+    assert run.state == "WARNING"
+    assert run.lines[0].startswith("WARNING: full_drops, ")
+    heading = next(at for at, line in enumerate(run.lines) if line.startswith("  namespace "))
+    assert run.lines[heading + 1].startswith("  net:[77] ")
+
+
 def test_full_a_disk_that_is_full_is_a_warning_in_every_run(host, monkeypatch):
     host.run()
     monkeypatch.setattr(state_store.Store, "_write", _no_space)
@@ -703,6 +714,18 @@ def test_full_a_message_names_its_namespace(host):
     run = host.run("--netns", "all")
     assert "latest 12s ago in namespace red (kernel log)" in run.text
     assert run.data["red::table_full"].value == 1
+
+
+def test_full_a_message_from_before_this_namespace_is_of_one_that_is_gone(host):
+    inode = host.own.inode
+    host.others["red"] = Namespace(inode)
+    host.others["red"].born = host.at - 5
+    text = f"nf_conntrack: nf_conntrack: table full in netns {inode}, dropping packet"
+    host.records = [(1.0, "Linux version"), (host.up - 12, text)]
+    run = host.run()
+    assert f"latest 12s ago in namespace net:[{inode}]" in run.text
+    assert any(line.startswith(f"  net:[{inode}] (gone) ") for line in run.lines)
+    assert "this namespace" not in run.status + run.rest
 
 
 def test_full_a_log_that_is_not_there_is_said_once(host):

@@ -350,7 +350,7 @@ class FullSummary(nagios.StatusSummary):
     def _called(self, inode: int, *, gone: bool) -> str:
         """Return what a namespace that a message names is called, where it still exists."""
         for report in self.evidence.reports:
-            if report.inode == inode and not report.prefix and not report.name:
+            if not gone and report.inode == inode and not report.prefix and not report.name:
                 return "this namespace"
         name = "" if gone else self.evidence.names.get(inode)
         return f"namespace {name}" if name else f"namespace net:[{inode}]"
