@@ -80,6 +80,13 @@ def test_flood_beyond_the_limit_tells_when_the_table_is_full(answers, sysctls):
     assert any("grows by 2000.00 entries/s" in line for line in run.lines)
 
 
+def test_full_table_does_not_say_where_it_settles(answers, sysctls):
+    sysctls.holds(10000, 10000, 16384)
+    run = answers(heard(4000, before=10000, after=10000))
+    assert run.text == "full: 10000 of 10000 entries, 4000 new/s"
+    assert "Listening: 4000 new entries/s, settles at more than 1000% of the limit" in run.lines
+
+
 def test_status_line_has_room_for_a_long_name_and_an_alarm(answers, sysctls):
     sysctls.holds(999_999_999, 2147483647, 16384)
     run = answers(

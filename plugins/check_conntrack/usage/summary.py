@@ -146,9 +146,18 @@ def _heading(report: NamespaceReport, left: str) -> list[str]:
     if outlook is None:
         return []
     words = [_per_second(outlook) + " new/s"]
-    if outlook.settles_at is not None and not left:
-        words.append(f"settles at about {render.percent(outlook.settles_at)}")
+    limits = report.namespace.limits
+    full = limits is not None and limits.full
+    if outlook.settles_at is not None and not left and not full:
+        words.append(f"settles at {_settles_at(outlook.settles_at, 'about ')}")
     return words
+
+
+def _settles_at(share: float, about: str = "") -> str:
+    """Return a share of the limit in words; MOST_PERCENT stands for all that is more."""
+    from ..state.outlook import MOST_PERCENT
+
+    return f"{about if share < MOST_PERCENT else 'more than '}{render.percent(share)}"
 
 
 def _per_second(outlook: Outlook) -> str:
@@ -227,7 +236,7 @@ def _heard(outlook: Outlook) -> str:
     if outlook.lifetime is not None:
         parts.append(f"an entry counts for {render.duration(outlook.lifetime)} on average")
     if outlook.settles_at is not None:
-        parts.append(f"settles at {render.percent(outlook.settles_at)} of the limit")
+        parts.append(f"settles at {_settles_at(outlook.settles_at)} of the limit")
     lost = " (the kernel had no room for all events)" if outlook.at_least else ""
     return f"Listening: {', '.join(parts)}{lost}"
 
