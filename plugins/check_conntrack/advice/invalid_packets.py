@@ -75,10 +75,10 @@ def _log(evidence: InvalidEvidence) -> Step:
         text += " Those of other namespaces than the host's are logged if the host is told to."
         commands.append(f"sysctl -w {LOG_ALL}=1")
         undo.append(f"sysctl -w {LOG_ALL}=0")
-    commands.append(
-        f"{evidence.enter}sysctl -w {setting}=255; sleep {seconds}; "
-        f"{evidence.enter}sysctl -w {setting}={evidence.log_invalid or 0}"
-    )
+    off = f"{evidence.enter}sysctl -w {setting}={evidence.log_invalid or 0}"
+    commands.append(f"{evidence.enter}sysctl -w {setting}=255; sleep {seconds}; {off}")
+    # For whoever stops the command while it sleeps.
+    undo.append(off)
     commands.append("dmesg --ctime")
     duration = "a minute" if seconds == LONGEST else render.plural(seconds, "second")
     return Step(
