@@ -255,9 +255,18 @@ def test_unusable_folder_leaves_the_verdict_as_it_is(problem, tmp_path, way):
     assert run.state == "CRITICAL"
     assert [line for line in run.lines if line.startswith(f"no snapshot: {path}: ")]
     assert parts(problem) == []
-    fine = problem("--save", path, "--save-when", "always", limit=1000)
-    assert fine.state == "OK"
-    assert f"no snapshot: {path}" in fine.text[:200] or "no snapshot" in fine.text
+    for words in ((), ("--save-when", "always")):
+        fine = problem("--save", path, *words, limit=1000)
+        assert fine.state == "OK"
+        assert f"no snapshot: {path}" in fine.text[:200] or "no snapshot" in fine.text
+
+
+def test_folder_that_may_not_be_written_to_is_said_before_a_problem_begins(problem, monkeypatch):
+    assert "no snapshot" not in problem(limit=1000).text
+    monkeypatch.setattr(snapshots.os, "access", lambda *_, **how: "dir_fd" not in how)
+    run = problem(limit=1000)
+    assert run.state == "OK"
+    assert "; no snapshot: " in run.text
 
 
 def test_failed_snapshot_is_tried_again_as_the_first(problem, reader, monkeypatch):

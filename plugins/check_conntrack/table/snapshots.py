@@ -7,6 +7,7 @@ SnapshotError, one sentence.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -62,6 +63,11 @@ class Folder:
     def close(self) -> None:
         """Let the folder go."""
         os.close(self._descriptor)
+
+    def check_writable(self) -> None:
+        """Raise SnapshotError if this user may not make files in it."""
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._descriptor):
+            raise SnapshotError(f"{self.path}: {os.strerror(errno.EACCES)}")
 
     def kept(self, place: str) -> list[Kept]:
         """This user's snapshots of a place, the oldest first. Raises SnapshotError.
@@ -138,6 +144,15 @@ class Folder:
                 os.unlink(kept.name, dir_fd=self._descriptor)
             except OSError as error:
                 raise SnapshotError(f"{self.path}/{kept.name}: {error.strerror}") from None
+
+
+def check_writable(path: str) -> None:
+    """Raise SnapshotError where no snapshot can be saved in a folder."""
+    folder = Folder(path)
+    try:
+        folder.check_writable()
+    finally:
+        folder.close()
 
 
 def superfluous(kept: Iterable[Kept], keep: int) -> list[Kept]:

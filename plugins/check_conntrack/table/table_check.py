@@ -162,6 +162,9 @@ def _with_snapshot(
             # UNKNOWN does not end an incident.
             if not problem and result.state is not Unknown:
                 store.update(key, lambda _: snapshots.remember(problem=False, saved=None))
+                # It is said now, and not when the first problem begins.
+                reader.session.stage(f"opening {options.save}")
+                snapshots.check_writable(options.save)
             return result
         line = _save(reader, report, deadline, now, store.read(key))
         if line:
