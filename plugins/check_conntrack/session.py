@@ -22,10 +22,16 @@ if TYPE_CHECKING:
     from .signals import Stage
 
 
-# Modules that name owners, which every check may import later.
-LATE = tuple(
-    f"check_conntrack.{name}"
-    for name in ("owners", "kernel.owner_request", "kernel.rtnetlink", "advice.owner_words")
+# Modules that every check may import later: most of them name owners.
+LATE = (
+    *("shlex", "socket", "subprocess"),
+    *(
+        f"check_conntrack.{name}"
+        for name in (
+            *("advice.owner_words", "kernel.counters", "kernel.owner_request"),
+            *("kernel.rtnetlink", "owners"),
+        )
+    ),
 )
 
 

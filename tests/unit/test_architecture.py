@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
+from check_conntrack import session
 from check_conntrack.full import full_check
+from check_conntrack.table import options as table_options
 from check_conntrack.table import table_check
 from check_conntrack.usage import usage_check
 
@@ -80,3 +87,61 @@ def test_kernel_knows_no_option_of_a_check():
     for path in (LIBRARY / "kernel").rglob("*.py"):
         named = {word for text in strings(path) for word in re.findall(r"--[a-z][a-z-]+", text)}
         assert path == JOURNAL or not named & options, path
+
+
+# With these, the table check may import each module that it imports late.
+TABLE_OPTIONS = ["--names", "--save", "/x", "--source", "/x"]
+
+
+def imported_in_functions(path, package):
+    """The modules that functions of a file import."""
+    functions = [
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)
+    ]
+    for node in (node for function in functions for node in ast.walk(function)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            name = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name(name, package)
+            yield base
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                if (LIBRARY.parent / f"{inner.replace('.', '/')}.py").exists():
+                    yield inner
+
+
+@pytest.mark.parametrize(
+    ("check", "late"),
+    [
+        ("usage", usage_check.LATE_MODULES),
+        ("full", full_check.LATE_MODULES),
+        ("table", table_options.late_modules(table_check.parser().parse_args(TABLE_OPTIONS))),
+    ],
+)
+def test_every_late_import_can_be_made_before_privileges_are_dropped(check, late):
+    """The user that root becomes may not be allowed to read them."""
+    program = (
+        "import sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    try: __import__(name)\n"
+        "    except ImportError: pass\n"
+        "print(*sys.modules)"
+    )
+    # What drop_privileges() imports itself, and what is needed to drop them.
+    always = [*imported_in_functions(LIBRARY / "session.py", "check_conntrack"), "pwd", "_ctypes"]
+    reader = "check_conntrack.kernel.reader"  # a process of its own imports when it likes
+    names = [f"check_conntrack.{check}.{check}_check", *always, reader]
+    command = [sys.executable, "-c", program, *names, *late, *session.LATE]
+    loaded = set(
+        subprocess.run(
+            command, cwd=LIBRARY.parent, check=True, capture_output=True, text=True
+        ).stdout.split()
+    )
+    for name in sorted(loaded - {reader}):
+        if not name.startswith("check_conntrack."):
+            continue
+        path = LIBRARY.parent / f"{name.replace('.', '/')}.py"
+        if path.exists():
+            missing = set(imported_in_functions(path, name.rpartition(".")[0])) - loaded
+            assert not missing, name

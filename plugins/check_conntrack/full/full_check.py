@@ -37,8 +37,17 @@ TITLE = "CONNTRACK_FULL"
 PURPOSE = """\
 Has the kernel's connection-tracking table been full, when, in which namespace, and
 what was lost? Reads the kernel log and the counters; both outlive the moment."""
-# Modules that are imported only where a source needs them.
-LATE = ("bz2", "ctypes", "fnmatch", "lzma", "select", "subprocess", *ZSTD)
+# Modules that are imported on demand, after privileges were dropped.
+LATE_MODULES = (
+    *("bz2", "ctypes", "datetime", "fnmatch", "importlib", "lzma", "select", "zoneinfo", *ZSTD),
+    *(
+        f"check_conntrack.{name}"
+        for name in (
+            *("advice.instance", "advice.invalid_packets"),
+            *("full.instance", "kernel.ethtool", "kernel.log.files"),
+        )
+    ),
+)
 EXAMPLES = """\
 Examples:
   check_conntrack_full
@@ -151,7 +160,7 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             stack,
             readers=_readers(options),
             capability=capability,
-            late=LATE,
+            late=LATE_MODULES,
             # Logs that root names may be root's alone.
             open_files=(lambda: opened.preopen(named)) if named else None,
         )

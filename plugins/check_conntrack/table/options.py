@@ -320,9 +320,7 @@ def readers_needed(options: argparse.Namespace) -> int:
 
 def late_modules(options: argparse.Namespace) -> list[str]:
     """Return the modules that are imported on demand, after privileges were dropped."""
-    late = ["shlex"] if options.netns else []
-    if options.source not in LIVE:
-        late.append("gzip")
+    late = [] if options.source in LIVE else ["gzip"]
     suite = [
         "flows.bulk",
         "flows.text",

@@ -33,7 +33,14 @@ table refuses new connections while established ones go on. Needs no privileges.
 LONGEST_WINDOW = 30 * 86400  # seconds
 SHORTEST_LISTENING, LONGEST_LISTENING = 0.1, 30.0  # seconds; the reader allows no more
 LISTENING_RESERVE = 2.0  # seconds of the time-out for all the rest
-LATE_MODULES = ("check_conntrack.usage.listening",)
+# Modules that are imported on demand, after privileges were dropped.
+LATE_MODULES = tuple(
+    f"check_conntrack.{name}"
+    for name in (
+        *("advice.instance", "kernel.ethtool"),
+        *("usage.instance", "usage.listening", "usage.reachable"),
+    )
+)
 EXAMPLES = """\
 Examples:
   check_conntrack_usage -w 80 -c 90
@@ -106,7 +113,7 @@ def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
             # With --netns one for the counts, and one for the owners.
             readers=2 * bool(options.netns) + bool(options.listen),
             capability=privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN,
-            late=LATE_MODULES if options.listen else (),
+            late=LATE_MODULES,
         )
         usage, write = read(run, options, thresholds)
 
