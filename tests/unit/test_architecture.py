@@ -144,4 +144,4 @@ def test_every_late_import_can_be_made_before_privileges_are_dropped(check, late
         path = LIBRARY.parent / f"{name.replace('.', '/')}.py"
         if path.exists():
             missing = set(imported_in_functions(path, name.rpartition(".")[0])) - loaded
-            assert not missing, name
+            assert not missing, (name, missing)

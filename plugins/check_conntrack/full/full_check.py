@@ -39,7 +39,8 @@ Has the kernel's connection-tracking table been full, when, in which namespace, 
 what was lost? Reads the kernel log and the counters; both outlive the moment."""
 # Modules that are imported on demand, after privileges were dropped.
 LATE_MODULES = (
-    *("bz2", "ctypes", "datetime", "fnmatch", "importlib", "lzma", "select", "zoneinfo", *ZSTD),
+    *("bz2", "csv", "ctypes", "datetime", "fnmatch", "importlib", "lzma", "select"),
+    *("zoneinfo", *ZSTD),
     *(
         f"check_conntrack.{name}"
         for name in (
