@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -111,8 +112,15 @@ def test_anybody_may_ask_and_nothing_is_sent(place, installed):
         return place.run("ip", "neigh", "show", "dev", "d0")
 
     before = neighbours()
-    # IPv6 announces itself on a new interface, until it has done so often enough.
+
+    def nothing_is_sent():
+        packets = sent()
+        time.sleep(2.2)
+        return sent() == packets
+
+    # IPv6 announces itself on a new interface, at most two seconds apart, for some time.
     place.sysctl(ipv6__conf__d0__router_solicitations=0)
+    assert wait_until(nothing_is_sent)
     packets = sent()
     done = run(*place.command(*NOBODY, python, "-c", LOOK_UP, tree, *addresses))
     answer = {name: code for name, (code, _) in json.loads(done.out).items()}
