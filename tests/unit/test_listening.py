@@ -130,6 +130,16 @@ def test_lost_events_are_said(answers):
     assert any("the kernel had no room for all events" in line for line in run.lines)
 
 
+@pytest.mark.parametrize("lost", [False, True])
+def test_growth_is_passed_over_only_where_all_events_were_heard(answers, clock, sysctls, lost):
+    sysctls.holds(2000, 100_000, 16384)
+    answers(heard(100, before=1990, after=2000))
+    clock.now += 30
+    sysctls.holds(40_000, 100_000, 16384)
+    run = answers(heard(100, before=39_900, after=40_000, lost=lost))
+    assert ("time_to_full" in run.data) == lost
+
+
 def test_listening_ends_when_enough_is_known(answers, monkeypatch):
     monkeypatch.setattr(listening, "ENOUGH", 100)
     first = heard(100, before=1000, after=1100, nanoseconds=500_000_000)

@@ -176,8 +176,10 @@ def report_on(
     limits = namespace.limits
     if limits is None:
         return NamespaceReport(namespace, series)
-    settles = heard is not None and heard.settles_at is not None and heard.settles_at < 100
-    shortest = 2 * heard.stay if heard and settles else 0.0
+    shortest = 0.0
+    # Where events were lost, more arrives than was heard, and the table settles higher.
+    if heard and not heard.at_least and heard.settles_at is not None and heard.settles_at < 100:
+        shortest = 2 * heard.stay
     held = series.held_before_boot(window)
     growth = forecast(series.samples, limits.limit, held, shortest)
     return NamespaceReport(namespace, series, growth, outlook=heard)
