@@ -707,6 +707,17 @@ def test_full_a_message_without_drops_here_points_to_other_namespaces(host):
     assert "no drops in this namespace: see --netns all" in host.run().text
 
 
+def test_full_a_message_that_only_an_earlier_run_could_read_says_so(host):
+    host.records = [(1.0, "Linux version"), (host.up - 12, MESSAGE)]
+    assert " (kernel log)" in host.run().text
+    host.passes(60)
+    host.records = None
+    run = host.run("-v")
+    assert run.state == "CRITICAL"
+    assert "()" not in run.text
+    assert " (read by an earlier run)" in run.text
+
+
 def test_full_a_message_names_its_namespace(host):
     host.others["red"] = Namespace(77)
     text = "nf_conntrack: nf_conntrack: table full in netns 77, dropping packet"

@@ -187,7 +187,7 @@ class FullSummary(nagios.StatusSummary):
             latest = f", latest {self._ago(counts.latest.time)}"
         latest += self._whose()
         text += latest
-        sources = f" ({', '.join(self._log_sources())})"
+        sources = f" ({', '.join(self._log_sources()) or 'read by an earlier run'})"
         suppressed = f", up to {counts.suppressed} more suppressed" if counts.suppressed else ""
         return text + sources + suppressed, text + sources, text, messages + latest
 

@@ -172,6 +172,8 @@ class _Gathering:
             if isinstance(error, OSError) and error.errno in (errno.EPERM, errno.EACCES):
                 code = reasons.PERMISSION_DENIED
             detail = error.strerror if isinstance(error, OSError) else str(error)
+            # What an earlier run has read has happened, whoever may read it now.
+            self.parts.append(known.events)
             self._covers(RING, SourceProblem(kmsg.PATH, code, detail or ""), ())
             return
         how = BY_READER if self.asked else DIRECTLY
