@@ -6,6 +6,7 @@ import gzip
 import os
 import stat
 import time
+import types
 
 import pytest
 
@@ -336,3 +337,14 @@ def test_dump_without_its_end_is_not_saved(reader, sysctls, inspect, tmp_path):
     assert run.state == "CRITICAL"
     assert "no snapshot: the dump ended before its end" in run.lines
     assert not list(tmp_path.glob("*conntrack-*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [(0, "Permission denied"), (os.ST_RDONLY, "Read-only file system")],
+)
+def test_folder_that_takes_no_files_says_why(monkeypatch, tmp_path, flags, problem):
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    monkeypatch.setattr(os, "fstatvfs", lambda _: types.SimpleNamespace(f_flag=flags))
+    with pytest.raises(snapshots.SnapshotError, match=f"{tmp_path}: {problem}"):
+        snapshots.check_writable(str(tmp_path))

@@ -337,7 +337,7 @@ def threads() -> Iterator[bytes]:
 
 
 def leaders() -> Iterator[bytes]:
-    """Yield the files that name the network namespace of each process, the oldest first."""
+    """Yield the files that name the network namespace of each process, in order."""
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         yield b"/proc/%d/ns/net" % pid
 

@@ -67,7 +67,9 @@ class Folder:
     def check_writable(self) -> None:
         """Raise SnapshotError if this user may not make files in it."""
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._descriptor):
-            raise SnapshotError(f"{self.path}: {os.strerror(errno.EACCES)}")
+            flags = os.fstatvfs(self._descriptor).f_flag
+            code = errno.EROFS if flags & os.ST_RDONLY else errno.EACCES
+            raise SnapshotError(f"{self.path}: {os.strerror(code)}")
 
     def kept(self, place: str) -> list[Kept]:
         """This user's snapshots of a place, the oldest first. Raises SnapshotError.
