@@ -280,7 +280,8 @@ def test_reason_of_an_unknown_has_room_beside_a_long_cause(inspect):
     run = inspect("--source", DATA / "close-wait.txt", "-c", "entries=1%")
     assert run.state == "UNKNOWN"
     assert run.text == "500 entries; entries cannot be evaluated, no value"
-    assert run.lines[0].startswith("Leaked connections: ")
+    assert run.lines[0] == "UNKNOWN: entries cannot be evaluated, no value"
+    assert run.lines[1].startswith("Leaked connections: ")
 
 
 def test_unreplied_established_entries_are_no_reason_for_a_shorter_timeout(inspect):
