@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from check_conntrack.table import snapshots, table_text
+from check_conntrack.table import snapshots, table_check, table_text
 from check_conntrack.table.snapshots import BEGIN, LATER, Kept
 from support import flows_dump, tables
 
@@ -278,9 +278,12 @@ def test_failed_snapshot_is_tried_again_as_the_first(problem, reader, monkeypatc
     monkeypatch.undo()
 
 
-def test_snapshot_never_delays_the_verdict(problem):
-    run = problem("-t", "0.6")  # half a second belongs to what comes after
+def test_snapshot_never_delays_the_verdict(problem, monkeypatch):
+    # All of the time belongs to what comes after it.
+    monkeypatch.setattr(table_check, "SPARE_TIME", 60.0)
+    run = problem("-t", "60")
     assert run.state == "CRITICAL"
+    assert "no snapshot: " in run.rest
 
 
 PROC = b"""\
