@@ -148,6 +148,8 @@ def main() -> int:
         return 2
     except subprocess.CalledProcessError as error:
         print(f"release: {error}", file=sys.stderr)
+        if not options.dry_run:
+            print(f"To begin again: git checkout CHANGELOG.md {VERSION_FILE}", file=sys.stderr)
         return 1
     print((out / "SHA256SUMS").read_text(), end="")
     print(f"\nThe packages and SHA256SUMS are in {out}")

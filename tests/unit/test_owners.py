@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from check_conntrack.advice import owner_words
-from check_conntrack.kernel import control_groups, owner_request, owners, rtnetlink, socket_owners
+from check_conntrack.kernel import (
+    control_groups,
+    namespace_request,
+    owner_request,
+    owners,
+    rtnetlink,
+    socket_owners,
+)
 from check_conntrack.kernel import table_file as files
 from check_conntrack.kernel.control_groups import Process
 from check_conntrack.kernel.owners import Owner, Ownership, Pod
@@ -450,3 +457,19 @@ def test_names_in_a_file_are_found_by_the_reader_of_text():
     listing = text.count(io.BytesIO(line + b"\n# check-conntrack end entries=0\n"), tally.Tally())
     assert listing.owners == [line]
     assert listing.shown == 0
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        (f"/kubepods.slice/kubepods-{SLICE}/cri-containerd-{ID}.scope", f"pod-{UID}"),
+        (f"/user.slice/user-1000.slice/kubepods.slice/kubepods-{SLICE}", f"uid-1000-pod-{UID}"),
+        (f"/user.slice/user-1000.slice/user@1000.service/docker-{ID}.scope", None),
+        ("/system.slice/nginx.service", "nginx"),
+    ],
+)
+def test_inhabitant_of_a_group_that_a_user_made_passes_for_nothing_else(monkeypatch, group, name):
+    process = Process(7, f"0::{group}\n".encode(), b"sleep\n")
+    monkeypatch.setattr(owner_request, "read_process", lambda _: process)
+    called = namespace_request.inhabitant("7")
+    assert called == (name or f"uid-1000-docker-{SHORT}")

@@ -72,7 +72,9 @@ def _log(evidence: InvalidEvidence) -> Step:
         text = " It takes a module (before Linux 5.13 nf_log_ipv4)."
         commands.append("modprobe nf_log_syslog")
     if not evidence.logs_all:
-        text += " Those of other namespaces than the host's are logged if the host is told to."
+        text += (
+            f" Those of other namespaces than the host's need {LOG_ALL}, set on the host itself."
+        )
         commands.append(f"sysctl -w {LOG_ALL}=1")
         undo.append(f"sysctl -w {LOG_ALL}=0")
     off = f"{evidence.enter}sysctl -w {setting}={evidence.log_invalid or 0}"

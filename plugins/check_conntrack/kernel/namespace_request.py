@@ -15,6 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from .owners import Owner
     from .reader_client import Frame
 
 
@@ -152,13 +153,21 @@ def _process_ids(path: str) -> list[str]:
 def inhabitant(pid: str) -> str:
     """Return what a namespace without a name is called, by a process in it.
 
-    Its pod, container, machine or unit, else its command; empty if the process is gone.
+    Its pod, container, machine or unit, else its command; empty if the process is gone. What a user
+    or a unit has made itself is called by that too, so it passes for nothing else: uid-1000-pod-1.
     """
-    from . import control_groups, owner_request, owners
+    from . import control_groups, owner_request
 
     owner = control_groups.owner_of(owner_request.read_process(pid), {})
     if owner is None:
         return ""
+    name = _called(owner)
+    return f"{owner.below.replace(':', '-')}-{name}" if owner.below and name else name
+
+
+def _called(owner: Owner) -> str:
+    from . import owners
+
     if owner.kind == owners.POD:
         return f"pod-{owner.name}"
     if owner.kind == owners.CONTAINER:
