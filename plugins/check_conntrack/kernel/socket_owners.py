@@ -35,6 +35,7 @@ _PROTOCOLS = {"tcp": 6, "udp": 17}
 _MODULES = {"tcp": ("inet_diag", "tcp_diag"), "udp": ("inet_diag", "udp_diag")}
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20  # linux/netlink.h, linux/sock_diag.h
 INET_DIAG_CGROUP_ID = 21  # linux/inet_diag.h
+ROOT_GROUP = 1  # the id of the root group; with version 1 the kernel says this of every socket
 _DIAG_MESSAGE = struct.Struct(">4xHH16s16s4x8x")  # struct inet_diag_msg, its beginning
 _DIAG_USER = struct.Struct("=12xI4x")  # and its end
 _REQUEST = struct.Struct("=BBBBI48x")  # struct inet_diag_req_v2
@@ -80,6 +81,7 @@ def holder(
     if protocol not in _PROTOCOLS or not port:
         return None
     counts: collections.Counter[tuple[int, int]] = collections.Counter()
+    users: dict[int, set[int]] = {}
     for number, one in enumerate(_sockets(protocol)):
         if number >= MOST_SOCKETS:
             break
@@ -89,9 +91,12 @@ def holder(
         if one.local == address or (server and not any(one.local) and not one.remote_port):
             # A service may have sockets of several users.
             counts[one.group, 0 if one.group else one.user] += 1
+            users.setdefault(one.group, set()).add(one.user)
     if not counts:
         return None
     (group, user), most = counts.most_common(1)[0]
+    if group and len(users[group]) == 1:
+        (user,) = users[group]
     total = sum(counts.values())
     owner = _owner(group, user, pods) if 2 * most > total else None
     return Holder(owner, most, total) if owner else None
@@ -171,6 +176,7 @@ def _socket(data: bytes, start: int, end: int) -> Socket:
     for kind, first, last in netlink.attributes(data, start + size, end):
         if kind == INET_DIAG_CGROUP_ID:
             group = int.from_bytes(data[first:last], sys.byteorder)
+            group = 0 if group == ROOT_GROUP else group
     four = data[start] == 2  # AF_INET
     local, remote = (each[:4] if four else _plain(each) for each in (local, remote))
     return Socket(local, local_port, remote, remote_port, user, group)
