@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -37,16 +38,31 @@ def space(need):
         yield namespace
 
 
+def next_numbers(client):
+    """The sequence number that a connection sends next, and the one that it expects (tcp(7))."""
+    repair, queue, number = 19, 20, 21  # TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ: linux/tcp.h
+    client.setsockopt(socket.IPPROTO_TCP, repair, 1)
+    found = []
+    for which in (2, 1):  # TCP_SEND_QUEUE, TCP_RECV_QUEUE
+        client.setsockopt(socket.IPPROTO_TCP, queue, which)
+        found.append(client.getsockopt(socket.IPPROTO_TCP, number) & 0xFFFFFFFF)
+    client.setsockopt(socket.IPPROTO_TCP, repair, -1)  # TCP_REPAIR_OFF_NO_WP
+    return found
+
+
 @pytest.fixture
 def connected(space):
     """A function that sends so many packets that are out of the window of a connection."""
     with Server(space, PORT) as server:
         (connection,) = server.connect(space, [ADDRESS], ADDRESS)
         port = connection.client.getsockname()[1]
+        sent, expected = next_numbers(connection.client)
+        # Above the window: whether what is below it is invalid depends on more.
+        above = [(sent + (1 << 30) + 100000 * at) % (1 << 32) for at in range(1000)]
 
         def out_of_window(number):
             packets = (
-                tcp(ADDRESS, ADDRESS, port, PORT, ACK, (1 << 30) + 100000 * at, 1)
+                tcp(ADDRESS, ADDRESS, port, PORT, ACK, above[at], expected)
                 for at in range(number)
             )
             send(space, packets)
