@@ -62,8 +62,7 @@ def connected(space):
 
         def out_of_window(number):
             packets = (
-                tcp(ADDRESS, ADDRESS, port, PORT, ACK, above[at], expected)
-                for at in range(number)
+                tcp(ADDRESS, ADDRESS, port, PORT, ACK, above[at], expected) for at in range(number)
             )
             send(space, packets)
 
