@@ -149,6 +149,8 @@ def _internal_error(
 ) -> CheckResult:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return CheckResult(Unknown, f"out of memory while {stage.now}")
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return CheckResult(Unknown, f"{os.strerror(error.errno)} while {stage.now}")
     place = ""
     step = error.__traceback__
     while step:
