@@ -47,12 +47,14 @@ def test_memory_of_a_control_group_is_enough_or_the_kernel_ends_the_check(netns,
 
 def readers_below(pid: int) -> list[int]:
     """The pids of the readers that a check has started."""
-    found = []
     with contextlib.suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            if b"reader.py" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
-    return found
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [
+            int(child)
+            for child in children
+            if b"reader.py" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
+    return []
 
 
 @pytest.mark.parametrize("name", WORDS)
