@@ -214,7 +214,7 @@ def test_all_finds_the_full_namespace_by_its_name(netns, usage):
     assert labels.index(mine[0]) > labels.index("load_factor")
     assert result.perfdata[f"{full.name}::usage"] == "100.0%;80;90;0;100"
     assert not any(empty.name in label for label in labels)
-    assert any(re.match(rf"  {empty.name} +0 +0.0%$", line) for line in result.lines)
+    assert any(re.match(rf"  {empty.name} +0 +0.0% +-$", line) for line in result.lines)
 
 
 @pytest.mark.parametrize("how", ["name", "path", "pid", "glob"])
