@@ -106,7 +106,9 @@ class Stage:
     def stop_timer(self) -> None:
         """Let no alarm come any more."""
         signal.setitimer(signal.ITIMER_REAL, 0)
-        self.unwatch()
+        if self._watcher:
+            self._watcher.call_off()  # nobody waits for the thread: it has nothing to give up
+            self._watcher = None
 
     def watch(self) -> None:
         """Start the thread that prints a line where the main thread cannot.
@@ -203,9 +205,13 @@ class Watcher:
         finally:
             stack_size(usual)
 
+    def call_off(self) -> None:
+        """Let the thread end by itself, without a call."""
+        self._ended.release()
+
     def end(self) -> bool:
         """End the thread, and return whether the kernel has none of it any more."""
-        self._ended.release()
+        self.call_off()
         until = time.monotonic() + ENDING
         while _threads() - self._others:
             if time.monotonic() > until:
