@@ -297,18 +297,19 @@ class Tally:
                 named[protocol, port] += count
         return collections.Counter({service_label(*key): count for key, count in named.items()})
 
-    def _tops(self, counts: collections.Counter[str], number: int, total: int | None) -> list[Top]:
+    def tops(self, counts: collections.Counter[str], number: int, total: int | None) -> list[Top]:
+        """Return the largest of some counts of entries as lines; `total` as in `figures`."""
         scale, kept = self.scale(total), self.kept or 1
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         return [Top(name, round(n * scale), 100 * n / kept) for name, n in ordered[:number]]
 
     def top_sources(self, number: int, total: int | None = None) -> list[Top]:
         """Return the sources with the most entries; `total` as in `figures`."""
-        return self._tops(self._named(self.sources, number), number, total)
+        return self.tops(self._named(self.sources, number), number, total)
 
     def top_destinations(self, number: int, total: int | None = None) -> list[Top]:
         """Return the original destinations with the most entries."""
-        return self._tops(self._named(self.destinations, number), number, total)
+        return self.tops(self._named(self.destinations, number), number, total)
 
     def top_services(
         self, number: int, total: int | None = None, state: int | None = None
@@ -317,7 +318,7 @@ class Tally:
 
         state: of TCP entries in that state alone; shares are still of all entries kept.
         """
-        return self._tops(self._services(state), number, total)
+        return self.tops(self._services(state), number, total)
 
     def top_zones(self, number: int, total: int | None = None) -> list[Top]:
         """Return the zones with the most entries, and what is in no zone.
@@ -328,7 +329,7 @@ class Tally:
             return []
         named = collections.Counter({str(zone): count for zone, count in self.zones.items()})
         named["none"] = self.kept - sum(self.zones.values())
-        return self._tops(+named, number, total)
+        return self.tops(+named, number, total)
 
     @property
     def largest_zone_share(self) -> float:

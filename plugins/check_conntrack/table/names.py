@@ -7,7 +7,6 @@ import collections
 from .. import render
 from ..advice import owner_words
 from ..flows.entry import packed_address
-from ..flows.tally import Top
 from ..kernel.limits import OWN
 from ..kernel.owners import HERE, HOST, Owner, Ownership
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..advice.table_profile import TopItem
     from ..flows.heavy_hitters import HeavyHitters
-    from ..flows.tally import Tally
+    from ..flows.tally import Tally, Top
     from ..kernel.namespaces import Namespace
     from ..kernel.socket_owners import Holder
 
@@ -94,9 +93,7 @@ class Names:
             owners = self.owners.get(address, ()) if bits == 8 * len(address) else ()
             if len(owners) == 1:
                 counts[owner_words.full(owners[0])] += count
-        scale, kept = tally.scale(total), tally.kept or 1
-        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        return [Top(name, round(n * scale), 100 * n / kept) for name, n in ordered[:number]]
+        return tally.tops(counts, number, total)
 
 
 def seen_from(
