@@ -319,7 +319,7 @@ def test_a_list_of_namespaces_gives_a_service_each_and_a_dictionary_thresholds_t
 def test_the_agent_checks_its_own_table_and_the_master_shows_it_full(cluster, way):
     master, agent = cluster.master, cluster.agent
     agent.starts("table")
-    fill(agent.netns, 985)
+    agent.netns.fill(985)
     variables = {"conntrack": way, "nrpe_address": "192.0.2.2"}
     try:
         with (
@@ -331,7 +331,7 @@ def test_the_agent_checks_its_own_table_and_the_master_shows_it_full(cluster, wa
             count = master.check(far, "conntrack-usage")
             own = master.check(near, "conntrack-table")
     finally:
-        agent.netns.run("conntrack", "-F")
+        agent.netns.flush()
     assert contents.state == CRITICAL, contents.output
     usage = "985 of 1000 entries in use (98.5%)"
     assert contents.output.startswith(f"CONNTRACK_TABLE CRITICAL - {usage}")
