@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from .signals import Stage
 
 
-# Modules that every check may import later: most of them name owners.
+# Modules that every check may import later.
 LATE = (
     *("shlex", "socket", "subprocess"),
     *(
         f"check_conntrack.{name}"
         for name in (
-            *("advice.owner_words", "kernel.counters", "kernel.owner_request"),
-            *("kernel.rtnetlink", "owners"),
+            *("advice.capacity", "advice.owner_words", "kernel.counters", "kernel.host"),
+            *("kernel.namespace_request", "kernel.owner_request", "kernel.reader_client"),
+            *("kernel.reader_command", "kernel.rtnetlink", "owners"),
         )
     ),
 )
@@ -179,9 +180,6 @@ def drop_privileges(
         return None, None
     # The user may not be allowed to read the folder that the suite or Python is installed in: then
     # modules that are imported later are imported now, which costs time that most runs can save.
-    from .advice import capacity  # noqa: F401
-    from .kernel import host, namespace_request, reader_client, reader_command  # noqa: F401
-
     if not readable_by_all():
         for name in (*late, *LATE):
             with suppress(ImportError):  # not every Python has every library
