@@ -278,9 +278,14 @@ def print_value(result: Result) -> str:
 
 
 def describe_alarm(result: Result) -> str:
-    """Return the value and the violated threshold, as in "usage 95.0% (threshold 90)"."""
-    is_time = context_of(result).label.unit == "s"
-    value = render.duration(result.metric.value) if is_time else print_value(result)
+    """Return the value and the violated threshold, as in "usage 95.0% (threshold 90)".
+
+    A time whose first two units would not tell it from its threshold is printed as in the perfdata.
+    """
+    value = print_value(result)
+    if context_of(result).label.unit == "s" and "." not in value:
+        duration = render.duration(int(value[:-1]))
+        value = value if duration in str(result.hint).strip("@~:").split(":") else duration
     return f"{result.metric.name} {value} (threshold {result.hint})"
 
 

@@ -25,8 +25,8 @@ _SIZES = (("GiB", 1 << 30), ("MiB", 1 << 20))
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in at most two units, as in "3h 20m"."""
-    left = int(seconds)
+    """Return a duration in at most two units, as in "3h 20m", rounded as the perfdata is."""
+    left = round(seconds)
     parts: list[tuple[int, str]] = []
     for unit, size in _DURATIONS:
         number, left = divmod(left, size)

@@ -74,10 +74,25 @@ def test_flood_beyond_the_limit_tells_when_the_table_is_full(answers, sysctls):
     sysctls.holds(1000, 10000, 16384)
     run = answers(heard(2000, before=1000, after=3000), "-c", "time_to_full=1m:")
     assert run.state == "CRITICAL"
-    assert run.text == "3000 of 10000 entries in use (30.0%), 2000 new/s, full in about 3s"
-    assert "CRITICAL: time_to_full 3s (threshold 1m:)" in run.lines
+    assert run.text == "3000 of 10000 entries in use (30.0%), 2000 new/s, full in about 4s"
+    assert "CRITICAL: time_to_full 4s (threshold 1m:)" in run.lines
     assert any(line.startswith("WARNING: settles_at ") for line in run.lines)
     assert any("grows by 2000.00 entries/s" in line for line in run.lines)
+
+
+def test_time_left_is_the_same_in_the_text_and_in_the_perfdata(answers, sysctls):
+    sysctls.holds(1000, 10300, 16384)
+    run = answers(heard(2000, before=1000, after=3000), "-w", "time_to_full=1m:")
+    assert run.data["time_to_full"].spelled.startswith("4s;")
+    assert run.text.endswith("full in about 4s")
+    assert "WARNING: time_to_full 4s (threshold 1m:)" in run.lines
+
+
+def test_time_within_a_second_of_its_threshold_is_not_printed_as_the_threshold(answers, sysctls):
+    sysctls.holds(1000, 10300, 16384)
+    run = answers(heard(2000, before=1000, after=3000), "-c", "time_to_full=4s:")
+    assert run.data["time_to_full"].spelled.startswith("3.6s;")
+    assert "CRITICAL: time_to_full 3.6s (threshold 4s:)" in run.lines
 
 
 def test_full_table_does_not_say_where_it_settles(answers, sysctls):
@@ -138,6 +153,35 @@ def test_growth_is_passed_over_only_where_all_events_were_heard(answers, clock, 
     sysctls.holds(40_000, 100_000, 16384)
     run = answers(heard(100, before=39_900, after=40_000, lost=lost))
     assert ("time_to_full" in run.data) == lost
+
+
+def test_flood_that_has_stopped_fills_no_table(answers, clock, sysctls):
+    sysctls.holds(1000, 100_000, 16384)
+    answers(heard(0, before=1000, after=1000))
+    for entries in (30_000, 60_000):
+        clock.now += 60
+        sysctls.holds(entries, 100_000, 16384)
+        flood = answers(heard(500, before=entries - 500, after=entries, timeout=300))
+    assert "500 new/s, full in about" in flood.text
+    for new in (0, 1, 0, 0, 1):
+        clock.now += 60
+        sysctls.holds(80_000, 100_000, 16384)
+        run = answers(heard(new, before=80_000, after=80_000), "-w", "~:", "-c", "~:")
+        assert (run.state, f"{new} new/s" in run.text) == ("OK", True)
+        assert "full in" not in run.text
+        assert "time_to_full" not in run.data
+
+
+def test_rate_that_does_not_fill_the_table_is_not_beside_the_time_left(answers, clock, sysctls):
+    entries = 60_000
+    for _ in range(12):  # connections come in bursts between the runs
+        entries += 2000
+        clock.now += 60
+        sysctls.holds(entries, 100_000, 16384)
+        run = answers(heard(0, before=entries, after=entries), "-v")
+    assert run.text.endswith("full in about 8m")
+    assert any(line.startswith("Listening: 0 new entries/s") for line in run.lines)
+    assert any(line.endswith("; the table grew while nobody listened") for line in run.lines)
 
 
 def test_listening_ends_when_enough_is_known(answers, monkeypatch):

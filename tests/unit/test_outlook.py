@@ -65,7 +65,7 @@ def test_first_run_tells_a_full_table_whatever_the_answered_do():
 
 
 def test_first_run_without_new_entries_knows_nothing_more():
-    assert told(heard(new=0, timeout=None)) == (0, None, None, None, None, False, 0.0)
+    assert told(heard(new=0, timeout=None))[:7] == (0, None, None, None, None, False, 0.0)
 
 
 def test_long_timeout_of_a_connection_that_was_picked_up_is_not_believed():
@@ -229,6 +229,49 @@ def test_history_that_was_never_written_is_none(samples):
     kept = RateHistory("boot", "7", samples)
     assert outlook.belonging_to(kept, "boot", "7") == RateHistory("boot", "7")
     assert outlook.belonging_to(None, "boot", "7") == RateHistory("boot", "7")
+
+
+# --- what the new entries allow
+
+
+def test_growth_is_bounded_by_what_is_heard():
+    stopped = told(heard(new=0, after=60000, timeout=None)).arrivals
+    assert stopped.bound(500.0, 60.0) == 0
+    assert stopped.bound(1.0, 3600.0) == 1  # one a second may be missed in a second
+    slower = told(heard(new=40, before=60000, after=60040)).arrivals
+    assert slower.bound(500.0, 60.0) == 40
+    assert slower.bound(50.0, 60.0) == 50  # 40 may be 50 but for chance
+    assert slower.bound(-50.0, 60.0) == -50
+
+
+@pytest.mark.parametrize(
+    "listening",
+    [heard(new=0, after=60000, overrun=True), heard(new=0, before=50000, after=60000)],
+    ids=["events were lost", "it grows meanwhile"],
+)
+def test_growth_stands_where_not_all_is_heard(listening):
+    assert told(listening).arrivals.bound(500.0, 60.0) == 500
+
+
+def test_growth_in_bursts_between_the_runs_stands():
+    jobs = runs([1000, 1000, 6000, 6000, 11000, 16000, 16000], [0] * 7)
+    silent = told(heard(new=0, after=16000, timeout=None), jobs).arrivals
+    assert silent.bound(40.0, 60.0) == 0
+    assert silent.bound(40.0, silent.bursts) == 40
+    assert silent.bursts == 180
+
+
+def test_growth_of_one_flood_between_silent_runs_is_over():
+    flood = runs([1000, 1000, 30000, 90000, 90000, 90000], [0, 0, 1000, 1000, 0, 0])
+    assert told(heard(new=0, after=90000, timeout=None), flood).arrivals.bursts == math.inf
+
+
+def test_lull_after_a_flood_settles_below_the_limit():
+    # The flood was over before: what was heard then does not come again by itself.
+    flood = runs([1000, 60000, 120000, 180000, 180000, 180000], [1, 1000, 1000, 1000, 1, 1])
+    found = told(heard(new=1, after=180000, timeout=120.0, answered=0.5), flood)
+    assert found.settles_at is None or found.settles_at < 100
+    assert found.time_to_full is None
 
 
 # --- bursts of the last hour

@@ -8,7 +8,16 @@ import pytest
 
 from check_conntrack.usage import summary
 from replay import alarms, comparison
-from replay.scenarios import DAY, HEALTHY, INCIDENTS
+from replay.scenarios import (
+    DAY,
+    FOREVER,
+    HEALTHY,
+    INCIDENTS,
+    Scenario,
+    Stream,
+    between,
+    steady,
+)
 from replay.table_model import Table
 
 OURS = "check, listening"
@@ -78,6 +87,27 @@ def test_replay_has_fewer_false_alarms_than_a_plain_bound(interval):
 def test_replay_does_not_page_for_a_burst_that_ends_below_the_limit():
     bursts = [name for name in healthy() if not name.startswith("75 minutes")]
     assert [name for name in bursts if outcome(name, OURS, 60).paged] == []
+
+
+@pytest.mark.parametrize("interval", [10, 60, 300])
+@pytest.mark.parametrize(
+    ("lasts", "rate", "lifetime"),
+    [(100, 1900, 120.0), (180, 1000, 600.0), (300, 600, FOREVER), (1800, 100, FOREVER)],
+)
+def test_replay_says_of_a_flood_that_has_stopped_only_what_was_heard(
+    interval, lasts, rate, lifetime
+):
+    streams = (Stream(steady(0.5), 600), Stream(between(0, lasts, rate), lifetime, 120))
+    scenario = Scenario("flood that stops", 262144, 3600, streams)
+    filled, check = Table(scenario), alarms.Check(listens=True)
+    for number in range(int((scenario.before + scenario.ends) / interval)):
+        at = (number + 0.5) * interval - scenario.before
+        report = check.report(alarms.Run(at, filled.entries(at), scenario.limit, filled))
+        if at > lasts:
+            left = scenario.limit - report.namespace.entries
+            needed = left / report.time_to_full if report.time_to_full else 0
+            assert needed <= 1.01 * report.outlook.arrivals.most, at
+            assert report.outlook.settles_at is None or report.outlook.settles_at <= 100, at
 
 
 def test_replay_is_the_same_every_time():

@@ -253,8 +253,10 @@ def test_setting_the_clock_moves_the_peaks_along_with_it(days):
     ("seconds", "words"),
     [
         (0, "0s"),
-        (0.9, "0s"),
-        (59.9, "59s"),
+        (0.4, "0s"),
+        (0.9, "1s"),
+        (59.4, "59s"),
+        (59.9, "1m"),
         (60, "1m"),
         (61, "1m 1s"),
         (3600, "1h"),
@@ -266,3 +268,8 @@ def test_setting_the_clock_moves_the_peaks_along_with_it(days):
 )
 def test_a_duration_is_spelled_in_the_two_units_that_matter(seconds, words):
     assert render.duration(seconds) == words
+
+
+@given(st.floats(0, 30 * 86400))
+def test_duration_is_rounded_as_perfdata_is(seconds):
+    assert render.duration(seconds) == render.duration(int(f"{seconds:.0f}"))

@@ -34,6 +34,8 @@ runs 10 s apart.
 
 from __future__ import annotations
 
+import math
+
 from ..kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
@@ -52,6 +54,25 @@ FARTHEST = 30 * 86400  # seconds; what is farther away is not a forecast
 SMALL = 6  # samples; fewer have no three parts with a median of their own
 
 
+class Arrivals(NamedTuple):
+    """The new entries that were heard, as a bound on growth: a table gains no more than arrive.
+
+    rate: entries per second. most: the same, as many as they may be but for chance.
+    bursts: seconds after which growth stands that was not heard, because it comes in bursts.
+    """
+
+    rate: float = math.inf
+    most: float = math.inf
+    bursts: float = math.inf
+
+    def bound(self, slope: float, span: float) -> float:
+        """Return how much of a growth over so many seconds can still go on."""
+        return slope if slope <= self.most or span >= self.bursts else self.rate
+
+
+UNHEARD = Arrivals()  # without --listen
+
+
 class Forecast(NamedTuple):
     """The growth that decides, and where it leads.
 
@@ -66,13 +87,18 @@ class Forecast(NamedTuple):
 
 
 def forecast(
-    samples: Sequence[Sample], limit: int, held: int = 0, shortest: float = 0.0
+    samples: Sequence[Sample],
+    limit: int,
+    held: int = 0,
+    shortest: float = 0.0,
+    arrivals: Arrivals = UNHEARD,
 ) -> Forecast:
     """Return the growth that fills the table first; if none does, that of the trend window.
 
     samples: of the trend window, the newest last. limit: 0 for none.
     held: a count that the table has had lately and that is not among the samples, as before a boot.
     shortest: seconds of growth that say nothing, because more is known of that time.
+    arrivals: what was heard of new entries.
     """
     if not samples:
         return Forecast()
@@ -84,7 +110,8 @@ def forecast(
         return whole._replace(time_to_full=0.0)
     threats = [
         Forecast(slope, seconds, span)
-        for slope, span in _slopes(samples, limit, held)
+        for measured, span in _slopes(samples, limit, held)
+        for slope in [arrivals.bound(measured, span)]
         for seconds in [time_to_full(entries, limit, slope)]
         if seconds is not None and seconds <= REACH * span and span >= shortest
     ]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 from ..kernel.namedtuple import NamedTuple
+from .forecast import UNHEARD, Arrivals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class Outlook(NamedTuple):
     time_to_full: seconds, if it leads to the limit.
     at_least: whether the rates are lower bounds, because events were lost.
     stay: seconds that an entry counts which nobody answers; 0 if not known.
+    arrivals: the growth that the new entries allow.
     """
 
     new_rate: float
@@ -97,6 +99,7 @@ class Outlook(NamedTuple):
     time_to_full: float | None = None
     at_least: bool = False
     stay: float = 0.0
+    arrivals: Arrivals = UNHEARD
 
 
 class _Past(NamedTuple):
@@ -107,6 +110,15 @@ class _Past(NamedTuple):
     entries: float
     level: float
     events: int
+
+    @property
+    def lifetime(self) -> float | None:
+        """Return for how many seconds an entry counts, on average.
+
+        None while a table grows: few of the new entries can have ended.
+        """
+        known = self.end_rate and self.end_rate >= self.new_rate / 2
+        return self.entries / self.end_rate if known else None
 
 
 def outlook(
@@ -120,16 +132,35 @@ def outlook(
     end_rate = lifetime = None
     if past:
         end_rate = past.end_rate
-        # While a table grows, few of the new entries can have ended.
-        known = past.end_rate >= past.new_rate / 2 and past.events >= FEWEST_EVENTS
-        lifetime = past.entries / past.end_rate if known else None
+        lifetime = past.lifetime if past.events >= FEWEST_EVENTS else None
     stay = _stay(heard, buckets, past)
     settled = _settled(heard, limit, past, stay, _burst(earlier, limit))
     share = left = None
     if limit and settled is not None:
         share = min(100 * settled / limit, MOST_PERCENT)
         left = _time_to_full(heard, limit, settled)
-    return Outlook(heard.new_rate, end_rate, lifetime, share, left, heard.overrun, stay)
+    arrivals = _arrivals(heard, earlier)
+    return Outlook(heard.new_rate, end_rate, lifetime, share, left, heard.overrun, stay, arrivals)
+
+
+def _arrivals(heard: Listening, samples: Sequence[RateSample]) -> Arrivals:
+    """Return the growth that the new entries allow.
+
+    Jobs may open connections between the runs: where the count rose twice between runs that heard
+    no more than this one, growth over that time is not over.
+    """
+    if heard.overrun:
+        return UNHEARD
+    seen = (heard.after - heard.before) / heard.seconds
+    most = max(seen, (heard.new + DEVIATIONS * math.sqrt(heard.new + 1)) / heard.seconds)
+    calm = [one for one in samples if one.new <= most * one.seconds]
+    rises = [
+        one.at
+        for one, other in zip(calm, calm[1:])
+        if other.entries - one.entries > most * (other.at - one.at)
+    ]
+    bursts = samples[-1].at - rises[-2] if len(rises) > 1 else math.inf
+    return Arrivals(heard.new_rate, most, bursts)
 
 
 def _settled(
@@ -151,7 +182,8 @@ def _settled(
         return max(heard.after, heard.new_rate * stay if few else unanswered)
     rate = heard.new_rate
     expected = past.new_rate * heard.seconds
-    if heard.new_rate <= burst or abs(heard.new - expected) <= DEVIATIONS * math.sqrt(expected + 1):
+    chance = DEVIATIONS * math.sqrt(expected + 1)
+    if past.new_rate <= rate <= burst or abs(heard.new - expected) <= chance:
         rate = past.new_rate
     more = rate - past.end_rate
     if more <= 0:
@@ -159,8 +191,8 @@ def _settled(
     few = heard.answered <= FEW_ANSWERED
     unanswered = more if few else min(more, rate * (1 - heard.answered))
     settled = past.level + unanswered * stay
-    if past.end_rate:
-        settled += (more - unanswered) * past.entries / past.end_rate
+    if past.lifetime:
+        settled += (more - unanswered) * past.lifetime
     elif more - unanswered > FEW_ANSWERED * more and not 0 < limit <= settled:
         return None
     # If fewer end than that, the table grows for certain.

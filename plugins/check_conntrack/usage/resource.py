@@ -9,7 +9,7 @@ from ..kernel import KernelError
 from ..kernel.limits import has_ena
 from ..kernel.namedtuple import NamedTuple
 from ..kernel.namespaces import Namespace, NamespaceScan
-from ..state.forecast import Forecast, forecast
+from ..state.forecast import UNHEARD, Forecast, forecast
 from .labels import INSTANCE_LABELS, LISTENING_LABELS, NAMESPACE_LABELS, TABLE_LABELS
 
 TYPE_CHECKING = False
@@ -181,7 +181,8 @@ def report_on(
     if heard and not heard.at_least and heard.settles_at is not None and heard.settles_at < 100:
         shortest = 2 * heard.stay
     held = series.held_before_boot(window)
-    growth = forecast(series.samples, limits.limit, held, shortest)
+    arrivals = heard.arrivals if heard else UNHEARD
+    growth = forecast(series.samples, limits.limit, held, shortest, arrivals)
     return NamespaceReport(namespace, series, growth, outlook=heard)
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..state.outlook import Outlook
     from ..state.state_store import Store
 
+FED = 0.5  # of the rate that fills the table in the time that is left: the rest is chance
+
 
 class UsageSummary(nagios.StatusSummary):
     """The text of the status line, and the long output."""
@@ -141,9 +143,12 @@ def _time_left(report: NamespaceReport, alarms: Sequence[Result]) -> str:
 
 
 def _heading(report: NamespaceReport, left: str) -> list[str]:
-    """Return the rate of new entries, and where it leads if that is not to a full table."""
+    """Return the rate of new entries, and where it leads if that is not to a full table.
+
+    Beside a time until the table is full stands only a rate that can fill it.
+    """
     outlook = report.outlook
-    if outlook is None:
+    if outlook is None or (left and not _is_fed(report)):
         return []
     words = [_per_second(outlook) + " new/s"]
     limits = report.namespace.limits
@@ -151,6 +156,17 @@ def _heading(report: NamespaceReport, left: str) -> list[str]:
     if outlook.settles_at is not None and not left and not full:
         words.append(f"settles at {_settles_at(outlook.settles_at, 'about ')}")
     return words
+
+
+def _is_fed(report: NamespaceReport) -> bool:
+    """Return whether so many new entries as were heard fill the table in the time that is left.
+
+    They do not where connections come in bursts between the runs, or one in a few seconds.
+    """
+    left, limits = report.time_to_full, report.namespace.limits
+    if report.outlook is None or not limits or not left:
+        return True
+    return report.outlook.new_rate >= FED * (limits.limit - limits.entries) / left
 
 
 def _settles_at(share: float, about: str = "") -> str:
@@ -188,7 +204,7 @@ def _since(report: NamespaceReport, alarm: Result) -> str:
         [sample for sample in series.samples if sample.at >= since],
         lambda entries: context.violates(alarm.state, 100 * entries / limit),
     )
-    return f", for at least {render.duration(held)}" if held else ""
+    return f", for at least {render.duration(int(held))}" if held else ""
 
 
 def _is_too_full(alarm: Result) -> bool:
@@ -214,7 +230,8 @@ def _history(report: NamespaceReport, window: float) -> list[str]:
         )
     lines += reports.change_lines(series, window)
     if report.outlook:
-        lines.append(_heard(report.outlook))
+        more = "" if _is_fed(report) else "; the table grew while nobody listened"
+        lines.append(_heard(report.outlook) + more)
     if limits and limits.buckets:
         load = limits.entries / limits.buckets
         lines.append(f"Hash: {limits.buckets} buckets, {load:.2f} entries each")
