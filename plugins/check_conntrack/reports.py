@@ -11,6 +11,7 @@ import time
 from nagiosplugin import Ok
 
 from . import nagios, render, signals
+from .kernel import limits
 from .namespaces import further_key
 from .state import trend
 from .state.codec import decode, encode
@@ -175,6 +176,22 @@ def place(namespace: Namespace) -> tuple[str, str]:
     return f"namespace {name} ", f"namespace {_cut(name, LONGEST_NAME)} "
 
 
+def name_of(namespace: Namespace) -> str:
+    """Return the name of a namespace in a list of several.
+
+    That which the check runs in is "host" if it is the host's, else it may have a name as well.
+    """
+    if namespace.name or limits.may_set_limits():
+        return render.clean(namespace.name) or "host"
+    from .kernel.namespaces import names
+
+    return render.clean(names().get(namespace.inode, "")) or "this namespace"
+
+
+def _briefly(namespace: Namespace) -> str:
+    return place(namespace)[1].removeprefix("namespace ").strip() or name_of(namespace)
+
+
 def _cut(name: str, width: int) -> str:
     return name if len(name) <= width else name[: width - 3] + "..."
 
@@ -269,8 +286,7 @@ def also(reports: Sequence[Report], results: Results, causes: Sequence[str] = ()
     causes: those of the first of them, empty for none.
     """
     names = [
-        f"{place(report.namespace)[1].removeprefix('namespace ').strip() or 'host'}"
-        + (f" {usage_of(report, results)}" if usage_of(report, results) else "")
+        " ".join(filter(None, [_briefly(report.namespace), usage_of(report, results)]))
         for report in reports
     ]
     if not names:
@@ -354,7 +370,7 @@ def namespace_table(
     rows = [(render.plural(len(reports), "namespace"), "entries", "usage", *more)]
     for report in reports[:most]:
         namespace = report.namespace
-        name = render.clean(namespace.name) or "(host)"
+        name = name_of(namespace) if namespace.name else f"({name_of(namespace)})"
         if namespace.owner:
             from .advice import owner_words
 

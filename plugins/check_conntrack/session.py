@@ -62,6 +62,10 @@ class Session:
         """Return whether there is a reader to ask."""
         return bool(self._ready) or self._sudo
 
+    def may_ask_beside(self, others: int) -> bool:
+        """Return whether there is a reader beside so many that are needed later."""
+        return len(self._ready) > others or self._sudo
+
     def ask(self, fields: Sequence[bytes]) -> list[Frame]:
         """Return the answer to a request for small data (grammar: kernel/reader.py).
 

@@ -99,7 +99,7 @@ def test_unit_of_the_host_is_told_by_its_sockets(node, named, wild, nginx):
     result = named("-w", "tcp_syn_recv=300", "-v")
     if node.groups.version == 1 and not own:
         # Version 1 has no mark on a socket, and root has programs in every unit.
-        assert "on 192.0.2.80 tcp/80 (this host) from 203.0.113.5" in result.status
+        assert "on 192.0.2.80 tcp/80 (this namespace) from 203.0.113.5" in result.status
         return
     assert f"on 192.0.2.80 tcp/{port} (unit nginx.service) from" in result.status, result.out
     holder = f"Unit nginx.service, nginx[{pid}], holds 1 of 1 socket of 192.0.2.80 on tcp/{port}."

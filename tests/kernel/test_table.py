@@ -449,12 +449,12 @@ def test_host_with_unanswered_connections_is_not_told_to_block_itself(space, tab
     space.run(sys.executable, "-c", script)
     with machine_limit(170):
         here = table("-v", before=inside(space), user=())
-        # From outside it is not known whose address that is.
         there = table("-v", "--netns", space.name, user=())
     for result in (here, there):
         assert result.code == 1
         assert "10.8.0.1" in result.status
-    assert "saddr 10.5.5.5" not in here.out
+        assert "saddr 10.5.5.5" not in result.out
+        assert "10.5.5.5 (this namespace)" in result.status
 
 
 def test_unacknowledged_connections_are_not_leaks(space, table):

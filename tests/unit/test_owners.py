@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import socket
-import struct
 
 import pytest
 from hypothesis import given
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from check_conntrack.advice import owner_words
 from check_conntrack.kernel import (
     control_groups,
+    limits,
     namespace_request,
     owner_request,
     owners,
@@ -23,15 +23,24 @@ from check_conntrack.kernel import (
 )
 from check_conntrack.kernel import table_file as files
 from check_conntrack.kernel.control_groups import Process
+from check_conntrack.kernel.namespaces import Namespace
 from check_conntrack.kernel.owners import Owner, Ownership, Pod
 from check_conntrack.kernel.reader_client import Frame
 from check_conntrack.kernel.source import FileReading
+from check_conntrack.table import names
+from support.addresses import address_message
 
 ID = "3f2a9c0e12ab" + "0123456789abcdef" * 3 + "4567"
 SHORT = ID[:12]
 UID = "12345678-aaaa-4bbb-8ccc-0123456789ab"
 SLICE = f"pod{UID.replace('-', '_')}.slice"
 HASH = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def host_namespace(monkeypatch):
+    """Let this process be in the host's namespace."""
+    monkeypatch.setattr(limits, "may_set_limits", lambda: True)
 
 
 def owner_of(*groups, command=b"sleep\n", host_name=b"", pods=None, version=2):
@@ -162,15 +171,6 @@ def test_any_bytes_of_groups_and_folders_give_safe_names_or_none(groups, folders
 # --- addresses
 
 
-def address_message(address, scope=0, local=b""):
-    """A message RTM_NEWADDR."""
-    body = struct.pack("=BBBBI", 2 if len(address) == 4 else 10, 24, 0, scope, 1)
-    for kind, value in ((1, address), (2, local)):
-        if value:
-            body += struct.pack("=HH", 4 + len(value), kind) + value
-    return struct.pack("=IHHII", 16 + len(body), 20, 2, 1, 0) + body
-
-
 V4, V6 = socket.inet_aton("10.0.0.1"), socket.inet_pton(socket.AF_INET6, "fd00::1")
 
 
@@ -256,6 +256,16 @@ def test_request_names_namespaces_before_processes(monkeypatch, tmp_path):
     monkeypatch.setattr(owner_request, "mounts", lambda: {"/m/c": 5, str(tmp_path / "a"): 6})
     named = [os.fsencode(tmp_path / name) for name in "ab"]
     assert owner_request.request() == [b"owners", *named, b"/m/c", b"processes"]
+
+
+def test_namespace_of_the_check_is_called_what_it_is(monkeypatch):
+    answer = frames(OTHER, "/run/netns/edge-1", V4, b"0::/system.slice/dnsmasq.service\n")
+    for in_host, owner in ((True, Owner("host")), (False, Owner("namespace", "edge-1"))):
+        monkeypatch.setattr(limits, "may_set_limits", lambda known=in_host: known)
+        found = owner_request.read_answer(answer, OTHER, {OTHER: "edge-1"})
+        assert found.namespaces[OTHER] == owner
+        own = names.seen_from(found, Namespace("", limits.OWN, OTHER), "", lambda: False)
+        assert own.called("10.0.0.1") == f"10.0.0.1 (this {'host' if in_host else 'namespace'})"
 
 
 def test_address_belongs_to_the_table_then_to_the_host_then_to_what_is_proved():

@@ -6,6 +6,7 @@ import errno
 import json
 import random
 import re
+import socket
 import types
 
 import pytest
@@ -17,6 +18,7 @@ from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.kernel.namespaces import Namespace
 from check_conntrack.table import sources, table_check
 from support import flows_dump, tables
+from support.addresses import address_message
 
 FEW = flows_dump.entry(state=3, timeout=431000)
 
@@ -461,6 +463,26 @@ def test_each_alarming_namespace_has_its_cause_and_the_command_that_advises(
         "blue": "scan",
         "calm": kept["calm"]["cause"],
     }
+
+
+@pytest.mark.parametrize("known", ["address", "network", "others", "not at all"])
+def test_namespace_is_not_told_to_block_itself(reader, sysctls, inspect, netns, known):
+    alarming(reader, netns, {"red": (tables.syn_flood(), 3100)})
+    own = {"address": "203.0.113.9", "network": "203.0.113.8", "others": "192.0.2.1"}.get(known)
+    if own:
+        dump = address_message(socket.inet_aton(own))
+        reader.hands_out("owners", dump, path="/r", file="addresses", inode=100)
+    run = inspect("--netns", "red", "--source", "proc", "-v")
+    asked = [words for words in reader.asked if words[0] == "owners"]
+    assert [len(words) for words in asked] == [2], "no other namespace is looked into"
+    if known == "address":
+        assert "check_conntrack_block" not in run.rest
+        assert "203.0.113.9 (this namespace)" in run.text
+    else:
+        assert "check_conntrack_block" in run.rest
+    doubt = "and is not this namespace's own address" in run.rest.replace(",", " and")
+    guard = "fib saddr type != local" in run.rest
+    assert (doubt, guard) == ((known == "not at all"),) * 2
 
 
 def test_causes_of_further_namespaces_give_way_before_their_names():

@@ -292,6 +292,40 @@ def test_own_connections_that_nobody_answers_are_no_flood():
     assert "ss -tuanp src 10.5.5.5" in advice(table)
 
 
+@pytest.mark.parametrize("item", ["address", "network"])
+def test_advice_says_what_it_does_not_know_of_a_source(item):
+    more = {} if item == "address" else {"source": address("203.0.113.9", 10.0)}
+    one = unanswered(**more)
+    whose = {"address": "is not", "network": "does not hold"}[item]
+    text = advice(profile(one))
+    assert f"{whose} this host's own address and is no gateway or proxy of yours:" in text
+    assert "fib saddr type != local drop" in text
+    text = advice(profile(one, own_known=True, gateways_known=True))
+    assert "if it has no business here:" in text
+    assert "fib" not in text
+    there = profile(source=address("10.5.5.5", 80.0), here="this namespace")
+    assert "must not hold more and is not this namespace's own address:" in advice(there)
+
+
+@pytest.mark.parametrize("whose", ["own", "gateways"])
+def test_network_that_holds_an_own_address_or_the_gateway_is_not_blocked(whose):
+    network = frozenset({"203.0.113.0/24"})
+    one = unanswered(source=address("203.0.113.9", 10.0))
+    text = advice(profile(one, own_known=True, **{whose: network}))
+    assert "check_conntrack_block" not in text
+    of = {"own": "this host", "gateways": "the default gateway"}[whose]
+    assert f"203.0.113.0/24 holds an address of {of}: block hosts in it, not all of it." in text
+
+
+def test_program_of_an_own_address_is_looked_for_in_its_namespace():
+    there = {"own": frozenset({"10.5.5.5"}), "here": "this namespace", "command": "nsenter -n "}
+    table = profile(source=address("10.5.5.5", 80.0), **there)
+    assert "10.5.5.5 is this namespace itself" in advice(table)
+    assert advice(table).splitlines()[-1] == "  nsenter -n ss -tuanp src 10.5.5.5"
+    leak = profile(close_wait=80.0, **there)
+    assert "  nsenter -n ss -tanp state close-wait" in advice(leak).splitlines()
+
+
 def test_no_rule_is_against_a_default_gateway():
     table = profile(unanswered(), gateways=frozenset({"203.0.113.9"}))
     assert "10.0.0.1" not in advice(table)
@@ -314,7 +348,7 @@ def test_syn_proxy_is_advised_only_where_nothing_is_translated():
 
 def test_commands_choose_one_zone():
     one = unanswered(source=address("203.0.113.9", zone=5), target=target("198.51.100.1", zone=5))
-    text = advice(profile(one, zones=True))
+    text = advice(profile(one, zones=True, own_known=True))
     assert "ct original zone 5 ip saddr @zone5_v4 drop" in text
     assert "conntrack -D -p tcp --state SYN_RECV -s 203.0.113.9 -w 5 " in text
     assert "--orig-zone 5 " in advice(profile(one, zones=True, original_zones=True))

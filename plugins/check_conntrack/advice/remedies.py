@@ -74,8 +74,15 @@ def against_source(profile: TableProfile, one: Unanswered) -> list[Step]:
     steps = []
     if rulesets.may_block(profile, item):
         steps.append(rulesets.block(profile, item))
+    elif "/" in item.address:
+        what = profile.here if item.address in profile.own else "the default gateway"
+        steps.append(
+            Step(f"{item.name} holds an address of {what}: block hosts in it, not all of it.")
+        )
     elif item.address in profile.gateways:
         steps.append(Step(f"{item.name} is the default gateway: ask there who is behind it."))
+    else:
+        steps.append(_own_program(profile, item))
     return steps + rulesets.frees(profile, item, item.entries, *_from(one, item))
 
 
@@ -194,8 +201,8 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
     if one.source.share >= NAMED and one.source.address in profile.own:
         steps.append(
             Step(
-                "The connections are this host's own: find the program.",
-                (f"ss -tuanp src {one.source.address}",),
+                f"The connections are {profile.here}'s own: find the program.",
+                (f"{profile.command}ss -tuanp src {one.source.address}",),
             )
         )
     return [*steps, Step(LEAVE), *_shorter_unanswered(profile, one)]
@@ -274,12 +281,12 @@ def closing(profile: TableProfile) -> list[Step]:
     target = profile.close_wait_ends.target
     where = "here or behind this host"
     if target.share >= SENDER:
-        where = "on this host" if target.address in profile.own else f"on {target.name}"
+        where = f"on {profile.here}" if target.address in profile.own else f"on {target.name}"
     return [
         Step(
             f"One side has closed and a program {where} has not. Look there for the program that "
             "does not close its sockets, and restart it:",
-            ("ss -tanp state close-wait",),
+            (f"{profile.command}ss -tanp state close-wait",),
         ),
         *_frees_state(profile, "CLOSE_WAIT", profile.close_wait),
         _shorter(
@@ -352,16 +359,18 @@ def caching(profile: TableProfile) -> list[Step]:
     ]
 
 
+def _own_program(profile: TableProfile, source: TopItem) -> Step:
+    return Step(
+        f"{source.name} is {profile.here} itself: look for the program.",
+        (f"{profile.command}ss -tuanp src {source.address}",),
+    )
+
+
 def ask_source(profile: TableProfile) -> list[Step]:
     """Return what helps against one dominant source."""
     source = profile.source
     if source.address in profile.own:
-        return [
-            Step(
-                f"{source.name} is this host itself: look for the program.",
-                (f"ss -tuanp src {source.address}",),
-            )
-        ]
+        return [_own_program(profile, source)]
     steps = [Step(f"Find out what {source.name} does, and whether it should.")]
     if source.address in profile.gateways:
         steps.append(Step(f"{source.name} is the default gateway: ask there who is behind it."))

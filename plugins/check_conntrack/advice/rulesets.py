@@ -10,6 +10,8 @@ from .capacity import Step
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .table_profile import TableProfile, TopItem
 
 _CONNTRACK = "net.netfilter.nf_conntrack_"
@@ -88,13 +90,32 @@ def free_text(number: int, *, answered: bool = False) -> str:
 
 
 def may_block(profile: TableProfile, item: TopItem) -> bool:
-    """Return whether an address is neither this host's own nor a default gateway."""
+    """Return whether an address or a network has neither own addresses nor a default gateway."""
     return bool(item.address) and item.address not in profile.own | profile.gateways
 
 
 def match(profile: TableProfile, zone: int) -> str:
     """Return what a rule has to match first, so that it is about one zone alone."""
     return f"ct original zone {zone} " if profile.zones else ""
+
+
+def may_be_own(profile: TableProfile, item: TopItem) -> bool:
+    """Return whether nobody knows that an address is not the namespace's own.
+
+    Addresses of a link alone (fe80::/10) are not among those that are known of other namespaces.
+    """
+    return not profile.own_known or item.address.startswith("fe80:")
+
+
+def not_own(profile: TableProfile, item: TopItem) -> str:
+    """Return the condition that keeps somebody from shutting himself out."""
+    whose = f"{profile.here}'s own address"
+    return f"does not hold {whose}" if "/" in item.address else f"is not {whose}"
+
+
+def joined(conditions: Sequence[str]) -> str:
+    """Return conditions as one: "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(conditions[:-1]), conditions[-1]]))
 
 
 def block(profile: TableProfile, item: TopItem) -> Step:
@@ -106,12 +127,14 @@ def block(profile: TableProfile, item: TopItem) -> Step:
         # A packet's zone is known once it was tracked; it is dropped before its entry is kept.
         name, priority = f"zone{item.zone}_v{size}", -150
     rule = f"{match(profile, item.zone)}{family} saddr @{name}"
-    if profile.command:
-        # Nobody has told which addresses are that namespace's own.
+    conditions = ["has no business here"]
+    if may_be_own(profile, item):
         rule += " fib saddr type != local"
-    doubt = " and is no gateway or proxy of yours" if profile.command else ""
+        conditions.append(not_own(profile, item))
+    if not profile.gateways_known:
+        conditions.append("is no gateway or proxy of yours")
     return Step(
-        f"Block {item.name}, if it has no business here{doubt}:",
+        f"Block {item.name}, if it {joined(conditions)}:",
         nft(
             profile,
             f"add table {table}",
@@ -256,9 +279,10 @@ def limit_source(profile: TableProfile, source: TopItem) -> Step:
     """Return how to limit what one source may open."""
     family, size = address_family(source.address), "6" if ":" in source.address else "4"
     table, name = "inet check_conntrack_limit", f"source_v{size}"
+    doubt = f" and {not_own(profile, source)}" if may_be_own(profile, source) else ""
     return Step(
         f"Limit {source.name} to {10 * CONNECTIONS} connections, counted from now on, if it must "
-        "not hold more:",
+        f"not hold more{doubt}:",
         nft(
             profile,
             f"add table {table}",

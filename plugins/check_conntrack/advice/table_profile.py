@@ -143,8 +143,11 @@ class TableProfile(NamedTuple):
         pool_range: the first and last of these, where the rule restricts them
         timeouts: seconds by the last words of their sysctl's name, (present or None, default)
         command: leads into the namespace, and ends with a space; else empty
-        own: addresses in this profile that are this namespace's own
-        gateways: addresses in this profile that are default gateways
+        own: addresses in this profile that are this namespace's own, and networks that hold one
+        own_known: all own addresses are known, not only loopback
+        gateways: addresses in this profile that are default gateways, and networks that hold one
+        gateways_known: all default gateways are known
+        here: what the namespace or the host of the table is called
         kube_proxy: kube-proxy runs here and sets limits and some timeouts itself
         zones: entries have zones
         original_zones: some have one in the original direction alone
@@ -181,7 +184,10 @@ class TableProfile(NamedTuple):
     timeouts: Mapping[str, tuple[int | None, int]] = {}
     command: str = ""
     own: frozenset[str] = frozenset()
+    own_known: bool = False
     gateways: frozenset[str] = frozenset()
+    gateways_known: bool = False
+    here: str = "this host"
     kube_proxy: bool = False
     zones: bool = False
     original_zones: bool = False
@@ -221,8 +227,8 @@ def idle_goes_to_service(profile: TableProfile) -> bool:
 
 
 def called(item: TopItem, profile: TableProfile) -> str:
-    """Return the name of an address with its owner, or whether it is this host's own."""
-    owner = item.owner or ("this host" if item.address in profile.own else "")
+    """Return the name of an address with its owner, or whether it is the namespace's own."""
+    owner = item.owner or (profile.here if item.address in profile.own else "")
     return f"{item.name} ({owner})" if owner else item.name
 
 

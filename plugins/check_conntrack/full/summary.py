@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nagiosplugin import Ok, Unknown
 
-from .. import nagios, render, session
+from .. import nagios, render, reports, session
 from ..advice.source_problems import sentence
 from ..kernel import counters
 from ..kernel.log import events
@@ -409,7 +409,7 @@ class FullSummary(nagios.StatusSummary):
                 values = ", ".join(
                     f"{name} {value}" for name, value in zip(counters.COUNTERS, total[1:]) if value
                 )
-                name = render.clean(report.name) or "host"
+                name = reports.name_of(report.namespace)
                 cpus = render.plural(len(report.counters.cpus), "CPU")
                 lines.append(f"Counters of {cpus} ({name}): {values or 'all 0'}")
         return lines + (self.evidence.instance.lines() if self.evidence.instance else [])

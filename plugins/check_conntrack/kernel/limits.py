@@ -148,7 +148,7 @@ def read_expect_max() -> int | None:
 
 
 def may_set_limits() -> bool:
-    """Return whether the limits can be set here: only the host's own namespace may."""
+    """Return whether this is the host's own namespace: only there the limits can be set."""
     return _is_writable(NEW + "max")
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
-from . import control_groups, rtnetlink
+from . import control_groups, limits, rtnetlink
 from .control_groups import Process
 from .namespaces import DIRECTORY, mounts
-from .owners import HOST, NAMESPACE, STRONG, Owner, Ownership, safe
+from .owners import HERE, HOST, NAMESPACE, STRONG, Owner, Ownership, safe
 from .source import read_file
 
 TYPE_CHECKING = False
@@ -60,7 +60,8 @@ def read_answer(frames: Iterable[Frame], own: int, called: Mapping[int, str]) ->
         owner = _owner_of_namespace(processes.get(inode, Process()), pods, called.get(inode, ""))
         if owner:
             owners[inode] = owner
-    owners[own] = Owner(HOST)
+    if limits.may_set_limits():
+        owners[own] = Owner(HOST)
     return Ownership(owners, addresses, pods, _missing(refused, len(processes)))
 
 
@@ -78,7 +79,9 @@ def _missing(refused: Sequence[int], namespaces: int) -> int:
 def read_own(own: int) -> Ownership:
     """Return the addresses of the namespace that the check runs in. Needs no privilege."""
     addresses = rtnetlink.global_addresses(rtnetlink.read_addresses())
-    return Ownership({own: Owner(HOST)}, dict.fromkeys(addresses, (own,)))
+    return Ownership(
+        {own: Owner(HOST if limits.may_set_limits() else HERE)}, dict.fromkeys(addresses, (own,))
+    )
 
 
 def _process(frame: Frame) -> Process:

@@ -19,6 +19,7 @@ NETLINK_ROUTE = 0
 RTM_NEWADDR, RTM_GETADDR = 20, 22
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RT_SCOPE_LINK = 253  # from here on an address means something on one link, or one host, alone
+RT_SCOPE_NOWHERE = 255
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 
 
@@ -44,13 +45,23 @@ def global_addresses(dump: bytes) -> Iterator[bytes]:
 
     What is malformed or cut off ends them.
     """
+    return _addresses(dump, RT_SCOPE_LINK)
+
+
+def all_addresses(dump: bytes) -> Iterator[bytes]:
+    """Yield all packed addresses of a namespace, as global_addresses() does."""
+    return _addresses(dump, RT_SCOPE_NOWHERE)
+
+
+def _addresses(dump: bytes, scopes: int) -> Iterator[bytes]:
+    """Yield the packed addresses of a scope below `scopes`."""
     try:
         for start, end in netlink.messages(dump):
             kind = netlink.NLMSGHDR.unpack_from(dump, start)[1]
             first = start + netlink.NLMSGHDR.size
             if kind == RTM_NEWADDR and end - first >= _IFADDRMSG.size:
                 scope = _IFADDRMSG.unpack_from(dump, first)[3]
-                if scope < RT_SCOPE_LINK:
+                if scope < scopes:
                     yield from _address(dump, first + _IFADDRMSG.size, end)
     except netlink.MalformedError:
         return

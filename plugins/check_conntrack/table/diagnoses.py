@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from .. import render, reports
+from .. import reports
 from ..kernel.limits import OWN
 from . import sources
 
@@ -63,7 +63,8 @@ class Diagnoses:
                 profile = table_profile(report, {}, enter, kube_proxy=known)
             else:
                 timeouts, names = self.reader.timeouts(report), self.reader.names(report)
-                profile = table_profile(report, timeouts, enter, names)
+                own = self.reader.own_addresses(report)
+                profile = table_profile(report, timeouts, enter, names, own)
             self._made[report.path] = report, profile, diagnose(profile)
         return self._made[report.path]
 
@@ -86,13 +87,13 @@ class Diagnoses:
         for report in self._in_time(others):
             if self.why_none(report):
                 continue
-            name = render.clean(report.namespace.name)
+            name = reports.name_of(report.namespace)
+            where = {"host": "This host", "this namespace": "This namespace"}.get(name)
             profile = self.profile(report)
             said = [cause.sentence(profile) for cause in self.causes(report)] or [NO_CAUSE]
             asking = table_check(CapacityEvidence(0, 0, 0, netns=report.namespace.option))
             lines.append(
-                f"{f'Namespace {name}' if name else 'This host'}: {'; '.join(said)}. "
-                f"What to do there: {asking}"
+                f"{where or f'Namespace {name}'}: {'; '.join(said)}. What to do there: {asking}"
             )
         return lines
 

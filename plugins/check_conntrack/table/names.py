@@ -7,6 +7,7 @@ import collections
 from .. import render
 from ..advice import owner_words
 from ..flows.entry import packed_address
+from ..kernel import limits
 from ..kernel.limits import OWN
 from ..kernel.owners import HERE, HOST, Owner, Ownership
 
@@ -118,9 +119,10 @@ def seen_from(
 def _resolved(
     ownership: Ownership, namespace: Namespace
 ) -> Iterator[tuple[bytes, tuple[Owner, ...]]]:
+    is_host = namespace.path == OWN and limits.may_set_limits()
     for address in ownership.addresses:
         owners = ownership.of(address, namespace.inode)
-        if owners and owners[0].kind == HERE and namespace.path == OWN:
+        if owners and owners[0].kind == HERE and is_host:
             owners = (Owner(HOST),)
         if owners:
             yield address, owners

@@ -327,6 +327,7 @@ def late_modules(options: argparse.Namespace) -> list[str]:
         "flows.text_columns",
         "kernel.table_file",
         "kernel.conntrack_cli",
+        "kernel.own_addresses",
         "kernel.timeouts",
         "advice.diagnosis",
         "table.profile",

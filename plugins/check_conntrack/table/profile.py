@@ -15,8 +15,9 @@ from ..flows.groups import DESTINATION_NAT
 from ..flows.labels import protocol_label
 from ..flows.tally import IDLE_SHIFT
 from ..kernel import ctnetlink as ct
-from ..kernel import host, sockets
+from ..kernel import host, limits, sockets
 from ..kernel.limits import OWN
+from ..kernel.own_addresses import NOT_KNOWN, holds_any
 from ..kernel.timeouts import DEFAULTS, read_tcp_loose
 
 TYPE_CHECKING = False
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ..flows.nat_pools import Pool
     from ..flows.tally import Tally, Top
     from ..flows.unanswered import Endpoint, UnansweredGroup
+    from ..kernel.own_addresses import OwnAddresses
     from .names import Names
     from .resource import NamespaceReport
 
@@ -46,13 +48,15 @@ def table_profile(
     timeouts: Mapping[str, int],
     command: str = "",
     names: Names | None = None,
+    own: OwnAddresses = NOT_KNOWN,
     *,
     kube_proxy: bool | None = None,
 ) -> TableProfile:
     """Return what a table holds, as far as a diagnosis goes by it.
 
     timeouts: those in force, in seconds, as far as they are known. command: leads into the
-    namespace. names: of the owners of addresses. kube_proxy: whether it runs here; None: look.
+    namespace. names: of the owners of addresses. own: the namespace's addresses. kube_proxy:
+    whether it runs here; None: look.
     """
     table, figures = report.table, report.figures
     assert table  # noqa: S101 - nobody asks about a table that was not read
@@ -100,6 +104,7 @@ def table_profile(
         service=_service(tally.top_services(1, table.total)),
         timeouts={name: (timeouts.get(name), default) for name, default in DEFAULTS.items()},
         command=command,
+        here=_here(report.path),
         kube_proxy=host.runs_kube_proxy() if kube_proxy is None else kube_proxy,
         zones=tally.zoned > 0,
         original_zones=tally.original_zones > 0,
@@ -114,8 +119,15 @@ def table_profile(
         ),
     )
     profile = _with_pool(profile, tally.pools.top(1), tally.scale(table.total))
-    profile = _with_own(profile) if here else profile
+    profile = _with_own(profile, own, here=here)
     return _with_owners(profile, names) if names else profile
+
+
+def _here(path: str) -> str:
+    """Return what the host or the namespace of a table is called; path: what leads into it."""
+    if not path:
+        return "that host"
+    return "this host" if path == OWN and limits.may_set_limits() else "this namespace"
 
 
 def _ends(ends: Ends, number: int) -> LeakEnds:
@@ -152,17 +164,25 @@ def _with_pool(profile: TableProfile, pools: Sequence[Pool], scale: float) -> Ta
     )
 
 
-def _with_own(profile: TableProfile) -> TableProfile:
-    """Return the profile with those of its addresses that are this host's, or its gateways."""
-    items = [profile.source, profile.destination]
+def _with_own(profile: TableProfile, own: OwnAddresses, *, here: bool) -> TableProfile:
+    """Return the profile with those of its addresses that are its own, or its gateways.
+
+    here: it is of the namespace of this process, whose routing table is asked as well.
+    """
+    items = [profile.source, profile.network, profile.destination]
     for ends in (profile.close_wait_ends, profile.idle_ends):
         items += [ends.source, ends.target]
     for one in profile.unanswered:
-        items += [one.source, one.target, one.destination]
+        items += [one.source, one.network, one.target, one.destination, one.destination_network]
     addresses = {item.address for item in items if item.address}
+    gateways = host.default_gateways() if here else frozenset()
     return profile._replace(
-        own=frozenset(address for address in addresses if host.has_address(address)),
-        gateways=host.default_gateways() & addresses,
+        own=frozenset(
+            each for each in addresses if own.include(each) or (here and host.has_address(each))
+        ),
+        own_known=own.known,
+        gateways=frozenset(each for each in addresses if holds_any(each, gateways)),
+        gateways_known=here,
     )
 
 

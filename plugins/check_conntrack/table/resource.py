@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ..kernel.conntrack_cli import Conntrack
     from ..kernel.limits import Limits
     from ..kernel.namespaces import NamespaceScan
+    from ..kernel.own_addresses import OwnAddresses
     from ..session import Session
     from ..state.trend import Series
     from .files import OpenFiles
@@ -410,6 +411,30 @@ class TableReader:
                 partial(sources.time_is_up, self.session.stage),
             )
         return self._names[report.path]
+
+    def own_addresses(self, report: NamespaceReport) -> OwnAddresses:
+        """Return the addresses of a namespace itself, or of the host that a file came from."""
+        from ..kernel import own_addresses
+
+        path, inode = report.path, report.namespace.inode
+        if path == OWN:
+            return own_addresses.of_this_namespace()
+        if not path:
+            return own_addresses.of_file(report.table.owners if report.table else {})
+        if self.options.names:
+            found = own_addresses.of_namespace(self.owners.read(), inode)
+            if found.known:
+                return found
+        # A snapshot takes two.
+        may_ask = self.session.may_ask_beside(2 * bool(self.options.save))
+        if may_ask and not sources.time_is_up(self.session.stage):
+            forbidden = self.session.forbidden
+            with suppress(KernelError):
+                frames = self.session.ask(own_addresses.request(os.fsencode(path)))
+                return own_addresses.read_answer(frames)
+            # What is missing here is no reason to advise more privileges for the figures.
+            self.session.forbidden = forbidden
+        return own_addresses.NOT_KNOWN
 
     # --- peaks of earlier runs
 
