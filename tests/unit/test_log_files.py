@@ -55,6 +55,21 @@ def log(tmp_path):
     return path
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "-- Logs begin at Sun 2026-11-01 10:00:00 UTC, end at Sat 2026-11-21 22:00:00 UTC. --",
+        "-- Journal begins at Sun 2026-11-01 10:00:00 UTC, ends at Sat 2026-11-21 22:00:00 UTC. --",
+        'Script started on 2026-11-01 10:00:00+00:00 [TERM="xterm" TTY="/dev/pts/0"]',
+        "Updated: 2026-11-01 10:00:00",
+    ],
+)
+def test_date_in_a_heading_is_not_where_a_log_begins(log, head):
+    log.write_bytes(head.encode() + b"\n" + line(-300) + line(-10))
+    os.utime(log, (NOW, NOW))
+    assert read(log, start=START).coverage.spans == (Span(NOW - 300, NOW),)
+
+
 def test_year_is_that_of_the_files_last_change(log):
     os.utime(log, (NOW - 2 * 365 * 86400, NOW - 2 * 365 * 86400))
     assert time.gmtime(read(log).events[0].time).tm_year == 2024
@@ -606,6 +621,20 @@ def test_log_in_a_zone_behind_is_corrected_by_the_kernels_stamp(log, monkeypatch
     found = read(log, start=START)
     assert found.shift == 5400
     assert [event.time for event in found.events] == [NOW - 30]
+
+
+@pytest.mark.parametrize(
+    ("written", "dated"), [(0, True), (8 * 3600, True), (1234, False), (-1234, False)]
+)
+def test_zone_with_several_meanings_is_dated_by_the_files_last_change(log, written, dated):
+    """CST is of America, of China, of Cuba: a stamp says so little only the last change helps."""
+    stamp = time.strftime("%a %Y-%m-%d %H:%M:%S CST", time.gmtime(NOW + written))
+    log.write_text(f"{stamp} gw kernel: {TEXT}\n")
+    os.utime(log, (NOW, NOW))
+    found = read(log, start=START)
+    [event] = found.events
+    assert event.time == (NOW if dated else None)
+    assert bool(found.coverage.spans) == dated
 
 
 def test_log_that_may_be_in_a_zone_behind_is_reported(log):

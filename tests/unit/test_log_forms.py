@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import re
+import time
 from pathlib import Path
 
 import pytest
 
+from check_conntrack.kernel.log import files
+from check_conntrack.kernel.log.events import count_messages
 from support.door import Door
+from support.logs import never
 
 DATA = Path(__file__).parent.parent / "data" / "log"
 with (DATA / "expected.tsv").open(encoding="utf-8") as table:
@@ -44,6 +48,14 @@ def test_form_of_a_log_is_counted_in_full(door, form):
     assert int(low) <= answered.data["table_full"].value <= int(high or low), answered.out
     assert answered.data["suppressed"].value == int(form["suppressed"])
     assert answered.data["other_loss"].value == int(form["other_loss"])
+
+
+@pytest.mark.parametrize("form", FORMS, ids=names(FORMS))
+def test_form_of_a_log_is_dated(form, utc):
+    reading = files.read_log(str(DATA / form["file"]), time.time(), never, start=0.0)
+    found = [*reading.events, *reading.pending]
+    undated = count_messages(event for event in found if event.time is None)
+    assert undated == int(form["undated"])
 
 
 @pytest.mark.parametrize("form", QUIET, ids=names(QUIET))

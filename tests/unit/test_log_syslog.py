@@ -230,6 +230,17 @@ def test_kernel_line_is_recognised_whatever_its_text(line, host, monotonic):
     assert kernel_line(line, NOV_21)[:2] == (host, monotonic)
 
 
+@pytest.mark.parametrize("number", ["    12\t", "     12 "])
+def test_number_of_a_line_is_no_day(number):
+    line = parse_line(f"{number}Nov 21 21:59:00 gw kernel: {TEXT}", NOV_21)
+    assert (line.time, line.host) == (NOV_21 - 60, "gw")
+
+
+def test_host_that_a_tool_puts_before_a_line_is_its_host():
+    assert parse_line(f"gw1: [ 1035.620501] {TEXT}", NOV_21).host == "gw1"
+    assert parse_line(f"gw1: Nov 21 21:59:00 gw kernel: {TEXT}", NOV_21).host == "gw"
+
+
 def test_repetition_is_of_the_same_host():
     line = "Nov 21 21:59:00 gw last message repeated 7 times"
     assert parse_repetition(line, "gw", NOV_21)[0] == 7

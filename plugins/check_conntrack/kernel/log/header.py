@@ -11,24 +11,15 @@ from __future__ import annotations
 import re
 
 from ..namedtuple import NamedTuple
+from . import header_items as items
 from .calendar_words import AMBIGUOUS_ZONES, FILLERS, MONTHS, ZONES
+from .header_items import KERNEL
 from .stamps import UNDATED, Dates, Stamp, read_stamp, zone_shift
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datetime import tzinfo
 
-KERNEL = "kernel"
-_FACILITIES = """\
-kern user mail daemon auth syslog lpr news uucp cron authpriv ftp ntp security console clock
-local0 local1 local2 local3 local4 local5 local6 local7
-"""
-FACILITIES = _FACILITIES.split()
-_LEVEL_NAMES = """\
-emerg emergency panic alert crit critical err error warn warning notice note info informational
-debug trace fatal w e i n d c a v f
-"""
-_LEVELS = frozenset(_LEVEL_NAMES.split())
 # Words that one header may hold beside its times: hosts, relays, states. More are a sentence.
 _MOST_WORDS_BEFORE_TAG = 4
 _MOST_WORDS_WITHOUT_TAG = 2
@@ -42,63 +33,6 @@ _COMMON = re.compile(
     r"(?:\[ *(?P<seconds>[0-9]{1,12})\.(?P<micros>[0-9]{6})\] )?"
 )
 _NOT_HOSTS = frozenset((*ZONES, *AMBIGUOUS_ZONES))
-_SPECIAL = re.compile(
-    # a priority, with the version of RFC 5424
-    r"<(?P<priority>[0-9]{1,3})>(?P<version>[1-9] )?"
-    r"|(?P<unranked>\A1 )(?=[0-9]{4}-[0-9]{2}-[0-9]{2}T)"
-    # the kernel's stamp: with a CPU (Amlogic), a caller, or the time since the line before
-    r"|\[ *(?P<seconds>[0-9]{1,12})\.(?P<fraction>[0-9]{1,9})(?:@[0-9]+)?"
-    r"(?: *<[ +]*[0-9.]+ *>)?(?: *[TC][0-9]+)? *\]"
-    # a record of /dev/kmsg as it is
-    r"|(?P<kmsg>[0-9]{1,10}),[0-9]{1,20},(?P<micros>[0-9]{1,20}),[^,;\s]*(?:,[^;\s]*)?;"
-    # the caller: printk's, Samsung's, MediaTek's
-    r"|(?P<caller>\[ *[TC][0-9]{1,10}\]|\[[0-9]+: *[^\]:]{1,40}: *[0-9]+\]"
-    r"|-?\([0-9]+\)\[[0-9]+:[^\]]{1,40}\])"
-    r"|(?P<dropped>\*\* ?[0-9]+ printk messages? dropped ?\*\*)"
-    r"|(?:-- )?message repeated (?P<times>[0-9]{1,9}) times?: \[ ?"
-    # dmesg -x
-    r"|(?P<facility>[a-z0-9]{1,8}) *:[a-z]{1,8} *: (?=[\[ ]|\S{10}T)"
-    # logcat
-    r"|[VDIWEF]/(?P<logcat>[\w.-]{1,40}) *\( *[0-9]+\):"
-    # a relative time of dmesg
-    r"|(?P<relative>\[ *\+[0-9.]+\]|\[ *<[ +]*[0-9.]+ *>\])"
-    # UniFi access points
-    r'|\((?P<unifi>"[\w.,-]{1,60}")\)'
-    r"|\[(?P<bracket>[^\[\]]{1,64})\](?:@[0-9]+)?"
-)
-_SPACE = re.compile(r"[\s|]+")
-_WORD = re.compile(r"[^\s\[<|]+")
-_PID = re.compile(r"\[[\w.@-]{1,40}\]:?")
-_GREP = re.compile(
-    r"(?:\(standard input\)|(?![0-9]{1,2}/)(?=[^\s:]*/)[^\s:\"'=]+"
-    r"|[^\s:\"'=]+\.(?:log|txt|gz|xz|bz2|zst|[0-9]+)|(?:messages|syslog|kern|dmesg|debug|warn)[\w.-]*):(?:[0-9]+:)?(?=\S|\Z)"
-    r"|[0-9]+:(?=[^\W\d]|[<\[]|[0-9]{4}-|\Z)"
-)
-_STRUCTURED_DATA = re.compile(
-    r"\S{1,128} +\S{1,64} +(?:-|(?:\[(?:[^\]\"]|\"(?:[^\"\\]|\\.)*\")*\])+) *\ufeff?"
-)
-_DAEMON = re.compile(
-    r"/?(?:kernel|klogd|kmsg|dmesg|vmunix|imklog|printk|linux-kernel|"
-    r"kern\.[a-z]{1,8}|kernel[-.](?:emerg|alert|crit|err|error|warn|warning|notice|info|debug)|%KERN-[0-9]-[A-Z_]{1,40})",
-    re.IGNORECASE,
-)
-_PRIORITY_NAME = re.compile(r"(?P<facility>[a-z0-9]{2,8})[.:](?P<level>[a-z]{3,8})")
-_SHORT_MONOTONIC = re.compile(r" ?(?P<host>\S{1,255}) kernel(?:\[[0-9]+\])?: ")
-_APACHE = re.compile(r" \[(?:[a-z_]+:)?[a-z]{3,7}\] \[")
-_PACKAGE = re.compile(r"\A[0-9]{4}-[0-9]{2}-[0-9]{2} | kernel v?[0-9]+\.[0-9]")
-_SOURCE_LINE = re.compile(r"[\w/-]+\.[a-z]{1,4}:[0-9]+\]?")
-_ADDRESS = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){2,7}")
-_EPOCH = re.compile(r"[0-9]{10}(?:[.,][0-9]{1,9})?")
-_GLUE = " \t]>):;|*\u00a0"
-
-
-def _is_address(word: str) -> bool:
-    return bool(_ADDRESS.fullmatch(word))
-
-
-def is_kernel_daemon(name: str) -> bool:
-    """Tell whether a program of this name writes the kernel's log."""
-    return _DAEMON.fullmatch(name) is not None
 
 
 class Header(NamedTuple):
@@ -136,6 +70,7 @@ class _Reader:
         self.own_stamp = False
         self.ring = False  # a record of the ring buffer as it is: its facility is the kernel's word
         self.version = False
+        self.prefix = ""  # the host that a tool puts before lines of several hosts
         self.times = 1
         self.proof = ""
 
@@ -143,30 +78,34 @@ class _Reader:
 
     def step(self) -> None:
         """Read one item."""
-        space = _SPACE.match(self.text, self.at)
+        number = None if self.at else items.LINE_NUMBER.match(self.text)
+        if number is not None:
+            self.at = number.end()
+            return
+        space = items.SPACE.match(self.text, self.at)
         if space is not None:
             self.at = space.end()
             if "|" in space[0] and len(self.words) == 1 and not self.stamped:
                 self.words.clear()  # docker compose puts the container's name before a bar
             return
-        special = _SPECIAL.match(self.text, self.at)
+        special = items.SPECIAL.match(self.text, self.at)
         if special is not None:
             self.at = special.end()
             self._special(special)
             return
         if not self.at:
-            prefix = _GREP.match(self.text)
+            prefix = items.GREP.match(self.text)
             if prefix is not None and self.text[: prefix.end() - 1].lower() != KERNEL:
                 self.at = prefix.end()
                 return
-        word = _WORD.match(self.text, self.at)
+        word = items.WORD.match(self.text, self.at)
         if word is None:
             self.at += 1
             self.words.append(self.text[self.at - 1])
             return
         self.at = word.end()
         text = word[0]
-        pid = None if text.endswith(":") else _PID.match(self.text, self.at)
+        pid = None if text.endswith(":") else items.PID.match(self.text, self.at)
         if pid is not None:
             self.at = pid.end()
             text += pid[0]
@@ -213,8 +152,8 @@ class _Reader:
         self._mark()
 
     def _decoded(self, name: str) -> None:
-        if name in FACILITIES:
-            self.facility = FACILITIES.index(name)
+        if name in items.FACILITIES:
+            self.facility = items.FACILITIES.index(name)
             self.ring = True
             self._mark()
         else:
@@ -222,11 +161,11 @@ class _Reader:
 
     def _bracket(self, text: str) -> None:
         plain = text.strip()
-        if _DAEMON.fullmatch(plain):
+        if items.DAEMON.fullmatch(plain):
             self._tag(plain)
-        elif plain.lower() in _LEVELS or "/" in plain or _PRIORITY_NAME.fullmatch(plain):
+        elif plain.lower() in items.LEVELS or "/" in plain or items.PRIORITY_NAME.fullmatch(plain):
             return  # a level, or the pod that a line is from
-        elif _EPOCH.fullmatch(plain) or " " in plain or any(c.isdigit() for c in plain):
+        elif items.EPOCH.fullmatch(plain) or " " in plain or any(c.isdigit() for c in plain):
             dated = self._date_words(plain.partition("<")[0])
             if dated and not plain[0].isdigit():
                 self.own_stamp = True
@@ -253,15 +192,19 @@ class _Reader:
         elif word == ":" or self._colon_follows():
             name = word if word != ":" else (self.words.pop() if self.words else "")
             # Behind a time or an address, a colon alone names no program: Cisco's syslog.
-            if name and not _is_address(name):
+            if name and not items.is_address(name):
                 self._tag(name)
             elif name:
                 self.words.append(name)
-        elif _SOURCE_LINE.fullmatch(word):
+        elif items.SOURCE_LINE.fullmatch(word):
             self.proof = "a program's source line"
         elif "=" in word or ";" in word:
             self.proof = "a field of a program"
-        elif not self._known(word):
+        elif self._known(word):
+            return
+        elif not self.words and items.TIMELIKE.fullmatch(word):
+            self.own_stamp = True
+        else:
             self.words.append(word)
 
     def _colon_follows(self) -> bool:
@@ -273,7 +216,7 @@ class _Reader:
 
     def _colon(self, word: str) -> None:
         name = word.rstrip(":")
-        if name.lower() in _LEVELS or self._date(name):
+        if name.lower() in items.LEVELS or self._date(name):
             return
         if name.count(",") > 1:
             self.words.append(name)  # UniFi: model, address and version
@@ -284,8 +227,8 @@ class _Reader:
         bare = re.split(r"[\[(]", name, maxsplit=1)[0]
         if bare.lower() in ("login", "password") and not self.stamped:
             return  # a console's prompt
-        match = _PRIORITY_NAME.fullmatch(bare)
-        if _DAEMON.fullmatch(bare):
+        match = items.PRIORITY_NAME.fullmatch(bare)
+        if items.DAEMON.fullmatch(bare):
             if not self.marked or self.program != KERNEL:
                 self.host = self.words[0] if self.words else self.host
             if len(self.words) > (_MOST_WORDS_BEFORE_TAG if self.stamped else 1):
@@ -293,8 +236,10 @@ class _Reader:
             self.words.clear()
             self.program = KERNEL
             self._mark()
-        elif match is not None and match["facility"] in FACILITIES:
-            self.facility = FACILITIES.index(match["facility"])
+        elif match is not None and match["facility"] in items.FACILITIES:
+            self.facility = items.FACILITIES.index(match["facility"])
+        elif self.at == len(name) + 1 and bare == name:
+            self.prefix = bare
         else:
             self.program = bare or "?"
             self.proof = self.proof or "a program's tag"
@@ -304,11 +249,13 @@ class _Reader:
         plain = word.rstrip(",")
         if self._date(word):
             return True
-        if plain.lower() in _LEVELS and (self.stamped or self.facility is not None or not self.at):
+        if plain.lower() in items.LEVELS and (
+            self.stamped or self.facility is not None or not self.at
+        ):
             return True
-        match = _PRIORITY_NAME.fullmatch(plain)
-        if match is not None and match["facility"] in FACILITIES:
-            self.facility = FACILITIES.index(match["facility"])
+        match = items.PRIORITY_NAME.fullmatch(plain)
+        if match is not None and match["facility"] in items.FACILITIES:
+            self.facility = items.FACILITIES.index(match["facility"])
             return True
         if plain in ("stdout", "stderr") and self.stamped and not self.words:
             tag = re.compile(r" [FP](?: |\Z)").match(self.text, self.at)
@@ -329,11 +276,11 @@ class _Reader:
         What reached rsyslog as RFC 5424 has no colon in its traditional forms. In the log of a
         package manager the kernel is a package.
         """
-        if _PACKAGE.search(self.text, 0, self.at + 40):
+        if items.PACKAGE.search(self.text, 0, self.at + 40):
             return False
         if self.version and len(self.words) == 1:
             self._tag(KERNEL)
-            data = _STRUCTURED_DATA.match(self.text, self.at + 1)
+            data = items.STRUCTURED_DATA.match(self.text, self.at + 1)
             self.at = data.end() if data is not None else self.at
             return True
         dated = any(date.complete for date in self.dates)
@@ -349,6 +296,8 @@ class _Reader:
             if following.lower() not in FILLERS:
                 break
         dates = self.dates[-1]
+        if not dates.started and sum(map(str.isalpha, self.words)) > 2:
+            return False  # a sentence that names a date, such as "-- Logs begin at"
         undated = dates.clock is None
         if dates.take(word, following):
             if undated and dates.clock is not None and not dates.month and len(self.words) < 4:
@@ -379,10 +328,13 @@ class _Reader:
                 # The inner line was written before the outer one.
                 latest = reference if stamp.time is None else stamp.time
                 stamp = better_stamp(stamp, dates.stamp(latest, zone))
-        host = self.host
+        host = self.host or self.prefix or None
         if host is None and self.words and self.stamped:
             host = self.words[0]
         proof = self.proof
+        if self.prefix and not (self.marked and self.stamped):
+            # Before the kernel's own time it is a host, else a program or any heading.
+            proof, stamp = proof or "a program's tag", UNDATED
         if self.facility and self.ring and self.program != KERNEL:
             proof = proof or "another facility"
         return Header(
@@ -404,7 +356,7 @@ def better_stamp(outer: Stamp, inner: Stamp) -> Stamp:
     quarters of an hour between them are the difference of two time zones.
     """
     if inner.time is None:
-        return outer
+        return inner if outer == UNDATED else outer
     if outer.time is None or inner.offset or not outer.offset:
         return inner
     return inner._replace(time=inner.time + zone_shift(inner.time, outer.time))
@@ -418,7 +370,7 @@ def _common(match: re.Match[str], reference: float, zone: tzinfo | None) -> Head
 
     Lines of one minute share its date: a flood of 170,000 lines took 1.5 s less for it.
     """
-    if match["host"] in _NOT_HOSTS or match["host"].lower() in _LEVELS:
+    if match["host"] in _NOT_HOSTS or match["host"].lower() in items.LEVELS:
         return None
     minute, second, part, offset = match.group("minute", "second", "part", "zone")
     key = (minute, offset, reference, zone)
@@ -438,15 +390,8 @@ def _common(match: re.Match[str], reference: float, zone: tzinfo | None) -> Head
     return Header(stamp, monotonic, match["host"], KERNEL, None, True)
 
 
-def read_header(text: str, reference: float, zone: tzinfo | None = None) -> Header:
-    """Return what the text before a message says.
-
-    ``reference`` and ``zone`` as in ``stamps.Dates.stamp``. Raises nothing.
-    """
-    match = _COMMON.fullmatch(text)
-    common = _common(match, reference, zone) if match is not None else None
-    if common is not None:
-        return common
+def _read(text: str) -> _Reader:
+    """Read a whole header, and judge what is left of it."""
     reader = _Reader(text)
     while reader.at < len(text) and not reader.proof:
         reader.step()
@@ -458,8 +403,24 @@ def read_header(text: str, reference: float, zone: tzinfo | None = None) -> Head
         # A host may be a plain word; two of them are a program's, or a sentence's.
         if len(words) > most or sum(map(str.isalpha, words)) > 1:
             reader.proof = "a sentence"
-    if text and text[-1] not in _GLUE and not text[-1].isspace():
+    if text and text[-1] not in items.GLUE and not text[-1].isspace():
         reader.proof = reader.proof or "a longer word"
+    return reader
+
+
+def read_header(text: str, reference: float, zone: tzinfo | None = None) -> Header:
+    """Return what the text before a message says.
+
+    ``reference`` and ``zone`` as in ``stamps.Dates.stamp``. Raises nothing.
+    """
+    match = _COMMON.fullmatch(text)
+    common = _common(match, reference, zone) if match is not None else None
+    if common is not None:
+        return common
+    reader = _read(text)
+    if reader.proof and text[-1:] in (",", ";"):
+        columns = _read(text.replace(text[-1], " "))
+        reader = reader if columns.proof or columns.program != KERNEL else columns
     return reader.header(reference, zone)
 
 
@@ -476,14 +437,17 @@ def read_start(line: str, reference: float, zone: tzinfo | None = None) -> Heade
     while reader.at < len(reader.text) and not reader.proof:
         reader.step()
         if reader.marked and reader.program != KERNEL:
-            host = _SHORT_MONOTONIC.match(reader.text, reader.at)
+            host = items.SHORT_MONOTONIC.match(reader.text, reader.at)
             if host is not None:
                 reader.host = reader.host or host["host"]
-            elif _APACHE.match(reader.text, reader.at):
+            elif items.APACHE.match(reader.text, reader.at):
                 reader.proof = "a log of Apache"
             break
         if reader.program == KERNEL:
-            if not reader.stamped and reader.facility is None:
+            level = items.LEVEL_AND_STAMP.match(reader.text, reader.at)
+            if level is not None:
+                reader.at = level.end()  # Talos
+            elif not reader.stamped and reader.facility is None:
                 reader.proof = "a heading"
             # The kernel's own stamp follows its tag.
             while reader.text[reader.at : reader.at + 1] in (" ", "[") and reader.monotonic is None:

@@ -67,7 +67,7 @@ def _or_truncated(words: str) -> str:
 
 
 # Kernels put their module's name before the text, and some of the texts hold it already.
-_MODULE = r"(?:[ni][fp]\\?_(?:conntrack|ct)(?:_[a-z0-9_]{1,32})?: {0,2})"
+_MODULE = r"(?:[ni][fp]6?\\?_(?:conntrack|ct)(?:_[a-z0-9_]{1,32})?: {0,2})"
 _CONTAINER = r"(?:\b(?:VE|VPS|CT)[ :#]{0,2}[\w.-]{1,64}:? {1,2})"
 _PHRASE = re.compile(
     rf"(?:{_MODULE}{{1,3}}{_CONTAINER}?(?:"
@@ -120,7 +120,7 @@ def find_messages(text: str) -> list[Match]:
 # A message ends its line, or a bracket, a quotation mark of what wraps it or the next message
 # follows. Daemons write a newline as #012, \n or ^M. NX-OS appends the program.
 _END = re.compile(
-    r"[.!]?(?:\s|\\+[nr](?![a-z])|\\u000[aAdD]|#01[25]|\^M|\0|</?br ?/?>)*"
+    r"[.!]?(?:\s|\\+[nr](?![a-z])|\\u000[aAdD]|#01[25]|&#x?[0-9a-fA-F]{1,4};|\^M|\0|</?br ?/?>)*"
     r"(?:\Z|[\[\]{}<|*;]|\)|\([^()]*\)\s*\Z|- kernel\s*\Z|\t|[\"'](?:[\s,;|}\])]|\Z))"
 )
 

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from datetime import tzinfo
     from typing import Callable
 
+    from .header import Header
     from .opening import LogFiles
     from .rotation import LogCursor, RotatedPart
     from .scanner import Scanner
+    from .stamps import Stamp
 
 HEAD = 1024
 """Bytes at the beginning of a file by which copies of it are recognised."""
@@ -124,6 +126,12 @@ class LogPart:
         return rotation.unpacks_to(self.descriptor, self.path, cursor, stop)
 
 
+def _local(header: Header) -> Stamp:
+    """Return the stamp of a line, taken as this process's time where its zone is not certain."""
+    stamp = header.stamp
+    return stamp if stamp.time is not None else stamp._replace(time=stamp.if_local)
+
+
 def guess_zone(descriptor: int) -> ZoneGuess:
     """Compare the last line's time with the file's last change and the kernel's own stamp.
 
@@ -137,19 +145,20 @@ def guess_zone(descriptor: int) -> ZoneGuess:
         read_start(clean(raw[:512].decode("utf-8", "replace")), status.st_mtime)
         for raw in reversed(tail.split(b"\n")[-40:])
     ]
-    last = next((each.stamp for each in headers if each.stamp.time is not None), None)
+    last = next((stamp for stamp in map(_local, headers) if stamp.time is not None), None)
     if last is None or last.time is None or last.offset:
         return ZoneGuess()
     ahead = last.time > status.st_mtime
     shift = zone_shift(last.time, status.st_mtime, _AHEAD if ahead else _BEHIND)
-    if not shift:
+    named = last.if_local is not None and abs(last.time - status.st_mtime) <= _AHEAD
+    if not shift and not named:
         return ZoneGuess()
-    if not ahead:
+    if shift and not ahead:
         clock = kmsg.read_clock()
         stamps = (
-            zone_shift(each.stamp.time, clock.realtime - clock.monotonic + each.monotonic / 1e6)
-            for each in headers
-            if each.stamp.time is not None and each.monotonic is not None
+            zone_shift(stamp.time, clock.realtime - clock.monotonic + each.monotonic / 1e6)
+            for each, stamp in zip(headers, map(_local, headers))
+            if stamp.time is not None and each.monotonic is not None
         )
         if next(stamps, 0.0) != shift:
             return ZoneGuess(None, shift, certain=False)

@@ -38,8 +38,8 @@ _CLOCK_PARTS = (
 )
 _CLOCK = rf"{_CLOCK_PARTS}(?P<half>[aApP][mM])?{_ZONE}"
 _YEAR_FIRST = (
-    r"(?P<year>[0-9]{4})(?P<mark>[-/.]|)(?P<month>[0-9]{2})(?P=mark)(?P<day>[0-9]{2})"
-    rf"(?:[T_:]{_CLOCK_PARTS}{_ZONE}|[T_-](?P<h>[0-9]{{2}})(?P<m>[0-9]{{2}})(?P<s>[0-9]{{2}})Z?)?"
+    r"(?P<year>[0-9]{4})(?P<mark>[-/.:]|)(?P<month>[0-9]{2})(?P=mark)(?P<day>[0-9]{2})"
+    rf"(?:[T_:-]{_CLOCK_PARTS}{_ZONE}|[T_-]?(?P<h>[0-9]{{2}})(?P<m>[0-9]{{2}})(?P<s>[0-9]{{2}})Z?)?"
 )
 _DAY_FIRST = (
     r"(?P<day>[0-9]{1,2})(?P<mark>[-/.])(?P<month>[0-9]{1,2}|[^\W\d_]{3,9})(?P=mark)"
@@ -66,12 +66,14 @@ class Stamp(NamedTuple):
     """When a line was written.
 
     ``time`` is in seconds since the epoch, None where the line does not tell. ``slack`` are the
-    seconds that the form leaves open. ``offset``: it bears its own offset from UTC.
+    seconds that the form leaves open. ``offset``: it bears its own offset from UTC. ``if_local``:
+    the time if an abbreviation with several meanings (IST) is that of this process's zone.
     """
 
     time: float | None
     slack: float = 0.0
     offset: bool = False
+    if_local: float | None = None
 
 
 UNDATED = Stamp(None)
@@ -92,6 +94,7 @@ class Dates:
         self.afternoon: bool | None = None
         self.weekday = False
         self.doubtful = False
+        self.ambiguous = False  # two numbers beside a month: which one is the day?
         self.slack = 1.0
         self.comma = False
 
@@ -160,6 +163,9 @@ class Dates:
                 self.year = number
                 return True
             return False
+        if self.day and self.month and not self.clock and ":" in following:
+            self.ambiguous = True
+            return True
         beside = self.month is not None or _month(following) is not None
         if self.day is None and beside and len(match["number"]) < 3:
             self.day = number
@@ -275,11 +281,12 @@ class Dates:
         file's last change, or now). A date without a year is of the latest year that puts it no
         more than a day after it. A time without an offset is in ``zone``, or in the zone of this
         process; in the hour that comes twice it is the later one that is not after
-        ``reference``. A date that no calendar has leaves the time unknown.
+        ``reference``. A date that no calendar has leaves the time unknown, and so does an
+        abbreviation with several meanings that is not of this process, where ``zone`` is None.
         """
         if self.epoch is not None:
             return Stamp(self.epoch, self.slack, True)
-        if self.clock is None or not self.month or not self.day:
+        if self.clock is None or not self.month or not self.day or self.ambiguous:
             return UNDATED
         hour, minute, second = self.clock
         if self.afternoon is not None and 1 <= hour <= 12:
@@ -299,8 +306,10 @@ class Dates:
             return UNDATED
         if moment is None:
             return UNDATED
-        fraction = float("0." + self.fraction) if self.fraction else 0.0
-        return Stamp(moment + fraction, self.slack, own is not None)
+        moment += float("0." + self.fraction) if self.fraction else 0.0
+        if self.zone in AMBIGUOUS_ZONES and zone is None and self.zone not in time.tzname:
+            return Stamp(None, if_local=moment)
+        return Stamp(moment, self.slack, own is not None)
 
 
 def read_stamp(text: str, reference: float, zone: tzinfo | None = None) -> Stamp:

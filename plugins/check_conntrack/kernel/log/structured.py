@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 _MESSAGE_NAMES = """\
 message msg log short_message full_message text line _raw raw body content payload textpayload
-@message event logmessage log_message original rawmsg data value description
+@message event logmessage log_message original rawmsg data value description entry stringvalue
 """
 _PROGRAM_NAMES = """\
 syslog_identifier program programname app appname app_name app-name ident process_name procname
-process syslog_program syslogtag tag _comm source_program logger_name sourcename application_name
-service_name identifier
+process syslog_program syslogtag legacy_msghdr tag _comm comm source_program logger_name sourcename
+application_name service_name identifier
 """
 _HOST_NAMES = """\
 _hostname hostname host host.name syslog_hostname fromhost fromhost-ip computer node source
@@ -32,7 +32,7 @@ node_name hostip
 # The time of the event before that of its reception.
 _TIME_NAMES = """\
 _source_realtime_timestamp __realtime_timestamp @timestamp timestamp time ts datetime timereported
-eventtime timegenerated _time date syslog_timestamp t
+eventtime timegenerated _time date syslog_timestamp t isodate timeunixnano
 """
 MESSAGE_KEYS = frozenset(_MESSAGE_NAMES.split())
 _PROGRAM_KEYS = _PROGRAM_NAMES.split()
@@ -41,8 +41,12 @@ _TIME_KEYS = _TIME_NAMES.split()
 _UPTIME_KEYS = ("_source_monotonic_timestamp",)
 _DEPTH = 6
 KERNEL = "kernel"
+_NAMES_OF_OBJECTS = ("name", "hostname", "code")
+_TIME_ENDINGS = ("time", "stamp", "date", "_at")
 _KERNEL_COLUMNS = frozenset(("kernel", "kern", "klogd", "kernel:"))
 _PAIR = re.compile(r'(?P<key>[A-Za-z_][\w.-]{0,63})=(?P<value>"(?:[^"\\]|\\.)*"|[^\s"]+)')
+_LABEL = re.compile(r"(?P<key>[A-Za-z_][\w.-]{0,63}):")
+_QUOTED = re.compile(r'\s*"(?:[^"]|"")*"\s*(?:,|\Z)')
 _CUT_JSON = re.compile(
     r"[\"'](?:MESSAGE|message|msg|log|short_message|text|line)[\"'] ?(?::|=>) ?[\"']"
 )
@@ -57,6 +61,7 @@ class Record(NamedTuple):
     text: one or more lines, maybe with headers. program, facility, time (as it is written), host,
     monotonic (microseconds): None where no field names them. transport: the journal's. entry:
     which of the line's entries it is of; two messages of one entry are one under two names.
+    bare: no field says whose the text is, so it has to be a whole line of the kernel's log.
     """
 
     text: str
@@ -67,6 +72,7 @@ class Record(NamedTuple):
     host: str | None = None
     monotonic: int | None = None
     entry: int = 0
+    bare: bool = False
 
 
 def records(text: str) -> Iterator[Record] | None:
@@ -86,39 +92,49 @@ def records(text: str) -> Iterator[Record] | None:
 
 
 def _columns(text: str) -> Iterator[Record] | None:
-    """Return the messages of a line of columns that names the kernel in one of them."""
+    """Return the messages of a line of columns; one of them may name the kernel."""
+    quoted = _QUOTED.match(text) is not None
     if text.count("\t") > 1:
         fields = text.split("\t")
-    elif text.startswith('"') or ',"' in text:
+        labels = [_LABEL.match(field) for field in fields]
+        if all(labels):
+            return _known({m["key"].lower(): f[m.end() :] for m, f in zip(labels, fields) if m})
+    elif quoted or ',"' in text:
         import csv
 
         try:
-            fields = next(csv.reader([text]), [])
+            fields = next(csv.reader([text.strip()]), [])
         except csv.Error:
             return None
     else:
         return None
     plain = [field.strip() for field in fields]
-    if not any(field.lower() in _KERNEL_COLUMNS for field in plain):
+    if any(field.lower() in _KERNEL_COLUMNS for field in plain):
+        return (Record(field, KERNEL, time=plain[0]) for field in plain if " " in field)
+    if not quoted:
         return None
-    return (Record(field, KERNEL, time=plain[0]) for field in plain if " " in field)
+    return (Record(field, time=plain[0], bare=True) for field in plain if " " in field)
 
 
 def _logfmt(text: str) -> Iterator[Record] | None:
-    """Return the message of a line of ``key=value``, where a field of it names the kernel."""
+    """Return the message of a line of ``key=value``."""
     if "=" not in text or '="' not in text:
         return None
     known = {}
     for match in _PAIR.finditer(text):
         value = match["value"]
         known[match["key"].lower()] = value[1:-1].replace('\\"', '"') if value[0] == '"' else value
+    return _known(known) if len(known) > 2 else None
+
+
+def _known(known: dict[str, str]) -> Iterator[Record] | None:
+    """Return the message among fields by name, None where there is none."""
     key = next((key for key in _MESSAGE_NAMES.split() if key in known), None)
-    if key is None or len(known) < 3:
+    if key is None:
         return None
     record = _record(known[key], known)
-    if record.program is None and record.facility is None and record.transport is None:
-        return None
-    return iter((record,))
+    bare = record.program is None and record.facility is None and record.transport is None
+    return iter((record._replace(bare=bare),))
 
 
 def message_of_cut_json(text: str) -> str | None:
@@ -189,12 +205,12 @@ def _walk(
     """
     if depth > _DEPTH:
         return
-    known = {**outer, **_plain_fields(value)}
+    known = {**outer, **_syslog_fields(value), **_plain_fields(value)}
     entry = next(entries) if entry is None else entry
     for key, item in value.items():
         if isinstance(item, dict):
             yield from _walk(item, known, depth + 1, entries, entry)
-        elif isinstance(item, str) and str(key).lower() in MESSAGE_KEYS:
+        elif isinstance(item, str) and _is_message(str(key)):
             yield _record(item, known, entry)
         for each in item if isinstance(item, list) else ():
             if isinstance(each, dict):
@@ -203,16 +219,41 @@ def _walk(
                 yield _record(each[1], {**known, "time": each[0]}, next(entries))
 
 
+def _is_message(key: str) -> bool:
+    """Tell whether a field of this name holds a message: ``event.original``, ``SyslogMessage``."""
+    name = key.lower().rpartition(".")[2]
+    return name in MESSAGE_KEYS or name.endswith(("message", "msg"))
+
+
 def _plain_fields(value: dict[str, Any]) -> dict[str, str]:
-    """Return the fields that are words or numbers, and the names of those that are objects."""
+    """Return the fields that are words or numbers, and the names of those that are objects.
+
+    The pairs of a list (``{"key": ..., "value": {"stringValue": ...}}``, OpenTelemetry) are fields.
+    """
     fields = {}
     for key, item in value.items():
         plain = item
         if isinstance(item, dict):
-            plain = item.get("name") or item.get("hostname")
+            plain = next((item[name] for name in _NAMES_OF_OBJECTS if name in item), None)
+        for pair in item if isinstance(item, list) else ():
+            if isinstance(pair, dict) and "key" in pair and isinstance(pair.get("value"), dict):
+                fields.update(_plain_fields({pair["key"]: pair["value"].get("stringValue")}))
         if isinstance(plain, (str, int, float)) and not isinstance(plain, bool):
-            fields[str(key).lower()] = str(plain)
+            name = str(key).lower()
+            fields[name] = str(plain)
+            if "syslog." in name:
+                fields.setdefault(name.rpartition(".")[2], str(plain))
     return fields
+
+
+def _syslog_fields(value: dict[str, Any], depth: int = 0) -> dict[str, str]:
+    """Return the fields of the object ``syslog``, wherever it is in an entry."""
+    for key, item in value.items():
+        if isinstance(item, dict) and depth < _DEPTH:
+            found = _plain_fields(item) if key == "syslog" else _syslog_fields(item, depth + 1)
+            if found:
+                return found
+    return {}
 
 
 def _is_pair(value: object) -> bool:
@@ -222,11 +263,14 @@ def _is_pair(value: object) -> bool:
 
 def _record(text: str, known: dict[str, str], entry: int = 0) -> Record:
     programs = [known[key] for key in _PROGRAM_KEYS if known.get(key)]
-    facility = known.get("syslog_facility") or known.get("facility")
+    named = known.get("syslog_facility") or known.get("facility")
+    named = named or next((known[key] for key in known if "facility" in key), None)
+    facility = named.lower() if named else None
     if facility is None and known.get("pri", "").isdigit():
         facility = str(int(known["pri"]) >> 3)
     uptime = next((known[key] for key in _UPTIME_KEYS if known.get(key)), None)
-    when = next((known[key] for key in _TIME_KEYS if known.get(key)), None)
+    times = (*_TIME_KEYS, *(key for key in known if key.endswith(_TIME_ENDINGS)))
+    when = next((known[key] for key in times if known.get(key)), None)
     if uptime is None and when is not None and _is_uptime(when):
         uptime, when = str(int(float(when) * 1e6)), None
     return Record(

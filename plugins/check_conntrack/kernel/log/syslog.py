@@ -10,7 +10,8 @@ import re
 from itertools import chain
 
 from ..namedtuple import NamedTuple
-from .header import KERNEL, Header, better_stamp, is_kernel_daemon, read_header, read_start
+from .header import Header, better_stamp, read_header, read_start
+from .header_items import KERNEL, is_kernel_daemon
 from .messages import Message, ends_message, find_messages
 from .stamps import UNDATED, Stamp, read_stamp
 from .structured import Record, entry_bounds, message_of_cut_json, records
@@ -187,6 +188,9 @@ def _is_kernels(record: Record, inner: Header, outer: Header) -> bool:
         shipped = "." in tag and (inner.kernel or named or "kmsg" in tag or "kern" in tag)
         if not shipped:
             return False
+    if record.bare:
+        dated = inner.stamp.time is not None or inner.monotonic is not None
+        return inner.kernel and dated
     if record.transport == KERNEL:
         return record.facility in _KERNEL_FACILITIES
     if named or inner.kernel:
