@@ -66,7 +66,7 @@ def main() -> None:
                 taken[name].append(time.perf_counter() - started)
     medians = {name: statistics.median(times) for name, times in taken.items()}
     least = next(iter(medians.values()))
-    print(f"whole process, median of {ROUNDS} runs, interleaved")
+    print(f"whole process, median of {ROUNDS} runs, interleaved (aim: a ratio of 1)")
     for name, median in medians.items():
         print(f"  {name:<34} {1000 * median:7.1f} ms   ratio {median / least:.3f}")
 
