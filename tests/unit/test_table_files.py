@@ -309,6 +309,18 @@ def test_file_with_fewer_entries_than_it_says_is_unknown(inspect, file):
     assert "No diagnosis: the table was not read to its end." in run.lines
 
 
+@pytest.mark.parametrize("times", [1, 5])
+def test_file_that_says_within_lines_how_long_it_is_is_held_to_that(inspect, file, times):
+    # What goes to standard error comes before what is left of standard output, amid a line.
+    lines = tables.web_server()[:500]
+    said = "conntrack v1.4.7 (conntrack-tools): 4000 flow entries have been shown."
+    for at in range(times):
+        lines[at] = f"{lines[at]} {said}"
+    run = inspect("--source", file(tables.listing(lines)), "-v")
+    assert run.state == "UNKNOWN"
+    assert f" of {4000 * times} entries" in run.rest
+
+
 def test_file_with_two_listings_has_the_entries_of_both(inspect, file):
     one = [*tables.web_server()[:5], "conntrack v1.4.7: 5 flow entries have been shown."]
     run = inspect("--source", file(tables.listing(one * 2)))

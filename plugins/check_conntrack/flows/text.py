@@ -32,14 +32,10 @@ KEPT_OF_LINE = 200
 # So many lines at the beginning of a text show whether something stands before every entry.
 FIRST_LINES = 20
 _BEFORE_ENTRY = re.compile(rb"^[^\n]*?(?=" + ENTRY_START.pattern + rb")", re.MULTILINE)
-# How conntrack(8), and a snapshot, say at their end how many entries there are.
-_ENTRIES = re.compile(
-    SHOWN.pattern + rb"|^# check-conntrack end entries=([0-9]{1,15})$", re.MULTILINE
-)
+# How a snapshot says at its end how many entries there are.
+_ENTRIES = re.compile(rb"^# check-conntrack end entries=([0-9]{1,15})$", re.MULTILINE)
 _OWNER = re.compile(rb"^" + OWNER + rb"[^\n]{1,999}$", re.MULTILINE)
-_FAILED = re.compile(rb"^conntrack v[^\n]*?: (Operation failed[^\r\n]*)", re.MULTILINE)
-
-
+_FAILED = re.compile(rb"^conntrack v[^\n]*?: (Operation failed[^\r\n]*)")
 _USES = re.compile(rb" use=[0-9]")
 # What a shell or a terminal adds to a listing that was ended.
 _ENDED = re.compile(rb"^(?:\^C|Killed|Terminated|Interrupt|Hangup|Broken pipe)\s*\Z", re.MULTILINE)
@@ -70,8 +66,8 @@ class Listing:
         for block in self._lines():
             if _ENDED.search(block[-KEPT_OF_LINE:]):
                 self.failure = self.failure or "it was ended"
-            if b"conntrack v" in block or b" been shown" in block or b"# check" in block:
-                self._remarks(block)
+            if b"#" in block:  # to look for one byte costs a tenth of looking for several
+                self._of_a_snapshot(block)
             if strip is None:
                 strip = _is_wrapped(block)
             yield _BEFORE_ENTRY.sub(b"", block) if strip else block
@@ -107,12 +103,18 @@ class Listing:
         """Return whether the last line lacks a word that every kernel writes at its end."""
         return bool(self.cut) and self._has_uses and _USES.search(self.cut) is None
 
-    def _remarks(self, block: bytes) -> None:
-        for one, other in _ENTRIES.findall(block):
-            self.shown = (self.shown or 0) + int(one or other)
+    def _of_a_snapshot(self, block: bytes) -> None:
+        for number in _ENTRIES.findall(block):
+            self.shown = (self.shown or 0) + int(number)
         if len(self.owners) < MOST_OWNERS:
             self.owners += _OWNER.findall(block)[:MOST_OWNERS]
-        failed = _FAILED.search(block)
+
+    def remark(self, line: bytes) -> None:
+        """Keep what conntrack(8) says of its listing, if this is such a line."""
+        if b" been shown" in line:
+            for number in SHOWN.findall(line):
+                self.shown = (self.shown or 0) + int(number)
+        failed = _FAILED.match(line)
         if failed and not self.failure:
             self.failure = failed[1][:KEPT_OF_LINE].decode("ascii", "backslashreplace").strip()
 
@@ -165,7 +167,8 @@ def count(file: BinaryIO, tally: Tally) -> Listing:
     """
     tally.expected_known = False
     bad = noter(tally)
-    listing, counter = Listing(file, bad), LineCounter(tally, bad)
+    listing = Listing(file, bad)
+    counter = LineCounter(tally, bad, listing.remark)
     for block in listing.blocks():
         if tally.match is None:
             counter.sort(block)

@@ -62,11 +62,18 @@ _USED = frozenset(("src", "dst", "sport", "dport", "srckey", "dstkey", "id", *ZO
 
 
 class LineCounter:
-    """One pass over the lines of a table."""
+    """One pass over the lines of a table.
 
-    def __init__(self, tally: t.Tally, note: Callable[[bytes], None]) -> None:
+    note: called with each bad line. remark: called with each line that is not counted by columns,
+    before it is counted: what is said between entries is always among these.
+    """
+
+    def __init__(
+        self, tally: t.Tally, note: Callable[[bytes], None], remark: Callable[[bytes], None]
+    ) -> None:
         self.tally = tally
         self.note = note
+        self.remark = remark
         self.skeletons: dict[bytes, list[bytes]] = {}
         # Of which a line was read whole: what lies outside the columns is sound too.
         self.sound: set[bytes] = set()
@@ -74,6 +81,7 @@ class LineCounter:
 
     def one(self, line: bytes) -> None:
         """Count one line the slow way."""
+        self.remark(line)
         try:
             entry = entry_of(line)
         except ValueError:
@@ -145,7 +153,7 @@ class LineCounter:
         if len(self.sound) < MANY_SKELETONS:
             self.sound.add(skeleton)
         past = layout.timeout_at is not None and words[layout.timeout_at][0] == "-"
-        if past or b"|" in skeleton:
+        if past or b"|" in skeleton or b" been shown" in found[0]:
             return False
         # A mark between them shows whether all lines have as many words.
         block = b" | ".join(found)
