@@ -1075,6 +1075,31 @@ def test_a_namespace_without_a_name_is_called_by_what_lives_in_it(
     assert f"{name}::usage" in run.data
 
 
+@pytest.mark.parametrize(("pid", "command"), [(1, b"systemd\n"), (2, b"kthreadd\n")])
+def test_namespace_of_the_host_is_called_host_from_inside_another(
+    check, entered, inhabited, pid, command
+):
+    inhabited(pid, b"0::/init.scope\n", command)
+    entered({f"/proc/{pid}/ns/net": (71, 95, 100)})
+    assert check("--netns", "all").text.startswith("namespace host 95 of 100 entries in use")
+
+
+@pytest.mark.parametrize(
+    ("in_host", "name", "called"),
+    [(True, None, "(host)"), (False, None, "(this namespace)"), (False, "edge-1", "(edge-1)")],
+)
+def test_list_calls_the_namespace_of_the_check_what_it_is(
+    check, entered, netns, monkeypatch, in_host, name, called
+):
+    own = limits.own_inode()
+    entered({"red": (71, 5, 100)})
+    if name:
+        netns({name: own})
+    monkeypatch.setattr(limits, "may_set_limits", lambda: in_host)
+    run = check("--netns", "all", "-v")
+    assert any(line.startswith(f"  {called} ") for line in run.lines), run.lines
+
+
 @pytest.mark.parametrize("command", [b"x|y\n", b"\x1b[31m\n", b"a b'c=d\n", b"\xff\n", b"\n"])
 def test_hostile_names_of_processes_never_break_the_output(check, entered, inhabited, command):
     inhabited(5827, b"0::/\n", command)

@@ -153,12 +153,16 @@ def _process_ids(path: str) -> list[str]:
 def inhabitant(pid: str) -> str:
     """Return what a namespace without a name is called, by a process in it.
 
+    That of the first process, and of the kernel's own threads, is the host's.
     Its pod, container, machine or unit, else its command; empty if the process is gone. What a user
     or a unit has made itself is called by that too, so it passes for nothing else: uid-1000-pod-1.
     """
     from . import control_groups, owner_request
 
-    owner = control_groups.owner_of(owner_request.read_process(pid), {})
+    process = owner_request.read_process(pid)
+    if pid == "1" or (pid == "2" and process.command == b"kthreadd\n"):
+        return "host"
+    owner = control_groups.owner_of(process, {})
     if owner is None:
         return ""
     name = _called(owner)
