@@ -114,6 +114,10 @@ class Thresholds(NamedTuple):
     of: Mapping[str, LabelThresholds]
     given: frozenset[str]
 
+    def can_alert(self, label: Label) -> bool:
+        """Return whether any value of a label can alert."""
+        return any(each.alerts(label.minimum) for each in self.of[label.name] if each)
+
 
 def plain(value: float, decimals: int = _MOST_DECIMALS) -> str:
     """Return a number in the form that perfdata requires: no exponent, no trailing zeros."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from nagiosplugin import Critical, Metric, Ok, Resource, Result, Warn
 
-from .. import nagios
+from .. import nagios, render
 from ..advice.source_problems import gap_reason, sentence
+from ..kernel.coverage import TOLERANCE
 from ..kernel.namedtuple import NamedTuple
 from ..nagios import LabelContext, StateContext
 from ..state.counter_history import NEARLY_FULL
@@ -61,10 +62,58 @@ def not_applicable(evidence: Evidence) -> tuple[str, ...]:
     if evidence.inactive:
         return tuple(label.name for label in LABELS)
     first, instance = evidence.first, evidence.instance
-    later = {name for name in INSTANCE_LABELS if instance and instance.known_later(name)}
-    if first is not None and first.counters is not None:
-        later |= {label.name for label in LABELS if label.needs_history} - {*INSTANCE_LABELS}
-    return tuple(later)
+    later = [name for name in INSTANCE_LABELS if instance and instance.known_later(name)]
+    known = first.known_since if first else ()
+    return (*later, *(name for name, since in zip(RISES, known) if since is not None))
+
+
+def history_notes(findings: Findings, thresholds: Thresholds) -> list[str]:
+    """Return the line on figures that are not known for the whole window, and can alert.
+
+    The log may cover a window whose counters nobody has read.
+    """
+    evidence = findings.evidence
+    if evidence.window.start is None or evidence.inactive:
+        return []
+    alerting = [
+        label.name for label in LABELS if label.needs_history and thresholds.can_alert(label)
+    ]
+    told = {gap.subject for gap in findings.claim.gaps}
+    found = [
+        (since, name, report.name)
+        for report in evidence.reports
+        if report.name not in told
+        for name, since in zip(RISES, report.known_since)
+        if name in alerting and since is not None and since > _start(evidence, report) + TOLERANCE
+    ]
+    instance = evidence.instance
+    found += [
+        (evidence.now.at, name, "")
+        for name in INSTANCE_LABELS
+        if name in alerting
+        and instance
+        and instance.figure(name) is None
+        and instance.known_later(name)
+    ]
+    if not found:
+        return []
+    names = [label.name for label in LABELS if any(label.name == name for _, name, _ in found)]
+    places = list(dict.fromkeys(where for _, _, where in found))
+    where = "" if places == [""] else f" in {render.plural(len(places), 'namespace')}"
+    since = max(since for since, _, _ in found)
+    watching = evidence.earlier.run.watching if evidence.earlier.run else evidence.now.at
+    why = "no earlier run is known"
+    if evidence.reloaded:
+        why = "nf_conntrack was loaded again"
+    elif since > watching + TOLERANCE and not evidence.others:
+        why = "the counters began anew"
+    known = render.clock_time(since, evidence.now.at)
+    return [f"Not known before {known}{where}: {', '.join(names)} ({why})"]
+
+
+def _start(evidence: Evidence, report: NamespaceReport) -> float:
+    """Return since when a namespace's figures can be known: in the window, this boot, its life."""
+    return max(evidence.window.start or 0.0, evidence.now.boot_time, report.since)
 
 
 def figure(evidence: Evidence, report: NamespaceReport | None, name: str) -> int | None:

@@ -84,6 +84,7 @@ class Evidence(NamedTuple):
     refused: why --sudo was of no use; empty where it was.
     earlier: what the run before left of this service.
     kept: what the next run gets, and `rows` of further namespaces.
+    reloaded: another module counted in the run before.
     instance: what EC2 refused; None elsewhere than on EC2.
     """
 
@@ -103,6 +104,7 @@ class Evidence(NamedTuple):
     rows: Mapping[str, NamespaceState] = {}
     further: NamespaceStates = NamespaceStates()
     service: str = ""
+    reloaded: bool = False
     instance: InstanceReport | None = None
 
     @property
@@ -198,6 +200,7 @@ def acquire(options: argparse.Namespace, session: Session, opened: LogFiles) -> 
         rows=rows,
         further=further,
         service=service,
+        reloaded=_is_reloaded(earlier.run, now),
         instance=instance,
     )
 
@@ -422,6 +425,7 @@ def _with_history(
         coverage=tuple(Span(span.start + shift, span.end + shift) for span in found.spans),
         since=began + shift if began else 0.0,
         messages=past.named.get(report.inode, 0),
+        known_since=tuple(each if each is None else each + shift for each in found.since),
         last_loss=losses[-1] + shift if losses else 0.0,
         why_short=_why_short(report, found.kept, past),
     ), found.kept

@@ -167,7 +167,8 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
         )
         evidence = acquire(options, run, opened)
         stage("evaluating what was read")
-        findings = contexts.find(evidence, kept=not run.store.trouble)
+        kept = not run.store.trouble
+        findings = contexts.find(evidence, kept=kept)
         summary = FullSummary(findings, options, run)
         needs_history = options.since not in ("boot", "all")
         result = nagios.conclude(
@@ -180,6 +181,7 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             not_applicable=contexts.not_applicable(evidence),
             absent=() if evidence.instance else INSTANCE_LABELS,
             remember=(lambda: write(evidence, options, run)) if needs_history else None,
+            notes=contexts.history_notes(findings, thresholds) if kept else (),
         )
         if not needs_history:
             with stage.stoppable(run.store.notes.append):

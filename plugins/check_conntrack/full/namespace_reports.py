@@ -35,6 +35,8 @@ class NamespaceReport(NamedTuple):
     messages: "table full" messages that name it.
     last_loss: when packets were last dropped or entries evicted early, at the latest, in seconds
     since the epoch; 0 where that is not known.
+    known_since: for each label of RISES, since when all of it was counted, in seconds since the
+    epoch; None where the kernel does not count it. Empty where the counters could not be read.
     why_short: why its counters cover no more of the window, as a sentence.
     read: which files were read, and how.
     """
@@ -46,6 +48,7 @@ class NamespaceReport(NamedTuple):
     since: float = 0.0
     messages: int = 0
     last_loss: float = 0.0
+    known_since: tuple[float | None, ...] = ()
     why_short: str = ""
     read: tuple[str, ...] = ()
 

@@ -7,7 +7,7 @@ this boot (CLOCK_BOOTTIME), which nobody can set: those of an earlier boot are n
 from __future__ import annotations
 
 from ..kernel import counters
-from ..kernel.coverage import TOLERANCE, Span, union
+from ..kernel.coverage import TOLERANCE, Span, covered_since, union
 from ..kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
@@ -86,11 +86,14 @@ class CounterWindow(NamedTuple):
     rise: the sums over the window; None where nothing is known.
     spans: the time in which they show every drop, in seconds since boot.
     kept: what the next run gets.
+    since: for each of CounterRise.counts, since when nothing of it can have been missed, in seconds
+    since boot; None where the kernel does not have the counter. Empty if none could be read.
     """
 
     rise: CounterRise | None
     spans: tuple[Span, ...]
     kept: NamespaceState
+    since: tuple[float | None, ...] = ()
 
 
 def from_boot(state: NamespaceState, up: float, at: float) -> NamespaceState:
@@ -125,7 +128,7 @@ def compare(
         began, rises = _continued(before, now, since_zero, reloaded=reloaded)
     kept = now._replace(began=began, rises=_fold(rises, start=start))
     if start is None:
-        return CounterWindow(since_zero, _spans(kept, whole=True, known=since_zero), kept)
+        return _window(since_zero, kept, since_zero, whole=True)
     whole = start <= began
     if whole:
         # All that these counters hold was counted within the window.
@@ -133,7 +136,7 @@ def compare(
         rise: CounterRise | None = _sum([*inside, since_zero._replace(begin=began)])
     else:
         rise = _inside(kept.rises, start)
-    return CounterWindow(rise, _spans(kept, whole=whole, known=since_zero), kept)
+    return _window(rise, kept, since_zero, whole=whole)
 
 
 def _unread(
@@ -176,13 +179,28 @@ def _continued(
     return before.began, (*before.rises, rise)
 
 
-def _spans(kept: NamespaceState, *, whole: bool, known: CounterRise) -> tuple[Span, ...]:
-    """Return the time in which no drop can have been missed, this moment included."""
-    if known.full_drops is None:
+def _window(
+    rise: CounterRise | None, kept: NamespaceState, since_zero: CounterRise, *, whole: bool
+) -> CounterWindow:
+    """Return the window, with the time that each count covers, this moment included."""
+    spans = [_spans(kept, at, count, whole=whole) for at, count in enumerate(since_zero.counts)]
+    return CounterWindow(
+        rise, spans[0], kept, tuple(covered_since(each, kept.up) for each in spans)
+    )
+
+
+def _spans(
+    kept: NamespaceState, place: int, since_zero: int | None, *, whole: bool
+) -> tuple[Span, ...]:
+    """Return the time in which one of the counts can have missed nothing.
+
+    place: of the count in CounterRise.counts. since_zero: what its counters hold; None without any.
+    """
+    if since_zero is None:
         return ()
-    spans = [Span(rise.begin, rise.end) for rise in kept.rises if rise.full_drops is not None]
+    spans = [Span(rise.begin, rise.end) for rise in kept.rises if rise.counts[place] is not None]
     spans.append(Span(kept.up, kept.up))
-    if whole or not known.full_drops:
+    if whole or not since_zero:
         spans.append(Span(min(kept.began, kept.up), kept.up))
     return union(spans)
 

@@ -216,6 +216,24 @@ class Usage(Resource):
         return later if first.limit else ("usage", "entries", *later)
 
     @property
+    def not_known_yet(self) -> tuple[str, ...]:
+        """Return the labels of the first table that earlier runs are missing for."""
+        report = self.reports[0] if self.reports else None
+        if report is None or report.series is None:
+            return ()
+        outlook, instance = report.outlook, self.instance
+        alone = len(report.series.samples) < 2
+        listens = outlook is not None and outlook.end_rate is None
+        unknown = {
+            "growth": report.growth is None,
+            "time_to_full": report.time_to_full is None and alone,
+            "end_rate": listens,
+            "lifetime": listens,
+            "instance_usage": instance is not None and bool(instance.not_applicable),
+        }
+        return tuple(name for name, is_unknown in unknown.items() if is_unknown)
+
+    @property
     def absent(self) -> tuple[str, ...]:
         """Return the labels of what does not exist here."""
         return () if self.instance else INSTANCE_LABELS

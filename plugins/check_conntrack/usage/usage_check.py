@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from .. import cli, nagios, runner, session
 from ..kernel import privileges
 from ..ranges import parse_thresholds
-from ..state.forecast import SHORTEST_SPAN
+from ..state.forecast import FEWEST_RUNS, SHORTEST_SPAN
 from .labels import LABELS, LISTENING_LABELS, NAMESPACE_LABELS
 from .resource import read
 from .summary import UsageSummary
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import argparse
 
     from ..ranges import Thresholds
+    from ..session import Session
     from ..signals import Stage
     from .resource import Usage
 
@@ -117,6 +118,8 @@ def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
         )
         usage, write = read(run, options, thresholds)
 
+        never = _unreachable(usage, thresholds, options)
+
         def remember() -> None:
             write()
             usage.write(run.store)
@@ -131,12 +134,12 @@ def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
             not_applicable=usage.not_applicable,
             absent=usage.absent,
             remember=remember,
-            notes=[*usage.notes, *_notes(usage, thresholds, options)],
+            notes=[*usage.notes, *(never or _not_known_yet(usage, thresholds, run))],
         )
 
 
-def _notes(usage: Usage, thresholds: Thresholds, options: argparse.Namespace) -> list[str]:
-    """Return what is printed in any state: thresholds that can never work."""
+def _unreachable(usage: Usage, thresholds: Thresholds, options: argparse.Namespace) -> list[str]:
+    """Return the lines on thresholds that can never work."""
     if not thresholds.given & {"growth", "time_to_full"}:
         return []
     from . import reachable
@@ -144,6 +147,21 @@ def _notes(usage: Usage, thresholds: Thresholds, options: argparse.Namespace) ->
     series = usage.reports[0].series if usage.reports else None
     interval = series.interval if series else 0.0
     return reachable.notes(thresholds, options.trend_window, interval, listens=bool(options.listen))
+
+
+def _not_known_yet(usage: Usage, thresholds: Thresholds, run: Session) -> list[str]:
+    """Return the line on labels with a range that need more runs than there were.
+
+    Where no run is kept, that is said instead.
+    """
+    unknown = () if run.store.trouble else usage.not_known_yet
+    names = [each.name for each in LABELS if each.name in unknown and thresholds.can_alert(each)]
+    if not names:
+        return []
+    series = usage.reports[0].series
+    alone = series is None or len(series.samples) < 2
+    why = "no earlier run is known" if alone else f"it takes {FEWEST_RUNS} runs and 5 minutes"
+    return [f"Not known yet: {', '.join(names)} ({why})"]
 
 
 def main(late: float = 0.0) -> int:
