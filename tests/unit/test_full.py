@@ -312,6 +312,15 @@ def test_full_a_log_that_nobody_writes_any_more_is_a_gap(busy):
     assert "last written 3h ago" in run.out
 
 
+def test_full_ok_says_how_long_a_log_has_been_silent(busy):
+    """Silence of 20 hours may be a host with nothing to say, or a daemon that is gone."""
+    busy.logs(*(busy.line(ago, "x", host="elsewhere") for ago in (90000, 72000)), written=72000)
+    run = busy.run("--log", busy.log, "--since", "1d")
+    assert (run.state, run.text) == ("OK", f"not full in the last 1d ({busy.log} silent for 20h)")
+    busy.logs(*(busy.line(ago, "x", host="elsewhere") for ago in (90000, 300)))
+    assert "silent" not in busy.run("--log", busy.log, "--since", "1d").out
+
+
 def test_full_a_log_whose_cursor_is_gone_is_a_gap(busy):
     lines = [busy.line(ago, f"eth{ago}: up", host="elsewhere") for ago in (2000, 900, 5)]
     busy.logs(*lines)

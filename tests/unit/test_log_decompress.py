@@ -141,9 +141,11 @@ def test_journal_file_is_named_as_what_it_is(tmp_path):
 # --- encodings
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_utf_16_is_decoded(tmp_path, encoding, pack):
+def test_utf_16_and_utf_32_are_decoded(tmp_path, encoding, pack):
     text = (OTHER * 3 + full(1) + OTHER * 5000 + full(2)).decode()
     path = tmp_path / "dmesg.txt"
     path.write_bytes(pack(text.replace("\n", "\r\n").encode(encoding)))
@@ -157,6 +159,14 @@ def test_utf_16_cut_within_a_character_is_decoded(tmp_path):
     path = tmp_path / "dmesg.txt"
     path.write_bytes((full(1).decode() + "\ud83d").encode("utf-16-le", "surrogatepass")[:-1])
     assert count(read(path).events) == 1
+
+
+def test_utf_16_within_other_text_shows_nothing(tmp_path):
+    """PowerShell appends UTF-16 to a file of UTF-8."""
+    path = tmp_path / "kern.log"
+    path.write_bytes(OTHER + full(1).decode().encode("utf-16-le"))
+    found = read(path, start=0.0)
+    assert found.coverage.spans[0].end < NINE
 
 
 @pytest.mark.parametrize("start", [b"", b"\0" * 64, b"Nov 21", b"\0\0N\0o\0v\0"])

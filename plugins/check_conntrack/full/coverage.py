@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from .. import render
 from ..advice.source_problems import gap_reason
 from ..kernel.coverage import Coverage, Span, covered_since, gaps, union
 from ..kernel.log import events
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from .evidence import Evidence
 
 COUNTERS = "counters"
+SILENT = 900.0
+"""Seconds since the last line of a log from which on the status line says so."""
 
 
 class Gap(NamedTuple):
@@ -75,7 +78,8 @@ def claim_of(evidence: Evidence) -> Claim:
             found += [Gap(subject.name, gap, reasons) for gap in missing]
             since.append(covered_since(spans, subject.window.end))
         from_boot = from_boot and bool(gaps(spans, Span(start, evidence.window.end)))
-        sources.update(dict.fromkeys(each.source for each in subject.coverage if each.spans))
+        end = subject.window.end
+        sources.update(dict.fromkeys(_name(each, end) for each in subject.coverage if each.spans))
     known = [each for each in since if each is not None]
     return Claim(
         tuple(sorted(found, key=lambda gap: gap.span or Span(0.0, 0.0))),
@@ -83,6 +87,13 @@ def claim_of(evidence: Evidence) -> Claim:
         from_boot and not found,
         tuple(sources),
     )
+
+
+def _name(coverage: Coverage, now: float) -> str:
+    """Return what to call a source; a log that is silent for long may be one that nobody writes."""
+    if coverage.reason or coverage.last is None or now - coverage.last <= SILENT:
+        return coverage.source
+    return f"{coverage.source} silent for {render.duration(now - coverage.last)}"
 
 
 def _reason(coverage: Coverage) -> str:

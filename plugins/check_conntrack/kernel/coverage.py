@@ -35,6 +35,7 @@ class Coverage(NamedTuple):
     hosts: names of hosts in its lines, in lower case without domain; empty where they name none,
     and for sources that are this host's alone.
     named: the user named the source.
+    last: of a log file: time of its last line, in seconds since the epoch; None where not known.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Coverage(NamedTuple):
     path: str = ""
     hosts: tuple[str, ...] = ()
     named: bool = False
+    last: float | None = None
 
     @property
     def usable(self) -> bool:

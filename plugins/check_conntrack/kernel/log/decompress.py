@@ -271,7 +271,7 @@ def compression_of(start: bytes, path: str) -> Compression | None:
 
 
 class _Recoded:
-    """UTF-16 as UTF-8."""
+    """UTF-16 or UTF-32 as UTF-8."""
 
     def __init__(self, stream: Stream, encoding: str) -> None:
         self._stream = stream
@@ -293,21 +293,33 @@ class _Recoded:
         return count
 
 
-def encoding_of(start: bytes) -> str:
-    """Return utf-16-le or utf-16-be by a text's first bytes, else an empty string.
+# Encoding, byte order mark, bytes of a character, and which of them is not NUL in ASCII text.
+# The mark of UTF-16 begins that of UTF-32.
+_WIDE = (
+    ("utf-32-le", codecs.BOM_UTF32_LE, 4, 0),
+    ("utf-32-be", codecs.BOM_UTF32_BE, 4, 3),
+    ("utf-16-le", codecs.BOM_UTF16_LE, 2, 0),
+    ("utf-16-be", codecs.BOM_UTF16_BE, 2, 1),
+)
 
-    By its byte order mark, or where every other byte is NUL, as in ASCII text without one.
+
+def encoding_of(start: bytes) -> str:
+    """Return the UTF-16 or UTF-32 that a text's first bytes show, else an empty string.
+
+    By its byte order mark, or by the bytes that are NUL in ASCII text without one.
     """
-    if start.startswith(codecs.BOM_UTF16_LE):
-        return "utf-16-le"
-    if start.startswith(codecs.BOM_UTF16_BE):
-        return "utf-16-be"
-    even, odd = start[0::2], start[1::2]
-    if len(odd) >= 8:
-        if not any(odd) and all(even[: len(odd)]):
-            return "utf-16-le"
-        if not any(even) and all(odd):
-            return "utf-16-be"
+    for encoding, mark, _, _ in _WIDE:
+        if start.startswith(mark):
+            return encoding
+    for encoding, _, width, byte in _WIDE:
+        whole = start[: len(start) // width * width]
+        ascii_bytes = whole[byte::width]
+        if (
+            len(ascii_bytes) >= 8
+            and all(ascii_bytes)
+            and whole.count(0) == len(whole) - len(ascii_bytes)
+        ):
+            return encoding
     return ""
 
 

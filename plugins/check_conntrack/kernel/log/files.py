@@ -253,7 +253,7 @@ class _Log:
             spans = ()
             problem = next(iter(problems), SourceProblem(self.path, reason))
         hosts = tuple(dict.fromkeys(host for _, scanner in scanned for host in scanner.hosts))
-        coverage = Coverage(self.path, spans, hosts=hosts)
+        coverage = Coverage(self.path, spans, hosts=hosts, last=self._last(chain))
         if problem is not None:
             coverage = coverage._replace(
                 reason=problem.reason, detail=problem.detail, path=problem.path
@@ -330,10 +330,7 @@ class _Log:
             spans += [Span(start, max(start, newest.written))] if start is not None else []
             problem = self.live.problem
         elif start is not None and newest.usable:
-            written = max(
-                (part.written for part in chain if part.beginning or part is not newest),
-                default=newest.written,
-            )
+            written = self._last(chain)
             alive = self.start is None or written >= min(self.start, self.now - ALIVE)
             end = self.now if alive and not self._everything else written
             spans.append(Span(start, max(start, end)))
@@ -352,6 +349,13 @@ class _Log:
         if self._everything and problem is not None and problem.reason in _OF_WINDOWS:
             problem = None
         return tuple(spans), start, problem
+
+    def _last(self, chain: Sequence[LogPart]) -> float:
+        """Return the time of the last line, also where the log was rotated since."""
+        return max(
+            (part.written for part in chain if part.beginning or part is not self.newest),
+            default=self.newest.written,
+        )
 
     def _stretches(
         self, cursor: LogCursor | None, where: LogPart | None, chain: Sequence[LogPart]
@@ -458,7 +462,7 @@ def read_stream(
             problem = SourceProblem(name, reasons.LAST_WRITTEN, age)
     elif problem is None and start:
         problem = SourceProblem(name, reasons.UNDATED)
-    coverage = Coverage(name, spans, hosts=tuple(scanner.hosts))
+    coverage = Coverage(name, spans, hosts=tuple(scanner.hosts), last=scanner.last)
     if problem is not None:
         coverage = coverage._replace(reason=problem.reason, detail=problem.detail)
     return LogReading(

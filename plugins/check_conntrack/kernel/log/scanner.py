@@ -353,7 +353,9 @@ def _texts(raw: bytes) -> list[str]:
     if b"\n" in raw:
         pieces = [raw.translate(None, b"\r\0")]
     elif b"\r" in raw or b"\0" in raw:
-        pieces = [piece.replace(b"\0", b"") for piece in _BREAKS.split(raw)]
+        # Where every other byte is NUL, it is UTF-16 within another text, and was not searched.
+        pieces = [piece for piece in _BREAKS.split(raw) if piece.count(0) * 3 < len(piece)]
+        pieces = [piece.replace(b"\0", b"") for piece in pieces]
     else:
         pieces = [raw]
     return [piece.decode("utf-8", "replace").lstrip("\ufeff") for piece in pieces if piece] or [""]
