@@ -341,7 +341,21 @@ def test_file_that_ends_after_a_word_of_an_entry_is_unknown(inspect, file):
     assert inspect("--source", file(whole[:-1])).state == "OK", "pasted without its newline"
 
 
-@pytest.mark.parametrize("mark", ["^C", "Killed", "Terminated"])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "^C",
+        "Killed",
+        "Terminated",
+        "--More--",
+        "timeout: sending signal TERM to command 'conntrack'",
+        "Connection to gw1 closed by remote host.",
+        "client_loop: send disconnect: Broken pipe",
+        "Read from remote host gw1: Connection reset by peer",
+        "Timeout, server gw1 not responding.",
+        "command terminated with exit code 137",
+    ],
+)
 def test_file_of_a_listing_that_was_ended_is_unknown(inspect, file, mark):
     run = inspect("--source", file(tables.listing([*tables.web_server()[:500], mark])))
     assert run.state == "UNKNOWN"

@@ -37,8 +37,13 @@ _ENTRIES = re.compile(rb"^# check-conntrack end entries=([0-9]{1,15})$", re.MULT
 _OWNER = re.compile(rb"^" + OWNER + rb"[^\n]{1,999}$", re.MULTILINE)
 _FAILED = re.compile(rb"^conntrack v[^\n]*?: (Operation failed[^\r\n]*)")
 _USES = re.compile(rb" use=[0-9]")
-# What a shell or a terminal adds to a listing that was ended.
-_ENDED = re.compile(rb"^(?:\^C|Killed|Terminated|Interrupt|Hangup|Broken pipe)\s*\Z", re.MULTILINE)
+# What a shell, a terminal, a pager or a connection adds to a listing that was ended.
+_ENDED = re.compile(
+    rb"^(?:\^C|Killed|Terminated|Interrupt|Hangup|--More--[^\n]*|timeout: sending signal[^\n]*"
+    rb"|[^\n]{0,120}(?:Broken pipe|closed by remote host\.?|Connection (?:reset|timed out)[^\n]*"
+    rb"|not responding\.?|terminated with exit code [0-9]+))\s*\Z",
+    re.MULTILINE,
+)
 
 
 class Listing:
