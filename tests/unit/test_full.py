@@ -312,6 +312,18 @@ def test_full_a_log_that_nobody_writes_any_more_is_a_gap(busy):
     assert "last written 3h ago" in run.out
 
 
+def test_full_ok_says_what_the_kernel_did_not_log_where_no_counters_show_drops(busy):
+    notice = "net_ratelimit: 1871 callbacks suppressed"
+    for host, more in (("elsewhere", "1871 messages suppressed by the rate limit"), (None, "")):
+        named = {"host": host} if host else {}
+        lines = [busy.line(ago, text, **named) for ago, text in ((1000, "x"), (60, notice))]
+        busy.logs(*lines)
+        run = busy.run("--log", busy.log, "--no-state")
+        assert run.state == "OK"
+        assert ("suppressed by" in run.text) == bool(more)
+        assert more in run.text
+
+
 def test_full_ok_says_how_long_a_log_has_been_silent(busy):
     """Silence of 20 hours may be a host with nothing to say, or a daemon that is gone."""
     busy.logs(*(busy.line(ago, "x", host="elsewhere") for ago in (90000, 72000)), written=72000)

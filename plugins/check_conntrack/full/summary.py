@@ -10,6 +10,7 @@ from ..kernel import counters
 from ..kernel.log import events
 from . import advice
 from .contexts import figure
+from .coverage import COUNTERS
 from .labels import INSTANCE_LABELS, LABELS, MOST_NAMESPACES
 
 TYPE_CHECKING = False
@@ -263,6 +264,10 @@ class FullSummary(nagios.StatusSummary):
         watching = ""
         if self.findings.excused and self.findings.claim.gaps:
             watching = f", watching since {self._clock(self.evidence.now.at)}"
+        suppressed = self.evidence.log.counts.suppressed
+        if suppressed and COUNTERS not in sources:
+            # Drops would show in the counters, whatever the kernel did not log.
+            watching += f", {render.plural(suppressed, 'message')} suppressed by the rate limit"
         claim = self._claimed()
         few = f" ({sources[0]} and {len(sources) - 1} more)" if sources[1:] else ""
         versions = (f" ({', '.join(sources)})", few, "")
