@@ -44,11 +44,11 @@ def scan(
     if not request.own:
         problems, inactive, unreadable = (), (), False
     answers: list[NamespaceScan] = []
-    late: list[str] = []
-    with session.stage.stoppable(late.append):
+    timed_out: list[str] = []
+    with session.stage.stoppable(timed_out.append):
         answers.append(_ask(session, request, own.inode, what, called))
     answer = answers[0] if answers else NamespaceScan()
-    missing = [f"{_describe(request)}: {reason}" for reason in late]
+    missing = [f"{_describe(request)}: {reason}" for reason in timed_out]
     first, others = _with_prefixes(request, own, answer.others)
     return answer._replace(
         first=first,

@@ -163,7 +163,7 @@ def by_severity(
 # --- words
 
 
-def place(namespace: Namespace) -> tuple[str, str]:
+def namespace_words(namespace: Namespace) -> tuple[str, str]:
     """Return the words for a namespace at the beginning of a sentence, in full and short."""
     if not namespace.name:
         return "", ""
@@ -189,7 +189,7 @@ def name_of(namespace: Namespace) -> str:
 
 
 def _briefly(namespace: Namespace) -> str:
-    return place(namespace)[1].removeprefix("namespace ").strip() or name_of(namespace)
+    return namespace_words(namespace)[1].removeprefix("namespace ").strip() or name_of(namespace)
 
 
 def _cut(name: str, width: int) -> str:
@@ -265,7 +265,7 @@ def table_state(
     else:
         text = f"{limits.entries} of {limits.limit} entries in use ({share})"
         short = f"{share} in use"
-    words, short_words = place(namespace)
+    words, short_words = namespace_words(namespace)
     choices = words + text, short_words + text, short_words + (short if brief else text)
     return [choice + suffix for choice in dict.fromkeys(choices)]
 
@@ -310,7 +310,7 @@ def fullest(reports: Sequence[Report], first: Report, results: Results) -> list[
     report = max(reports, key=lambda each: each.namespace.fullness)
     if report.namespace.fullness <= first.namespace.fullness or not usage_of(report, results):
         return []
-    where = [words.strip() for words in dict.fromkeys(place(report.namespace))]
+    where = [words.strip() for words in dict.fromkeys(namespace_words(report.namespace))]
     return [f"fullest: {words} {usage_of(report, results)}" for words in where]
 
 

@@ -53,18 +53,18 @@ def run(
     parser: Parser,
     run_check: Callable[[argparse.Namespace, Stage], CheckResult],
     arguments: Sequence[str] | None = None,
-    late: float = 0.0,
+    elapsed: float = 0.0,
 ) -> int:
     """Run a check and print its result; returns the exit code.
 
-    late: seconds that the start of the process has taken; the time-out includes them.
+    elapsed: seconds since the process was started; the time-out includes them.
     """
     hook = sys.unraisablehook
     stage = Stage(title)
     try:
         _fill_standard_descriptors()
         sys.unraisablehook = signals.raise_again
-        code, text = _answer(title, parser, run_check, arguments, stage, late)
+        code, text = _answer(title, parser, run_check, arguments, stage, elapsed)
     except StoppedError as error:  # it came while another answer was being made
         code = int(Unknown)
         text = render.status_line(title, "UNKNOWN", str(error)) + "\n"
@@ -86,7 +86,7 @@ def _answer(
     run_check: Callable[[argparse.Namespace, Stage], CheckResult],
     arguments: Sequence[str] | None,
     stage: Stage,
-    late: float,
+    elapsed: float,
 ) -> tuple[int, str]:
     """Return the exit code and the text to print. After this no signal raises any more."""
     options = None
@@ -94,7 +94,7 @@ def _answer(
     try:
         signals.take_over()
         options = parser.parse_args(arguments)
-        stage.set_timer(options.timeout, late)
+        stage.set_timer(options.timeout, elapsed)
         stage.printed = partial(_printed, title, options, stage)
         result = run_check(options, stage)
         complete = True

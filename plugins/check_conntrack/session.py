@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # Modules that every check may import later.
-LATE = (
+LATER_MODULES = (
     *("shlex", "socket", "subprocess"),
     *(
         f"check_conntrack.{name}"
@@ -105,13 +105,13 @@ def begin(
     *,
     readers: int = 0,
     capability: int = privileges.CAP_SYS_ADMIN,
-    late: Sequence[str] = (),
+    later_modules: Sequence[str] = (),
     open_files: Callable[[], None] | None = None,
 ) -> Session:
     """Start readers, open files, give up all privileges, open the state store.
 
     readers: how many to start if this process has `capability`; each answers one request.
-    late: modules that the check imports later.
+    later_modules: those that the check imports later.
     open_files: called before privileges are dropped if root itself started the check, without
     sudo and --user: it opens the files that the command line names, to be parsed afterwards.
     Raises KernelError if privileges cannot be given up.
@@ -130,7 +130,7 @@ def begin(
         stage("opening the files that the command line names")
         open_files()
     stage("opening the state directory")
-    home, store = drop_privileges(options, late, stage)
+    home, store = drop_privileges(options, later_modules, stage)
     stage.watch()
     # Root gives up new privileges for good, and with them sudo, which could add nothing.
     session = Session(stage, stack, ready, sudo=options.sudo and not as_root)
@@ -170,12 +170,12 @@ def _is_public(folder: str) -> bool:
 
 
 def drop_privileges(
-    options: argparse.Namespace, late: Sequence[str] = (), stage: Stage | None = None
+    options: argparse.Namespace, later_modules: Sequence[str] = (), stage: Stage | None = None
 ) -> tuple[str | None, Store | None]:
     """Become unprivileged for good; returns the home of the user that root became, and a store.
 
     Home: None if the process was not root, empty if the user has none. The store is one that root
-    itself, without sudo and --user, opened below a folder of its own; else None. `late` are modules
+    itself, without sudo and --user, opened below a folder of its own; else None. `later_modules`
     to import first. The thread of the stage ends: it would keep privileges. Raises KernelError if
     the user does not exist, or privileges cannot be given up.
     """
@@ -185,7 +185,7 @@ def drop_privileges(
     # The user may not be allowed to read the folder that the suite or Python is installed in: then
     # modules that are imported later are imported now, which costs time that most runs can save.
     if not readable_by_all():
-        for name in (*late, *LATE):
+        for name in (*later_modules, *LATER_MODULES):
             with suppress(ImportError):  # not every Python has every library
                 __import__(name)
     directory = options.state_dir or os.environ.get(STATE_VARIABLE) or SHARED

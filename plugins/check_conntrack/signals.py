@@ -32,7 +32,7 @@ MOST_RESERVED = 1 / 2  # of the time-out is kept for it
 LEAST_LEFT = 0.05  # seconds to print in, however late it is
 STACK = 1 << 17  # bytes, for the thread that prints in place of the main one
 ENDING = 5.0  # seconds, the most that it may take that thread to end
-LATE_SHARE = 3 / 4  # the most of the time-out that a slow start is charged with
+MOST_ELAPSED = 3 / 4  # of the time-out is the most that a slow start is charged with
 UNKNOWN = 3  # the exit code
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -81,13 +81,13 @@ class Stage:
         """Return the seconds until StoppedError is raised; infinity without a time-out."""
         return float("inf") if self.deadline is None else self.deadline - time.monotonic()
 
-    def set_timer(self, seconds: float, late: float = 0.0) -> None:
-        """Raise StoppedError before `seconds` are over, `late` of which have passed; 0: never."""
+    def set_timer(self, seconds: float, elapsed: float = 0.0) -> None:
+        """Raise StoppedError within `seconds`, of which `elapsed` have passed; 0: never."""
         if not seconds:
             return
-        self.slowdown = max(late / max(time.process_time(), 0.01), 1.0)
+        self.slowdown = max(elapsed / max(time.process_time(), 0.01), 1.0)
         self._seconds = seconds
-        self._end = time.monotonic() + seconds - min(late, seconds * LATE_SHARE)
+        self._end = time.monotonic() + seconds - min(elapsed, seconds * MOST_ELAPSED)
         reserve = max(min(RESERVE, seconds * RESERVED_SHARE), FINISH * (self.slowdown - 1))
         self.deadline = self._end - min(reserve, (self._end - time.monotonic()) * MOST_RESERVED)
 
@@ -190,14 +190,14 @@ class Watcher:
     Raises RuntimeError where no thread can be started.
     """
 
-    def __init__(self, at: float, late: Callable[[], None]) -> None:
+    def __init__(self, at: float, call: Callable[[], None]) -> None:
         self._ended = allocate_lock()
         self._ended.acquire()
         self._others = _threads()
 
         def wait() -> None:
             if not self._ended.acquire(timeout=max(at - time.monotonic(), 0.0)):
-                late()
+                call()
 
         usual = stack_size(STACK)
         try:

@@ -114,9 +114,9 @@ def imported_in_functions(path, package):
 @pytest.mark.parametrize(
     ("check", "late"),
     [
-        ("usage", usage_check.LATE_MODULES),
-        ("full", full_check.LATE_MODULES),
-        ("table", table_options.late_modules(table_check.parser().parse_args(TABLE_OPTIONS))),
+        ("usage", usage_check.LATER_MODULES),
+        ("full", full_check.LATER_MODULES),
+        ("table", table_options.later_modules(table_check.parser().parse_args(TABLE_OPTIONS))),
     ],
 )
 def test_every_late_import_can_be_made_before_privileges_are_dropped(check, late):
@@ -132,7 +132,7 @@ def test_every_late_import_can_be_made_before_privileges_are_dropped(check, late
     always = [*imported_in_functions(LIBRARY / "session.py", "check_conntrack"), "pwd", "_ctypes"]
     reader = "check_conntrack.kernel.reader"  # a process of its own imports when it likes
     names = [f"check_conntrack.{check}.{check}_check", *always, reader]
-    command = [sys.executable, "-c", program, *names, *late, *session.LATE]
+    command = [sys.executable, "-c", program, *names, *late, *session.LATER_MODULES]
     loaded = set(
         subprocess.run(
             command, cwd=LIBRARY.parent, check=True, capture_output=True, text=True

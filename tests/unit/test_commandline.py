@@ -507,9 +507,9 @@ def test_time_out_includes_the_start_of_the_process(capfd, signals):
     def run_check(options, stage):
         return runner.CheckResult(nagios.Ok, f"{stage.left():.1f}")
 
-    for late, left in ((0.0, "7.0"), (0.5, "6.5"), (100.0, "1.0")):
+    for elapsed, left in ((0.0, "7.0"), (0.5, "6.5"), (100.0, "1.0")):
         capfd.readouterr()
-        assert runner.run("T", usage_check.parser(), run_check, ["-t", "8"], late=late) == 0
+        assert runner.run("T", usage_check.parser(), run_check, ["-t", "8"], elapsed=elapsed) == 0
         assert capfd.readouterr().out == f"T OK - {left}\n", (
             "three quarters at most; a second is kept"
         )

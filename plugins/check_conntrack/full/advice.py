@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..state.state_store import Store
     from ..state.trend import Change
-    from .contexts import Findings
+    from .contexts import Evaluation
     from .evidence import Evidence
     from .namespace_reports import NamespaceReport
 
@@ -29,14 +29,14 @@ ABOUT_LIMIT = frozenset({"table_full", "full_drops", "early_drops"})
 ABOUT_NO_TABLE = frozenset({"invalid_packets", *INSTANCE_LABELS})
 
 
-def lines(findings: Findings, results: Results, store: Store) -> list[str]:
+def lines(evaluation: Evaluation, results: Results, store: Store) -> list[str]:
     """Return the advice for the alarms of the namespace that is worst.
 
     store: where check_conntrack_table keeps its last finding.
     """
     from ..advice import capacity
 
-    evidence = findings.evidence
+    evidence = evaluation.evidence
     labels, report = _alarming(evidence, results)
     text: list[str] = []
     if "table_full" in labels and not evidence.of_this_host:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .namespace_reports import NamespaceReport
 
 
-class Findings(NamedTuple):
+class Evaluation(NamedTuple):
     """The results of a run, and what to evaluate beside its figures.
 
     problems: what the user asked for and could not be had: UNKNOWN.
@@ -38,7 +38,7 @@ class Findings(NamedTuple):
     excused: bool = False
 
 
-def find(evidence: Evidence, *, kept: bool) -> Findings:
+def evaluation_of(evidence: Evidence, *, kept: bool) -> Evaluation:
     """Return what is to be evaluated. kept: the next run will know of this one."""
     claim = claim_of(evidence)
     problems = list(evidence.problems)
@@ -49,7 +49,7 @@ def find(evidence: Evidence, *, kept: bool) -> Findings:
     problems += map(gap_reason, useless)
     if not claim.sources and not problems and not evidence.inactive:
         problems.append("neither the kernel log nor the counters can be read")
-    return Findings(
+    return Evaluation(
         evidence,
         claim,
         tuple(dict.fromkeys(problems)),
@@ -67,18 +67,18 @@ def not_applicable(evidence: Evidence) -> tuple[str, ...]:
     return (*later, *(name for name, since in zip(RISES, known) if since is not None))
 
 
-def history_notes(findings: Findings, thresholds: Thresholds) -> list[str]:
+def history_notes(evaluation: Evaluation, thresholds: Thresholds) -> list[str]:
     """Return the line on figures that are not known for the whole window, and can alert.
 
     The log may cover a window whose counters nobody has read.
     """
-    evidence = findings.evidence
+    evidence = evaluation.evidence
     if evidence.window.start is None or evidence.inactive:
         return []
     alerting = [
         label.name for label in LABELS if label.needs_history and thresholds.can_alert(label)
     ]
-    told = {gap.subject for gap in findings.claim.gaps}
+    told = {gap.subject for gap in evaluation.claim.gaps}
     found = [
         (since, name, report.name)
         for report in evidence.reports
@@ -145,26 +145,26 @@ def figure(evidence: Evidence, report: NamespaceReport | None, name: str) -> int
 class FullCheck(Resource):
     """Hands the figures of a run to their contexts."""
 
-    def __init__(self, findings: Findings) -> None:
-        self.findings = findings
-        self.reports = {report.prefix: report for report in findings.evidence.reports}
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+        self.reports = {report.prefix: report for report in evaluation.evidence.reports}
 
     def probe(self) -> Iterator[Metric]:
         """Yield the figures of the first namespace, what is missing, then the others'."""
-        findings = self.findings
-        evidence = findings.evidence
+        evaluation = self.evaluation
+        evidence = evaluation.evidence
         for label in LABELS:
             value = figure(evidence, evidence.first, label.name)
             if value is not None:
                 yield Metric(label.name, value, min=0)
-        for problem in findings.problems:
+        for problem in evaluation.problems:
             yield Metric("problem", problem, context="problem")
         if evidence.inactive:
             yield Metric("inactive", "conntrack is not active", context="inactive")
         if any(report.full for report in evidence.reports):
             yield Metric("full_now", "the table is at its limit", context="full_now")
-        for gap in findings.claim.gaps:
-            context = "watching" if findings.excused else "incomplete"
+        for gap in evaluation.claim.gaps:
+            context = "watching" if evaluation.excused else "incomplete"
             yield Metric("gap", gap.subject, context=context)
         if evidence.log.undated:
             yield Metric("undated", "messages without a time", context="incomplete")
@@ -172,7 +172,7 @@ class FullCheck(Resource):
 
     def _further(self, reports: Sequence[NamespaceReport]) -> Iterator[Metric]:
         """Yield further namespaces' figures: of the first few for graphs, of all to evaluate."""
-        evidence = self.findings.evidence
+        evidence = self.evaluation.evidence
         for report in reports[:MOST_NAMESPACES]:
             for name in NAMESPACE_LABELS:
                 value = figure(evidence, report, name)

@@ -38,7 +38,7 @@ PURPOSE = """\
 Has the kernel's connection-tracking table been full, when, in which namespace, and
 what was lost? Reads the kernel log and the counters; both outlive the moment."""
 # Modules that are imported on demand, after privileges were dropped.
-LATE_MODULES = (
+LATER_MODULES = (
     *("bz2", "csv", "ctypes", "datetime", "fnmatch", "importlib", "lzma", "select"),
     *("zoneinfo", *ZSTD),
     *(
@@ -161,27 +161,27 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             stack,
             readers=_readers(options),
             capability=capability,
-            late=LATE_MODULES,
+            later_modules=LATER_MODULES,
             # Logs that root names may be root's alone.
             open_files=(lambda: opened.preopen(named)) if named else None,
         )
         evidence = acquire(options, run, opened)
         stage("evaluating what was read")
         kept = not run.store.trouble
-        findings = contexts.find(evidence, kept=kept)
-        summary = FullSummary(findings, options, run)
+        evaluation = contexts.evaluation_of(evidence, kept=kept)
+        summary = FullSummary(evaluation, options, run)
         needs_history = options.since not in ("boot", "all")
         result = nagios.conclude(
             options,
             run,
-            contexts.FullCheck(findings),
+            contexts.FullCheck(evaluation),
             summary,
             contexts.contexts(thresholds, options),
             thresholds=thresholds,
             not_applicable=contexts.not_applicable(evidence),
             absent=() if evidence.instance else INSTANCE_LABELS,
             remember=(lambda: write(evidence, options, run)) if needs_history else None,
-            notes=contexts.history_notes(findings, thresholds) if kept else (),
+            notes=contexts.history_notes(evaluation, thresholds) if kept else (),
         )
         if not needs_history:
             with stage.stoppable(run.store.notes.append):
@@ -211,6 +211,6 @@ def _notes(evidence: Evidence, summary: FullSummary) -> list[str]:
     return [f"Not read: {unread[0]}{more}"]
 
 
-def main(late: float = 0.0) -> int:
-    """Run the executable; return the exit code. `late`: seconds that starting took."""
-    return runner.run(TITLE, parser(), run_check, late=late)
+def main(elapsed: float = 0.0) -> int:
+    """Run the executable; return the exit code. `elapsed`: seconds since it was started."""
+    return runner.run(TITLE, parser(), run_check, elapsed=elapsed)

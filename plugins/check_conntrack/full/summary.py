@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nagiosplugin import Result, Results
 
     from ..session import Session
-    from .contexts import Findings
+    from .contexts import Evaluation
     from .coverage import Gap
     from .namespace_reports import NamespaceReport
 
@@ -53,9 +53,9 @@ UNITS = {
 class FullSummary(nagios.StatusSummary):
     """The sentences for the status line, and the lines below it."""
 
-    def __init__(self, findings: Findings, options: argparse.Namespace, run: Session) -> None:
-        self.findings = findings
-        self.evidence = findings.evidence
+    def __init__(self, evaluation: Evaluation, options: argparse.Namespace, run: Session) -> None:
+        self.evaluation = evaluation
+        self.evidence = evaluation.evidence
         self.options = options
         self.session = run
         self.suspects = advice.suspects(self.evidence)
@@ -72,7 +72,7 @@ class FullSummary(nagios.StatusSummary):
         # EC2 refuses a packet before the kernel's table sees it.
         parts: list[_Part] = [*self._refused_by_instance(alarms), *self._at_limit()]
         facts = self._facts(alarms)
-        problems: list[_Part] = [tuple(render.versions(each)) for each in self.findings.problems]
+        problems: list[_Part] = [tuple(render.versions(each)) for each in self.evaluation.problems]
         gaps = self._gaps()
         undated: list[_Part] = [f"{self._undated()} not counted"] if evidence.log.undated else []
         if not parts and not facts and not counts.table_full:
@@ -100,7 +100,7 @@ class FullSummary(nagios.StatusSummary):
         """Return what was seen, where that is nothing; the reason of a gap keeps its room."""
         if self.evidence.inactive:
             return ["conntrack is not active on this host"]
-        if not self.findings.claim.sources:
+        if not self.evaluation.claim.sources:
             return []
         claims = self._claim()
         reasoned = [text for text in gaps[0] if ": " in text] if gaps else []
@@ -111,7 +111,7 @@ class FullSummary(nagios.StatusSummary):
         """Return alarms, what could not be read, what to do, and the figures."""
         evidence = self.evidence
         lines = nagios.alarm_lines(self._alarms(results))
-        lines += [f"UNKNOWN: {problem}" for problem in self.findings.problems]
+        lines += [f"UNKNOWN: {problem}" for problem in self.evaluation.problems]
         lines += self._gap_lines()
         lines += [f"Not read: {each}" for each in self.unread()]
         if self.session.forbidden:
@@ -125,7 +125,7 @@ class FullSummary(nagios.StatusSummary):
         lines += [change.capitalize() for change in changes]
         lines += self._namespaces()
         lines += advice.of_instance(evidence, results)
-        lines += advice.lines(self.findings, results, self.session.store)
+        lines += advice.lines(self.evaluation, results, self.session.store)
         lines += advice.of_invalid(evidence, results)
         if self.options.verbose:
             lines += self._figures()
@@ -260,9 +260,9 @@ class FullSummary(nagios.StatusSummary):
 
     def _claim(self) -> tuple[str, ...]:
         """Return since when the table was not full, and, where there is room, who says so."""
-        sources = self.findings.claim.sources
+        sources = self.evaluation.claim.sources
         watching = ""
-        if self.findings.excused and self.findings.claim.gaps:
+        if self.evaluation.excused and self.evaluation.claim.gaps:
             watching = f", watching since {self._clock(self.evidence.now.at)}"
         suppressed = self.evidence.log.counts.suppressed
         if suppressed and COUNTERS not in sources:
@@ -274,7 +274,7 @@ class FullSummary(nagios.StatusSummary):
         return tuple(dict.fromkeys(f"{claim}{named}{watching}" for named in versions))
 
     def _claimed(self) -> str:
-        claim = self.findings.claim
+        claim = self.evaluation.claim
         now = self.evidence.now
         if self.options.since == "all":
             return "not full in all that was read"
@@ -290,12 +290,12 @@ class FullSummary(nagios.StatusSummary):
 
     def _unexplained(self) -> list[Gap]:
         """Return the gaps, without what the problems have said already."""
-        if self.findings.excused:
+        if self.evaluation.excused:
             return []
-        problems = self.findings.problems
+        problems = self.evaluation.problems
         names = {report.name for report in self.evidence.reports}
         unexplained = []
-        for gap in self.findings.claim.gaps:
+        for gap in self.evaluation.claim.gaps:
             reasons = tuple(reason for reason in gap.reasons if reason not in problems)
             if reasons or not gap.reasons or gap.subject in (*names, ""):
                 unexplained.append(gap._replace(reasons=reasons))

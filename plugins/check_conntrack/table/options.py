@@ -318,9 +318,9 @@ def readers_needed(options: argparse.Namespace) -> int:
     return number + (2 if options.save else 0)
 
 
-def late_modules(options: argparse.Namespace) -> list[str]:
+def later_modules(options: argparse.Namespace) -> list[str]:
     """Return the modules that are imported on demand, after privileges were dropped."""
-    late = [] if options.source in LIVE else ["gzip"]
+    modules = [] if options.source in LIVE else ["gzip"]
     suite = [
         "flows.bulk",
         "flows.text",
@@ -339,7 +339,7 @@ def late_modules(options: argparse.Namespace) -> list[str]:
         suite += ["kernel.socket_owners", "table.names"]
     if options.save:
         suite += ["table.snapshots", "table.table_text", "flows.text_writer"]
-    return late + ["check_conntrack." + name for name in suite]
+    return modules + ["check_conntrack." + name for name in suite]
 
 
 def may_use_conntrack(options: argparse.Namespace) -> bool:

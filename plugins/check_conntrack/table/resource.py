@@ -455,11 +455,11 @@ def _merged(own: HostValues, given: HostValues) -> HostValues:
 
 
 def _report(
-    place: Namespace, table: TableReading | None, series: Series | None, *, was_read: bool
+    namespace: Namespace, table: TableReading | None, series: Series | None, *, was_read: bool
 ) -> NamespaceReport:
     """Return the report on a namespace, from what was read of it."""
     return NamespaceReport(
-        place,
+        namespace,
         table,
         table.tally.figures(table.total) if table else None,
         series,

@@ -114,7 +114,7 @@ class TableSummary(nagios.StatusSummary):
             state.append([_matching(report, match)])
         elif not report.limits:
             entries = report.figures.entries if report.figures else 0
-            where = reports.place(report.namespace)[0]
+            where = reports.namespace_words(report.namespace)[0]
             state.append([where + render.plural(entries, "entry", "entries")])
         return state
 

@@ -66,7 +66,7 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             stack,
             readers=table_options.readers_needed(options),
             capability=privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN,
-            late=table_options.late_modules(options),
+            later_modules=table_options.later_modules(options),
             open_files=files.open_all if options.source not in LIVE else None,
         )
         reader = TableReader(options, run, request, programs, files, stack)
@@ -218,6 +218,6 @@ def _save(
     return f"Saved the table in {path}"
 
 
-def main(late: float = 0.0) -> int:
-    """Run the executable; returns the exit code. `late`: seconds that starting took."""
-    return runner.run(TITLE, parser(), run_check, late=late)
+def main(elapsed: float = 0.0) -> int:
+    """Run the executable; returns the exit code. `elapsed`: seconds since it was started."""
+    return runner.run(TITLE, parser(), run_check, elapsed=elapsed)

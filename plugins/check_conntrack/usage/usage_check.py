@@ -35,7 +35,7 @@ LONGEST_WINDOW = 30 * 86400  # seconds
 SHORTEST_LISTENING, LONGEST_LISTENING = 0.1, 30.0  # seconds; the reader allows no more
 LISTENING_RESERVE = 2.0  # seconds of the time-out for all the rest
 # Modules that are imported on demand, after privileges were dropped.
-LATE_MODULES = tuple(
+LATER_MODULES = tuple(
     f"check_conntrack.{name}"
     for name in (
         *("advice.instance", "kernel.ethtool"),
@@ -114,7 +114,7 @@ def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
             # With --netns one for the counts, and one for the owners.
             readers=2 * bool(options.netns) + bool(options.listen),
             capability=privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN,
-            late=LATE_MODULES,
+            later_modules=LATER_MODULES,
         )
         usage, write = read(run, options, thresholds)
 
@@ -164,6 +164,6 @@ def _not_known_yet(usage: Usage, thresholds: Thresholds, run: Session) -> list[s
     return [f"Not known yet: {', '.join(names)} ({why})"]
 
 
-def main(late: float = 0.0) -> int:
-    """Run the executable; returns the exit code. `late`: seconds that starting took."""
-    return runner.run(TITLE, parser(), run_check, late=late)
+def main(elapsed: float = 0.0) -> int:
+    """Run the executable; returns the exit code. `elapsed`: seconds since it was started."""
+    return runner.run(TITLE, parser(), run_check, elapsed=elapsed)

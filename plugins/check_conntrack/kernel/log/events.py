@@ -189,14 +189,17 @@ def _when(event: Event) -> float:
 # -- merging -------------------------------------------------------------------------------------
 
 
-class _Slot:
-    """An event of the merged list; `free`: messages without a copy in the present source yet."""
+class _MergedEvent:
+    """An event of the merged list.
 
-    __slots__ = ("event", "free")
+    unpaired: how many of its messages have no copy in the source that is being added yet.
+    """
+
+    __slots__ = ("event", "unpaired")
 
     def __init__(self, event: Event) -> None:
         self.event = event
-        self.free = 0
+        self.unpaired = 0
 
 
 def _units(event: Event) -> int:
@@ -236,55 +239,54 @@ def merge(*sources: Sequence[Event]) -> tuple[Event, ...]:
     events. A line that stands for several messages is paired with as many, back to the line of
     its source before it. More than DENSE events of one second are joined into one.
     """
-    shelf = _Shelf()
+    merged = _MergedEvents()
     for events in _families(sources):
-        _merge_one(shelf, _thinned(events))
-    merged = sorted((slot.event for slot in shelf.slots), key=_when)
-    return tuple(merged)
+        _merge_one(merged, _thinned(events))
+    return tuple(sorted((one.event for one in merged.all), key=_when))
 
 
-class _Row:
-    """Slots of one key and host in order of time, and their times."""
+class _ByTime:
+    """Merged events of one key and host in order of time, and their times."""
 
-    __slots__ = ("slots", "times")
+    __slots__ = ("events", "times")
 
     def __init__(self) -> None:
-        self.slots: list[_Slot] = []
+        self.events: list[_MergedEvent] = []
         self.times: list[float] = []
 
 
-class _Shelf:
+class _MergedEvents:
     """The merged list, with indexes by which an event's copies are found."""
 
     def __init__(self) -> None:
-        self.slots: list[_Slot] = []
-        self.stamped: dict[tuple[object, ...], list[_Slot]] = {}
-        self.timed: dict[tuple[object, ...], dict[str | None, _Row]] = {}
+        self.all: list[_MergedEvent] = []
+        self.stamped: dict[tuple[object, ...], list[_MergedEvent]] = {}
+        self.timed: dict[tuple[object, ...], dict[str | None, _ByTime]] = {}
         self.widest = 0.0
 
-    def rows(self, event: Event) -> list[_Row]:
-        """Return the rows that may hold copies: those of the same host, and of no known host."""
+    def of_host(self, event: Event) -> list[_ByTime]:
+        """Return the events that may be copies: those of the same host, and of no known host."""
         of_hosts = self.timed.get(_key(event), {})
         if event.host is None:
             return list(of_hosts.values())
         return [of_hosts[host] for host in (_host(event), None) if host in of_hosts]
 
     def add(self, events: Iterable[Event]) -> None:
-        """Add the new events of a family, all at once: each row is sorted once."""
-        changed: dict[int, _Row] = {}
+        """Add the new events of a family, all at once: each list is sorted once."""
+        changed: dict[int, _ByTime] = {}
         for event in events:
-            slot = _Slot(event)
-            self.slots.append(slot)
+            one = _MergedEvent(event)
+            self.all.append(one)
             self.widest = max(self.widest, event.slack)
             if event.monotonic is not None:
-                self.stamped.setdefault((*_key(event), event.monotonic), []).append(slot)
+                self.stamped.setdefault((*_key(event), event.monotonic), []).append(one)
             if event.time is not None:
-                row = self.timed.setdefault(_key(event), {}).setdefault(_host(event), _Row())
-                row.slots.append(slot)
+                row = self.timed.setdefault(_key(event), {}).setdefault(_host(event), _ByTime())
+                row.events.append(one)
                 changed[id(row)] = row
         for row in changed.values():
-            row.slots.sort(key=lambda slot: _when(slot.event))
-            row.times = [_when(slot.event) for slot in row.slots]
+            row.events.sort(key=lambda one: _when(one.event))
+            row.times = [_when(one.event) for one in row.events]
 
 
 def _families(sources: Sequence[Sequence[Event]]) -> list[list[Event]]:
@@ -325,57 +327,57 @@ def _thinned(events: list[Event]) -> list[tuple[Event, float | None]]:
     return thin
 
 
-def _merge_one(shelf: _Shelf, events: list[tuple[Event, float | None]]) -> None:
-    for slot in shelf.slots:
-        slot.free = _units(slot.event)
+def _merge_one(merged: _MergedEvents, events: list[tuple[Event, float | None]]) -> None:
+    for one in merged.all:
+        one.unpaired = _units(one.event)
     before: dict[tuple[object, ...], float] = {}
     fresh: list[Event] = []
     for event, first in sorted(events, key=lambda one: _when(one[0])):
         key = _key(event)
         need = _units(event)
         if event.monotonic is not None:
-            need = _use(shelf.stamped.get((*key, event.monotonic), ()), event, need)
+            need = _pair(merged.stamped.get((*key, event.monotonic), ()), event, need)
         if need and event.time is not None:
             since = event.time
             if first is not None:
                 since = first
             elif need > 1:
                 since = before.get(key, event.time)
-            need = _use(_near(shelf, event, since), event, need)
+            need = _pair(_near(merged, event, since), event, need)
         if event.time is not None:
             before[key] = event.time
         if need:
             fresh.append(event if event.kind is Kind.SUPPRESSED else event._replace(times=need))
-    shelf.add(fresh)
+    merged.add(fresh)
 
 
-def _near(shelf: _Shelf, event: Event, since: float) -> list[_Slot]:
-    """Return the slots that may hold a copy by their time, the nearest first."""
+def _near(merged: _MergedEvents, event: Event, since: float) -> list[_MergedEvent]:
+    """Return the events that may be copies by their time, the nearest first."""
     now = _when(event)
     reach = TOLERANCE + event.slack
-    slots = []
-    for row in shelf.rows(event):
-        low = bisect_left(row.times, since - reach - shelf.widest)
-        for slot in islice(row.slots, low, None):
-            when = _when(slot.event)
-            if when > now + reach + shelf.widest:
+    near = []
+    for row in merged.of_host(event):
+        low = bisect_left(row.times, since - reach - merged.widest)
+        for one in islice(row.events, low, None):
+            when = _when(one.event)
+            if when > now + reach + merged.widest:
                 break
-            near = reach + slot.event.slack
-            stamped = event.monotonic is not None and slot.event.monotonic is not None
-            if since - near <= when <= now + near and not stamped:
-                slots.append(slot)
-    slots.sort(key=lambda slot: abs(_when(slot.event) - now))
-    return slots
+            within = reach + one.event.slack
+            stamped = event.monotonic is not None and one.event.monotonic is not None
+            if since - within <= when <= now + within and not stamped:
+                near.append(one)
+    near.sort(key=lambda one: abs(_when(one.event) - now))
+    return near
 
 
-def _use(slots: Iterable[_Slot], event: Event, need: int) -> int:
-    """Pair `need` messages with free ones in `slots`; return how many are left."""
-    for slot in slots:
+def _pair(events: Iterable[_MergedEvent], event: Event, need: int) -> int:
+    """Pair `need` messages of an event with unpaired ones; return how many are left."""
+    for one in events:
         if not need:
             break
-        if slot.free and not _contradict(slot.event, event):
-            used = min(slot.free, need)
-            slot.free -= used
+        if one.unpaired and not _contradict(one.event, event):
+            used = min(one.unpaired, need)
+            one.unpaired -= used
             need -= used
     return need
 

@@ -54,8 +54,8 @@ class Header(NamedTuple):
     proof: str = ""
 
 
-class _Reader:
-    """Reads one header from left to right."""
+class _HeaderParser:
+    """Parses one header from left to right."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -390,22 +390,22 @@ def _common(match: re.Match[str], reference: float, zone: tzinfo | None) -> Head
     return Header(stamp, monotonic, match["host"], KERNEL, None, True)
 
 
-def _read(text: str) -> _Reader:
+def _read(text: str) -> _HeaderParser:
     """Read a whole header, and judge what is left of it."""
-    reader = _Reader(text)
-    while reader.at < len(text) and not reader.proof:
-        reader.step()
-    words = reader.words
-    if not reader.proof and not reader.stamped and not reader.marked:
-        words += [""] * any(dates.started for dates in reader.dates)
-    if words and not reader.proof:
-        most = _MOST_WORDS_WITHOUT_TAG if reader.stamped and not reader.marked else 0
+    parser = _HeaderParser(text)
+    while parser.at < len(text) and not parser.proof:
+        parser.step()
+    words = parser.words
+    if not parser.proof and not parser.stamped and not parser.marked:
+        words += [""] * any(dates.started for dates in parser.dates)
+    if words and not parser.proof:
+        most = _MOST_WORDS_WITHOUT_TAG if parser.stamped and not parser.marked else 0
         # A host may be a plain word; two of them are a program's, or a sentence's.
         if len(words) > most or sum(map(str.isalpha, words)) > 1:
-            reader.proof = "a sentence"
+            parser.proof = "a sentence"
     if text and text[-1] not in items.GLUE and not text[-1].isspace():
-        reader.proof = reader.proof or "a longer word"
-    return reader
+        parser.proof = parser.proof or "a longer word"
+    return parser
 
 
 def read_header(text: str, reference: float, zone: tzinfo | None = None) -> Header:
@@ -417,11 +417,11 @@ def read_header(text: str, reference: float, zone: tzinfo | None = None) -> Head
     common = _common(match, reference, zone) if match is not None else None
     if common is not None:
         return common
-    reader = _read(text)
-    if reader.proof and text[-1:] in (",", ";"):
+    parser = _read(text)
+    if parser.proof and text[-1:] in (",", ";"):
         columns = _read(text.replace(text[-1], " "))
-        reader = reader if columns.proof or columns.program != KERNEL else columns
-    return reader.header(reference, zone)
+        parser = parser if columns.proof or columns.program != KERNEL else columns
+    return parser.header(reference, zone)
 
 
 def read_start(line: str, reference: float, zone: tzinfo | None = None) -> Header:
@@ -433,26 +433,26 @@ def read_start(line: str, reference: float, zone: tzinfo | None = None) -> Heade
     common = _common(match, reference, zone) if match is not None else None
     if common is not None:
         return common
-    reader = _Reader(line[:512])
-    while reader.at < len(reader.text) and not reader.proof:
-        reader.step()
-        if reader.marked and reader.program != KERNEL:
-            host = items.SHORT_MONOTONIC.match(reader.text, reader.at)
+    parser = _HeaderParser(line[:512])
+    while parser.at < len(parser.text) and not parser.proof:
+        parser.step()
+        if parser.marked and parser.program != KERNEL:
+            host = items.SHORT_MONOTONIC.match(parser.text, parser.at)
             if host is not None:
-                reader.host = reader.host or host["host"]
-            elif items.APACHE.match(reader.text, reader.at):
-                reader.proof = "a log of Apache"
+                parser.host = parser.host or host["host"]
+            elif items.APACHE.match(parser.text, parser.at):
+                parser.proof = "a log of Apache"
             break
-        if reader.program == KERNEL:
-            level = items.LEVEL_AND_STAMP.match(reader.text, reader.at)
+        if parser.program == KERNEL:
+            level = items.LEVEL_AND_STAMP.match(parser.text, parser.at)
             if level is not None:
-                reader.at = level.end()  # Talos
-            elif not reader.stamped and reader.facility is None:
-                reader.proof = "a heading"
+                parser.at = level.end()  # Talos
+            elif not parser.stamped and parser.facility is None:
+                parser.proof = "a heading"
             # The kernel's own stamp follows its tag.
-            while reader.text[reader.at : reader.at + 1] in (" ", "[") and reader.monotonic is None:
-                reader.step()
+            while parser.text[parser.at : parser.at + 1] in (" ", "[") and parser.monotonic is None:
+                parser.step()
             break
-        if len(reader.words) > _MOST_WORDS_BEFORE_TAG:
+        if len(parser.words) > _MOST_WORDS_BEFORE_TAG:
             break
-    return reader.header(reference, zone)
+    return parser.header(reference, zone)
