@@ -34,17 +34,19 @@ COMMON = "conntrack-service"
 # file. The checks use sudo only where they lack a privilege.
 DEFAULTS = {"sudo": True}
 # Counting new entries for a second tells where the table is heading. Where the reader may not do so
-# a line of the output says it. nrpe/conntrack.cfg has the reasons of the thresholds. For usage
-# the check's own hold: a warning at 95 would be refused for a host that sets critical to 85 alone.
-# An address is worth little without its owner.
+# a line of the output says it. An address is worth little without its owner. nrpe/conntrack.cfg has
+# the reasons of the thresholds.
 DEFAULTS_OF = {
     "usage": {
         "listen": "1s",
         "warning": ["time_to_full=1h:"],
         "critical": ["time_to_full=10m:"],
     },
-    "table": {"names": True},
+    "table": {"critical": ["98"], "names": True},
 }
+# Thresholds that hold while a host sets no others. These are no variables, because a host may set
+# one threshold alone: the check would refuse a warning of 95 beside a critical threshold of 85.
+BOUNDS = {"usage": {"-c": "98", "-w": "95"}}
 MORE = {"--timeout": f"; Icinga itself ends the check after {TIMEOUT} s, see check_timeout"}
 NUMBERS = ("top", "max_entries", "keep", "verbose")
 
@@ -54,6 +56,8 @@ HEADER = """\
  * Written by generate.py from the command lines of the checks. An option that may be repeated takes
  * a value or an array of values. Thresholds are [LABEL=]RANGE:
  *   vars.conntrack_usage_warning = [ "70", "time_to_full=4h:" ]
+ * A value of a host replaces the shipped one as a whole: repeat time_to_full in it. usage is 95 and 98
+ * while a host sets neither warning nor critical, else the check's own 80 and 90.
  * Write $$ for a $ in a value. The plugins are in PluginContribDir (constants.conf).
  */
 """
@@ -126,7 +130,10 @@ CHECKS = (
 
 
 class Option(NamedTuple):
-    """An option of a check as a custom variable; `level` is the number of v in -v, -vv, -vvv."""
+    """An option of a check as a custom variable; `level` is the number of v in -v, -vv, -vvv.
+
+    An option with a `fixed` value and a `condition` has no variable.
+    """
 
     key: str
     variable: str
@@ -135,10 +142,14 @@ class Option(NamedTuple):
     repeatable: bool = False
     number: bool = False
     level: int = 0
+    fixed: str = ""
+    condition: str = ""
 
     @property
     def set_if(self) -> str:
-        """The condition in Icinga's language, for a level."""
+        """The condition in Icinga's language; empty if there is none."""
+        if not self.level:
+            return self.condition
         compare = ">=" if self.level == 3 else "=="
         return f'number(macro("${self.variable}$")) {compare} {self.level}'
 
@@ -174,6 +185,20 @@ def options(check: Check) -> list[Option]:
     return found
 
 
+def bounds(check: Check) -> list[Option]:
+    """Return the thresholds of BOUNDS as options."""
+    shipped = {f"{check.command}_{name}": value for name, value in defaults(check).items()}
+    variables = [f"{check.command}_{name}" for name in ("warning", "critical")]
+    condition = " && ".join(
+        f'macro("${name}$") == {json.dumps(shipped.get(name))}' for name in variables
+    )
+    text = "usage above {}%, while neither warning nor critical is set for the host"
+    return [
+        Option(key, "", text.format(value), fixed=value, condition=condition)
+        for key, value in BOUNDS.get(check.name, {}).items()
+    ]
+
+
 def defaults(check: Check) -> dict[str, Any]:
     """Return the values of the custom variables that a command sets itself, sorted by name."""
     return dict(sorted({**DEFAULTS, **DEFAULTS_OF.get(check.name, {})}.items()))
@@ -201,11 +226,13 @@ def _command(check: Check) -> str:
         "",
         "\targuments = {",
     ]
-    for option in options(check):
+    for option in [*options(check), *bounds(check)]:
         lines.append(f"\t\t{quoted(option.key)} = {{")
-        if option.level:
+        if option.set_if:
             lines.append(f"\t\t\tset_if = {{{{ {option.set_if} }}}}")
-        else:
+        if option.fixed:
+            lines.append(f"\t\t\tvalue = {quoted(option.fixed)}")
+        elif not option.level:
             attribute = "set_if" if option.flag else "value"
             lines.append(f"\t\t\t{attribute} = {quoted(f'${option.variable}$')}")
         if option.level < 2:
@@ -292,7 +319,7 @@ def _basket_command(check: Check, fields: dict[str, dict[str, Any]]) -> dict[str
     return {
         "arguments": {
             option.key: _basket_argument(option)
-            for option in sorted(found, key=lambda each: each.key)
+            for option in sorted([*found, *bounds(check)], key=lambda each: each.key)
         },
         "command": f"PluginContribDir + /check_{check.command}",
         "fields": references,
@@ -310,9 +337,13 @@ def _basket_argument(option: Option) -> dict[str, Any]:
         argument["description"] = option.description
     if option.repeatable:
         argument["repeat_key"] = True
-    if option.level:
+    if option.set_if:
         argument["set_if"] = option.set_if
         argument["set_if_format"] = "expression"
+    if option.fixed:
+        argument["value"] = option.fixed
+    elif option.level:
+        pass
     elif option.flag:
         argument["set_if"] = f"${option.variable}$"
         argument["set_if_format"] = "string"

@@ -208,7 +208,8 @@ def test_a_check_runs_and_every_label_is_understood(cluster, log, name):
         assert (done.perfdata["table_full"]["value"], done.perfdata["table_full"]["crit"]) == (3, 0)
     else:
         assert done.perfdata["entries"]["value"] == 120
-        assert (done.perfdata["usage"]["warn"], done.perfdata["usage"]["crit"]) == (80, 90)
+        shipped = (95, 98) if name == "usage" else (80, 98)
+        assert (done.perfdata["usage"]["warn"], done.perfdata["usage"]["crit"]) == shipped
 
 
 def test_growth_and_time_to_full_reach_icinga_when_they_are_known(cluster):
@@ -375,6 +376,8 @@ def test_without_the_line_for_sudo_the_agent_says_what_to_grant(cluster):
 # --- every option
 
 SHIPPED = (
+    ("-c", "98"),
+    ("-w", "95"),
     ("--critical", "time_to_full=10m:"),
     ("--listen", "1s"),
     ("--warning", "time_to_full=1h:"),

@@ -41,7 +41,7 @@ ANSWERS = {
         r"invalid_total=0c;;;0 search_restart_total=0c;;;0"
     ),
     "check_conntrack_table": (
-        r"CONNTRACK_TABLE OK - 300 of 10000 entries in use \(3\.0%\) \| usage=3\.0%;80;90;0;100 "
+        r"CONNTRACK_TABLE OK - 300 of 10000 entries in use \(3\.0%\) \| usage=3\.0%;80;98;0;100 "
         r"[a-z_=0-9.%; ]* entries=300;;;0;10000 [a-z_=0-9.%; ]* unreplied=300;;;0 "
         r"[a-z_=0-9.%; ]*top_service_share=0\.3%;;;0;100 top_zone_share=0\.0%;;;0;100 "
         r"top_source_entries=[0-9]+;;;0 top_destination_entries=[0-9]+;;;0 stale=0;10;;0"

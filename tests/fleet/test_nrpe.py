@@ -18,7 +18,7 @@ OK, WARNING, CRITICAL, UNKNOWN = range(4)
 SITUATIONS = {
     "roomy": (300, 10000, (OK, OK, OK)),
     "filling": (850, 1000, (OK, OK, WARNING)),
-    "nearly full": (970, 1000, (WARNING, OK, CRITICAL)),
+    "nearly full": (970, 1000, (WARNING, OK, WARNING)),
     "full": (1000, 1000, (CRITICAL, CRITICAL, CRITICAL)),
 }
 

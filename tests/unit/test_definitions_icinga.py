@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from check_conntrack import cli
+from check_conntrack import cli, ranges
 from check_conntrack.full import full_check
 from check_conntrack.table import table_check
 from check_conntrack.usage import usage_check
@@ -25,6 +25,7 @@ PARSERS = {
     "full": full_check.parser(),
     "table": table_check.parser(),
 }
+LABELS = {"usage": usage_check.LABELS, "full": full_check.LABELS, "table": table_check.LABELS}
 RUNBOOK = "/usr/share/doc/monitoring-plugins-conntrack/runbook.md"
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 EVERY = pytest.mark.parametrize("name", PARSERS)
@@ -110,7 +111,7 @@ def test_every_option_has_an_argument_with_a_variable_of_its_own(name):
             assert "set_if" not in argument
         repeatable = isinstance(action, argparse._AppendAction)
         assert argument.get("repeat_key", False) is repeatable
-    assert has == {}, "arguments that no parser knows"
+    assert set(has) == ({"-w", "-c"} if name == "usage" else set()), "unknown arguments"
 
 
 @EVERY
@@ -133,7 +134,7 @@ def own_variables(name):
             "conntrack_usage_critical": ["time_to_full=10m:"],
         }
     if name == "table":
-        own["conntrack_table_names"] = True
+        own |= {"conntrack_table_names": True, "conntrack_table_critical": ["98"]}
     return own
 
 
@@ -148,6 +149,35 @@ def test_a_command_runs_the_plugin_and_outlasts_its_time_out(name):
     defaults = {key[5:]: json.loads(value) for key, value in has.items() if key.startswith("vars.")}
     assert defaults == own_variables(name)
     assert PARSERS[name].get_default("sudo") is False
+
+
+@EVERY
+def test_a_host_that_sets_nothing_is_checked_with_what_nrpe_ships(name):
+    text = (FOLDER.parent / "nrpe" / "conntrack.cfg").read_text()
+    line = re.search(rf"^command\[check_conntrack_{name}\]=(.*)$", text, re.MULTILINE)[1]
+    words = []
+    for variable, value in own_variables(name).items():
+        option = "--" + variable.removeprefix(f"conntrack_{name}_").replace("_", "-")
+        listed = value if isinstance(value, list) else [value]
+        words += [option] if value is True else [f"{option}={each}" for each in listed]
+    for key, argument in arguments(name).items():
+        words += [key, argument["value"]] if "$" not in argument.get("value", "$") else []
+    here = vars(PARSERS[name].parse_args(words))
+    there = vars(PARSERS[name].parse_args(line.split()[1:]))
+    thresholds = [
+        ranges.parse_thresholds(LABELS[name], each.pop("warning"), each.pop("critical"))
+        for each in (here, there)
+    ]
+    assert thresholds[0] == thresholds[1]
+    assert here == there
+
+
+def test_shipped_usage_holds_while_a_host_sets_no_threshold():
+    own = own_variables("usage")
+    variables = [f"conntrack_usage_{name}" for name in ("warning", "critical")]
+    wanted = " && ".join(f'macro("${name}$") == {json.dumps(own[name])}' for name in variables)
+    for key in ("-w", "-c"):
+        assert arguments("usage")[key]["set_if"] == f"{{{{ {wanted} }}}}"
 
 
 def test_nothing_is_left_to_a_shell():
