@@ -17,7 +17,16 @@ from check_conntrack.table import table_check
 from check_conntrack.usage import usage_check
 from support import perfdata
 from support.commands import passing, run
-from support.graph_stores import GRAPHS, Graphite, InfluxDB, folder, icinga, templates, until
+from support.graph_stores import (
+    GRAPHS,
+    Graphite,
+    InfluxDB,
+    InfluxDB2,
+    folder,
+    icinga,
+    templates,
+    until,
+)
 from support.machine import machine_limit
 from support.netns import Namespace
 
@@ -146,13 +155,17 @@ def expected(label: str, step: int, *, rate: bool) -> list[float]:
 
 @pytest.fixture(scope="module")
 def stores(need, written_down, figures, past, namespaces):
-    """Graphite and InfluxDB with the host whose checks Icinga ran, and with one of the past."""
+    """Graphite and InfluxDB with the host whose checks Icinga ran, and with one of the past.
+
+    Beside them what Icinga writes for InfluxDB 2.
+    """
     need("icinga2", "carbon-cache", "influxd")
     with (
         folder() as one,
         folder() as other,
         Graphite(one).started() as graphite,
         InfluxDB(other).started() as influxdb,
+        InfluxDB2().started() as influxdb2,
     ):
         labels = [(check, label) for check in CHECKS for label in figures[check]]
         graphite.send(
@@ -166,12 +179,21 @@ def stores(need, written_down, figures, past, namespaces):
             for check, label in labels
             for number, at in enumerate(past[check])
         )
-        with icinga(HOST, written_down, graphite.port, influxdb.port):
+        with icinga(HOST, written_down, graphite.port, influxdb.port, influxdb2.port):
             for check in CHECKS:
                 last = metric(check, list(figures[check])[-1].replace("::", "."))
                 until(lambda path=last: graphite.newest(path) is not None, last)
             until(lambda: len(written(influxdb)) == len(labels), "InfluxDB")
+            until(lambda: len(series_of(influxdb2.lines)) == len(labels), "InfluxDB 2")
+            assert influxdb2.refused == []
+            influxdb.create("second")
+            influxdb.write(influxdb2.lines, "second")
             yield graphite, influxdb
+
+
+def series_of(lines: list[str]) -> set[str]:
+    """The series of lines of the line protocol: measurement and tags. No name here has a blank."""
+    return {line.split(" ")[0] for line in lines if "conntrack" in line}
 
 
 def metric(check: str, label: str, host: str = HOST, field: str = "value") -> str:
@@ -362,3 +384,32 @@ def test_grafanas_queries_draw_from_influxdb(stores, figures, namespaces, past, 
         assert values[-1] == told(figures, check, label, field)
     if "::" in label:
         assert series["tags"] == {"metric": label}
+
+
+@pytest.mark.parametrize("what", ["SERIES", "FIELD KEYS"])
+def test_icinga_writes_the_same_series_and_fields_for_influxdb_2(stores, what):
+    _, influxdb = stores
+    asked = f"SHOW {what}" + (f" WHERE \"hostname\" = '{HOST}'" if what == "SERIES" else "")
+    assert influxdb.query(asked, "second") == influxdb.query(asked)
+
+
+def test_grafanas_queries_draw_from_what_icinga_writes_for_influxdb_2(stores):
+    _, influxdb = stores
+    for title, target in queries("influxdb"):
+        if "derivative" in target["query"]:
+            continue
+        text = filled(target["query"], HOST, ".*")
+        found = [influxdb.query(text, database) for database in ("icinga2", "second")]
+        assert found[0], title
+        values = [
+            [
+                (
+                    series["name"],
+                    series.get("tags"),
+                    [value for _, value in series["values"] if value is not None][-1],
+                )
+                for series in each
+            ]
+            for each in found
+        ]
+        assert values[1] == values[0], title

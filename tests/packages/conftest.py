@@ -13,8 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+import nagiosplugin
 import pytest
 
+import check_conntrack
 from support.commands import Result
 from support.machine import machine_limit
 from support.netns import Namespace
@@ -22,6 +24,11 @@ from support.netns import Namespace
 TREE = Path(__file__).resolve().parent.parent.parent
 RELEASES = ("bookworm", "stable")
 CHECKS = ("check_conntrack_usage", "check_conntrack_full", "check_conntrack_table")
+NAME = "monitoring-plugins-conntrack"
+STATE = "/var/lib/check-conntrack"
+DISABLED = ".disabled"
+# No question has an answer here: a file of the configuration that asks one fails.
+APT = ["apt-get", "-y", "-q", "--no-install-recommends", "-o", "Dpkg::Options::=--force-unsafe-io"]
 # Of the system, what lies where its users look for it, and what can be entered.
 ENTER = """\
 set -e
@@ -203,6 +210,47 @@ def wheel(dist):
 def pages(tmp_path_factory):
     """Man pages and completions."""
     return build("pages", tmp_path_factory.mktemp("made")) / "pages"
+
+
+@pytest.fixture(scope="session")
+def older(systems, tmp_path_factory):
+    """A folder with the packages of the last tag, or else of a changed copy of this tree."""
+    tree = tmp_path_factory.mktemp("older") / "tree"
+    tags = done("git", "tag", "--list", "v*", "--sort=-v:refname", cwd=TREE).split()
+    earlier = [tag for tag in tags if tag != f"v{check_conntrack.__version__}"]
+    if earlier:
+        done("git", "clone", "--quiet", "--branch", earlier[0], TREE, tree)
+    else:
+        done("git", "clone", "--quiet", TREE, tree)
+        version = tree / "plugins/check_conntrack/__init__.py"
+        version.write_text('"""The older version."""\n\n__version__ = "0.0.1"\n')
+        for name in ("nrpe/conntrack.cfg", "nrpe/sudoers", "plugins/check_conntrack/gone.py"):
+            with (tree / name).open("a") as file:
+                file.write("# the older version's\n")
+    out = tmp_path_factory.mktemp("older-dist")
+    for what in ("deb", "rpm"):
+        build(what, out, tree)
+    return out
+
+
+def compiled(system: System) -> bool:
+    """No user has to compile what is started thousands of times a day."""
+    library = system.path(f"/usr/share/{NAME}/check_conntrack")
+    sources = list(library.rglob("*.py"))
+    return bool(sources) and all(
+        list(path.parent.glob(f"__pycache__/{path.stem}.*.pyc")) for path in sources
+    )
+
+
+def make_ready_for_rpm(system: System) -> str:
+    """Let Debian's rpm install as into RHEL; returns the folder of what the package depends on."""
+    inside = "/usr/lib/python3/dist-packages/nagiosplugin"
+    library = system.path(inside)
+    if not library.exists():
+        shutil.copytree(Path(nagiosplugin.__file__).parent, library)
+    if system.run("id", "nrpe").code:
+        system.done("useradd", "--system", "nrpe")
+    return inside
 
 
 def only(folder: Path, pattern: str) -> Path:

@@ -40,6 +40,17 @@ def expanded(line, environment):
             yield re.sub(r"\$\{(\w+)\}", lambda name: environment.get(name[1], ""), word)
 
 
+def stop(process):
+    """End a process, or a group if it is negative, and wait until its ports are free."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGTERM)
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            os.kill(process, 0)
+            time.sleep(0.1)
+        os.kill(process, signal.SIGKILL)
+
+
 verb, unit = sys.argv[1:]
 assert verb == "restart"
 for file in pathlib.Path("/usr/lib/tmpfiles.d").glob("*.conf"):
@@ -62,8 +73,12 @@ for key, value in settings:
 
 running = pathlib.Path(f"/run/stand-in-{unit}")
 if running.exists():
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(int(running.read_text()), signal.SIGTERM)
+    if one["Type"] == "forking" and "PIDFile" not in one:
+        sys.exit(subprocess.run(shlex.split(one["ExecReload"]), check=False).returncode)
+    stop(-int(running.read_text()))
+    if "PIDFile" in one:
+        with contextlib.suppress(FileNotFoundError):
+            stop(int(pathlib.Path(one["PIDFile"]).read_text()))
 become = []
 if "User" in one:
     become = ["setpriv", "--reuid", one["User"], "--regid", one["User"], "--init-groups"]

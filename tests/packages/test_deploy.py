@@ -1,4 +1,4 @@
-"""The walk of docs/deploy.md, from an empty server to the first graph, in a clean Debian."""
+"""The walk of docs/deploy.md, from an empty server to the first graph, in clean Debians."""
 
 from __future__ import annotations
 
@@ -12,24 +12,53 @@ from pathlib import Path
 
 import pytest
 
+from support.graph_stores import templates
 from support.netns import Namespace
 
-from .conftest import TREE, System, build, done, only
+from .conftest import RELEASES, TREE, System, build, done, only
 
 WALK = "From an empty server to the first graph"
-# Steps 1 to 6. Icinga Web, the seventh, is set up by its wizard.
-STEPS = [str(number) for number in range(1, 7)]
+STEPS = [str(number) for number in range(1, 8)]
 # The daemons live in a network namespace of their own, apt-get fetches from outside it.
 APT_GET = """\
 #!/bin/sh
 exec nsenter --net="/proc/self/fd/$OUTSIDE" /usr/bin/apt-get "$@"
 """
-# The shared memory of a server. Then, after the walk, what the graph was drawn of.
-BEFORE = "set -ex\nmount -t tmpfs tmpfs /dev/shm\n"
-AFTER = """
+# The shared memory of a server; the walk, twice, and what it leaves in /etc; what the graph was
+# drawn of, and what Icinga Web's module makes of its templates.
+SCRIPT = """\
+set -ex
+mount -t tmpfs tmpfs /dev/shm
+for round in first second; do
+{walk}
+find /etc -type f -exec sha256sum {{}} + | sort >/root/$round
+done
+{after}
+"""
+AFTER = """\
 set +x
 echo "whisper: $(whisper-info $files/conntrack-usage/nrpe/perfdata/usage/value.wsp | tr '\\n' ' ')"
 echo "drawn: $(curl -fsS "http://127.0.0.1:8080/render?from=-1h&format=json&target=$usage")"
+echo "templates: $(php /root/templates.php)"
+"""
+# The module's own code, started as icingacli starts it.
+TEMPLATES = """\
+<?php
+require_once '/usr/share/php/Icinga/Application/Cli.php';
+$argv = $_SERVER['argv'] = ['icingacli'];
+$app = Icinga\\Application\\Cli::start('/usr/share/icingaweb2');
+$app->getModuleManager()->loadEnabledModules();
+class Loaded
+{
+    use Icinga\\Module\\Graphite\\Graphing\\GraphingTrait;
+    public static function names($command)
+    {
+        return array_keys(self::getAllTemplates()->getTemplates($command));
+    }
+}
+$url = Icinga\\Application\\Config::module('graphite')->get('graphite', 'url');
+$names = array_map('Loaded::names', ['conntrack_usage', 'conntrack_full', 'conntrack_table']);
+echo json_encode([$url, array_merge(...$names)]);
 """
 
 
@@ -45,10 +74,10 @@ def walk() -> str:
     return "\n".join(commands) + "\n"
 
 
-@pytest.fixture
-def server(systems, tmp_path):
-    """A clean Debian 12 with the package in root's directory, made to be without systemd."""
-    clean = systems["bookworm"].wait()
+@pytest.fixture(params=RELEASES)
+def server(request, systems, tmp_path):
+    """A clean Debian with the package in root's directory, made to be without systemd."""
+    clean = systems[request.param].wait()
     top = Path(tempfile.mkdtemp(prefix="check-conntrack-server-"))
     top.chmod(0o755)
     try:
@@ -64,6 +93,7 @@ def server(systems, tmp_path):
             "/usr/sbin/policy-rc.d": "#!/bin/sh\nexit 101\n",
             "/usr/local/bin/apt-get": APT_GET,
             "/usr/local/bin/systemctl": stand_in,
+            "/root/templates.php": TEMPLATES,
         }.items():
             system.path(file).write_text(text)
             system.path(file).chmod(0o755)
@@ -73,9 +103,10 @@ def server(systems, tmp_path):
         shutil.rmtree(top, ignore_errors=True)
 
 
+@pytest.mark.timeout(1000)
 def test_deploy_document_leads_from_an_empty_server_to_the_first_graph(server, need):
     need("ip", "nft", "unshare", "chroot")
-    server.path("/root/walk").write_text(BEFORE + walk() + AFTER)
+    server.path("/root/walk").write_text(SCRIPT.format(walk=walk(), after=AFTER))
     outside = os.open("/proc/self/ns/net", os.O_RDONLY)
     try:
         with Namespace() as namespace:
@@ -85,7 +116,7 @@ def test_deploy_document_leads_from_an_empty_server_to_the_first_graph(server, n
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=500,
+                timeout=900,
                 pass_fds=[outside],
                 env={
                     "PATH": "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -106,6 +137,13 @@ def test_deploy_document_leads_from_an_empty_server_to_the_first_graph(server, n
     assert "aggregationMethod: max" in whisper
     assert "xFilesFactor: 0.0" in whisper
     assert "retention: 172800" in whisper
+    # Whoever runs the commands again changes nothing.
+    first, second = (server.path(f"/root/{name}").read_text() for name in ("first", "second"))
+    assert first.count("\n") > 100
+    assert second == first
+    # Icinga Web's module finds graphite-web, and every template.
+    said = re.search(r"^templates: .*?(\[.*)$", ended.stdout, re.MULTILINE)[1]
+    assert json.loads(said) == ["http://127.0.0.1:8080", [name for _, name, _ in templates()]]
     # Both runs by hand had an answer of the kernel.
     assert re.search(r"^CONNTRACK_TABLE OK - \d+ of \d+ entries", ended.stdout, re.MULTILINE)
     assert re.search(r"^CONNTRACK_USAGE OK - \d+ of \d+ entries", ended.stdout, re.MULTILINE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import http.server
 import json
 import os
 import pwd
@@ -15,6 +16,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -102,6 +104,15 @@ object InfluxdbWriter "influxdb" {{
   host = "127.0.0.1"
   port = "{influxdb}"
   database = "icinga2"
+  flush_interval = 1s
+  enable_send_thresholds = true
+}}
+object Influxdb2Writer "influxdb2" {{
+  host = "127.0.0.1"
+  port = "{influxdb2}"
+  organization = "monitoring"
+  bucket = "icinga2"
+  auth_token = "secret"
   flush_interval = 1s
   enable_send_thresholds = true
 }}
@@ -319,28 +330,81 @@ class InfluxDB:
         command = ("influxd", "-config", configuration)
         with running(command, self.top / "influxdb.out", cwd=self.top) as server:
             until(lambda: listens(self.port), "influxd", server)
-            create = urllib.parse.urlencode({"q": "CREATE DATABASE icinga2"}).encode()
-            urllib.request.urlopen(self.url + "/query", create, timeout=PATIENCE).close()
+            self.create("icinga2")
             yield self
 
-    def write(self, lines: Iterable[str]) -> None:
+    def create(self, database: str) -> None:
+        """Make an empty database."""
+        create = urllib.parse.urlencode({"q": f"CREATE DATABASE {database}"}).encode()
+        urllib.request.urlopen(self.url + "/query", create, timeout=PATIENCE).close()
+
+    def write(self, lines: Iterable[str], database: str = "icinga2") -> None:
         """Points in the line protocol, times in seconds."""
         body = "\n".join(lines).encode()
-        url = self.url + "/write?db=icinga2&precision=s"
+        url = self.url + f"/write?db={database}&precision=s"
         urllib.request.urlopen(url, body, timeout=PATIENCE).close()
 
-    def query(self, text: str) -> list[dict[str, Any]]:
+    def query(self, text: str, database: str = "icinga2") -> list[dict[str, Any]]:
         """The series of an answer, times in seconds; an error of the server's fails."""
-        answer = json.loads(get(self.url + "/query", {"db": "icinga2", "epoch": "s", "q": text}))
+        answer = json.loads(get(self.url + "/query", {"db": database, "epoch": "s", "q": text}))
         (result,) = answer["results"]
         assert "error" not in result, f"{text}: {result['error']}"
         series: list[dict[str, Any]] = result.get("series", [])
         return series
 
 
+class InfluxDB2:
+    """Takes points as InfluxDB 2 does, and keeps the lines. Debian has no InfluxDB 2."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.refused: list[str] = []
+        kept = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                asked = urllib.parse.urlsplit(self.path)
+                wanted = {"org": ["monitoring"], "bucket": ["icinga2"], "precision": ["s"]}
+                if (
+                    asked.path == "/api/v2/write"
+                    and urllib.parse.parse_qs(asked.query) == wanted
+                    and self.headers["Authorization"] == "Token secret"
+                ):
+                    kept.lines += body.splitlines()
+                    self.send_response(204)
+                else:
+                    kept.refused.append(f"{self.path} {self.headers}")
+                    self.send_response(401)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Keep silent."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+
+    @contextlib.contextmanager
+    def started(self) -> Iterator[InfluxDB2]:
+        """Listening."""
+        thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join()
+
+
 @contextlib.contextmanager
 def icinga(
-    host: str, outputs: Mapping[str, tuple[int, str]], graphite: int, influxdb: int
+    host: str,
+    outputs: Mapping[str, tuple[int, str]],
+    graphite: int,
+    influxdb: int,
+    influxdb2: int,
 ) -> Iterator[None]:
     """Icinga 2 that runs a service for each check, and writes what they print.
 
@@ -349,7 +413,9 @@ def icinga(
     """
     user = "nagios" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     with folder(user) as top:
-        parts = [ICINGA.format(host=host, graphite=graphite, influxdb=influxdb)]
+        parts = [
+            ICINGA.format(host=host, graphite=graphite, influxdb=influxdb, influxdb2=influxdb2)
+        ]
         for service, (code, text) in outputs.items():
             said, script = top / f"{service}.txt", top / f"{service}.sh"
             said.write_text(text)
