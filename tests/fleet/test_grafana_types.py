@@ -14,6 +14,8 @@ import pytest
 from support.graph_stores import GRAPHS
 
 NEEDED = Path(__file__).parents[1] / "grafana"
+# To install takes as long as the network does.
+pytestmark = pytest.mark.timeout(600)
 BOARDS = {
     kind: json.loads((GRAPHS / "grafana" / f"conntrack-{kind}.json").read_text())
     for kind in ("graphite", "influxdb")
@@ -53,7 +55,7 @@ def errors(need, tmp_path_factory):
     for name in ("package.json", "types.ts"):
         shutil.copy(NEEDED / name, top)
     install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"]
-    done = subprocess.run(install, cwd=top, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(install, cwd=top, capture_output=True, text=True, timeout=280)
     if done.returncode and not os.environ.get("CI"):
         pytest.skip(f"npm install: {done.stderr[-200:]}")
     assert done.returncode == 0, done.stderr
@@ -68,7 +70,7 @@ def errors(need, tmp_path_factory):
     lines += [f"export const {name}: {value};" for name, value in constants.items()]
     (top / "boards.ts").write_text("\n".join(lines))
     words = ["node_modules/.bin/tsc", *OPTIONS, "--moduleResolution", "bundler", "boards.ts"]
-    done = subprocess.run(words, cwd=top, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(words, cwd=top, capture_output=True, text=True, timeout=280)
     found = {name: [] for name in constants}
     names = list(constants)
     for line in done.stdout.splitlines():

@@ -142,7 +142,9 @@ def test_the_ring_buffer_is_read_by_either_grant(agents, grant):
     with agents(grant, own_log=False) as agent:
         result = agent.result("check_conntrack_full")
     assert "(kernel log" in result.status
-    assert result.code in (OK, WARNING, CRITICAL)
+    assert "permission denied" not in result.out
+    # It holds what it has room for: messages of other tests may have pushed the older ones out.
+    assert result.code != UNKNOWN or "not covered" in result.out
 
 
 def test_without_a_grant_it_is_unknown_and_says_what_to_grant(agents):
@@ -191,12 +193,14 @@ def test_what_is_remembered_is_the_agents_own_and_whole(sudo_agent):
 
 def test_no_process_is_left_when_the_client_hangs_up(agents):
     check = "/usr/lib/nagios/plugins/check_conntrack_full --since all --log - --no-state"
-    with agents("sudo", settings=f"command[slow]=sleep 3 | {check}\n") as agent:
+    waiting = "until test -e /var/lib/nagios/go; do sleep 0.1; done"
+    with agents("sudo", settings=f"command[slow]={waiting} | {check}\n") as agent:
         done = agent.ask("slow", options=["-t", "1:UNKNOWN"])
         assert done.returncode == UNKNOWN
         assert b"CONNTRACK" not in done.stdout
         # It goes on, and has nobody to tell what it finds.
         assert agent.processes()
+        (agent.top / "home/go").touch()
         agent.wait_for_the_last()
 
 

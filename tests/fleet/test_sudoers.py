@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support.netns import wait_until
 from support.nrpe_agent import ENVIRONMENT, READER, SHIPPED, as_nagios, run_text
 
 FOLDER = READER.parent
@@ -59,7 +60,7 @@ def started(host, line, environment=ENVIRONMENT):
         stderr=subprocess.PIPE,
     )
     try:
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + 60
         while process.poll() is None:
             assert time.monotonic() < give_up
             for pid in host.processes():
@@ -76,7 +77,7 @@ def started(host, line, environment=ENVIRONMENT):
         pytest.fail(f"it did not start: {process.stderr.read()}")
     finally:
         process.stdin.close()
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
         process.stderr.close()
 
@@ -248,7 +249,7 @@ def test_closed_descriptors_end_it_and_nothing_is_written(host, closed):
     host.as_agent(f"{line}; echo $? >~/own/code")
     assert sentinel.read_text() == "untouched"
     assert int((host.top / "home/own/code").read_text()) in range(256)
-    assert [pid for pid in host.processes() if "python" in _name(pid)] == []
+    assert wait_until(lambda: not any("python" in _name(pid) for pid in host.processes()))
 
 
 def _name(pid):

@@ -60,8 +60,13 @@ def checked(system, layout, filled):
     commands = dict(re.findall(r"^command\[(\w+)\]=(.*)$", text, re.MULTILINE))
     for check in CHECKS:
         result = system.run("sh", "-c", commands[check], user=layout.user, netns=filled)
-        assert (result.code, result.err) == (0, ""), result.out
-        assert "40 of " in result.status or check == "check_conntrack_full"
+        assert result.err == ""
+        if check == "check_conntrack_full":
+            # It tells what the machine's own log holds, whatever that is.
+            assert result.out.startswith("CONNTRACK_FULL "), result.out
+            assert "permission denied" not in result.out
+        else:
+            assert (result.code, "40 of " in result.status) == (0, True), result.out
     usage = system.run("sh", "-c", commands[CHECKS[0]], user=layout.user, netns=filled)
     assert usage.perfdata["usage"].split(";")[1:3] == ["93", "98"]
     (file,) = system.path(STATE).rglob("usage*.json")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 GRAPHS = Path(__file__).parents[2] / "graphs"
-PATIENCE = 30  # seconds
+PATIENCE = 90  # seconds until something is taken for broken
 # Of the daemons: the system's own programs, and nothing of a virtual environment.
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -173,7 +173,7 @@ class Agent:
         self.process = subprocess.Popen(
             self.netns.command(*script), env=ENVIRONMENT, stdin=subprocess.DEVNULL
         )
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + 60
         while self.process.poll() is None:
             if b"NRPE v" in self.ask("_NRPE_CHECK").stdout:
                 return
