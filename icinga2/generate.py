@@ -56,8 +56,8 @@ HEADER = """\
  * Written by generate.py from the command lines of the checks. An option that may be repeated takes
  * a value or an array of values. Thresholds are [LABEL=]RANGE:
  *   vars.conntrack_usage_warning = [ "70", "time_to_full=4h:" ]
- * A value of a host replaces the shipped one as a whole: repeat time_to_full in it. usage is 95 and 98
- * while a host sets neither warning nor critical, else the check's own 80 and 90.
+ * A value of a host replaces the shipped one as a whole: repeat time_to_full in it. usage is 95 and
+ * 98 while a host sets neither warning nor critical, else the check's own 80 and 90.
  * Write $$ for a $ in a value. The plugins are in PluginContribDir (constants.conf).
  */
 """
