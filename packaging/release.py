@@ -124,6 +124,16 @@ def build(tree: Path, date: datetime.date) -> Path:
     return out
 
 
+def steps(version: str) -> str:
+    """Return what is left to do by hand, as commands."""
+    return f"""\
+  git commit -am 'release: {version}'
+  git tag -a v{version} -m 'check-conntrack {version}'
+  git push origin HEAD v{version}
+  (cd dist && sha256sum -c SHA256SUMS)
+and publish the files of dist/, SHA256SUMS with them."""
+
+
 def main() -> int:
     """Make the release; return the exit code."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
@@ -154,11 +164,10 @@ def main() -> int:
     print((out / "SHA256SUMS").read_text(), end="")
     print(f"\nThe packages and SHA256SUMS are in {out}")
     if options.dry_run:
-        print("This was a dry run: the tree is as it was.")
+        print("This was a dry run: the tree is as it was. A release ends with these steps:")
     else:
-        print(f"Now: git commit -am 'release {options.version}'")
-        print(f"     git tag -a v{options.version} -m 'check-conntrack {options.version}'")
-        print(f"     git push origin HEAD v{options.version}, and publish the files of {out}")
+        print("Now look at CHANGELOG.md once more. Then:")
+    print(steps(options.version))
     return 0
 
 

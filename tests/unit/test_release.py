@@ -98,3 +98,14 @@ def test_release_is_refused_with_one_line_outside_of_git(tmp_path):
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("release: git")
     assert ended.stderr.count("\n") == 1
+
+
+def test_release_says_what_to_commit_tag_push_and_publish(release):
+    said = release.steps("97.1.0")
+    for command in (
+        "git commit -am 'release: 97.1.0'",
+        "git tag -a v97.1.0 -m 'check-conntrack 97.1.0'",
+        "git push origin HEAD v97.1.0",
+        "sha256sum -c SHA256SUMS",
+    ):
+        assert command in said
