@@ -73,12 +73,10 @@ for key, value in settings:
 
 running = pathlib.Path(f"/run/stand-in-{unit}")
 if running.exists():
-    if one["Type"] == "forking" and "PIDFile" not in one:
-        sys.exit(subprocess.run(shlex.split(one["ExecReload"]), check=False).returncode)
     stop(-int(running.read_text()))
-    if "PIDFile" in one:
-        with contextlib.suppress(FileNotFoundError):
-            stop(int(pathlib.Path(one["PIDFile"]).read_text()))
+    # One that has left its group.
+    with contextlib.suppress(FileNotFoundError):
+        stop(int(pathlib.Path(one.get("PIDFile", f"/run/{unit}/{unit}.pid")).read_text()))
 become = []
 if "User" in one:
     become = ["setpriv", "--reuid", one["User"], "--regid", one["User"], "--init-groups"]
