@@ -347,7 +347,9 @@ def test_the_agent_checks_its_own_table_and_the_master_shows_it_full(cluster, wa
     assert (own.state, own.perfdata["entries"]["value"]) == (OK, 0)
     if way == "agent":
         # Unprivileged, through sudo, as is shipped.
-        assert list(map(sorted, agent.starts("table"))) == [["--names", "--sudo"]]
+        assert list(map(sorted, agent.starts("table"))) == [
+            ["--critical", "--names", "--sudo", "98"]
+        ]
         assert contents.attributes["check_command"] == "conntrack_table"
     else:
         assert contents.command[contents.command.index("-c") + 1] == "check_conntrack_table"
