@@ -24,8 +24,8 @@ AT_ONCE = 50
 PATIENCE = 300  # seconds: fifty at once share what processors there are
 COMMANDS = ("check_conntrack_usage", "check_conntrack_full", "check_conntrack_table")
 ENTRIES = 300
-# Growth is known after five minutes; it comes last. The buckets are the machine's. The first run has
-# a note.
+# Growth is known after five minutes; it comes last. The buckets are the machine's. The first run
+# has a note.
 ANSWERS = {
     "check_conntrack_usage": (
         r"CONNTRACK_USAGE OK - 300 of 10000 entries in use \(3\.0%\)"
