@@ -62,10 +62,6 @@ class Session:
         """Return whether there is a reader to ask."""
         return bool(self._ready) or self._sudo
 
-    def may_ask_beside(self, others: int) -> bool:
-        """Return whether there is a reader beside so many that are needed later."""
-        return len(self._ready) > others or self._sudo
-
     def ask(self, fields: Sequence[bytes]) -> list[Frame]:
         """Return the answer to a request for small data (grammar: kernel/reader.py).
 
@@ -104,6 +100,7 @@ def begin(
     stack: ExitStack,
     *,
     readers: int = 0,
+    spare: int = 0,
     capability: int = privileges.CAP_SYS_ADMIN,
     later_modules: Sequence[str] = (),
     open_files: Callable[[], None] | None = None,
@@ -111,21 +108,25 @@ def begin(
     """Start readers, open files, give up all privileges, open the state store.
 
     readers: how many to start if this process has `capability`; each answers one request.
+    spare: how many more a run may need, but a healthy one does not.
     later_modules: those that the check imports later.
     open_files: called before privileges are dropped if root itself started the check, without
     sudo and --user: it opens the files that the command line names, to be parsed afterwards.
     Raises KernelError if privileges cannot be given up.
     """
-    ready = []
+    ready: list[Reader] = []
     as_root = privileges.is_root()
     if as_root:
         stage.watch()  # ordinary users open nothing before they have dropped privileges
-    if readers and privileges.has(capability):
+    if readers + spare and privileges.has(capability):
         from .kernel import reader_client, reader_command
 
         stage("starting the reader")
         command = reader_command.reader_command(sudo=False)
-        ready = [stack.enter_context(reader_client.Reader(command)) for _ in range(readers)]
+        # The last one is asked first.
+        commands = [reader_command.waiting_command()] * spare + [(command, b"")] * readers
+        for words, before in commands:
+            ready.append(stack.enter_context(reader_client.Reader(words, before)))
     if open_files and is_plain_root(options):
         stage("opening the files that the command line names")
         open_files()

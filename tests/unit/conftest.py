@@ -210,7 +210,6 @@ def reader(monkeypatch):
     monkeypatch.setattr(session.Session, "stream", lambda _, fields: fake.stream(fields))
     monkeypatch.setattr(session.Session, "ask", lambda _, fields: list(fake.stream(fields)))
     monkeypatch.setattr(session.Session, "may_ask", property(lambda _: bool(fake.answers)))
-    monkeypatch.setattr(session.Session, "may_ask_beside", lambda _, __: bool(fake.answers))
     return fake
 
 

@@ -6,12 +6,13 @@ import errno
 import io
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from check_conntrack.kernel import KernelError, reader_client
+from check_conntrack.kernel import KernelError, reader_client, reader_command
 from check_conntrack.kernel.reader_client import Frame, Reader
 from check_conntrack.kernel.reader_command import ReaderError
 
@@ -47,6 +48,51 @@ def test_ask_writes_each_field_with_a_nul_to_standard_input(tmp_path):
     with Reader([sys.executable, "-S", "-c", script + "; print('end')"]) as reader:
         assert reader.ask([b"limits", b"/a b\n", b"processes"]) == []
     assert (tmp_path / "got").read_bytes() == b"limits\0/a b\n\0processes\0"
+
+
+@pytest.fixture
+def spare(tmp_path, monkeypatch):
+    """The command of a spare reader, which leaves a file when it starts."""
+    started = tmp_path / "started"
+    script = f"open({str(started)!r}, 'w'); import sys; data = sys.stdin.buffer.read()"
+    answer = "; sys.stdout.write(f'7 0 got {0} {len(data)}\\n{data.decode()}end\\n')"
+    command = [sys.executable, "-S", "-c", script + answer]
+    monkeypatch.setattr(reader_command, "reader_command", lambda *, sudo: command)
+    return reader_command.waiting_command, started
+
+
+def test_spare_reader_starts_when_it_is_asked(spare):
+    command, started = spare
+    with Reader(*command()) as reader:
+        words = b""
+        while not words:  # empty for a moment after execve(2)
+            words = Path(f"/proc/{reader._process.pid}/cmdline").read_bytes()
+        assert words.startswith(b"/bin/sh\0")
+        assert not started.exists()
+        assert reader.ask([b"limits", b"/a"]) == [Frame(7, 0, "got", "", b"limits\0/a\0")]
+
+
+def test_spare_reader_takes_no_function_of_its_caller(spare, monkeypatch):
+    command, _ = spare
+    monkeypatch.setenv("BASH_FUNC_read%%", "() { exit 7; }")
+    monkeypatch.setattr(reader_command, "SHELL", "/bin/bash")
+    with Reader(*command()) as reader:
+        assert reader.ask([b"limits"])
+
+
+def test_spare_reader_ends_where_it_is_not_asked(spare):
+    command, started = spare
+    with Reader(*command()) as reader:
+        reader._process.stdin.close()
+        assert reader._process.wait(10) != 0
+    assert not started.exists()
+
+
+def test_spare_reader_needs_no_shell(spare, monkeypatch):
+    command, _ = spare
+    monkeypatch.setattr(reader_command, "SHELL", "/none")
+    with Reader(*command()) as reader:
+        assert [frame.data for frame in reader.ask([b"limits"])] == [b"limits\0"]
 
 
 def test_start_names_a_missing_reader(tmp_path):

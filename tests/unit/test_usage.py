@@ -610,12 +610,11 @@ def entered(fp, monkeypatch, netns):
             for file, value in zip(reader.LIMITS, place[1:]):
                 data = value if isinstance(value, bytes) else b"%d\n" % value
                 frames.append(reader.frame(place[0], 0, file, path, data))
-        fp.register(
-            how.pop("command", reader_command.reader_command(sudo=False)),
-            stdout=b"".join(frames) + tail,
-            occurrences=how.pop("times", 30),
-            **how,
-        )
+        spare, _ = reader_command.waiting_command()
+        commands = [how.pop("command", reader_command.reader_command(sudo=False)), spare]
+        times = how.pop("times", 30)
+        for command in commands:
+            fp.register(command, stdout=b"".join(frames) + tail, occurrences=times, **how)
         return directory
 
     return make
@@ -665,9 +664,7 @@ def test_growth_is_known_of_further_namespaces_whose_histories_share_one_file(
     for minute in range(6):
         places = {f"n{at}": (100 + at, 1000 * minute + at, 10000) for at in range(1, 6)}
         # Each run there is another one, the fullest, that no later run sees.
-        entered(
-            {**places, f"gone{minute}": (200 + minute, 5000, 10000)}, times=2
-        )  # one that is asked, and one for names
+        entered({**places, f"gone{minute}": (200 + minute, 5000, 10000)}, times=1)
         run = check("--netns", "all")
         clock.now += 60
         clock.today += 60
@@ -883,9 +880,7 @@ def test_sudo_that_is_not_installed_is_unknown(check, netns, monkeypatch):
 
 def test_each_namespace_has_a_history_of_its_own(check, clock, entered):
     for number in range(8):
-        entered(
-            {"blue": (71, 10 + 5 * number, 100)}, times=2
-        )  # one that is asked, and one for names
+        entered({"blue": (71, 10 + 5 * number, 100)}, times=1)
         run = check("--netns", "all")
         clock.now += 60
     assert run.data["growth"].value == 0
@@ -895,7 +890,7 @@ def test_each_namespace_has_a_history_of_its_own(check, clock, entered):
 def test_a_namespace_that_was_made_anew_under_its_name_has_no_trend_yet(check, clock, entered):
     known = []
     for inode in [71] * 7 + [72]:
-        entered({"blue": (inode, 50, 100)}, times=2)  # one that is asked, and one for names
+        entered({"blue": (inode, 50, 100)}, times=1)
         known.append("growth" in check("--netns", "blue").data)
         clock.now += 60
     assert known == [False] * 5 + [True] * 2 + [False]

@@ -45,15 +45,18 @@ class Frame(NamedTuple):
 class Reader:
     """The reader as a child process: start it while there are privileges, ask it afterwards.
 
+    before: what the command wants to read before the request.
+
     Use it as a context manager. At the end the child is killed; where that takes privileges that
     were given up, closing its pipes ends it, and otherwise its own time limits do.
     Raises ReaderError where it cannot be started.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
+    def __init__(self, command: Sequence[str], before: bytes = b"") -> None:
         import subprocess
 
         self.command = list(command)
+        self._before = before
         try:
             self._process: subprocess.Popen[bytes] = subprocess.Popen(  # nosec B603 # noqa: S603 - no shell
                 self.command,
@@ -62,8 +65,7 @@ class Reader:
                 stderr=subprocess.PIPE,
                 close_fds=True,
                 cwd="/",
-                # sudo's words are compared with those of _REASONS.
-                env={**os.environ, "LC_ALL": "C"},
+                env=_environment(),
             )
         except OSError as error:
             raise ReaderError(
@@ -112,7 +114,7 @@ class Reader:
         stdin, stdout, stderr = self._pipes()
         # Where the reader ended before it read, its standard error, below, says why.
         with suppress(BrokenPipeError):
-            stdin.write(b"".join(field + b"\0" for field in fields))
+            stdin.write(self._before + b"".join(field + b"\0" for field in fields))
             stdin.close()
         fault = None
         try:
@@ -133,6 +135,15 @@ class Reader:
             raise ReaderError(f"the reader {how}" + (f": {said}" if said else ""))
         if fault:
             raise fault
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of the reader.
+
+    sudo's words are compared with those of _REASONS. A shell takes functions from its environment.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BASH")}
+    return {**kept, "LC_ALL": "C"}
 
 
 def _reason(lines: Sequence[str]) -> str:

@@ -303,18 +303,25 @@ def read_request(options: argparse.Namespace) -> ReadRequest:
 
 
 def readers_needed(options: argparse.Namespace) -> int:
-    """Return how many questions a run may have for the reader."""
+    """Return how many questions every run has for the reader: the namespaces, and the table."""
     if options.source not in LIVE:
         return 0
-    # The namespaces there are, and for a diagnosis the timeouts of one of them.
+    return bool(options.netns) + (options.source in (AUTO, NETLINK, PROC))
+
+
+def readers_to_spare(options: argparse.Namespace) -> int:
+    """Return how many more questions a run may have for the reader."""
+    if options.source not in LIVE:
+        return 0
+    # For a diagnosis the timeouts and the addresses of one namespace, or the names of all.
     number = 2 if options.netns else 0
     number += 1 if options.names else 0
     if options.source in (AUTO, NETLINK):
         # A filter that lets too much pass is followed by a sample of everything.
         filters = options.address or options.protocol or options.zone or options.mark
-        number += 2 if filters else 1
-    if options.source in (AUTO, PROC):
-        number += 1
+        number += 1 if filters else 0
+    # Where netlink gives nothing, /proc may.
+    number += int(options.source == AUTO)
     return number + (2 if options.save else 0)
 
 

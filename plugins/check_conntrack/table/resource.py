@@ -425,9 +425,7 @@ class TableReader:
             found = own_addresses.of_namespace(self.owners.read(), inode)
             if found.known:
                 return found
-        # A snapshot takes two.
-        may_ask = self.session.may_ask_beside(2 * bool(self.options.save))
-        if may_ask and not sources.time_is_up(self.session.stage):
+        if self.session.may_ask and not sources.time_is_up(self.session.stage):
             forbidden = self.session.forbidden
             with suppress(KernelError):
                 frames = self.session.ask(own_addresses.request(os.fsencode(path)))

@@ -111,8 +111,8 @@ def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
             options,
             stage,
             stack,
-            # With --netns one for the counts, and one for the owners.
-            readers=2 * bool(options.netns) + bool(options.listen),
+            readers=bool(options.netns) + bool(options.listen),
+            spare=int(bool(options.netns)),  # for the owners of namespaces
             capability=privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN,
             later_modules=LATER_MODULES,
         )
