@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from check_conntrack import owners
 from check_conntrack.full import (
     advice,
     contexts,
@@ -25,6 +26,7 @@ from check_conntrack.kernel.limits import OWN, Limits
 from check_conntrack.kernel.log import events, gather, journal
 from check_conntrack.kernel.log.messages import Kind
 from check_conntrack.kernel.log.rotation import LogCursor
+from check_conntrack.kernel.owners import Owner, Ownership
 from check_conntrack.state import counter_history, state_store
 from check_conntrack.state.counter_history import CounterRise, NamespaceState
 from support.full_host import MESSAGE, Host, Namespace
@@ -894,6 +896,53 @@ def drops(host, *words):
         for name in host.others
         if f"{name}::full_drops" in run.data
     }
+
+
+@pytest.fixture
+def owned(monkeypatch):
+    """Let namespace 77 be a pod's, and 78 a unit's; return how often anybody asked."""
+    asked = []
+    found = Ownership({77: Owner("pod", "shop/cart", container="app"), 78: Owner("unit", "x")})
+    monkeypatch.setattr(owners, "read_owners", lambda run: (asked.append(run), (found, ""))[1])
+    return asked
+
+
+def test_full_calls_namespaces_by_their_owners(host, owned):
+    host.others.update({"cni-1": Namespace(77), "red": Namespace(78)})
+    host.run("--netns", "all")
+    assert not owned, "a healthy run asks nobody"
+    host.passes(60)
+    for each in host.others.values():
+        each.counters = {"drop": 7}
+    run = host.run("--netns", "all")
+    assert run.text.startswith("14 packets dropped in pod shop/cart and namespace red in the last ")
+    assert "cni-1::full_drops" in run.data
+    assert len(owned) == 1
+    host.others["cni-1"].entries = host.others["cni-1"].limit
+    run = host.run("--netns", "all")
+    assert run.text.startswith("pod shop/cart full: 10000 of 10000 entries, new connections are ")
+
+
+def test_full_calls_the_owner_of_a_namespace_that_a_message_names(host, owned):
+    text = "nf_conntrack: nf_conntrack: table full in netns 77, dropping packet"
+    host.records = [(1.0, "Linux version"), (host.up - 12, text)]
+    run = host.run()
+    assert "latest 12s ago in pod shop/cart (kernel log)" in run.text
+    assert any(
+        line.startswith("  net:[77] (pod shop/cart, container app) ") for line in run.lines
+    ), run.lines
+    quiet = host.run("-c", "table_full=~:")
+    assert (quiet.state, len(owned)) == ("OK", 1)
+
+
+def test_full_says_of_which_pod_nothing_is_known(host, owned):
+    host.others["cni-1"] = Namespace(77, drop=5)
+    host.run("--netns", "all")
+    host.passes(60)
+    run = host.run("--netns", "all")
+    assert run.state == "UNKNOWN"
+    assert "pod shop/cart not covered " in run.text
+    assert any(line.startswith("UNKNOWN: pod shop/cart not covered ") for line in run.lines)
 
 
 @pytest.mark.parametrize("count", [300, 900])

@@ -253,6 +253,24 @@ def test_flows_that_are_not_translated_are_told_and_freed():
     )
 
 
+def test_stale_translation_names_the_owners_of_its_addresses():
+    one = profiles.stale(elsewhere="10.244.1.10", code="unknown")
+    one = one._replace(
+        target=one.target._replace(owner="pod shop/new"), elsewhere_owner="pod shop/dns"
+    )
+    table = profiles.profile(usage=1.0, stale=(one,))
+    (cause,) = diagnosis.diagnose(table)
+    assert cause.headline(table) == (
+        "stale translations: 20 flows to 10.96.0.10 udp/53 still go to 10.244.1.9 (pod shop/new), "
+        "new ones to 10.244.1.10 (pod shop/dns)"
+    )
+    said = cause.sentence(table)
+    assert "still go to 10.244.1.9 udp/5353 (pod shop/new): " in said
+    assert "newer flows go to 10.244.1.10 (pod shop/dns), and are answered" in said
+    step = cause.steps(table)[0]
+    assert "pod" not in step.commands[0]
+
+
 def test_commands_choose_protocol_state_and_zone():
     table = profiles.profile(stale=(profiles.stale(protocol="tcp", zone=5),), zones=True)
     step = diagnosis.diagnose(table)[0].steps(table)[0]

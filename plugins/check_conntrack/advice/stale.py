@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..kernel import destinations
 from . import rulesets
 from .capacity import Step
+from .table_profile import TopItem, with_owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,16 +25,16 @@ def headline(profile: TableProfile) -> str:
     if not profile.stale:
         return "stale translations"
     first, *others = profile.stale
-    goes = f"still go to {first.target.address}"
+    goes = f"still go to {with_owner(first.target, first.target.address)}"
     if not first.translated:
         goes = "are not translated"
-    why = f"new ones to {first.elsewhere}"
+    why = f"new ones to {_elsewhere(first)}"
     if first.code in destinations.GONE:
         why = "which is gone"
     more = sum(one.entries for one in others)
     also = f" ({more} more)" if more else ""
     return (
-        f"stale translations: {_flows(first.entries)} to {first.destination.name} {goes}, "
+        f"stale translations: {_flows(first.entries)} to {with_owner(first.destination)} {goes}, "
         f"{why}{also}"
     )
 
@@ -58,12 +59,17 @@ def _at_length(one: StaleFlows) -> str:
     if one.code in _EVIDENCE:
         why.append(_EVIDENCE[one.code].format(device=device))
     if one.elsewhere:
-        why.append(f"newer flows go to {one.elsewhere}, and are answered")
-    goes = f"still go to {one.target.name}" if one.translated else "are not translated"
+        why.append(f"newer flows go to {_elsewhere(one)}, and are answered")
+    goes = f"still go to {with_owner(one.target)}" if one.translated else "are not translated"
     return (
-        f"{_flows(one.entries)} to {one.destination.name} had a packet in the last {one.seconds}s "
-        f"and no reply, and {goes}: {', and '.join(why)}"
+        f"{_flows(one.entries)} to {with_owner(one.destination)} had a packet in the last "
+        f"{one.seconds}s and no reply, and {goes}: {', and '.join(why)}"
     )
+
+
+def _elsewhere(one: StaleFlows) -> str:
+    """Return where newer flows go, with the owner."""
+    return with_owner(TopItem(one.elsewhere, owner=one.elsewhere_owner))
 
 
 def _flows(number: int) -> str:

@@ -104,6 +104,7 @@ class StaleFlows(NamedTuple):
         code: what the kernel knows of the target (kernel/destinations.py)
         device: the interface on which the target would be
         elsewhere: where newer flows to the same destination go; empty where that is not known
+        elsewhere_owner: what owns that address, in short; empty if that is not known
     """
 
     destination: TopItem
@@ -113,6 +114,7 @@ class StaleFlows(NamedTuple):
     code: str = ""
     device: str = ""
     elsewhere: str = ""
+    elsewhere_owner: str = ""
 
     @property
     def translated(self) -> bool:
@@ -232,6 +234,6 @@ def called(item: TopItem, profile: TableProfile) -> str:
     return f"{item.name} ({owner})" if owner else item.name
 
 
-def with_owner(item: TopItem) -> str:
-    """Return the name of an address with its owner, if that is known."""
-    return f"{item.name} ({item.owner})" if item.owner else item.name
+def with_owner(item: TopItem, name: str = "") -> str:
+    """Return the name of an address, or another, with its owner, if that is known."""
+    return f"{name or item.name} ({item.owner})" if item.owner else name or item.name

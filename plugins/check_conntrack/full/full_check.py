@@ -160,7 +160,7 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             stage,
             stack,
             readers=_readers(options),
-            spare=int(bool(options.netns)),  # for the owners of namespaces
+            spare=int(bool(_readers(options))),  # for the owners of namespaces
             capability=capability,
             later_modules=LATER_MODULES,
             # Logs that root names may be root's alone.

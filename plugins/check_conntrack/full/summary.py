@@ -12,6 +12,7 @@ from . import advice
 from .contexts import figure
 from .coverage import COUNTERS
 from .labels import INSTANCE_LABELS, LABELS, MOST_NAMESPACES
+from .names import Names, called, listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,13 +60,28 @@ class FullSummary(nagios.StatusSummary):
         self.options = options
         self.session = run
         self.suspects = advice.suspects(self.evidence)
+        self._names = Names(run)
 
     def ok(self, results: Results) -> str:
         """Return what was looked at, and since when."""
-        return self.problem(results)
+        if self.options.verbose:
+            self._name_namespaces()
+        return self._text(results)
 
     def problem(self, results: Results) -> str:
-        """Return the gravest fact first, then what could not be read or is not covered."""
+        """Return the gravest fact first, then what could not be read or is not covered.
+
+        Namespaces are called by their owners, which takes time that a healthy run saves.
+        """
+        self._name_namespaces()
+        return self._text(results)
+
+    def _name_namespaces(self) -> None:
+        self.evidence = self._names.named(self.evidence)
+        self.findings = self.findings._replace(evidence=self.evidence)
+        self.suspects = advice.suspects(self.evidence)
+
+    def _text(self, results: Results) -> str:
         evidence = self.evidence
         counts = evidence.log.counts
         alarms = self._alarms(results)
@@ -109,6 +125,7 @@ class FullSummary(nagios.StatusSummary):
 
     def verbose(self, results: Results) -> list[str]:
         """Return alarms, what could not be read, what to do, and the figures."""
+        self._name_namespaces()
         evidence = self.evidence
         lines = nagios.alarm_lines(self._alarms(results))
         lines += [f"UNKNOWN: {problem}" for problem in self.evaluation.problems]
@@ -124,6 +141,8 @@ class FullSummary(nagios.StatusSummary):
         changes = (*advice.limit_change(evidence)[:1], *advice.other_changes(evidence))
         lines += [change.capitalize() for change in changes]
         lines += self._namespaces()
+        if self._names.problem and self.options.verbose:
+            lines.append(f"Names of owners are missing: {self._names.problem}")
         lines += advice.of_instance(evidence, results)
         lines += advice.lines(self.evaluation, results, self.session.store)
         lines += advice.of_invalid(evidence, results)
@@ -155,18 +174,19 @@ class FullSummary(nagios.StatusSummary):
         return [self._full(report) for report in self.evidence.reports if report.full][:3]
 
     def _full(self, report: NamespaceReport) -> tuple[str, ...]:
-        where = f"namespace {report.name} " if report.name else ""
+        where, short = reports.place(report.namespace)
         limits = report.limits
         entries = f"{limits.entries} of {limits.limit} entries" if limits else ""
         drops, evicted = report.full_drops, report.evicted
         if drops or self._messages_of(report):
             count = f" ({drops} {self._when()})" if drops else ""
-            text = f"{where}full: {entries}, new connections are dropped"
-            return text + count, text
+            text = f"full: {entries}, new connections are dropped"
+            return where + text + count, where + text, short + text
         if evicted:
-            text = f"{where}at the limit, evicting: {entries}, {evicted} evicted early"
-            return f"{text} {self._when()}", text
-        return (f"{where}at the limit: {entries}, no drops seen",)
+            text = f"at the limit, evicting: {entries}, {evicted} evicted early"
+            return f"{where}{text} {self._when()}", where + text, short + text
+        text = f"at the limit: {entries}, no drops seen"
+        return where + text, short + text
 
     def _messages_of(self, report: NamespaceReport) -> int:
         return advice.messages_of(self.evidence, report)
@@ -197,13 +217,14 @@ class FullSummary(nagios.StatusSummary):
         evidence = self.evidence
         latest = evidence.log.counts.latest
         if latest and latest.netns is not None:
-            return f" in {self._called(latest.netns, gone=evidence.is_gone(latest))}"
+            gone = evidence.is_gone(latest)
+            return f" in {self._names.of(latest.netns, evidence, gone=gone)}"
         if not advice.unnamed_messages(self.evidence) or not evidence.log.is_local:
             return ""
         suspects = self.suspects
         if suspects and len(evidence.reports) > 1:
             worst = suspects[0]
-            name = f"namespace {worst.name}" if worst.name else "this namespace"
+            name = called(worst)
             more = f" and {len(suspects) - 1} more" if suspects[1:] else ""
             return f" in {name}{more} by the counters"
         first = evidence.first
@@ -247,10 +268,8 @@ class FullSummary(nagios.StatusSummary):
         results = sorted(results, key=lambda result: -result.metric.value)
         versions = []
         for most in (len(results), 3, 2, 1):
-            names = [self._prefix(result)[:-2] for result in results[:most]]
-            where = "" if names == [""] else f" in namespace {', '.join(filter(None, names))}"
-            if len(names) > 1:
-                where = f" in {_list(names)}"
+            there = [self._report(result) for result in results[:most]]
+            where = f" in {listed(there)}" if there[1:] or there[0].prefix else ""
             where += f" and {len(results) - most} more" if len(results) > most else ""
             count = sum(result.metric.value for result in results)
             fact, why = FACTS[label]
@@ -323,8 +342,9 @@ class FullSummary(nagios.StatusSummary):
     def _gap(self, gap: Gap) -> str:
         subject = ""
         if gap.subject:
-            names = {report.name for report in self.evidence.reports}
-            subject = f"namespace {gap.subject} " if gap.subject in names else f"{gap.subject} "
+            named = {report.name: report for report in self.evidence.reports}
+            report = named.get(gap.subject)
+            subject = reports.place(report.namespace)[0] if report else f"{gap.subject} "
         if gap.span is None:
             return f"{subject}incomplete"
         start, end = self._clock(gap.span.start), self._clock(gap.span.end)
@@ -352,14 +372,6 @@ class FullSummary(nagios.StatusSummary):
             return f"{render.duration(ago)} ago"
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
 
-    def _called(self, inode: int, *, gone: bool) -> str:
-        """Return what a namespace that a message names is called, where it still exists."""
-        for report in self.evidence.reports:
-            if not gone and report.inode == inode and not report.prefix and not report.name:
-                return "this namespace"
-        name = "" if gone else self.evidence.names.get(inode)
-        return f"namespace {name}" if name else f"namespace net:[{inode}]"
-
     def _log_sources(self) -> list[str]:
         return [each.source for each in self.evidence.log.coverage if each.usable]
 
@@ -380,6 +392,11 @@ class FullSummary(nagios.StatusSummary):
         name: str = result.metric.name
         return name[: -len(nagios.label_of(result))]
 
+    def _report(self, result: Result) -> NamespaceReport:
+        """Return the report on the namespace that a figure is of."""
+        prefix = self._prefix(result)
+        return next(report for report in self.evidence.reports if report.prefix == prefix)
+
     # --- the long output
 
     def _gap_lines(self) -> list[str]:
@@ -396,8 +413,7 @@ class FullSummary(nagios.StatusSummary):
         rows = [("namespace", "messages", "drops", "entries")]
         for gone, counts in ((False, evidence.log.named), (True, evidence.log.gone)):
             for inode, count in sorted(counts.items(), key=lambda item: -item[1]):
-                name = self._called(inode, gone=gone).removeprefix("namespace ")
-                name = render.clean(name) + (" (gone)" if gone else "")
+                name = self._names.in_table(inode, evidence, gone=gone)
                 there = (report for report in evidence.reports if report.inode == inode)
                 report = None if gone else next(there, None)
                 drops = figure(evidence, report, "full_drops") if report else None
@@ -435,11 +451,3 @@ def _is_low(result: Result) -> bool:
 
 def _longest(part: str | tuple[str, ...]) -> str:
     return part if isinstance(part, str) else (part or ("",))[0]
-
-
-def _list(names: Sequence[str]) -> str:
-    """Return names of namespaces in a sentence; the first may be the host's."""
-    named = [name for name in names if name]
-    here = "this namespace" if len(named) < len(names) else ""
-    word = "namespace" if len(named) == 1 else "namespaces"
-    return " and ".join(filter(None, [here, f"{word} {', '.join(named)}" if named else ""]))

@@ -204,6 +204,16 @@ def _with_owners(profile: TableProfile, names: Names) -> TableProfile:
         destination=owned(profile.destination, profile.service, server=True),
         close_wait_ends=owned_ends(profile.close_wait_ends),
         idle_ends=owned_ends(profile.idle_ends),
+        stale=tuple(
+            one._replace(
+                destination=owned(one.destination, one.destination, server=True),
+                target=owned(one.target, one.target, server=True),
+                elsewhere_owner=owned(
+                    TopItem(address=one.elsewhere), one.target, server=True
+                ).owner,
+            )
+            for one in profile.stale
+        ),
         unanswered=tuple(
             one._replace(
                 source=owned(one.source, one.target, server=False),

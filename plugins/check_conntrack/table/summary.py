@@ -248,7 +248,10 @@ def _owners_in(profile: TableProfile) -> list[str]:
         items += [ends.source, ends.target]
     for one in profile.unanswered:
         items += [one.source, one.target, one.destination]
-    return [item.owner for item in items if item.owner]
+    for flows in profile.stale:
+        items += [flows.destination, flows.target]
+    owners = [item.owner for item in items] + [flows.elsewhere_owner for flows in profile.stale]
+    return list(filter(None, owners))
 
 
 def _capital(sentence: str) -> str:
