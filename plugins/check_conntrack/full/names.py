@@ -72,7 +72,7 @@ class Names:
 
 def called(report: NamespaceReport) -> str:
     """Return what a namespace is called in a sentence; a long owner is cut."""
-    whole, short = reports.place(report.namespace)
+    whole, short = reports.namespace_words(report.namespace)
     return (short if report.namespace.owner else whole).strip() or "this namespace"
 
 

@@ -78,7 +78,7 @@ class FullSummary(nagios.StatusSummary):
 
     def _name_namespaces(self) -> None:
         self.evidence = self._names.named(self.evidence)
-        self.findings = self.findings._replace(evidence=self.evidence)
+        self.evaluation = self.evaluation._replace(evidence=self.evidence)
         self.suspects = advice.suspects(self.evidence)
 
     def _text(self, results: Results) -> str:
@@ -174,7 +174,7 @@ class FullSummary(nagios.StatusSummary):
         return [self._full(report) for report in self.evidence.reports if report.full][:3]
 
     def _full(self, report: NamespaceReport) -> tuple[str, ...]:
-        where, short = reports.place(report.namespace)
+        where, short = reports.namespace_words(report.namespace)
         limits = report.limits
         entries = f"{limits.entries} of {limits.limit} entries" if limits else ""
         drops, evicted = report.full_drops, report.evicted
@@ -344,7 +344,7 @@ class FullSummary(nagios.StatusSummary):
         if gap.subject:
             named = {report.name: report for report in self.evidence.reports}
             report = named.get(gap.subject)
-            subject = reports.place(report.namespace)[0] if report else f"{gap.subject} "
+            subject = reports.namespace_words(report.namespace)[0] if report else f"{gap.subject} "
         if gap.span is None:
             return f"{subject}incomplete"
         start, end = self._clock(gap.span.start), self._clock(gap.span.end)
