@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
     from nagiosplugin.state import ServiceState
 
-    from .advice.capacity import CapacityEvidence, LastFinding
+    from .advice.capacity import CapacityEvidence
     from .kernel.limits import Limits
     from .ranges import AlertRange, Label, LabelThresholds, Thresholds
     from .session import Session
+    from .state.last_finding import LastFinding
     from .state.state_store import Store
 
 STATES = {"ok": Ok, "warning": Warn, "critical": Critical, "unknown": Unknown}
@@ -326,9 +327,9 @@ def last_finding(store: Store, namespace_key: str) -> LastFinding | None:
     """Return what check_conntrack_table found last in a namespace; None for nothing recent."""
     import time
 
-    from .advice.capacity import FINDINGS, finding_of
+    from .state import last_finding
 
-    return finding_of(store.read(FINDINGS), namespace_key, time.time())
+    return last_finding.recent(store.read(last_finding.KEY), namespace_key, time.time())
 
 
 def state_lines(session: Session, verbose: int) -> list[str]:

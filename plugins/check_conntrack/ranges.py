@@ -62,6 +62,25 @@ class Label(NamedTuple):
         return "%" if self.unit == "%" or self.share_of else ""
 
 
+class Interval(NamedTuple):
+    """An interval of values, and whether its ends belong to it."""
+
+    low: float
+    has_low: bool
+    high: float
+    has_high: bool
+
+    def is_within(self, other: Interval) -> bool:
+        """Return whether each of its values is one of the other's."""
+        above = self.low > other.low or (
+            self.low == other.low and (other.has_low or not self.has_low)
+        )
+        below = self.high < other.high or (
+            self.high == other.high and (other.has_high or not self.has_high)
+        )
+        return above and below
+
+
 class AlertRange(NamedTuple):
     """A parsed range.
 
@@ -82,15 +101,15 @@ class AlertRange(NamedTuple):
         """Return whether it means the same as a share and as a number: 0 and infinity do."""
         return {self.start, self.end} <= {0.0, INFINITY, -INFINITY}
 
-    def alerts(self, minimum: int | None) -> list[tuple[float, bool, float, bool]]:
-        """Return the values that alert as intervals: (low, low included, high, high included)."""
+    def alerts(self, minimum: int | None) -> list[Interval]:
+        """Return the values that alert; minimum: the least that there can be, None for any."""
         start = self.start
         if minimum is not None and start <= minimum:
             start = -INFINITY  # no value is below the minimum
         if self.inverted:
-            return [(start, True, self.end, True)]
-        below = [(-INFINITY, True, start, False)] if start > -INFINITY else []
-        above = [(self.end, False, INFINITY, True)] if self.end < INFINITY else []
+            return [Interval(start, True, self.end, True)]
+        below = [Interval(-INFINITY, True, start, False)] if start > -INFINITY else []
+        above = [Interval(self.end, False, INFINITY, True)] if self.end < INFINITY else []
         return below + above
 
     def spell(self, factor: float = 1.0) -> str:
@@ -184,15 +203,7 @@ def _never_fires(warning: AlertRange, critical: AlertRange, label: Label) -> boo
     if warning.share != critical.share and not (warning.scaleless or critical.scaleless):
         return False
     inner, outer = warning.alerts(label.minimum), critical.alerts(label.minimum)
-    return inner not in ([], outer) and all(any(_within(a, b) for b in outer) for a in inner)
-
-
-def _within(inner: tuple[float, bool, float, bool], outer: tuple[float, bool, float, bool]) -> bool:
-    low, low_in, high, high_in = inner
-    outer_low, outer_low_in, outer_high, outer_high_in = outer
-    return (low > outer_low or (low == outer_low and (outer_low_in or not low_in))) and (
-        high < outer_high or (high == outer_high and (outer_high_in or not high_in))
-    )
+    return inner not in ([], outer) and all(any(a.is_within(b) for b in outer) for a in inner)
 
 
 def parse_thresholds(

@@ -30,7 +30,7 @@ LATER_MODULES = (
         for name in (
             *("advice.capacity", "advice.owner_words", "kernel.counters", "kernel.host"),
             *("kernel.namespace_request", "kernel.owner_request", "kernel.reader_client"),
-            *("kernel.reader_command", "kernel.rtnetlink", "owners"),
+            *("kernel.reader_command", "kernel.rtnetlink", "owners", "state.last_finding"),
         )
     ),
 )

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from check_conntrack.flows import bulk, netlink, tally, text, text_writer
 from check_conntrack.kernel import counters
-from check_conntrack.kernel.log import events, files, journal, kmsg
+from check_conntrack.kernel.log import events, files, journal, kmsg, stream
 from check_conntrack.kernel.log import syslog as syslog_lines
 from check_conntrack.kernel.reader_client import ReaderError, parse_answer
 from check_conntrack.state import codec
@@ -103,7 +103,7 @@ def log(data: bytes) -> None:
     try:
         os.write(descriptor, data)
         os.lseek(descriptor, 0, os.SEEK_SET)
-        whole = files.read_stream(descriptor, NOW, lambda: False)
+        whole = stream.read_stream(descriptor, NOW, lambda: False)
         _known((*whole.events, *whole.pending))
         path = f"/proc/self/fd/{descriptor}"
         assert files.read_log(path, NOW, lambda: False).problems, "a link is no log"

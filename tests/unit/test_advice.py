@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 
 from check_conntrack import render
 from check_conntrack.advice import capacity
-from check_conntrack.advice.capacity import (
-    CapacityEvidence,
-    LastFinding,
-    advise,
-    quarter,
-    roomy_limit,
-)
+from check_conntrack.advice.capacity import CapacityEvidence, advise, quarter, roomy_limit
+from check_conntrack.state.last_finding import LastFinding
 
 FULL = CapacityEvidence(10000, 10000, 10000, 2048, 8 << 30, diagnosed=True)
 ALL_LABELS = {"usage", "entries", "limit", "load_factor", "growth", "time_to_full"}
@@ -210,31 +205,6 @@ def test_a_limit_is_raised_only_once_the_table_was_looked_at():
     ]
     for room in (flood._replace(room=True), flood._replace(cause="", room=True)):
         assert assigned(advise(evidence._replace(finding=room), {"usage"}))["max"] == 16384
-
-
-@pytest.mark.parametrize(
-    ("changed", "known"),
-    [
-        ({}, True),
-        ({"at": 1800}, True),
-        ({"at": 5000}, False),
-        ({"at": "1"}, False),
-        ({"at": True}, False),
-        ({"cause": 5}, False),
-        ({"headline": None}, False),
-        ({"headline": "x" * 500}, False),
-    ],
-)
-def test_a_finding_is_read_back_where_it_is_fresh_and_sound(changed, known):
-    finding = LastFinding(2000, "flood", "UDP flood on 192.0.2.1 udp/9", room=False)
-    findings = {"here": {**capacity.kept_finding(finding), **changed}}
-    found = capacity.finding_of(findings, "here", 3000)
-    assert (found is not None) == known
-    if not changed:
-        assert found == finding
-    assert capacity.finding_of(findings, "elsewhere", 3000) is None
-    assert capacity.finding_of(["here"], "here", 3000) is None
-    assert capacity.finding_of({"here": 5}, "here", 3000) is None
 
 
 def test_a_limit_that_was_lowered_is_restored_and_not_raised():

@@ -18,7 +18,7 @@ import pytest
 
 from check_conntrack.kernel import reasons
 from check_conntrack.kernel.coverage import Span
-from check_conntrack.kernel.log import files, rotation, scanner
+from check_conntrack.kernel.log import files, rotation, scanner, stream
 from check_conntrack.kernel.log.stamps import parse_zone
 from check_conntrack.state.codec import decode, encode
 from support.logs import (
@@ -670,7 +670,7 @@ def piped(data, stop=never, start=None):
     try:
         os.write(into, data)
         os.close(into)
-        return files.read_stream(out, NOW, stop, start)
+        return stream.read_stream(out, NOW, stop, start)
     finally:
         os.close(out)
 
@@ -717,7 +717,7 @@ def test_pipe_that_nobody_writes_to_is_not_waited_for():
     try:
         os.write(into, full(1) + full(2))
         begin = time.monotonic()
-        found = files.read_stream(out, NOW, lambda: time.monotonic() - begin > 0.3)
+        found = stream.read_stream(out, NOW, lambda: time.monotonic() - begin > 0.3)
         assert time.monotonic() - begin < 5
     finally:
         os.close(out)
@@ -733,4 +733,4 @@ def test_closed_standard_input_is_reported():
     with contextlib.suppress(OSError):
         os.fstat(out)
         pytest.skip("the descriptor was used anew")
-    assert files.read_stream(out, NOW, never).problems
+    assert stream.read_stream(out, NOW, never).problems

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from check_conntrack.kernel import reasons
 from check_conntrack.kernel.coverage import Coverage, Span
-from check_conntrack.kernel.log import events, files, gather, journal, kmsg, opening
+from check_conntrack.kernel.log import events, files, gather, journal, kmsg, opening, stream
 from check_conntrack.kernel.log.files import LogReading
 from check_conntrack.kernel.log.messages import Kind
 from check_conntrack.kernel.log.rotation import LogCursor
@@ -417,7 +417,7 @@ def test_empty_log_is_a_gap_and_empty_standard_input_is_missing(host, monkeypatc
     assert since(host.run()) == ([], reasons.EMPTY)
     assert host.run(window=None).coverage[0].reason == reasons.EMPTY
     silent = LogReading("standard input", problems=(SourceProblem("standard input", "empty"),))
-    monkeypatch.setattr(files, "read_stream", lambda *_: silent)
+    monkeypatch.setattr(stream, "read_stream", lambda *_: silent)
     found = gather.gather(["-"], events.Window(900.0, 1000.0), BOOT, {}, never, None)
     assert found.missing == silent.problems
 

@@ -28,6 +28,8 @@ from check_conntrack.kernel import (
     source,
 )
 from check_conntrack.state import state_store
+from check_conntrack.state.codec import encode
+from check_conntrack.state.last_finding import LastFinding
 
 OWN = os.stat("/proc/self/ns/net").st_ino
 
@@ -913,10 +915,10 @@ def test_advice_leaves_the_limit_where_the_table_check_found_a_flood(check, cloc
     sysctls.holds(9500, 10000, 2048)
     check()
     (folder,) = Path(os.environ[state_store.STATE_VARIABLE]).iterdir()
-    finding = {"at": int(time.time()) - age, "cause": "flood", "room": False}
-    finding["headline"] = "SYN flood on 192.0.2.1 tcp/443"
+    headline = "SYN flood on 192.0.2.1 tcp/443"
+    finding = LastFinding(int(time.time()) - age, "flood", headline, room=False)
     key = f"net:[{limits.own_inode()}]"
-    (folder / "findings.json").write_text(json.dumps({key: finding}))
+    (folder / "findings.json").write_text(json.dumps({key: encode(finding)}))
     run = check()
     flood = "Leave the limit as it is: SYN flood on 192.0.2.1 tcp/443." in run.rest
     assert flood == (age == 60)

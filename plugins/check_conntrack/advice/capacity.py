@@ -13,7 +13,9 @@ from ..kernel.namedtuple import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
-    from typing import Any, Callable
+    from typing import Callable
+
+    from ..state.last_finding import LastFinding
 
 
 INT_MAX = 0x7FFFFFFF
@@ -28,46 +30,7 @@ _SYSCTL_FILE = "/etc/sysctl.d/99-check-conntrack.conf"  # a name that nobody els
 _GREP = "grep -rs nf_conntrack /etc/sysctl.conf /etc/sysctl.d /usr/lib/sysctl.d /etc/modprobe.d"
 _MODULES_FILE = "/etc/modules-load.d/check-conntrack.conf"
 _MODPROBE_FILE = "/etc/modprobe.d/check-conntrack.conf"
-
-
-# A finding of the table check tells about the present alarm of another check for so long.
-FINDING_AGE = 1800  # seconds
-FINDINGS = "findings"  # the store's key of them all, by the keys of their namespaces
 TABLE_CHECK = "check_conntrack_table -v"
-
-
-class LastFinding(NamedTuple):
-    """The last diagnosis of check_conntrack_table, kept for the other checks.
-
-    Attributes:
-        at: seconds since the epoch
-        cause: the name of the weightiest cause; empty where none was found
-        headline: what it says in the status line
-        room: whether a larger limit is a remedy
-    """
-
-    at: int
-    cause: str
-    headline: str
-    room: bool
-
-
-def kept_finding(finding: LastFinding) -> dict[str, Any]:
-    """Return what to keep of a finding."""
-    return dict(zip(finding._fields, finding))
-
-
-def finding_of(findings: Any, namespace_key: str, now: float) -> LastFinding | None:
-    """Return a namespace's finding of those that were kept; None for none, or for an old one."""
-    kept = findings.get(namespace_key) if isinstance(findings, dict) else None
-    if not isinstance(kept, dict):
-        return None
-    at, cause, headline, room = (kept.get(name) for name in LastFinding._fields)
-    if type(at) is not int or not isinstance(cause, str) or not isinstance(headline, str):
-        return None
-    if not 0 <= now - at <= FINDING_AGE or len(headline) > 400:
-        return None
-    return LastFinding(at, cause, headline, room is True)
 
 
 class CapacityEvidence(NamedTuple):

@@ -45,7 +45,7 @@ LATER_MODULES = (
         f"check_conntrack.{name}"
         for name in (
             *("advice.instance", "advice.invalid_packets"),
-            *("full.instance", "kernel.ethtool", "kernel.log.files"),
+            *("full.instance", "kernel.ethtool", "kernel.log.stream"),
         )
     ),
 )

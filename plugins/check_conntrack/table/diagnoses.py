@@ -13,9 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from ..advice.capacity import LastFinding
     from ..advice.diagnosis import Cause
     from ..advice.table_profile import TableProfile
+    from ..state.last_finding import LastFinding
     from .resource import NamespaceReport, TableReader
 
 
@@ -135,7 +135,7 @@ def _into(report: NamespaceReport) -> str:
 
 def _finding(profile: TableProfile, found: Sequence[Cause]) -> LastFinding:
     """Return what to keep of a diagnosis."""
-    from ..advice.capacity import LastFinding
+    from ..state.last_finding import LastFinding
 
     causes = [cause for cause in found if cause.fills]
     cause = causes[0] if causes else None

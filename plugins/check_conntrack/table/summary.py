@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from nagiosplugin import Result, Results
 
-    from ..advice.capacity import LastFinding
     from ..advice.diagnosis import Cause
     from ..advice.table_profile import TableProfile
     from ..flows.match import Match
+    from ..state.last_finding import LastFinding
     from .names import Names
     from .resource import NamespaceReport, TableReader, TableReport
     from .sources import TableReading

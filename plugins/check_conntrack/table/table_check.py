@@ -119,13 +119,14 @@ def _not_applicable(report: TableReport) -> Container[str]:
 
 def _remember_findings(reader: TableReader, summary: TableSummary) -> None:
     """Keep the diagnosis for the other checks, which advise on the limit."""
-    from ..advice.capacity import FINDINGS, kept_finding
+    from ..state import last_finding
+    from ..state.codec import encode
 
     changes = {
-        key: partial(_replaced, kept_finding(finding)) for key, finding in summary.findings.items()
+        key: partial(_replaced, encode(finding)) for key, finding in summary.findings.items()
     }
     if changes:
-        reader.session.store.update_each(FINDINGS, changes)
+        reader.session.store.update_each(last_finding.KEY, changes)
 
 
 def _replaced(new: object, _: object) -> object:

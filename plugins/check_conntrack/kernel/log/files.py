@@ -1,4 +1,4 @@
-"""Read a log file with its rotated parts, or standard input, and say which spans they cover.
+"""Read a log file with its rotated parts, and say which spans they cover.
 
 What was read before is not read again: a LogCursor remembers how far, and is found again when the
 log has been rotated since.
@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from .. import reasons
 from ..coverage import Coverage, Span
 from ..namedtuple import NamedTuple
-from ..reasons import SourceProblem, UnreadableError
+from ..reasons import SourceProblem
 from . import rotation
-from .decompress import Pipe, os_problem, text_stream
+from .decompress import os_problem
 from .events import Event, fold, merge
 from .opening import LogFiles
 from .part import LogPart, ZoneGuess, guess_zone
@@ -69,6 +69,18 @@ class LogReading(NamedTuple):
     files: tuple[str, ...] = ()
     problems: tuple[SourceProblem, ...] = ()
     shift: float = 0.0
+
+
+class Extent(NamedTuple):
+    """The time that a log shows.
+
+    spans: the spans it covers. since: when the last stretch of parts without a hole begins, None
+    where that is not known. problem: why it shows no more.
+    """
+
+    spans: tuple[Span, ...] = ()
+    since: float | None = None
+    problem: SourceProblem | None = None
 
 
 # --- a log with its rotated parts
@@ -245,7 +257,7 @@ class _Log:
         kernel_lines = known or any(scanner.kernel_lines for _, scanner in scanned)
         if not kernel_lines and self.start is not None:
             kernel_lines = self._glance(chain, problems)
-        spans, since, problem = self._spans(cursor, where, chain)
+        spans, since, problem = self._extent(cursor, where, chain)
         read = sum(scanner.read for _, scanner in scanned)
         if not kernel_lines:
             empty = not read and not (cursor and where and cursor.offset)
@@ -320,11 +332,12 @@ class _Log:
                 problems.append(part.problem)
         return False
 
-    def _spans(
+    def _extent(
         self, cursor: LogCursor | None, where: LogPart | None, chain: Sequence[LogPart]
-    ) -> tuple[tuple[Span, ...], float | None, SourceProblem | None]:
-        """Return (covered spans, since when all up to the log's end was read, why not more)."""
-        spans, start, problem = self._stretches(cursor, where, chain)
+    ) -> Extent:
+        """Return the spans up to the end of the log, or up to now while it is written."""
+        earlier, start, problem = self._stretches(cursor, where, chain)
+        spans = list(earlier)
         newest = self.newest
         if newest is not self.live:
             spans += [Span(start, max(start, newest.written))] if start is not None else []
@@ -348,7 +361,7 @@ class _Log:
                 problem = SourceProblem(self.path, reasons.CURSOR_LOST)
         if self._everything and problem is not None and problem.reason in _OF_WINDOWS:
             problem = None
-        return tuple(spans), start, problem
+        return Extent(tuple(spans), start, problem)
 
     def _last(self, chain: Sequence[LogPart]) -> float:
         """Return the time of the last line, also where the log was rotated since."""
@@ -359,8 +372,8 @@ class _Log:
 
     def _stretches(
         self, cursor: LogCursor | None, where: LogPart | None, chain: Sequence[LogPart]
-    ) -> tuple[list[Span], float | None, SourceProblem | None]:
-        """Return (spans before the last stretch, its start, why there is more than one).
+    ) -> Extent:
+        """Return the spans before the last stretch, and since when that one is.
 
         Parts that follow each other are one stretch. A part that is missing, unreadable or was
         lost between two runs ends it.
@@ -391,7 +404,7 @@ class _Log:
                 start = None
             self.stretch.append(part)
             before = part
-        return spans, start, problem
+        return Extent(tuple(spans), start, problem)
 
     @property
     def _everything(self) -> bool:
@@ -424,56 +437,7 @@ def _without_twins(rotated: Sequence[RotatedPart]) -> list[LogPart]:
     return list(parts.values())
 
 
-# --- standard input
-
-
-def read_stream(
-    descriptor: int,
-    now: float,
-    stop: Callable[[], bool],
-    start: float | None = None,
-    zone: tzinfo | None = None,
-    name: str = "standard input",
-) -> LogReading:
-    """Search a stream such as standard input to its end, or until `stop` says True.
-
-    A pipe that nobody writes to is not waited for longer than `stop` allows. Raises nothing.
-    """
-    scanner = Scanner(name, name, now, zone)
-    pipe = Pipe(descriptor, name, stop)
-    problem: SourceProblem | None = None
-    try:
-        scanner.run(text_stream(pipe, name)[0], stop)
-    except UnreadableError as error:
-        problem = error.problem
-    spans: tuple[Span, ...] = ()
-    if pipe.timed_out or scanner.timed_out:
-        problem = SourceProblem(name, reasons.TIMED_OUT)
-    elif problem is None and not scanner.read:
-        problem = SourceProblem(name, reasons.EMPTY)
-    elif problem is None and not scanner.kernel_lines:
-        problem = SourceProblem(name, reasons.NO_KERNEL_LINES)
-    unreadable = (problem,) if problem is not None else ()
-    if problem is None and scanner.first is not None and scanner.last is not None:
-        alive = start and scanner.last >= min(start, now - ALIVE)
-        spans = (Span(scanner.first, max(scanner.first, now if alive else scanner.last)),)
-        if start and not alive:
-            age = str(round(now - scanner.last))
-            problem = SourceProblem(name, reasons.LAST_WRITTEN, age)
-    elif problem is None and start:
-        problem = SourceProblem(name, reasons.UNDATED)
-    coverage = Coverage(name, spans, hosts=tuple(scanner.hosts), last=scanner.last)
-    if problem is not None:
-        coverage = coverage._replace(reason=problem.reason, detail=problem.detail)
-    return LogReading(
-        name,
-        tuple(scanner.events),
-        tuple(scanner.pending),
-        coverage=coverage,
-        read=scanner.read,
-        files=(name,) if scanner.read else (),
-        problems=unreadable,
-    )
+# --- several runs
 
 
 def reconcile(remembered: Sequence[Event], reading: LogReading) -> tuple[Event, ...]:

@@ -95,6 +95,13 @@ class LogEvidence(NamedTuple):
 
 
 class _Gathering:
+    """The reading of all sources.
+
+    histories: what earlier runs remember of each log; kept: what the next run gets.
+    sources: the events of each source. asked: the reader was asked for the ring buffer.
+    coverage, missing, problems, read: as in LogEvidence.
+    """
+
     def __init__(
         self,
         window: ev.Window,
@@ -107,23 +114,25 @@ class _Gathering:
     ) -> None:
         self.window = window
         self.boot = boot
-        self.earlier = histories
+        self.histories = histories
         self.stop = stop
         self.ask = ask
         self.opened = opened
         self.zone = zone
-        self.parts: list[Sequence[ev.Event]] = []
+        self.sources: list[Sequence[ev.Event]] = []
         self.coverage: list[Coverage] = []
         self.missing: list[SourceProblem] = []
         self.problems: list[SourceProblem] = []
-        self.histories: dict[str, LogHistory] = {}
+        self.kept: dict[str, LogHistory] = {}
         self.read: list[str] = []
         self.asked = False
 
-    # The window as one span; None for everything. A boot's window begins a moment before it, and
-    # what a boot logs first comes a moment after it.
     @property
-    def wanted(self) -> Span | None:
+    def span(self) -> Span | None:
+        """Return the window as one span; None for everything.
+
+        A boot's window begins a moment before it, and what a boot logs first comes a moment after.
+        """
         start = self.window.start
         if start is None:
             return None
@@ -132,9 +141,11 @@ class _Gathering:
         return Span(min(start, self.window.end), self.window.end)
 
     def _gaps(self, spans: Iterable[Span]) -> tuple[Span, ...]:
-        return gaps(spans, self.wanted) if self.wanted else ()
+        return gaps(spans, self.span) if self.span else ()
 
-    def _covers(self, name: str, problem: SourceProblem | None, spans: Sequence[Span]) -> None:
+    def _add_coverage(
+        self, name: str, problem: SourceProblem | None, spans: Sequence[Span]
+    ) -> None:
         """Add the coverage of a source of this host."""
         if problem is not None:
             self.problems.append(problem)
@@ -150,7 +161,7 @@ class _Gathering:
         for read in (self.ring, self.journal, *(self._host_file(path) for path in FILES)):
             read()
             spans = [span for each in self.coverage for span in each.spans]
-            if self.wanted and not self._gaps(spans):
+            if self.span and not self._gaps(spans):
                 return
 
     def _host_file(self, path: str) -> Callable[[], None]:
@@ -164,7 +175,7 @@ class _Gathering:
         """Read the ring buffer."""
         clock = kmsg.read_clock()
         boot = kmsg.boot_time(clock)
-        known = self._known_of_ring(boot)
+        history = self._ring_before(boot)
         try:
             ring = self._ring(clock)
         except (OSError, KernelError) as error:
@@ -173,8 +184,8 @@ class _Gathering:
                 code = reasons.PERMISSION_DENIED
             detail = error.strerror if isinstance(error, OSError) else str(error)
             # What an earlier run has read has happened, whoever may read it now.
-            self.parts.append(known.events)
-            self._covers(RING, SourceProblem(kmsg.PATH, code, detail or ""), ())
+            self.sources.append(history.events)
+            self._add_coverage(RING, SourceProblem(kmsg.PATH, code, detail or ""), ())
             return
         how = BY_READER if self.asked else DIRECTLY
         count = f"{ring.records} records, {ring.kernel_records} of the kernel's"
@@ -184,23 +195,23 @@ class _Gathering:
         there = {each.monotonic for each in ring.events}
         gone = tuple(
             each
-            for each in known.events
+            for each in history.events
             if (each.time or 0.0) < oldest and each.monotonic not in there
         )
-        self.parts.append((*gone, *ring.events))
-        problem, spans = self._ring_coverage(ring, boot, known.spans)
-        self._covers(RING, problem, spans)
+        self.sources.append((*gone, *ring.events))
+        problem, spans = self._ring_coverage(ring, boot, history.spans)
+        self._add_coverage(RING, problem, spans)
         if self.window.start is not None and ring.complete:
             self._remember_ring((*gone, *ring.events), spans, boot)
 
-    def _known_of_ring(self, boot: float) -> LogHistory:
+    def _ring_before(self, boot: float) -> LogHistory:
         """Return what earlier runs of this boot read of the ring, by the present clock."""
-        known = self.earlier.get(kmsg.PATH)
-        if known is None or known.boot != self.boot or self.window.start is None:
+        history = self.histories.get(kmsg.PATH)
+        if history is None or history.boot != self.boot or self.window.start is None:
             return LogHistory(LogCursor(0, 0, 0))
-        return known._replace(
-            events=tuple(each._replace(time=(each.time or 0.0) + boot) for each in known.events),
-            spans=tuple(Span(span.start + boot, span.end + boot) for span in known.spans),
+        return history._replace(
+            events=tuple(each._replace(time=(each.time or 0.0) + boot) for each in history.events),
+            spans=tuple(Span(span.start + boot, span.end + boot) for span in history.spans),
         )
 
     def _remember_ring(
@@ -209,7 +220,7 @@ class _Gathering:
         start = self.window.start or 0.0
         inside = ev.fold(ev.select(events, self.window).inside, MOST_REMEMBERED)
         covered = clip(spans, Span(start, self.window.end))[-MOST_SPANS:]
-        self.histories[kmsg.PATH] = LogHistory(
+        self.kept[kmsg.PATH] = LogHistory(
             LogCursor(0, 0, 0),
             tuple(each._replace(time=(each.time or 0.0) - boot) for each in inside),
             start - boot,
@@ -218,14 +229,14 @@ class _Gathering:
         )
 
     def _ring_coverage(
-        self, ring: kmsg.Ring, boot: float, known: Sequence[Span]
+        self, ring: kmsg.Ring, boot: float, earlier: Sequence[Span]
     ) -> tuple[SourceProblem | None, tuple[Span, ...]]:
         start = boot if ring.first_sequence == 0 else ring.oldest
         if start is None or not ring.kernel_records:
             return SourceProblem(kmsg.PATH, reasons.NO_KERNEL_LINES), ()
         if not ring.complete:
             return SourceProblem(kmsg.PATH, reasons.TIMED_OUT), ()
-        spans = union((*gaps(_widened(ring.losses), Span(start, self.window.end)), *known))
+        spans = union((*gaps(_widened(ring.losses), Span(start, self.window.end)), *earlier))
         if ring.lost and self._gaps([Span(start, self.window.end)]) != self._gaps(spans):
             return SourceProblem(kmsg.PATH, reasons.RECORDS_LOST, str(ring.lost)), spans
         # A ring that begins with the boot has lost nothing: the gap is the time before it.
@@ -274,7 +285,7 @@ class _Gathering:
         if shown.status != journal.MISSING:
             count = f"{shown.entries} entries of the kernel's"
             self.read.append(f"{journal.SOURCE} by {journal.PROGRAM}: {count}")
-        self.parts.append(shown.events)
+        self.sources.append(shown.events)
         spans = [] if problem or since is None else [Span(since, self.window.end)]
         if problem is None and self._gaps(spans):
             problem = SourceProblem(journal.SOURCE, reasons.BEGINS_LATER)
@@ -282,7 +293,7 @@ class _Gathering:
             spans = list(gaps(_widened(shown.losses), spans[0]))
             if self._gaps(spans):
                 problem = SourceProblem(journal.SOURCE, reasons.RECORDS_LOST, str(shown.lost))
-        self._covers(journal.SOURCE, problem, spans)
+        self._add_coverage(journal.SOURCE, problem, spans)
 
     # --- files
 
@@ -311,16 +322,17 @@ class _Gathering:
 
     def file(self, path: str, *, named: bool = False) -> None:
         """Read a log file or standard input."""
-        from . import files  # the parser of lines takes longer to import than the ring to read
+        # The parser of lines takes longer to import than the ring to read.
+        from . import files, stream
 
         now, start = self.window.end, self.window.start
-        known = None if start is None else self.earlier.get(path)
+        history = None if start is None else self.histories.get(path)
         if path == STANDARD_INPUT:
-            reading = files.read_stream(0, now, self.stop, start, self.zone)
+            reading = stream.read_stream(0, now, self.stop, start, self.zone)
         else:
-            # Events before known.start were not remembered: then the log has to be read again.
-            goes_on = known and start is not None and start >= known.start - CLOCKS
-            cursor = known.cursor if known and goes_on else None
+            # Events before history.start were not kept: then the log has to be read again.
+            goes_on = history and start is not None and start >= history.start - CLOCKS
+            cursor = history.cursor if history and goes_on else None
             reading = files.read_log(
                 path, now, self.stop, cursor, start or 0.0, self.opened, self.zone
             )
@@ -328,33 +340,33 @@ class _Gathering:
             since = " since an earlier run" if reading.followed else ""
             shift = f", times corrected by {round(reading.shift)} s" if reading.shift else ""
             self.read.append(f"{', '.join(reading.files)}: {reading.read} bytes{since}{shift}")
-        earlier = self._still_wanted(known.events, reading) if known else ()
+        earlier = self._still_wanted(history.events, reading) if history else ()
         events = files.reconcile(earlier, reading)
-        self.parts.append((*events, *reading.pending))
+        self.sources.append((*events, *reading.pending))
         if named and not reading.files:
             self.missing += reading.problems
         else:
             self.problems += reading.problems
-        coverage = self._file_coverage(reading, known, named=named)
+        coverage = self._file_coverage(reading, history, named=named)
         self.coverage.append(coverage)
         if start is None:
             return
-        if reading.unfinished and known:
-            self.histories[path] = known
+        if reading.unfinished and history:
+            self.kept[path] = history
         elif reading.cursor is not None and not reading.unfinished:
-            self._remember(reading, known, events, coverage)
+            self._remember(reading, history, events, coverage)
 
     def _file_coverage(
-        self, reading: LogReading, known: LogHistory | None, *, named: bool
+        self, reading: LogReading, history: LogHistory | None, *, named: bool
     ) -> Coverage:
         """Return what this run and earlier ones have read of a log."""
         own = reading.coverage
-        hosts = tuple(dict.fromkeys((*own.hosts, *(known.hosts if known else ()))))[:MOST_HOSTS]
-        spans = union((*own.spans, *(known.spans if known else ())))
-        if self.wanted and not self._gaps(spans):
+        hosts = tuple(dict.fromkeys((*own.hosts, *(history.hosts if history else ()))))[:MOST_HOSTS]
+        spans = union((*own.spans, *(history.spans if history else ())))
+        if self.span and not self._gaps(spans):
             own = own._replace(reason="", detail="", path="")
-        elif known and not own.reason:
-            own = own._replace(reason=known.reason, detail=known.detail, path=known.path)
+        elif history and not own.reason:
+            own = own._replace(reason=history.reason, detail=history.detail, path=history.path)
         if self._gaps(spans) and not own.reason:
             own = own._replace(reason=reasons.BEGINS_LATER)
         return own._replace(spans=spans, hosts=hosts, named=named)
@@ -362,24 +374,24 @@ class _Gathering:
     def _remember(
         self,
         reading: LogReading,
-        known: LogHistory | None,
+        history: LogHistory | None,
         events: tuple[ev.Event, ...],
         coverage: Coverage,
     ) -> None:
         start = self.window.start or 0.0
-        if known is not None and reading.followed:
-            start = max(start, known.start)
+        if history is not None and reading.followed:
+            start = max(start, history.start)
         selection = ev.select(events, self.window)
         kept = tuple(ev.fold((*selection.inside, *selection.undated), MOST_REMEMBERED))
         spans = clip(coverage.spans, Span(start, self.window.end))[-MOST_SPANS:]
         reason = (coverage.reason, coverage.detail, coverage.path)
         assert reading.cursor is not None  # noqa: S101 - the caller has looked
-        self.histories[reading.path] = LogHistory(
+        self.kept[reading.path] = LogHistory(
             reading.cursor, kept, start, spans, coverage.hosts, *reason
         )
 
     def _still_wanted(
-        self, known: tuple[ev.Event, ...], reading: LogReading
+        self, earlier: tuple[ev.Event, ...], reading: LogReading
     ) -> tuple[ev.Event, ...]:
         """Return what earlier runs found, as far as it is still to be counted or mentioned.
 
@@ -387,7 +399,7 @@ class _Gathering:
         is the one that is written.
         """
         written_on = reading.followed and len(reading.files) < 2
-        selection = ev.select(known, self.window)
+        selection = ev.select(earlier, self.window)
         return (*selection.inside, *(selection.undated if written_on else ()))
 
 
@@ -420,16 +432,16 @@ def gather(
     if AUTO in wanted:
         gathering.auto()
     gathering.named([path for path in wanted if path != AUTO])
-    most = MOST_REMEMBERED_IN_ALL // max(1, len(gathering.histories))
+    most = MOST_REMEMBERED_IN_ALL // max(1, len(gathering.kept))
     if most < MOST_REMEMBERED:
-        for path, each in gathering.histories.items():
-            gathering.histories[path] = each._replace(events=tuple(ev.fold(each.events, most)))
+        for path, each in gathering.kept.items():
+            gathering.kept[path] = each._replace(events=tuple(ev.fold(each.events, most)))
     return LogEvidence(
-        ev.merge(*_bounded(gathering.parts)),
+        ev.merge(*_bounded(gathering.sources)),
         tuple(gathering.coverage),
         tuple(gathering.missing),
         tuple(gathering.problems),
-        tuple(gathering.histories.items()),
+        tuple(gathering.kept.items()),
         tuple(gathering.read),
     )
 
