@@ -21,7 +21,7 @@ from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.kernel.reader_client import parse_answer
 from support import features
 from support.commands import PATIENCE
-from support.netns import ends
+from support.netns import ends, wait_until
 
 # So much is asked for that the answer does not fit into a pipe: the reader stands in write(2)
 # until somebody reads.
@@ -286,6 +286,32 @@ def test_owners_are_addresses_groups_and_folders_and_nothing_else(netns, reader)
     assert {frame.file for frame in frames} <= {"addresses", "process", "-"}
     # Without "processes" nothing is said of any.
     assert [frame.file for frame in own] == ["addresses"]
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["beside another process", "alone"])
+def test_namespace_is_not_called_after_a_reader_that_looks_into_it(netns, reader, alone):
+    namespace = netns()
+    # It waits for its request there; others are there for a moment, each time they look.
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(namespace.command(*reader), **pipes) as other:
+        holder = None if alone else subprocess.Popen(namespace.command("sleep", "60"))
+        there = holder or other
+        try:
+            assert wait_until(lambda: inode_of(there.pid) == namespace.inode)
+            frames = ask(reader, "owners", "processes") + ask(reader, "limits", "processes")
+        finally:
+            other.stdin.close()
+            if holder:
+                holder.kill()
+                holder.wait()
+    mine = {frame.file: frame.path for frame in frames if frame.inode == namespace.inode}
+    assert set(mine) == {"process", "addresses", "nf_conntrack_count", "nf_conntrack_max"}
+    if holder:
+        assert set(mine.values()) == {f"/proc/{holder.pid}/ns/net"}
+
+
+def inode_of(pid):
+    return os.stat(f"/proc/{pid}/ns/net").st_ino
 
 
 def test_name_of_the_host_is_its_own_again_before_it_writes(netns, reader):

@@ -342,6 +342,38 @@ def leaders() -> Iterator[bytes]:
         yield b"/proc/%d/ns/net" % pid
 
 
+def last_argument(process: bytes) -> bytes:
+    """Return the last argument of a process, by its number or "self"; empty where it has none."""
+    with suppress(OSError, IndexError):
+        line = read_small(f"/proc/{process.decode()}/cmdline")
+        return line.rstrip(b"\0").rsplit(b"\0", 1)[-1]
+    return b""
+
+
+def is_reader(path: bytes) -> bool:
+    """Return whether a file in /proc is of a reader, this one or another."""
+    return last_argument(path.split(b"/")[2]) == last_argument(b"self")
+
+
+def readers_last(paths: Iterable[bytes], known: set[int]) -> Iterator[bytes]:
+    """Yield files that name the namespaces of processes; those of readers in the end.
+
+    A reader is in another namespace for a moment: it tells nothing of whose that is. `known` are
+    the inodes of which nothing more is to be told.
+    """
+    later = []
+    for path in paths:
+        try:
+            new = os.stat(path).st_ino not in known
+        except OSError:
+            new = False  # whoever opens it is told why
+        if new and is_reader(path):
+            later.append(path)
+        else:
+            yield path
+    yield from later
+
+
 def own_inode() -> int:
     """Return the inode of the network namespace that this process is in."""
     return os.stat(OWN_NAMESPACE).st_ino
@@ -609,7 +641,7 @@ def owner_frames(places: list[bytes]) -> Iterator[bytes]:
     known: set[int] = set()
     for place in places:
         listed = place == b"processes"
-        for path in leaders() if listed else [place]:
+        for path in readers_last(leaders(), known) if listed else [place]:
             if time.monotonic() > end:
                 yield frame(0, errno.ETIME, "-", path)
                 return
@@ -924,7 +956,7 @@ def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes | memory
         os.close(name)
     for place in places:
         listed = place == b"processes"
-        for path in threads() if listed else [place]:
+        for path in readers_last(threads(), visited) if listed else [place]:
             try:
                 inode = enter(path, visited)
             except OSError as error:
