@@ -24,6 +24,7 @@ HOURS, STEP = 6, 60
 # Minutes between two runs, as the services are shipped.
 EVERY = {"usage": 1, "full": 5, "table": 5}
 HOST = "gateway"
+WHEN_KNOWN = ("lifetime", "time_to_full")
 PREFIX = "icinga2." + HOST + ".services.conntrack-{0}.conntrack_{0}"
 # Shares of the entries, in percent, before the incident and at its height.
 SHARES = {
@@ -52,7 +53,14 @@ def values(minute: float) -> dict[str, float]:
     entries = min(LIMIT, LIMIT * (0.35 + 0.03 * math.sin(minute / 30) + 0.70 * height))
     growth = (entries - LIMIT * (0.35 + 0.70 * fill(minute - 20))) / 1200
     lost = max(0.0, height - 0.9) * 900
+    ending = entries / 120
     told = {
+        "new_rate": ending + growth,
+        "end_rate": ending,
+        "settles_at": 100 * (entries + 1500 * max(0.0, growth)) / LIMIT,
+        "insert_failures": 40 * height,
+        "chain_overflows": 15 * height,
+        "invalid_packets": 270 + 900 * height,
         "usage": 100 * entries / LIMIT,
         "entries": entries,
         "limit": LIMIT,
@@ -75,6 +83,8 @@ def values(minute: float) -> dict[str, float]:
     }
     if growth > 0 and (LIMIT - entries) / growth < 30 * 86400:
         told["time_to_full"] = (LIMIT - entries) / growth
+    if growth < 5:
+        told["lifetime"] = 120 + 5 * math.sin(minute / 50)
     for label, (before, then) in {**SHARES, **TOPS}.items():
         share = before + (then - before) * height
         told[label] = share if label in TOPS else entries * share / 100
@@ -83,21 +93,24 @@ def values(minute: float) -> dict[str, float]:
 
 def lines(start: int):
     """The metrics of all minutes: path, value, time."""
-    bounds = {"usage": (80, 90), "snat_port_usage": (80, 90), "instance_usage": (80, 90)}
+    bounds = {"snat_port_usage": (80, 90), "instance_usage": (80, 90)}
     bounds["instance_refused"] = (100, 1000)
+    # As shipped.
+    usage = {"usage": (95, 98), "table": (80, 98)}
     for minute in range(HOURS * 60):
         told = values(minute)
         for name, check in (("usage", usage_check), ("full", full_check), ("table", table_check)):
             if minute % EVERY[name]:
                 continue
+            own = {**bounds, "usage": usage[name]} if name in usage else bounds
             folder_ = PREFIX.format(name) + ".perfdata"
             for label in check.LABELS:
                 for part in ("", "router-1.") if label.name in check.NAMESPACE_LABELS else ("",):
                     path = f"{folder_}.{part}{label.name}"
-                    value = told.get(label.name, 0 if label.name != "time_to_full" else None)
+                    value = told.get(label.name, None if label.name in WHEN_KNOWN else 0)
                     if value is not None:
                         yield f"{path}.value", value, start + minute * STEP
-                    for field, bound in zip(("warn", "crit"), bounds.get(label.name, ())):
+                    for field, bound in zip(("warn", "crit"), own.get(label.name, ())):
                         yield f"{path}.{field}", bound, start + minute * STEP
 
 

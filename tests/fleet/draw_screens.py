@@ -4,8 +4,8 @@
 Icinga 2 with its IDO and the shipped services, Icinga Web with its modules monitoring, graphite and
 director, carbon and graphite-web with the incident of draw_graphs.py, MariaDB, and Chromium; and
 the dashboard for Grafana, see draw_boards.py. All of it runs in temporary folders, on free ports of
-the loopback. The checks' output is real: they look at this host, and at a table and a log made for
-the purpose. Runs as root on Debian.
+the loopback. The checks' output is real: they look at tables and a log made for the purpose. Runs as
+root on Debian.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from support.graph_stores import (  # noqa: E402
     until,
 )
 from support.icinga_nodes import COMMANDS, CONSTANTS, PLUGINS, SERVICES, SHIPPED  # noqa: E402
+from support.netns import Namespace  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,8 +94,12 @@ CONFIGURATION = {
 
 
 def outputs(top: Path) -> dict[str, tuple[int, str]]:
-    """Return what the checks print, and their exit codes, of this host and a made-up incident."""
-    table, log = top / "table.txt", top / "kern.log"
+    """Return what the checks print, and their exit codes, of an incident made for the purpose.
+
+    usage looks at a network namespace with a real table, and a limit that only it sees.
+    """
+    limit, table, log = top / "limit", top / "table.txt", top / "kern.log"
+    limit.write_text("1000\n")
     table.write_text(as_text(tables.listing(tables.syn_flood())))
     now = time.time()
     lines = [(2000, "an older line"), *((ago, FULL) for ago in range(600, 0, -20))]
@@ -106,15 +111,20 @@ def outputs(top: Path) -> dict[str, tuple[int, str]]:
         )
     )
     found = {}
-    for name, words in {
-        "usage": ("-w", "usage=@0:100", "-w", "entries=@0:1000000", "-w", "load_factor=@0:100"),
-        "full": ("--log", log, "--since", "15m"),
-        "table": ("--source", table, "-w", "entries=1000"),
-    }.items():
-        command = [sys.executable, TREE / "plugins" / f"check_conntrack_{name}", *words]
-        command += ["--no-state"]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        found[name] = (done.returncode, done.stdout)
+    with Namespace() as namespace:
+        namespace.track()
+        namespace.fill(985)
+        mount = f'mount --bind {limit} /proc/sys/net/netfilter/nf_conntrack_max; exec "$@"'
+        there = namespace.command("unshare", "-m", "sh", "-ec", mount, "sh")
+        for name, before, words in (
+            ("usage", there, ("-w", "95", "-c", "98")),
+            ("full", (), ("--log", log, "--since", "15m")),
+            ("table", (), ("--source", table, "-w", "entries=1000")),
+        ):
+            command = [*before, sys.executable, TREE / "plugins" / f"check_conntrack_{name}"]
+            command += [*words, "--no-state"]
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+            found[name] = (done.returncode, done.stdout)
     return found
 
 

@@ -224,10 +224,10 @@ def test_time_to_full_is_drawn_only_while_it_was_known(graphite, influxdb):
     (parts,) = [parts for _, name, parts in templates() if name == "conntrack_usage-time_to_full"]
     drawn = {"icingaweb2": shown(graphite, web_targets("usage", parts), DAY)[0]}
     for panel, queries in grafana_panels("graphite"):
-        if panel["title"] == "Time to full, within 72 h":
+        if panel["title"] == "Time to full, within 12 h":
             drawn["graphite"] = shown(graphite, queries, DAY)[0]
     for panel, queries in grafana_panels("influxdb"):
-        if panel["title"] == "Time to full, within 72 h":
+        if panel["title"] == "Time to full, within 12 h":
             (series,) = influxdb.query(queries[0].replace("$__interval", "1m"))
             drawn["influxdb"] = [each for _, each in series["values"]]
     assert set(drawn) == {"icingaweb2", "graphite", "influxdb"}

@@ -181,17 +181,19 @@ def test_peaks_remain_where_points_are_merged(where):
 def test_time_to_full_has_the_scale_of_an_incident(where):
     texts = [text for _, _, label, _, text in DRAWN[where] if label == "time_to_full"]
     assert len(texts) == 2
-    wanted = '"value" <= 259200 ' if where == "influxdb" else "removeAboveValue("
+    wanted = '"value" <= 43200 ' if where == "influxdb" else "removeAboveValue("
     assert all(wanted in text for text in texts)
     if where == "icingaweb2":
         looks = template_file("usage")["conntrack_usage-time_to_full.urlparams"]
-        assert looks["max"] == '"72"'
+        assert looks["max"] == '"12"'
         # The module's default joins over any gap.
         assert looks["lineMode"] == '"staircase"'
         return
     for panel in panels(where):
         if "Time to full" in panel["title"]:
-            assert panel["fieldConfig"]["defaults"]["max"] == 72 * 3600
+            assert panel["fieldConfig"]["defaults"]["max"] == 12 * 3600
+            scale = panel["fieldConfig"]["defaults"]["custom"]["scaleDistribution"]
+            assert scale["type"] == "symlog"
             assert panel["fieldConfig"]["defaults"]["custom"]["spanNulls"] is False
 
 
