@@ -4,13 +4,14 @@
 Icinga 2 with its IDO and the shipped services, Icinga Web with its modules monitoring, graphite and
 director, carbon and graphite-web with the incident of draw_graphs.py, MariaDB, and Chromium; and
 the dashboard for Grafana, see draw_boards.py. All of it runs in temporary folders, on free ports of
-the loopback. The checks' output is real: they look at tables and a log made for the purpose. Runs as
-root on Debian.
+the loopback. The checks' output is real: they look at tables and a log made for the purpose. Runs
+as root on Debian.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -61,7 +62,8 @@ PAGES = (
        height)
       for name, height in (("usage", 1300), ("full", 1200), ("table", 1200))),
     ("director-baskets", "director/baskets", 600),
-    ("director-command", "director/command?name=conntrack_usage", 1400),
+    ("director-command", "director/command?name=conntrack_usage", 700),
+    ("director-arguments", "director/command/arguments?name=conntrack_usage", 1000),
     ("director-template", "director/service?name=conntrack-service&type=template", 1600),
     ("director-host", f"director/host?name={HOST}", 1600),
     ("director-services", f"director/host/services?name={HOST}", 900),
@@ -210,7 +212,10 @@ def main() -> int:
             database.query(f"SOURCE {schema}", name)
         director = Director(tops[1], database)
         director.prepare()
-        director.restore((SHIPPED / "conntrack-basket.json").read_text())
+        basket = (SHIPPED / "conntrack-basket.json").read_text()
+        director.restore(basket)
+        # The basket itself, as an upload makes it.
+        director.dump([kind for kind in json.loads(basket) if kind != "Datafield"])
         director.host(
             HOST,
             imports=["conntrack"],
