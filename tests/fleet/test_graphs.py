@@ -141,7 +141,7 @@ def past():
 
 def value_then(number: int, label: str) -> float:
     """What a label of the past was at a run: each rises at its own pace, below its ceiling."""
-    pace = {"share": 0.01, "at": 0.001, "full": 0.5}.get(label.rpartition("_")[2], 1)
+    pace = {"share": 0.01, "at": 0.001, "full": 0.2}.get(label.rpartition("_")[2], 1)
     return 1 + pace * (len(label) + 1) * number**2
 
 
