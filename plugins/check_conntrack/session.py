@@ -148,14 +148,18 @@ def is_plain_root(options: argparse.Namespace) -> bool:
 
 def readable_by_all() -> bool:
     """Return whether every user may read the suite's modules and Python's own."""
+    suite = getattr(__spec__.loader, "archive", os.path.dirname(__file__))  # one file, maybe
     try:
-        return all(map(_is_public, (os.path.dirname(os.__file__), os.path.dirname(__file__))))
+        return all(map(_is_public, (os.path.dirname(os.__file__), suite)))
     except OSError:
-        return False  # in an archive there is no folder
+        return False
 
 
 def _is_public(folder: str) -> bool:
-    """Return whether every user may enter a folder, and read the modules in it and below."""
+    """Return whether every user may enter a folder, and read the modules in it and below.
+
+    An archive counts as a folder: it is executable.
+    """
     path = os.path.realpath(folder)
     while path != "/":
         if os.stat(path).st_mode & 0o005 != 0o005:

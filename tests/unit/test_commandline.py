@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -459,6 +460,19 @@ def test_modules_that_others_may_not_read_are_not_public(monkeypatch):
             path.chmod(0o700)
             assert not session.readable_by_all(), path
             path.chmod(before)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o700])
+def test_modules_of_an_archive_are_public_where_the_archive_is(monkeypatch, mode):
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "check_conntrack_usage"
+        archive.touch(mode)
+        archive.chmod(mode)
+        Path(folder).chmod(0o755)
+        spec = SimpleNamespace(loader=SimpleNamespace(archive=str(archive)))
+        monkeypatch.setattr(session, "__spec__", spec)
+        monkeypatch.setattr(session, "__file__", f"{archive}/check_conntrack/session.py")
+        assert session.readable_by_all() is (mode == 0o755)
 
 
 def test_one_without_a_home_does_not_get_roots(monkeypatch, dropped):
