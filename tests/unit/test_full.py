@@ -17,6 +17,7 @@ from check_conntrack.full import (
     coverage,
     evidence,
     full_check,
+    log_report,
     namespace_reports,
     state,
 )
@@ -878,7 +879,7 @@ def test_full_drops_are_critical_beside_evictions_or_a_full_table(usage, rise, c
 )
 def test_full_a_message_is_not_about_a_namespace_that_was_made_after_it(births, time, gone):
     event = events.Event(Kind.TABLE_FULL, 1, time, netns=7)
-    assert evidence._is_gone(event, births) is gone
+    assert log_report.is_gone(event, births) is gone
 
 
 # --- further namespaces
@@ -1287,7 +1288,7 @@ def test_full_claims_no_time_that_the_evidence_does_not_cover(logs, namespaces, 
     found = evidence.Evidence(
         now=state.RunTime(1000.0, 1000.0 - boot, "b", 0),
         window=events.Window(float(start), 1000.0),
-        log=evidence.LogReport(coverage=log),
+        log=log_report.LogReport(coverage=log),
         reports=reports,
         has_first=bool(reports),
     )

@@ -19,8 +19,9 @@ from ..kernel.log.decompress import ZSTD
 from ..kernel.log.opening import LogFiles
 from ..ranges import parse_thresholds
 from . import contexts
-from .evidence import DEFAULT_WINDOW, acquire, write
+from .evidence import acquire, write
 from .labels import INSTANCE_LABELS, LABELS, NAMESPACE_LABELS
+from .log_report import DEFAULT_WINDOW
 from .summary import FullSummary
 
 TYPE_CHECKING = False
