@@ -224,6 +224,7 @@ NO_TABLES = {
     "a packet capture (pcap)": b"\xd4\xc3\xb2\xa1\x02\0\x04\0" + bytes(100),
     "a packet capture (pcapng)": b"\x0a\x0d\x0d\x0a" + bytes(100),
     "UTF-16 text": b"\xff\xfe" + (ENTRY + "\r\n").encode("utf-16-le"),
+    "text with lines that end in CR alone": (ENTRY + "\r").encode() * 20,
     "UTF-16 text ": (ENTRY + "\r\n").encode("utf-16-le"),
     "xz data": b"\xfd7zXZ\0" + bytes(100),
     "zstd data": b"\x28\xb5\x2f\xfd" + bytes(100),

@@ -95,6 +95,8 @@ def describe(start: bytes) -> Form | None:
         return Form("a tar archive", "unpack it")
     if _WIDE.match(start):
         return Form(*_WIDE_FORM)
+    if b"\r" in start.rstrip() and b"\n" not in start:
+        return Form("text with lines that end in CR alone", r"convert it with tr '\015' '\012'")
     for pattern, name in _TEXT:
         if re.search(pattern, start, re.MULTILINE):
             return Form(name)
