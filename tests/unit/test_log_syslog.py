@@ -223,6 +223,8 @@ def test_kernel_line_is_none_for_another_program(line):
         ("    SYSLOG_IDENTIFIER=kernel", None, None),
         ('\t"_TRANSPORT" : "kernel",', None, None),
         ('{"_TRANSPORT":"kernel","_HOSTNAME":"gw","MESSAGE":"x"}', "gw", None),
+        ('{"facility":"Kernel","hostname":"gw","message":"eth0: link up"}', "gw", None),
+        ('{"Computer":"gw","ProcessName":"kernel","SyslogMessage":"eth0: up"}', "gw", None),
         ("Linux version 2.6.32-279.el6.x86_64 (mockbuild@x86-008)", None, None),
     ],
 )
@@ -239,6 +241,20 @@ def test_number_of_a_line_is_no_day(number):
 def test_host_that_a_tool_puts_before_a_line_is_its_host():
     assert parse_line(f"gw1: [ 1035.620501] {TEXT}", NOV_21).host == "gw1"
     assert parse_line(f"gw1: Nov 21 21:59:00 gw kernel: {TEXT}", NOV_21).host == "gw"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"2026-11-21T21:59:00Z","eth0: link up",gw,main',
+        '"2026-11-21T21:59:00Z","Nov 21 21:59:00 gw kernel: eth0: link up",gw,main',
+        'ts=2026-11-21T21:59:00Z level=warn msg="Nov 21 21:59:00 gw kernel: eth0: link up"',
+        "time:2026-11-21T21:59:00Z\thost:gw\tident:kernel\tmessage:eth0: link up",
+        '{"received_at":"2026-11-21T21:59:00Z","source_name":"gw","message":"eth0: link up"}',
+    ],
+)
+def test_time_of_a_line_of_columns_is_that_of_its_field(line):
+    assert parse_time(line, NOV_21) == NOV_21 - 60
 
 
 def test_repetition_is_of_the_same_host():

@@ -35,7 +35,10 @@ _SENTENCES = {
     reasons.READ_ERROR: ("cannot be read{said}", "check the file and its disk"),
     reasons.EMPTY: ("is empty", "check that the log is written to it"),
     reasons.NO_KERNEL_LINES: ("has no lines of the kernel", "name the kernel's log with --log"),
-    reasons.UNDATED: ("its lines have no time", "use --since all to count them"),
+    reasons.UNDATED: (
+        "its lines have no time",
+        "use --since all to count them, or --log-timezone if only their zone is unknown",
+    ),
     reasons.JOURNAL_FILE: (
         "is a journal file, not text",
         "pipe it in: journalctl --file={path} -k -o short-iso | ... --log -",

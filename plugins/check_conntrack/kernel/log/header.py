@@ -328,12 +328,14 @@ class _HeaderParser:
                 # The inner line was written before the outer one.
                 latest = reference if stamp.time is None else stamp.time
                 stamp = better_stamp(stamp, dates.stamp(latest, zone))
-        host = self.host or self.prefix or None
+        host = self.host
         if host is None and self.words and self.stamped:
             host = self.words[0]
         proof = self.proof
-        if self.prefix and not (self.marked and self.stamped):
+        if self.prefix and self.marked and self.stamped:
             # Before the kernel's own time it is a host, else a program or any heading.
+            host = host or self.prefix
+        elif self.prefix:
             proof, stamp = proof or "a program's tag", UNDATED
         if self.facility and self.ring and self.program != KERNEL:
             proof = proof or "another facility"

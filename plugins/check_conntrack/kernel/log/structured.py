@@ -21,9 +21,9 @@ message msg log short_message full_message text line _raw raw body content paylo
 @message event logmessage log_message original rawmsg data value description entry stringvalue
 """
 _PROGRAM_NAMES = """\
-syslog_identifier program programname app appname app_name app-name ident process_name procname
-process syslog_program syslogtag legacy_msghdr tag _comm comm source_program logger_name sourcename
-application_name service_name identifier
+syslog_identifier program programname app appname app_name app-name ident process_name processname
+procname process syslog_program syslogtag legacy_msghdr tag _comm comm source_program logger_name
+sourcename application_name service_name identifier
 """
 _HOST_NAMES = """\
 _hostname hostname host host.name syslog_hostname fromhost fromhost-ip computer node source

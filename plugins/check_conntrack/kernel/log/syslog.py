@@ -226,11 +226,14 @@ def parse_time(line: str, reference: float, zone: tzinfo | None = None) -> float
     In seconds since the epoch, None where it does not tell; ``reference`` and ``zone`` as for
     ``parse_messages``. Raises nothing.
     """
-    if "{" in line:
+    if any(mark in line for mark in _STRUCTURE):
         data = records(line)
         record = None if data is None else next(data, None)
         if record is not None and record.time is not None:
-            return read_stamp(record.time, reference, zone).time
+            stamp = read_stamp(record.time, reference, zone)
+            if stamp.time is not None or "{" in line:
+                return stamp.time
+    if "{" in line:
         match = _TIME_FIELD.search(line)
         if match is not None:
             return read_stamp(match["time"], reference, zone).time
@@ -262,8 +265,8 @@ def _kernel_record(
     for record in data:
         inner = read_start(clean(record.text[:512]), reference, zone)
         named = any(is_kernel_daemon(name.rstrip(":")) for name in (record.program or "").split())
-        own = record.facility in (None, "0", "kern")
-        if inner.kernel or (own and (record.transport == KERNEL or named)):
+        marked = record.transport == KERNEL or named or record.facility is not None
+        if inner.kernel or (marked and record.facility in _KERNEL_FACILITIES):
             outer = read_stamp(record.time, reference, zone) if record.time else UNDATED
             stamp = better_stamp(outer, inner.stamp)
             monotonic = inner.monotonic if inner.monotonic is not None else record.monotonic
