@@ -278,7 +278,8 @@ def test_stopped_reader_is_killed(reader, when):
             process.send_signal(signal.SIGSTOP)
             assert process.wait(20) == -signal.SIGKILL
         return
-    with subprocess.Popen(reader(change), stdin=subprocess.PIPE) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}  # others it refuses
+    with subprocess.Popen(reader(change), **pipes) as process:
         assert wait_until(lambda: ignored(process.pid, signal.SIGTSTP))
         process.send_signal(signal.SIGSTOP)
         assert process.wait(20) == -signal.SIGKILL
