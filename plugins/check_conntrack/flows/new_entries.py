@@ -94,8 +94,8 @@ class NewEntries:
     def answered(self) -> float:
         """Return the share of the new entries that were answered; 0 if there are none."""
         old = [key for key, one in self._sample.items() if one.tick + TIME_TO_ANSWER <= self._tick]
-        judged = old or list(self._sample)
-        return sum(key in self._answered for key in judged) / len(judged) if judged else 0.0
+        counted = old or list(self._sample)
+        return sum(key in self._answered for key in counted) / len(counted) if counted else 0.0
 
     def first_timeout(self, longest: float) -> float | None:
         """Return the mean timeout in seconds of unanswered entries, each at most `longest`.
