@@ -1,7 +1,7 @@
-"""Diagnose what fills a table: causes as data, judged from a TableProfile. Pure functions, no I/O.
+"""Diagnose what fills a table: causes as data, matched against a TableProfile. Pure functions.
 
 To add a cause, write when it matches and its sentences here, its steps in remedies.py, and a line
-of CAUSES. Causes of unanswered entries are judged in unanswered.py.
+of CAUSES. Which cause unanswered entries stand for is decided in unanswered.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Cause(NamedTuple):
 
     Attributes:
         name: its name in the runbook
-        matches: judges a profile
+        matches: tells whether a profile has it
         headline: the cause and its culprit, for the status line
         sentence: the same with its evidence
         steps: what to do
@@ -60,14 +60,14 @@ def _unanswered_cause(
     sentence: Callable[[Unanswered, TableProfile], str],
     steps: Callable[[TableProfile, Unanswered], list[Step]],
 ) -> Cause:
-    """Return a cause that is judged by unanswered entries."""
+    """Return a cause that unanswered entries stand for."""
 
     def found(profile: TableProfile) -> Unanswered:
-        return unanswered.judged(profile, name) or Unanswered("tcp", "SYN_SENT")
+        return unanswered.standing_for(profile, name) or Unanswered("tcp", "SYN_SENT")
 
     return Cause(
         name,
-        lambda profile: unanswered.judged(profile, name) is not None,
+        lambda profile: unanswered.standing_for(profile, name) is not None,
         lambda profile: headline(found(profile), profile),
         lambda profile: sentence(found(profile), profile),
         lambda profile: steps(profile, found(profile)),

@@ -1,4 +1,4 @@
-"""Judge unanswered entries: a scan, a flood, or a destination that does not answer."""
+"""Diagnose unanswered entries: a scan, a flood, or a destination that does not answer."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def verdict(one: Unanswered, profile: TableProfile) -> str:
     return FLOOD
 
 
-def judged(profile: TableProfile, cause: str) -> Unanswered | None:
+def standing_for(profile: TableProfile, cause: str) -> Unanswered | None:
     """Return the unanswered entries that stand for a cause; None for none."""
     if not profile.weighty:
         return None

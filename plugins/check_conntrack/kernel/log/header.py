@@ -2,8 +2,8 @@
 
 No list of line formats could be complete. So the header is read item by item, in any order: time
 stamps, the kernel's uptime, priorities, hosts, tags, callers, what programs that pass on lines
-put before them. What remains is judged: a message is rejected only where the header proves that
-the kernel did not write the line, and says so in ``Header.proof``.
+put before them. A message is rejected only where the header proves that the kernel did not write
+the line, and says so in ``Header.proof``.
 """
 
 from __future__ import annotations
@@ -393,7 +393,7 @@ def _common(match: re.Match[str], reference: float, zone: tzinfo | None) -> Head
 
 
 def _read(text: str) -> _HeaderParser:
-    """Read a whole header, and judge what is left of it."""
+    """Read a whole header, and tell whether the words that are left are a sentence."""
     parser = _HeaderParser(text)
     while parser.at < len(text) and not parser.proof:
         parser.step()
