@@ -55,20 +55,31 @@ def test_text_counts_translations_as_netlink_does():
 
 
 def test_groups_tell_where_flows_of_one_destination_go():
-    # renewed, aged, replied, brief
+    # renewed, aged, replied, brief, kept alive
     assert groups(slowly(MIXED)) == {
-        (17, 0, OLD): (20, 5, 0, 0),
-        (17, 0, NEW): (0, 0, 16, 12),
-        (17, 7, OLD): (6, 0, 0, 0),
-        (6, 0, OLD): (8, 0, 0, 0),
-        (17, 0, V6[2]): (9, 0, 0, 0),
-        (17, 0, SERVICE): (4, 0, 0, 0),
-        (17, 0, dump.V4[1]): (9, 0, 0, 0),  # not translated
+        (17, 0, OLD): (20, 5, 0, 0, 0),
+        (17, 0, NEW): (0, 0, 16, 12, 0),
+        (17, 7, OLD): (6, 0, 0, 0, 0),
+        (6, 0, OLD): (8, 0, 0, 0, 0),
+        (17, 0, V6[2]): (9, 0, 0, 0, 0),
+        (17, 0, SERVICE): (4, 0, 0, 0, 0),
+        (17, 0, dump.V4[1]): (9, 0, 0, 0, 0),  # not translated
     }
 
 
 def test_answered_flows_of_other_destinations_make_no_group():
     assert groups(slowly([flow(n, NEW, status=ANSWERED) for n in range(5)])) == {}
+
+
+@pytest.mark.parametrize("count", [slowly, columns])
+def test_answered_flows_that_are_kept_alive_make_a_group(count):
+    lasting = ANSWERED | ct.IPS_ASSURED
+    messages = [flow(n, status=lasting, timeout=115) for n in range(5)]
+    messages += [flow(10 + n, status=lasting, timeout=109) for n in range(3)]
+    messages += [flow(20, status=lasting, timeout=150), flow(21, status=ANSWERED, timeout=115)]
+    (one,) = count(messages).translations.groups({17: 15, 6: 60}, 120)
+    assert (one.target, one.kept_alive) == (OLD, 5)
+    assert count(messages).translations.groups({17: 15, 6: 60}) == []
 
 
 @pytest.mark.parametrize("count", [slowly, columns])

@@ -6,6 +6,7 @@ import pytest
 
 from check_conntrack.advice import diagnosis
 from check_conntrack.flows.entry import address_text
+from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel import destinations
 from check_conntrack.kernel.destinations import Destination
 from check_conntrack.table import stale
@@ -77,6 +78,51 @@ def test_flows_whose_last_packet_is_long_ago_are_not_stale(kernel):
 def test_answered_flows_are_not_stale(kernel):
     kernel(OLD, destinations.FAILED)
     assert found([flow(n, status=ANSWERED) for n in range(20)]) == []
+
+
+LASTING = [flow(n, status=ANSWERED | ct.IPS_ASSURED, timeout=115) for n in range(12)]
+STREAMS = {**TIMEOUTS, "udp_timeout_stream": 120}
+
+
+def test_flows_that_were_answered_before_are_stale_where_their_target_is_gone(kernel):
+    kernel(OLD, destinations.FAILED)
+    expected = [("10.96.0.10 udp/53", "10.244.1.9", 12, "failed", "")]
+    assert found(LASTING, timeouts=STREAMS) == expected
+    assert found(LASTING, timeouts=STREAMS, here=False) == []
+    assert found(LASTING + KEPT_ALIVE, timeouts=STREAMS) == [
+        ("10.96.0.10 udp/53", "10.244.1.9", 20, "failed", ""),
+        *expected,
+    ]
+
+
+def test_flows_that_were_answered_before_need_a_packet_within_seconds(kernel):
+    kernel(OLD, destinations.FAILED)
+    quiet = [flow(n, status=ANSWERED | ct.IPS_ASSURED, timeout=105) for n in range(12)]
+    assert found(quiet, timeouts=STREAMS) == []
+
+
+@pytest.mark.parametrize("known", [("there", True), ("unknown", True), ("failed", False)])
+def test_flows_that_were_answered_before_need_certain_evidence(monkeypatch, known):
+    code, certain = known
+    told = {address_text(OLD): Destination(code, "cni0", certain)}
+    monkeypatch.setattr(destinations, "look_up", lambda addresses: told)
+    assert found(LASTING, timeouts=STREAMS) == []
+    assert found(LASTING + NEW_FLOWS, timeouts=STREAMS) == []
+
+
+def test_flows_that_were_answered_before_are_told_as_such_and_deleted_once():
+    before = profiles.stale(answered=True, seconds=10, entries=12)
+    table = profiles.profile(usage=1.0, stale=(profiles.stale(), before))
+    (cause,) = diagnosis.diagnose(table)
+    assert (
+        "12 flows to 10.96.0.10 udp/53 had a packet in the last 10s, were answered before, and "
+        in (cause.sentence(table))
+    )
+    deleting = [
+        step for step in cause.steps(table) if any("conntrack -D" in one for one in step.commands)
+    ]
+    assert len(deleting) == 1
+    assert "this frees 32 entries now" in deleting[0].text
 
 
 def test_half_open_tcp_to_a_target_that_is_gone_is_stale(kernel):

@@ -61,9 +61,10 @@ def _at_length(one: StaleFlows) -> str:
     if one.elsewhere:
         why.append(f"newer flows go to {_elsewhere(one)}, and are answered")
     goes = f"still go to {with_owner(one.target)}" if one.translated else "are not translated"
+    reply = ", were answered before" if one.answered else " and no reply"
     return (
         f"{_flows(one.entries)} to {with_owner(one.destination)} had a packet in the last "
-        f"{one.seconds}s and no reply, and {goes}: {', and '.join(why)}"
+        f"{one.seconds}s{reply}, and {goes}: {', and '.join(why)}"
     )
 
 
@@ -79,7 +80,13 @@ def _flows(number: int) -> str:
 def steps(profile: TableProfile) -> list[Step]:
     """Return what ends stale translations, and what keeps them from coming back."""
     found = []
-    for one in profile.stale[:MOST_NAMED]:
+    numbers: dict[tuple[TopItem, TopItem], int] = {}
+    for one in profile.stale:
+        pair = one.destination, one.target
+        numbers[pair] = numbers.get(pair, 0) + one.entries
+    firsts = {(one.destination, one.target): one for one in reversed(profile.stale)}
+    for pair in list(numbers)[:MOST_NAMED]:
+        one = firsts[pair]
         sent_to = one.destination
         state = ("--state", "SYN_SENT") if sent_to.protocol == "tcp" else ()
         port = ("--dport", str(sent_to.port)) if sent_to.port else ()
@@ -91,7 +98,7 @@ def steps(profile: TableProfile) -> list[Step]:
         if commands:
             found.append(
                 Step(
-                    f"Delete these entries: this frees {rulesets.entries(one.entries)} now. The "
+                    f"Delete these entries: this frees {rulesets.entries(numbers[pair])} now. The "
                     "next packet of each flow is translated as the rules say today.",
                     commands,
                 )

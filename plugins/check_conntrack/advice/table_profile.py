@@ -94,7 +94,7 @@ class LeakEnds(NamedTuple):
 
 
 class StaleFlows(NamedTuple):
-    """Unanswered flows whose translation leads nowhere, or where newer flows no longer go.
+    """Flows whose translation leads nowhere, or where newer flows no longer go.
 
     Attributes:
         destination: where they were sent, with protocol and port
@@ -104,6 +104,7 @@ class StaleFlows(NamedTuple):
         code: what the kernel knows of the target (kernel/destinations.py)
         device: the interface on which the target would be
         elsewhere: where newer flows to the same destination go; empty where that is not known
+        answered: they were answered before
         elsewhere_owner: what owns that address, in short; empty if that is not known
     """
 
@@ -114,6 +115,7 @@ class StaleFlows(NamedTuple):
     code: str = ""
     device: str = ""
     elsewhere: str = ""
+    answered: bool = False
     elsewhere_owner: str = ""
 
     @property

@@ -34,6 +34,7 @@ MOST = [1 << 14, 1 << 13, 1 << 13]
 HEAD = struct.Struct(">BBHIHH")
 KEPT = SEEN_REPLY | ASSURED
 NEARLY_ALL = 0.95
+RECENT = 10  # seconds
 
 
 class Translation(NamedTuple):
@@ -47,6 +48,7 @@ class Translation(NamedTuple):
         aged: flows without a reply and without such a packet
         replied: flows with a reply
         brief: those of them that ended within seconds, some time ago: they are new
+        kept_alive: those of UDP that last and had a packet within seconds
     """
 
     protocol: int
@@ -59,6 +61,7 @@ class Translation(NamedTuple):
     aged: int = 0
     replied: int = 0
     brief: int = 0
+    kept_alive: int = 0
 
     @property
     def translated(self) -> bool:
@@ -144,10 +147,12 @@ class Translations:
         target, most = counts.most_common(1)[0]
         return target if most >= NEARLY_ALL * sum(counts.values()) else None
 
-    def groups(self, renewed: Mapping[int, int]) -> list[Translation]:
-        """Return the translations of all destinations to which flows without a reply are sent.
+    def groups(self, renewed: Mapping[int, int], stream: int = 0) -> list[Translation]:
+        """Return the translations of destinations to which flows without a reply are sent.
 
+        Those of other destinations are returned if they have flows that are kept alive.
         renewed: by protocol, the seconds that a flow has left at least if it had a packet of late.
+        stream: the timeout of UDP flows that last, in seconds; 0 for none.
         udp_packet() of nf_conntrack_proto_udp.c makes a flow assured when it was answered and is
         older than 2 s. One that was answered and is not assured was made as long ago as its last
         packet came, or 2 s before.
@@ -156,14 +161,18 @@ class Translations:
         unanswered = (self.counts[kind].items() for kind in (UNREPLIED, UNTRANSLATED))
         for key, count in itertools.chain.from_iterable(unanswered):
             group, seconds, _ = _taken_apart(key)
-            counts = found.setdefault(group, [0, 0, 0, 0])
+            counts = found.setdefault(group, [0, 0, 0, 0, 0])
             counts[seconds < renewed[group[0]]] += count
         asked = {group[:4] for group in found}
         for key, count in self.counts[REPLIED].items():
             group, seconds, flags = _taken_apart(key)
-            if group[:4] in asked:
-                counts = found.setdefault(group, [0, 0, 0, 0])
+            # Who has more left had no packet since the timeout was lowered.
+            lasts = group[0] == IPPROTO_UDP and flags & ASSURED
+            kept_alive = lasts and 0 < stream - RECENT <= seconds <= stream
+            if kept_alive or group[:4] in asked:
+                counts = found.setdefault(group, [0, 0, 0, 0, 0])
                 counts[2] += count
+                counts[4] += count if kept_alive else 0
                 if not flags & ASSURED and seconds < renewed[group[0]]:
                     counts[3] += count
         return [Translation(*group, *counts) for group, counts in found.items()]

@@ -69,10 +69,12 @@ class Destination(NamedTuple):
     Attributes:
         code: THERE, or one of GONE; UNKNOWN also behind a gateway, which says nothing of it
         device: the interface that it is next to; empty for none
+        certain: no rule may send some packets another way than the one that was asked for
     """
 
     code: str
     device: str = ""
+    certain: bool = True
 
 
 def look_up(addresses: Iterable[str]) -> dict[str, Destination]:
@@ -143,7 +145,9 @@ def _look_up(link: _Link, address: str) -> Destination:
         return Destination(UNKNOWN)
     index = _INDEX.unpack_from(values[RTA_OIF])[0]
     with suppress(OSError):
-        return Destination(_neighbour(link, family, index, packed), socket.if_indextoname(index))
+        code = _neighbour(link, family, index, packed)
+        certain = code not in GONE or not _rules_choose(link, family)
+        return Destination(code, socket.if_indextoname(index), certain)
     return Destination(UNKNOWN)
 
 

@@ -8,6 +8,9 @@ A flow without a reply is one where it had a packet in the first half of its tim
   ago. Of a target that a rule still chooses there would be as many, ended without a reply, as of
   each of the others. A flow from before there was a rule, which is not translated, is another.
 
+A flow that was answered before is one where it had a packet within seconds, and its target is gone
+for certain: nobody can have answered that packet. Newer flows elsewhere say nothing of it.
+
 So UDP that is sent one way to a host that is there is none, and without evidence nothing is.
 """
 
@@ -16,7 +19,7 @@ from __future__ import annotations
 from ..advice.table_profile import StaleFlows, TopItem
 from ..flows.entry import IPPROTO_TCP, IPPROTO_UDP, address_text
 from ..flows.labels import protocol_label
-from ..flows.translations import REPLIED, UNREPLIED, UNTRANSLATED
+from ..flows.translations import RECENT, REPLIED, UNREPLIED, UNTRANSLATED
 from ..kernel import destinations
 from ..kernel.namedtuple import NamedTuple
 from ..kernel.timeouts import DEFAULTS
@@ -26,11 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from ..flows.translations import Translation
+    from ..kernel.destinations import Destination
     from .sources import TableReading
 
 MOST_LOOKED_UP = 32  # targets, of those with the most flows
 # So many brief flows to each other target: if new flows went to this one too, some were left here.
 FEWEST_BRIEF = 10
+_STREAM = "udp_timeout_stream"
 _TIMEOUTS = {IPPROTO_UDP: "udp_timeout", IPPROTO_TCP: "tcp_timeout_syn_sent"}
 
 
@@ -45,7 +50,7 @@ def stale_flows(
     tally = table.tally
     counts = tally.translations.counts
     # What is not translated is stale only where newer flows are.
-    if not counts[UNREPLIED] and not (counts[UNTRANSLATED] and counts[REPLIED]):
+    if not counts[UNREPLIED] and not ((here or counts[UNTRANSLATED]) and counts[REPLIED]):
         return ()
     known = timeouts()
     renewed = {
@@ -53,7 +58,8 @@ def stale_flows(
         // 2
         for protocol, name in _TIMEOUTS.items()
     }
-    groups = tally.translations.groups(renewed)
+    stream = known.get(_STREAM, DEFAULTS[_STREAM]) if here else 0
+    groups = tally.translations.groups(renewed, stream)
     scale = tally.scale(table.total)
     weights = {
         True: scale * tally.translation_weight(UNREPLIED),
@@ -61,9 +67,12 @@ def stale_flows(
     }
     largest = sorted(groups, key=lambda one: (-one.renewed, one))
     candidates = [one for one in largest if one.renewed]
+    kept_alive = [one for one in groups if one.kept_alive and one.translated]
+    kept_alive.sort(key=lambda one: (-one.kept_alive, one))
     known_here: dict[str, destinations.Destination] = {}
     if here:
-        targets = dict.fromkeys(address_text(one.target) for one in candidates if one.translated)
+        translated = [*(one for one in candidates if one.translated), *kept_alive]
+        targets = dict.fromkeys(address_text(one.target) for one in translated)
         known_here = destinations.look_up(list(targets)[:MOST_LOOKED_UP])
     answering: dict[tuple[int, int, bytes, int], list[Translation]] = {}
     for one in groups:
@@ -76,18 +85,29 @@ def stale_flows(
         code = destination.code if destination else destinations.UNKNOWN
         elsewhere = _elsewhere(one, newer.get(one.sent_to))
         if code in destinations.GONE or (elsewhere and code != destinations.THERE):
-            found.append(
-                StaleFlows(
-                    _item(one.protocol, one.zone, one.destination, one.port),
-                    _item(one.protocol, 0, one.target, one.target_port),
-                    round(one.renewed * weights[one.translated]),
-                    renewed[one.protocol],
-                    code,
-                    destination.device if destination else "",
-                    elsewhere,
-                )
-            )
-    return tuple(found)
+            number = round(one.renewed * weights[one.translated])
+            flows = _flows(one, number, renewed[one.protocol], destination)
+            found.append(flows._replace(elsewhere=elsewhere))
+    for one in kept_alive:
+        destination = known_here.get(address_text(one.target))
+        if destination and destination.certain and destination.code in destinations.GONE:
+            number = round(one.kept_alive * scale * tally.translation_weight(REPLIED))
+            found.append(_flows(one, number, RECENT, destination)._replace(answered=True))
+    return tuple(sorted(found, key=lambda each: -each.entries))
+
+
+def _flows(
+    one: Translation, entries: int, seconds: int, destination: Destination | None
+) -> StaleFlows:
+    """Return the flows of a translation, with what is known of its target."""
+    return StaleFlows(
+        _item(one.protocol, one.zone, one.destination, one.port),
+        _item(one.protocol, 0, one.target, one.target_port),
+        entries,
+        seconds,
+        destination.code if destination else destinations.UNKNOWN,
+        destination.device if destination else "",
+    )
 
 
 class _Newer(NamedTuple):
