@@ -65,7 +65,7 @@ LABELS = (
     Label("top_destination_entries", "entries of the largest destination", share_of="entries"),
     Label(
         "stale",
-        "unanswered, still translated to where nobody is or newer flows do not go",
+        "entries still translated to where nobody is or newer flows do not go",
         share_of="entries",
         warning="10",
     ),
