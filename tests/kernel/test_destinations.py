@@ -83,6 +83,15 @@ def test_neighbour_that_does_not_answer_is_gone(place, address):
     assert wait_until(lambda: look_up(place, address)[address] == Destination(FAILED, "d0"))
 
 
+def test_neighbour_that_does_not_answer_is_not_certain_where_rules_choose(place):
+    place.run("ping", "-c1", "-W1", "10.5.0.77", check=False)
+    assert look_up(place, "10.5.0.77")["10.5.0.77"].certain
+    place.run("ip", "rule", "add", "fwmark", "5", "lookup", "100")
+    found = look_up(place, "10.5.0.77")["10.5.0.77"]
+    assert found.code in (INCOMPLETE, FAILED)
+    assert not found.certain
+
+
 @pytest.mark.parametrize(
     ("rule", "address"),
     [
@@ -123,7 +132,7 @@ def test_anybody_may_ask_and_nothing_is_sent(place, installed):
     assert wait_until(nothing_is_sent)
     packets = sent()
     done = run(*place.command(*NOBODY, python, "-c", LOOK_UP, tree, *addresses))
-    answer = {name: code for name, (code, _) in json.loads(done.out).items()}
+    answer = {name: code for name, (code, *_) in json.loads(done.out).items()}
     assert answer == dict(zip(addresses, (THERE, UNKNOWN, NO_ROUTE, UNKNOWN)))
     assert neighbours() == before
     assert sent() == packets
