@@ -198,7 +198,11 @@ def _resolution(kind: str, panel: Panel) -> tuple[int, int]:
 
 def _defaults(panel: Panel, joined: int) -> dict[str, Any]:
     stack = panel.style == "stack"
-    scale = {"type": "symlog", "log": 10, "linearThreshold": 1} if panel.log else {"type": "linear"}
+    # Below a minute a table is as good as full; of what is counted one is the least.
+    least = 60 if panel.unit == "hours" else 1
+    scale: dict[str, Any] = {"type": "linear"}
+    if panel.log:
+        scale = {"type": "symlog", "log": 10, "linearThreshold": least}
     found: dict[str, Any] = {
         "unit": UNITS[panel.unit],
         "custom": {
