@@ -6,7 +6,18 @@ import itertools
 from typing import TYPE_CHECKING
 
 from incidents.lab import Expect, Lab, Step, first, incident
-from support.packets import Packet, connects, echo, esp, hosts, sctp_init, tcp, udp
+from support.packets import (
+    ACK,
+    Packet,
+    connects,
+    echo,
+    esp,
+    handshakes,
+    hosts,
+    sctp_init,
+    tcp,
+    udp,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -132,6 +143,34 @@ def syn_flood_one_source(lab: Lab) -> Iterator[None]:
     yield
     again = (tcp("203.0.113.9", WEB, 1024 + n, 443) for n in range(1000))
     ended(lab, lab.step(r"nft .*203\.0\.113\.9"), again, "-s", "203.0.113.9")
+
+
+@incident(
+    "TCP ACK flood, forged sources",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("TCP ACK flood", r"10\.9\.0\.80", "tcp/443", "forged sources"),
+        never=(*NO_LARGER_LIMIT, "SYN", "does not answer", "synproxy", "reject"),
+    ),
+)
+def ack_flood(lab: Lab) -> Iterator[None]:
+    silent = "10.9.0.80"
+    forged = hosts("203.0.0.0/16", 7)
+
+    def packets(number: int) -> Iterator[Packet]:
+        return (tcp(next(forged), silent, 1024 + n, 443, ACK) for n in range(number))
+
+    lab.limit(LIMIT)
+    healthy_clients(lab)
+    inside = ((f"203.0.113.{n + 1}", 2000) for n in range(200))
+    handshakes(lab.clients, lab.servers, inside, silent, 443)
+    lab.send(packets(MOST - 100))
+    lab.wait_for_entries(MOST + 170)
+    yield
+    ended(lab, lab.step("only a handshake"), packets(1000), "-u", "UNREPLIED")
+    # Connections to the same service, in the same state, are still tracked.
+    assert len(lab.router.entries("-p", "tcp", "-d", silent, "-u", "ASSURED")) == 200
 
 
 @incident(

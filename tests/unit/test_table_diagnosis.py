@@ -184,6 +184,36 @@ def test_silent_destination_is_tried_with_what_every_host_has():
     assert "/dev/tcp/" not in advice(profile(unanswered(protocol="udp", **FORGED)))
 
 
+def test_destination_that_does_answer_is_not_to_be_refused():
+    silent = profile(unanswered(state="SYN_SENT", **FORGED))
+    assert 'prints "open", it answers this host' in advice(silent)
+    assert "Refuse and delete nothing then." in advice(silent)
+    assert '"open"' not in advice(profile(unanswered("udp", "", **FORGED)))
+
+
+def test_connections_without_a_handshake_are_a_flood_and_no_silent_destination():
+    table = profile(unanswered(state="ESTABLISHED", **FORGED))
+    assert first(table) == (
+        "TCP ACK flood on 198.51.100.1 tcp/443 from forged sources (90% unreplied)"
+    )
+    sentence = diagnosis.diagnose(table)[0].sentence(table)
+    assert "90% of entries are unreplied ESTABLISHED (taken up from a packet" in sentence
+    assert "  sysctl -w net.netfilter.nf_conntrack_tcp_loose=0" in advice(table)
+    assert "  sysctl -w net.netfilter.nf_conntrack_tcp_loose=1" in advice(table)
+    assert "dport 443 drop" not in advice(table)
+    assert "tcp_loose" not in advice(table._replace(tcp_loose=0))
+    one = profile(unanswered(state="ESTABLISHED"))
+    assert "{ 203.0.113.9 }" in advice(one)
+
+
+@pytest.mark.parametrize("more", [FORGED, {}, {**FORGED, "spread": 9.0}])
+def test_answered_connections_of_the_same_state_are_not_deleted(more):
+    table = profile(unanswered(state="ESTABLISHED", **more))
+    deletes = [line for line in advice(table).splitlines() if "conntrack -D" in line]
+    assert deletes
+    assert all("--state ESTABLISHED -u UNREPLIED" in line for line in deletes)
+
+
 def test_half_open_connections_of_one_target_are_judged_together():
     sent = unanswered(state="SYN_SENT", share=50.0, entries=500)
     received = unanswered(share=30.0, entries=300)

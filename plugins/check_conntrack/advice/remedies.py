@@ -5,10 +5,9 @@ Nothing here raises a limit; capacity.py does. Rules and commands are made in ru
 
 from __future__ import annotations
 
-from . import rulesets
+from . import rulesets, unanswered
 from .capacity import Step, lines_of
 from .table_profile import NAMED, SENDER, TopItem, idle_goes_to_service
-from .unanswered import HALF_OPEN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,11 +58,18 @@ def _culprit(one: Unanswered) -> TopItem | None:
     return one.network if one.network.share >= 50 else None
 
 
+def _state(one: Unanswered) -> tuple[str, ...]:
+    """Return the options that choose the state of such entries; empty where TCP has none."""
+    if one.protocol != "tcp" or not one.state.isupper():
+        return ()
+    # Answered connections are in such a state too.
+    unreplied = ("-u", "UNREPLIED") if unanswered.without_handshake(one) else ()
+    return ("--state", one.state, *unreplied)
+
+
 def _from(one: Unanswered, item: TopItem) -> tuple[str, ...]:
     """Return the options that choose such entries of a source."""
-    known = one.protocol == "tcp" and one.state.isupper()
-    state = ("--state", one.state) if known else ()
-    return ("-p", rulesets.protocol(one.protocol), *state, "-s", item.address)
+    return ("-p", rulesets.protocol(one.protocol), *_state(one), "-s", item.address)
 
 
 def against_source(profile: TableProfile, one: Unanswered) -> list[Step]:
@@ -130,7 +136,7 @@ _HANDSHAKE_TIMEOUTS = {
     "": ("tcp_timeout_syn_sent", 30),
     "SYN_SENT": ("tcp_timeout_syn_sent", 30),
     "SYN_RECV": ("tcp_timeout_syn_recv", 15),
-    HALF_OPEN: ("tcp_timeout_syn_recv", 15),
+    unanswered.HALF_OPEN: ("tcp_timeout_syn_recv", 15),
 }
 
 
@@ -151,10 +157,17 @@ def against_scan(profile: TableProfile, one: Unanswered) -> list[Step]:
 
 
 def against_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
-    """Return what ends a flood of a protocol without a handshake."""
+    """Return what ends a flood of a protocol without a handshake, or of TCP that does without."""
     steps = against_source(profile, one)
     target = one.target
-    if not steps and target.share >= 50:
+    if unanswered.without_handshake(one):
+        if not steps:
+            options = rulesets.toward(target) if target.share >= 50 else ("-p", "tcp")
+            number = target.entries if target.share >= 50 else one.entries
+            steps += rulesets.frees(profile, target, number, *options, *_state(one))
+        if profile.tcp_loose != 0:
+            steps = [rulesets.strict(profile), *steps]
+    elif not steps and target.share >= 50:
         steps.append(
             Step(
                 f"The sources are many: let the provider filter {one.protocol} to {target.address} "
@@ -173,19 +186,20 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
     if target.share >= 50:
         asked = one.backend if one.backend.name else target
         look = [f"{profile.command}ip route get {asked.address}"]
+        text = (
+            f"Find out why {asked.name} does not answer: service down, host down, a firewall "
+            "before it, or no route back."
+        )
         if target.protocol == "tcp":
             connect = f"</dev/tcp/{asked.address}/{asked.port}"
             look.append(f"{profile.command}timeout 3 bash -c '{connect}' && echo open")
-        steps.append(
-            Step(
-                f"Find out why {asked.name} does not answer: service down, host down, a firewall "
-                "before it, or no route back.",
-                tuple(look),
+            text += (
+                ' If the second command prints "open", it answers this host: then its answers to '
+                "the others take another way (asymmetric routes) or are filtered. Refuse and "
+                "delete nothing then."
             )
-        )
-        options = rulesets.toward(target)
-        if one.protocol == "tcp" and one.state.isupper():
-            options = (*options, "--state", one.state)
+        steps.append(Step(text, tuple(look)))
+        options = (*rulesets.toward(target), *_state(one))
         if one.translated >= 1:
             steps.append(rulesets.behind(profile, target, one.backend, *options))
         elif target.protocol in ("tcp", "udp") and target.port:

@@ -208,6 +208,18 @@ def synproxy(profile: TableProfile, target: TopItem) -> Step:
     )
 
 
+def strict(profile: TableProfile) -> Step:
+    """Return how to take up connections by their handshake alone."""
+    sysctl = f"{profile.command}sysctl -w {_CONNTRACK}tcp_loose="
+    return Step(
+        "Have only a handshake begin an entry. Connections that are tracked go on; those that this "
+        "host begins to see in their middle (after a failover or a restart of it) are invalid "
+        "then, and break where rules drop invalid packets or translate:",
+        (f"{sysctl}0",),
+        (f"{sysctl}1",),
+    )
+
+
 def refuse(profile: TableProfile, target: TopItem) -> Step:
     """Return how to refuse connections to a dead target at once, so that they take no entry."""
     table = "inet check_conntrack_refuse"

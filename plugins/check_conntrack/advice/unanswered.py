@@ -18,6 +18,7 @@ _SERVICES = frozenset(
     )
 )
 HALF_OPEN = "half open"  # SYN_SENT and SYN_RECV together
+_HANDSHAKE = ("SYN_SENT", "SYN_RECV", HALF_OPEN)
 SCAN, SYN_FLOOD, FLOOD, SILENCE = "scan", "syn flood", "flood", "unreplied"
 
 
@@ -31,6 +32,8 @@ def verdict(one: Unanswered, profile: TableProfile) -> str:
         return SCAN
     if one.state in ("SYN_RECV", HALF_OPEN):
         return SYN_FLOOD
+    if without_handshake(one) and (source or _forged(one)):
+        return FLOOD
     # A peer that is down leaves the first packet of a handshake without an answer.
     if one.protocol in ("tcp", "sctp", "dccp") or not (source or target):
         return SILENCE
@@ -95,11 +98,18 @@ def _where(item: TopItem) -> tuple[str, int, int]:
     return item.address, item.zone, item.port
 
 
+def without_handshake(one: Unanswered) -> bool:
+    """Return whether connections were taken up in their middle, from a packet that is no SYN."""
+    return one.protocol == "tcp" and bool(one.state) and one.state not in _HANDSHAKE
+
+
 # --- words
 
 
 def _kind(one: Unanswered) -> str:
     """Return what the entries are, as in "SYN_SENT" or "unreplied UDP"."""
+    if without_handshake(one):
+        return f"unreplied {one.state}"
     return one.state if one.protocol == "tcp" and one.state else f"unreplied {_upper(one)}"
 
 
@@ -183,19 +193,24 @@ def syn_flood_at_length(one: Unanswered, profile: TableProfile) -> str:
     )
 
 
+def _flood(one: Unanswered) -> str:
+    return "TCP ACK" if without_handshake(one) else _upper(one)
+
+
 def flood(one: Unanswered, profile: TableProfile) -> str:
     """Return the target and the sources of a flood, for the status line."""
     return (
-        f"{_upper(one)} flood on {_aim(one)} {_senders(one, profile)} "
+        f"{_flood(one)} flood on {_aim(one)} {_senders(one, profile)} "
         f"({percent(one.share)} unreplied)"
     )
 
 
 def flood_at_length(one: Unanswered, profile: TableProfile) -> str:
     """Return the same with its evidence."""
+    means = " (taken up from a packet without a handshake)" if without_handshake(one) else ""
     return (
-        f"{_upper(one)} flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of "
-        f"entries are {_kind(one)}, {_share_of_senders(one)}, {_share_of_aim(one)}"
+        f"{_flood(one)} flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of "
+        f"entries are {_kind(one)}{means}, {_share_of_senders(one)}, {_share_of_aim(one)}"
     )
 
 
