@@ -43,6 +43,8 @@ def test_ends_are_those_of_one_state_and_of_the_time_left(count):
     assert (ends.target.address, ends.target.port, ends.target.entries) == (dump.V4[1], 443, 30)
     idle = one.idle_ends(9000, 432000)
     assert (idle.counted, idle.source.address, idle.target.entries) == (20, HOST, 20)
+    assert (idle.destination.address, idle.destination.port) == (dump.V4[1], 0)
+    assert (idle.to_destination, idle.from_source) == (65, 25)
     assert idle.to_target == 65  # active ones, and those that wait for an acknowledgement
     assert one.established_idle(9000, 432000) == idle.counted
 

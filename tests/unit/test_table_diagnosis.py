@@ -312,6 +312,25 @@ def test_scan_names_the_scanner_and_what_it_scans():
     assert "scan of 198.51.0.1, 900 ports" in first(profile(unanswered(**one_host)))
 
 
+def test_peer_to_peer_program_is_limited_and_not_blocked():
+    spread = {
+        "target": target("203.0.112.5", 51413, 0.1, protocol="udp"),
+        "destination": address("203.0.112.5", 0.1),
+        "destination_network": address("203.0.0.0/16", 99.0),
+        "targets": 900,
+        "ports": 880,
+    }
+    table = profile(unanswered("udp", "", **spread))
+    assert first(table) == (
+        "scan or peer-to-peer traffic from 203.0.113.9 to 900 destinations (90% unreplied UDP)"
+    )
+    assert "Limit 203.0.113.9 to 1000 connections" in advice(table)
+    assert "check_conntrack_block" not in advice(table)
+    scan = profile(unanswered("udp", "", **{**spread, "ports": 3}))
+    assert "peer-to-peer" not in first(scan)
+    assert "check_conntrack_block" in advice(scan)
+
+
 def test_own_connections_that_nobody_answers_are_no_flood():
     one = unanswered(state="SYN_SENT", source=address("10.5.5.5"))
     table = profile(one, own=frozenset({"10.5.5.5"}))
@@ -319,7 +338,7 @@ def test_own_connections_that_nobody_answers_are_no_flood():
         "198.51.100.1 tcp/443 does not answer 10.5.5.5 (this host) (90% SYN_SENT)"
     )
     assert "saddr 10.5.5.5" not in advice(table)
-    assert "ss -tuanp src 10.5.5.5" in advice(table)
+    assert "ss -tanp src 10.5.5.5" in advice(table)
 
 
 @pytest.mark.parametrize("item", ["address", "network"])
@@ -458,6 +477,57 @@ def test_dns_advice_never_takes_queries_out_of_tracking():
     assert "tcp_timeout" not in advice(table)
 
 
+def test_resolver_that_does_not_answer_is_no_dns_churn():
+    dead = unanswered("udp", "", target=target("10.9.0.53", 53, 100.0, protocol="udp"), **FORGED)
+    names = [cause.name for cause in diagnosis.diagnose(profile(dead, dns=90.0))]
+    assert names == ["unreplied"]
+    half = dead._replace(share=45.0)
+    names = [cause.name for cause in diagnosis.diagnose(profile(half, dns=90.0))]
+    assert names == ["unreplied", "dns"]
+
+
+def test_service_that_does_not_answer_anywhere_is_named():
+    poll = unanswered(
+        "udp",
+        "",
+        source=address("10.5.5.5"),
+        target=target("10.9.0.1", 161, 0.4, protocol="udp"),
+        destination=address("10.9.0.1", 0.4),
+        destination_network=address("10.9.0.0/24", 99.0),
+        targets=254,
+    )
+    table = profile(poll, own=frozenset({"10.5.5.5"}))
+    assert first(table).startswith("10.9.0.0/24 udp/161 does not answer 10.5.5.5 (this host)")
+    everywhere = poll._replace(destination_network=TopItem())
+    assert first(profile(everywhere, own=frozenset({"10.5.5.5"}))).startswith(
+        "many destinations udp/161 do not answer 10.5.5.5"
+    )
+    # Of a socket that is bound to no address the source is not known.
+    assert "  ss -uanp" in advice(table).splitlines()
+
+
+def test_service_is_named_once():
+    service = TopItem("tcp/8080", 99.0, 900, "", 0, "tcp", 8080)
+    table = profile(
+        time_wait=99.0,
+        time_wait_service=service,
+        source=address("10.0.0.7", 99.0),
+        destination=address("10.1.3.1", 2.0),
+        service=service,
+    )
+    assert first(table) == (
+        "short-lived connections: 99% of entries in TIME_WAIT to tcp/8080, 99% from 10.0.0.7"
+    )
+
+
+def test_second_cause_is_named_where_there_is_room(file, inspect):
+    lines = [tables.udp("203.0.113.31", "10.9.0.27", n, 9, replied=False) for n in range(1800)]
+    lines += [tables.tcp("CLOSE_WAIT", "10.7.7.8", "10.1.0.90", n, 80) for n in range(1400)]
+    run = inspect("--source", file(lines))
+    assert "; UDP flood on 10.9.0.27 udp/9 from 203.0.113.31" in run.text
+    assert "; also 44% of entries in CLOSE_WAIT, from 10.7.7.8, to 10.1.0.90 tcp/80" in run.text
+
+
 def test_restricted_pool_is_widened_with_the_addresses_found():
     table = profile(
         pool=target("192.0.2.14", 443, 95.0),
@@ -558,10 +628,10 @@ def test_open_sockets_are_counted_by_port(monkeypatch):
         return FileReading(path, errno=2)
 
     monkeypatch.setattr(sockets, "read_long_file", read)
-    assert sockets.established(1883) == 2
-    assert sockets.established(80) == 0
+    assert sockets.number_of(1883, sockets.ESTABLISHED) == 2
+    assert sockets.number_of(80, sockets.ESTABLISHED) == 0
     monkeypatch.setattr(sockets, "read_long_file", lambda path, _: missing(path))
-    assert sockets.established(80) is None
+    assert sockets.number_of(80, sockets.ESTABLISHED) is None
 
 
 def test_default_gateways_are_those_of_both_families(monkeypatch):
@@ -635,6 +705,55 @@ def test_leak_names_the_ends_of_leaked_connections_and_no_others():
         "leaked connections: 45% of entries in CLOSE_WAIT, of these 93% from 10.0.0.7, 99% to "
         "10.9.9.9 tcp/9000"
     )
+
+
+def test_program_that_does_not_close_is_looked_for_on_both_sides():
+    ends = LeakEnds(address("10.0.0.7", 93.0), target("10.9.9.9", 9000, 99.6))
+    table = profile(close_wait=80.0, close_wait_ends=ends)
+    server, client = "on the server, 10.9.9.9 tcp/9000,", "on the client, 10.0.0.7,"
+    assert f"look {server} and {client} for sockets in CLOSE_WAIT" in advice(table)
+    # It is this host's, or certainly not.
+    mine = table._replace(own=frozenset({"10.0.0.7"}))
+    assert f"look {server} and on the client, 10.0.0.7 (this host)," in advice(mine)
+    assert f"look {server} for sockets" in advice(mine._replace(closing_sockets=3))
+    # A published port of a container is this host's address, and the program is elsewhere.
+    docker = table._replace(own=frozenset({"10.9.9.9"}), closing_sockets=0, translated=99.0)
+    published = "look on the server, 10.9.9.9 tcp/9000 (this host) or where that is translated to,"
+    assert f"{published} and {client}" in advice(docker)
+    here = advice(mine._replace(closing_sockets=900))
+    assert "a program on this host has not: there are 900 sockets in CLOSE_WAIT" in here
+    assert "10.9.9.9" not in here
+
+
+IDLE_HOST = LeakEnds(
+    address("10.0.0.7", 3.0),
+    target("10.9.9.9", 5671, 34.0),
+    400,
+    address("10.9.9.9", 99.0, 880),
+    890,
+    30,
+)
+
+
+def test_leak_to_several_services_of_one_host_names_the_host():
+    table = profile(idle=80.0, established=90.0, idle_ends=IDLE_HOST)
+    assert first(table).endswith("of these 99% to 10.9.9.9")
+    assert "conntrack -D -p tcp --state ESTABLISHED -d 10.9.9.9 > /dev/null" in advice(table)
+    assert "this frees 890 entries now, of which 880 are idle" in advice(table)
+
+
+def test_leak_of_one_source_is_freed_there():
+    ends = LeakEnds(address("10.0.0.7", 93.0, 800), target("10.9.9.9", 5671, 4.0), from_source=810)
+    table = profile(idle=80.0, established=90.0, idle_ends=ends)
+    assert "conntrack -D -p tcp --state ESTABLISHED -s 10.0.0.7 > /dev/null" in advice(table)
+    assert "this frees 810 entries now, of which 800 are idle" in advice(table)
+
+
+def test_connections_of_all_are_not_deleted_behind_nat():
+    ends = LeakEnds(address("10.0.0.7", 3.0), target("10.9.9.9", 5671, 4.0))
+    table = profile(idle=80.0, established=90.0, idle_ends=ends)
+    assert "conntrack -D -p tcp --state ESTABLISHED > /dev/null" in advice(table)
+    assert "conntrack -D" not in advice(table._replace(translated=50.0))
 
 
 def test_leak_in_the_shade_of_other_traffic_is_named(file, inspect):

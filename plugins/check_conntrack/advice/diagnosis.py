@@ -90,8 +90,8 @@ def _who(profile: TableProfile, share: float = 0.0, about: TopItem | None = None
         both = target.share >= SENDER and service.share >= SENDER
         port = f" {service.name}" if both else ""
         named.append((target, f"to {called(target, profile)}{port}"))
-    else:
-        named.append((service, f"to {service.name}"))
+    elif not about or about.name != service.name or about.share < share / 2:
+        named.append((service, f"to {service.name}"))  # elsewhere it is said already
     named = [(item, words) for item, words in named if item.share >= NAMED]
     if about and about.name and about.name != service.name:
         named = [(item, words) for item, words in named if overlaps(item.share, share)]
@@ -102,7 +102,11 @@ def _who(profile: TableProfile, share: float = 0.0, about: TopItem | None = None
 
 def _has(ends: LeakEnds, profile: TableProfile) -> str:
     """Return who has leaked connections: a source, a target; empty where none stands out."""
-    named = ((ends.source, "from"), (ends.target, "to"))
+    # Several services of one host say less than the host.
+    target = ends.target
+    if target.share < SENDER <= ends.destination.share:
+        target = ends.destination
+    named = ((ends.source, "from"), (target, "to"))
     words = [
         f"{percent(item.share)} {word} {called(item, profile)}"
         for item, word in named
@@ -153,8 +157,11 @@ def _is_time_wait(profile: TableProfile) -> bool:
 
 
 def _is_dns_churn(profile: TableProfile) -> bool:
-    if profile.dns < 50:
-        return False
+    silent = sum(
+        one.share * one.target.share / 100 for one in profile.unanswered if one.target.port == 53
+    )
+    if profile.dns < 50 or silent >= 0.8 * profile.dns:
+        return False  # a resolver that does not answer is another cause
     # A resolver's own table is full of queries too, answered for many: that is its work.
     one_asks = profile.source.share >= 60
     return profile.pressed or (profile.usage is None and (one_asks or profile.translated >= 50))
@@ -175,7 +182,7 @@ def _idle_for() -> str:
 def _idle_service(profile: TableProfile) -> str:
     """Return the service that idle connections go to, where no single target stands out."""
     service = profile.established_service
-    if profile.idle_ends.target.share >= NAMED:
+    if max(profile.idle_ends.target.share, profile.idle_ends.destination.share) >= NAMED:
         return ""
     return f" to {service.name}" if idle_goes_to_service(profile) else ""
 
@@ -183,7 +190,8 @@ def _idle_service(profile: TableProfile) -> str:
 def _in_close_wait(profile: TableProfile) -> str:
     share = profile.close_wait
     service = _to(profile.close_wait_service, share)
-    if profile.close_wait_ends.target.share >= NAMED:
+    ends = profile.close_wait_ends
+    if max(ends.target.share, ends.destination.share) >= NAMED:
         service = ""
     return f"{percent(share)} of entries in CLOSE_WAIT{service}"
 

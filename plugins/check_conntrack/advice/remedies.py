@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from . import rulesets, unanswered
 from .capacity import Step, lines_of
-from .table_profile import NAMED, SENDER, TopItem, idle_goes_to_service
+from .table_profile import NAMED, SENDER, TopItem, called, idle_goes_to_service
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,6 +153,10 @@ def _shorter_unanswered(profile: TableProfile, one: Unanswered) -> list[Step]:
 
 def against_scan(profile: TableProfile, one: Unanswered) -> list[Step]:
     """Return what ends a scan."""
+    if unanswered.is_peer_to_peer(one) and one.source.share >= SENDER:
+        # It may be a customer, whose other traffic goes on.
+        limited = ask_source(profile._replace(source=one.source))
+        return [*limited, Step(LEAVE), *_shorter_unanswered(profile, one)]
     return [*against_source(profile, one), Step(LEAVE), *_shorter_unanswered(profile, one)]
 
 
@@ -216,10 +220,17 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
         steps.append(
             Step(
                 f"The connections are {profile.here}'s own: find the program.",
-                (f"{profile.command}ss -tuanp src {one.source.address}",),
+                (f"{profile.command}{_sockets_of(one)}",),
             )
         )
     return [*steps, Step(LEAVE), *_shorter_unanswered(profile, one)]
+
+
+def _sockets_of(one: Unanswered) -> str:
+    """Return the command that shows whose the connections of a source of this host are."""
+    if one.protocol == "tcp":
+        return f"ss -tanp src {one.source.address}"
+    return "ss -uanp" if one.protocol == "udp" else "ss -wanp"  # these are seldom bound to it
 
 
 def more_ports(profile: TableProfile) -> list[Step]:
@@ -292,16 +303,8 @@ def _frees_state(profile: TableProfile, state: str, share: float) -> list[Step]:
 
 def closing(profile: TableProfile) -> list[Step]:
     """Return what helps against connections that one side never closes."""
-    target = profile.close_wait_ends.target
-    where = "here or behind this host"
-    if target.share >= SENDER:
-        where = f"on {profile.here}" if target.address in profile.own else f"on {target.name}"
     return [
-        Step(
-            f"One side has closed and a program {where} has not. Look there for the program that "
-            "does not close its sockets, and restart it:",
-            (f"{profile.command}ss -tanp state close-wait",),
-        ),
+        Step(_not_closed(profile), (f"{profile.command}ss -tanp state close-wait",)),
         *_frees_state(profile, "CLOSE_WAIT", profile.close_wait),
         _shorter(
             profile,
@@ -312,28 +315,55 @@ def closing(profile: TableProfile) -> list[Step]:
     ]
 
 
+def _not_closed(profile: TableProfile) -> str:
+    """Return where the program is that does not close its sockets, as far as is known."""
+    number = profile.closing_sockets
+    if number and number >= profile.total * profile.close_wait / 200:
+        return (
+            f"One side has closed and a program on {profile.here} has not: there are {number} "
+            "sockets in CLOSE_WAIT. Find it, and restart it:"
+        )
+    ends, sides = profile.close_wait_ends, []
+    for item, role in ((ends.target, "server"), (ends.source, "client")):
+        # A server may be in a container, or behind this host.
+        away = role == "server" and profile.translated >= 1
+        if number is not None and item.address in profile.own and not away:
+            continue
+        name = f", {called(item, profile)}" if item.share >= SENDER and item.address else ""
+        where = " or where that is translated to" if away and name else ""
+        sides.append(f"on the {role}{name}{where}{',' if name else ''}")
+    return (
+        "One side has closed and a program on the other has not. An entry does not tell which: "
+        f"look {' and '.join(sides)} for sockets in CLOSE_WAIT, and restart the program that has "
+        "them:"
+    )
+
+
 def alive(profile: TableProfile) -> list[Step]:
     """Return what helps against idle connections."""
     service = profile.established_service
     first = f", first for {service.name}" if service.name else ""
-    options = ["-p", "tcp", "--state", "ESTABLISHED"]
-    target = profile.idle_ends.target
-    number = round(profile.total * profile.idle / 100)
-    all_of_them = round(profile.total * profile.established / 100)
-    if target.share >= SENDER:
-        options += ["-d", target.address, "--dport", str(target.port)]
-        number, all_of_them = target.entries, profile.idle_ends.to_target
-    elif idle_goes_to_service(profile):
-        target = TopItem()
-        options += ["--dport", str(service.port)]
-        all_of_them = service.entries
-    else:
-        target = TopItem()
+    options = "-p", "tcp", "--state", "ESTABLISHED"
+    ends = profile.idle_ends
+    to, port, host, source = ends.target.address, ends.target.port, ends.destination, ends.source
+    choices = (
+        (ends.target, ("-d", to, "--dport", str(port)), ends.to_target),
+        (host, ("-d", host.address), ends.to_destination),
+        (source, ("-s", source.address), ends.from_source),
+    )
+    target, more, all_of_them = next(
+        (each for each in choices if each[0].share >= SENDER),
+        (TopItem(), (), round(profile.total * profile.established / 100)),
+    )
+    number = target.entries or round(profile.total * profile.idle / 100)
+    if not more and idle_goes_to_service(profile):
+        more, all_of_them = ("--dport", str(service.port)), service.entries
     all_of_them = max(number, all_of_them)
     # conntrack -U could shorten what they have left, but stops after a few hundred (ENOBUFS).
     steps = []
-    commands = rulesets.deletes(profile, target, *options)
-    if commands and number:
+    commands = rulesets.deletes(profile, target, *options, *more)
+    # All connections are deleted only where each is taken up again.
+    if commands and number and (more or not profile.translated):
         steps.append(
             Step(
                 f"Free them: this frees {rulesets.entries(all_of_them)} now, of which "

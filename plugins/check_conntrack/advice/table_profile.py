@@ -85,12 +85,17 @@ class LeakEnds(NamedTuple):
 
     Attributes:
         source, target: the largest of each; a target has a port
-        to_target: all connections to that target in the same state, scaled to the whole table
+        destination: the largest destination, whatever the port
+        to_target, to_destination, from_source: all connections of these in the same state, scaled
+            to the whole table
     """
 
     source: TopItem = TopItem()
     target: TopItem = TopItem()
     to_target: int = 0
+    destination: TopItem = TopItem()
+    to_destination: int = 0
+    from_source: int = 0
 
 
 class StaleFlows(NamedTuple):
@@ -137,6 +142,8 @@ class TableProfile(NamedTuple):
         idle: established TCP without a packet for LONG_IDLE or longer
         open_sockets: established TCP sockets of `established_service` that are open on this host;
             None where nobody knows
+        closing_sockets: TCP sockets in CLOSE_WAIT of `close_wait_service` on this host; None where
+            nobody knows
         dns: to port 53
         unreplied, assured, translated: entries that are; translated: source or destination
         source, network, destination, service: the first of each top list
@@ -172,6 +179,7 @@ class TableProfile(NamedTuple):
     established_service: TopItem = TopItem()
     idle: float = 0.0
     open_sockets: int | None = None
+    closing_sockets: int | None = None
     dns: float = 0.0
     unreplied: float = 0.0
     assured: float = 0.0

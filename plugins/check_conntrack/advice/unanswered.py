@@ -135,10 +135,13 @@ def _forged(one: Unanswered) -> bool:
 
 def _aim(one: Unanswered) -> str:
     """Return where unanswered entries go: a target, an address, or a network."""
-    for item in (one.target, one.destination, one.destination_network):
+    for item in (one.target, one.destination):
         if item.share >= SENDER:
             return with_owner(item)
-    return "many destinations"
+    port = f" {one.target.protocol}/{one.target.port}" if one.ports == 1 and one.target.port else ""
+    if one.destination_network.share >= SENDER:
+        return f"{with_owner(one.destination_network)}{port}"
+    return f"many destinations{port}"
 
 
 def _share_of_senders(one: Unanswered) -> str:
@@ -159,14 +162,21 @@ def _share_of_aim(one: Unanswered) -> str:
 def scan(one: Unanswered, profile: TableProfile) -> str:
     """Return what is scanned, and by whom, for the status line."""
     count = f" ({percent(one.share)} {_kind(one)})"
+    if is_peer_to_peer(one):
+        senders = _senders(one, profile)
+        return f"scan or peer-to-peer traffic {senders} to {one.targets} destinations{count}"
     what = _aim(one)
     if one.destination.share >= SENDER:
         what = f"{with_owner(one.destination)}, {one.ports} ports"
     elif one.destination_network.share < SENDER:
         what = f"{one.targets} destinations"
-    elif one.ports == 1:
-        what = f"{what} {one.target.protocol}/{one.target.port}"
     return f"scan of {what} {_senders(one, profile)}{count}"
+
+
+def is_peer_to_peer(one: Unanswered) -> bool:
+    """Return whether a scan may be a peer-to-peer program: each peer has a port of its own."""
+    many = one.destination.share < NAMED and one.ports >= one.targets / 2
+    return many and one.protocol == "udp"
 
 
 def scan_at_length(one: Unanswered, profile: TableProfile) -> str:
@@ -230,7 +240,7 @@ def silent(one: Unanswered) -> str:
 
 def _does_not_answer(one: Unanswered, profile: TableProfile) -> str:
     aim = silent(one)
-    does = "do not answer" if aim == "many destinations" else "does not answer"
+    does = "do not answer" if aim.startswith("many destinations") else "does not answer"
     senders = _senders(one, profile)[len("from ") :].replace("forged", "many")
     return f"{aim} {does} {senders}"
 

@@ -33,13 +33,18 @@ class Ends(NamedTuple):
     Attributes:
         counted: how many connections these are
         source, target: the largest of each; a target has a port. None for none
-        to_target: connections to that target in the same state, whatever time they have left
+        destination: the largest destination, whatever the port; None for none
+        to_target, to_destination, from_source: connections of these in the same state, whatever
+            time they have left
     """
 
     counted: int = 0
     source: Endpoint | None = None
     target: Endpoint | None = None
     to_target: int = 0
+    destination: Endpoint | None = None
+    to_destination: int = 0
+    from_source: int = 0
 
 
 class LeakedFlows:
@@ -79,24 +84,31 @@ class LeakedFlows:
 
     def ends(self, state: int, first: int = 0, below: int = 1 << 16) -> Ends:
         """Return the ends of connections whose time left is in these buckets."""
-        sources: collections.Counter[tuple[int, bytes]] = collections.Counter()
-        targets: collections.Counter[tuple[int, int, bytes]] = collections.Counter()
-        every: collections.Counter[tuple[int, int, bytes]] = collections.Counter()
+        # By zone, port (0 for all) and address: those that are asked for, and all of them.
+        lists = [(_Counts(), _Counts()) for _ in range(3)]
         for key, count in self.flows[state].items():
             bucket, zone, port = HEAD.unpack_from(key)
             middle = (len(key) + HEAD.size) // 2
-            target = zone, port, key[middle:]
-            every[target] += count
-            if first <= bucket < below:
-                sources[zone, key[HEAD.size : middle]] += count
-                targets[target] += count
-        if not sources:
+            source, destination = key[HEAD.size : middle], key[middle:]
+            ends = (zone, 0, source), (zone, port, destination), (zone, 0, destination)
+            for end, (asked, every) in zip(ends, lists):
+                every[end] += count
+                if first <= bucket < below:
+                    asked[end] += count
+        counted = sum(lists[0][0].values())
+        if not counted:
             return Ends()
-        source = max(sources, key=lambda one: (sources[one], one))
-        target = max(targets, key=lambda one: (targets[one], one))
-        return Ends(
-            sum(sources.values()),
-            Endpoint(source[1], 8 * len(source[1]), source[0], 0, sources[source]),
-            Endpoint(target[2], 8 * len(target[2]), target[0], target[1], targets[target]),
-            every[target],
+        (source_, from_), (target, to_target), (host, to_host) = (
+            _largest(asked, every) for asked, every in lists
         )
+        return Ends(counted, source_, target, to_target, host, to_host, from_)
+
+
+_Counts = collections.Counter["tuple[int, int, bytes]"]
+
+
+def _largest(asked: _Counts, every: _Counts) -> tuple[Endpoint, int]:
+    """Return the largest of those that are asked for, and how many it has of all."""
+    end = max(asked, key=lambda one: (asked[one], one))
+    zone, port, address = end
+    return Endpoint(address, 8 * len(address), zone, port, asked[end]), every[end]

@@ -41,6 +41,7 @@ MOST_OLDER = 0.05
 _UNACKNOWLEDGED = ("tcp_timeout_unacknowledged", "tcp_timeout_max_retrans")
 # From this share of idle connections on, their sockets are looked for.
 _MANY_IDLE = 25.0
+_MANY_CLOSING = 20.0
 
 
 def table_profile(
@@ -76,9 +77,13 @@ def table_profile(
         return _service(tally.top_services(1, table.total, state))
 
     established_service = most_in(ct.TCP_CONNTRACK_ESTABLISHED)
-    open_sockets = None
+    open_sockets = closing_sockets = None
     if here and idle >= _MANY_IDLE and established_service.port:
-        open_sockets = sockets.established(established_service.port)
+        open_sockets = sockets.number_of(established_service.port, sockets.ESTABLISHED)
+    close_wait = 100 * figures.tcp_close_wait / entries
+    close_wait_service = most_in(ct.TCP_CONNTRACK_CLOSE_WAIT)
+    if here and close_wait >= _MANY_CLOSING and close_wait_service.port:
+        closing_sockets = sockets.number_of(close_wait_service.port, sockets.CLOSE_WAIT)
     profile = TableProfile(
         entries=tally.kept,
         total=figures.entries,
@@ -89,12 +94,13 @@ def table_profile(
         ),
         time_wait=100 * figures.tcp_time_wait / entries,
         time_wait_service=most_in(ct.TCP_CONNTRACK_TIME_WAIT),
-        close_wait=100 * figures.tcp_close_wait / entries,
-        close_wait_service=most_in(ct.TCP_CONNTRACK_CLOSE_WAIT),
+        close_wait=close_wait,
+        close_wait_service=close_wait_service,
         established=100 * figures.tcp_established / entries,
         established_service=established_service,
         idle=idle,
         open_sockets=open_sockets,
+        closing_sockets=closing_sockets,
         dns=tally.port_share(53),
         unreplied=100 * figures.unreplied / entries,
         assured=100 * figures.assured / entries,
@@ -139,6 +145,9 @@ def _ends(ends: Ends, number: int) -> LeakEnds:
         _address(ends.source, ends.counted, weight),
         _address(ends.target, ends.counted, weight, protocol_label(IPPROTO_TCP)),
         round(ends.to_target * weight),
+        _address(ends.destination, ends.counted, weight),
+        round(ends.to_destination * weight),
+        round(ends.from_source * weight),
     )
 
 
@@ -171,7 +180,7 @@ def _with_own(profile: TableProfile, own: OwnAddresses, *, here: bool) -> TableP
     """
     items = [profile.source, profile.network, profile.destination]
     for ends in (profile.close_wait_ends, profile.idle_ends):
-        items += [ends.source, ends.target]
+        items += [ends.source, ends.target, ends.destination]
     for one in profile.unanswered:
         items += [one.source, one.network, one.target, one.destination, one.destination_network]
     addresses = {item.address for item in items if item.address}
@@ -197,6 +206,7 @@ def _with_owners(profile: TableProfile, names: Names) -> TableProfile:
         return ends._replace(
             source=owned(ends.source, ends.target, server=False),
             target=owned(ends.target, ends.target, server=True),
+            destination=owned(ends.destination, ends.target, server=True),
         )
 
     return profile._replace(

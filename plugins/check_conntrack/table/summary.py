@@ -92,6 +92,9 @@ class TableSummary(nagios.StatusSummary):
             headline = causes[0].headline(profile)
             parts.append(_headline_versions(headline, _owners_in(profile), self.room - least))
         parts.append([left])
+        if causes[1:]:
+            also = causes[1].headline(profile)
+            parts.append([f"also {text}" for text in _headline_versions(also, [], 0)])
         parts += [[text] for text in _alarm_texts(alarms, causes)]
         parts += [*problems, *([doubt] for doubt in _doubts(main, results))]
         if alarms:
@@ -225,7 +228,7 @@ def _headline_versions(headline: str, owners: Sequence[str], room: int) -> list[
     Shares go first, then evidence in parentheses, then the kind of cause; never an address. Its
     owner is cut, or goes, only where there would be no room for it even then.
     """
-    plain = re.sub(r"\b\d+% (?=(?:from|to) )", "", headline)
+    plain = re.sub(r"\b(?:of (?:these|all entries) )?\d+% (?=(?:from|to) )", "", headline)
     last = plain[plain.rindex(" (") + 2 : -1] if plain.endswith(")") else ""
     bare = plain[: -len(last) - 3] if last and last not in owners else plain
     short = bare.partition(": ")[2] or bare
@@ -245,7 +248,7 @@ def _owners_in(profile: TableProfile) -> list[str]:
     """Return the owners that a headline may name."""
     items = [profile.source, profile.destination]
     for ends in (profile.close_wait_ends, profile.idle_ends):
-        items += [ends.source, ends.target]
+        items += [ends.source, ends.target, ends.destination]
     for one in profile.unanswered:
         items += [one.source, one.target, one.destination]
     for flows in profile.stale:
