@@ -186,7 +186,7 @@ def test_silent_destination_is_tried_with_what_every_host_has():
 
 def test_destination_that_does_answer_is_not_to_be_refused():
     silent = profile(unanswered(state="SYN_SENT", **FORGED))
-    assert 'prints "open", it answers this host' in advice(silent)
+    assert '"open" is printed, it answers this host' in advice(silent)
     assert "Refuse and delete nothing then." in advice(silent)
     assert '"open"' not in advice(profile(unanswered("udp", "", **FORGED)))
 
@@ -262,18 +262,33 @@ def test_dead_udp_service_is_no_flood():
 
 
 def test_backend_that_does_not_answer_is_named_with_the_address_it_is_behind():
-    behind = {"translated": 100.0, "backend": target("10.244.1.7", 8443)}
+    behind = {"translated": 100.0, "backends": (target("10.244.1.7", 8443),)}
     table = profile(unanswered(state="SYN_SENT", **FORGED, **behind))
     assert first(table) == (
         "10.244.1.7 tcp/8443 (198.51.100.1 tcp/443) does not answer many sources (90% SYN_SENT)"
     )
-    same_port = {"translated": 100.0, "backend": target("10.244.1.7")}
+    same_port = {"translated": 100.0, "backends": (target("10.244.1.7"),)}
     table = profile(unanswered(state="SYN_SENT", **FORGED, **same_port))
     assert first(table).startswith("10.244.1.7 tcp/443 (198.51.100.1) does not answer")
     said = advice(table)
     assert "'</dev/tcp/10.244.1.7/443' && echo open" in said
     assert "Take 10.244.1.7 out of the translation" in said
     assert "-d 198.51.100.1 --dport 443 --state SYN_SENT --reply-src 10.244.1.7 -o extended" in said
+
+
+def test_all_backends_that_do_not_answer_are_named_and_tried():
+    backends = tuple(target(f"10.244.1.{n}", 8443, 20.0) for n in range(1, 6))
+    text = advice(
+        profile(unanswered(state="SYN_SENT", **FORGED, translated=100.0, backends=backends))
+    )
+    assert "why what is behind 198.51.100.1 tcp/443 does not answer" in text
+    assert "go to 20% 10.244.1.1 tcp/8443, 20% 10.244.1.2 tcp/8443, 20%" in text
+    assert "10.244.1.4 tcp/8443 and 1 more: take those that are down out" in text
+    for n in range(1, 5):
+        assert f"timeout 3 bash -c '</dev/tcp/10.244.1.{n}/8443' && echo open" in text
+    # The address of a service leads nowhere on some hosts, and a list of thousands to nothing.
+    assert "/dev/tcp/198.51.100.1/" not in text
+    assert "conntrack -L" not in text
 
 
 def test_backend_is_found_in_a_table_where_all_unanswered_flows_go_to_one(file, inspect):
@@ -524,8 +539,10 @@ def test_second_cause_is_named_where_there_is_room(file, inspect):
     lines = [tables.udp("203.0.113.31", "10.9.0.27", n, 9, replied=False) for n in range(1800)]
     lines += [tables.tcp("CLOSE_WAIT", "10.7.7.8", "10.1.0.90", n, 80) for n in range(1400)]
     run = inspect("--source", file(lines))
-    assert "; UDP flood on 10.9.0.27 udp/9 from 203.0.113.31" in run.text
-    assert "; also 44% of entries in CLOSE_WAIT, from 10.7.7.8, to 10.1.0.90 tcp/80" in run.text
+    flood = "; UDP flood on 10.9.0.27 udp/9 from 203.0.113.31 (56% unreplied)"
+    assert run.text.endswith(f"{flood}; also leaked connections")
+    run = inspect("--source", file(lines[300:]))
+    assert run.text.endswith("; also leaked connections")
 
 
 def test_restricted_pool_is_widened_with_the_addresses_found():

@@ -155,7 +155,8 @@ def against_scan(profile: TableProfile, one: Unanswered) -> list[Step]:
     """Return what ends a scan."""
     if unanswered.is_peer_to_peer(one) and one.source.share >= SENDER:
         # It may be a customer, whose other traffic goes on.
-        limited = ask_source(profile._replace(source=one.source))
+        same = profile.source.address == one.source.address
+        limited = ask_source(profile if same else profile._replace(source=one.source))
         return [*limited, Step(LEAVE), *_shorter_unanswered(profile, one)]
     return [*against_source(profile, one), Step(LEAVE), *_shorter_unanswered(profile, one)]
 
@@ -188,24 +189,10 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
     target = one.target
     steps = []
     if target.share >= 50:
-        asked = one.backend if one.backend.name else target
-        look = [f"{profile.command}ip route get {asked.address}"]
-        text = (
-            f"Find out why {asked.name} does not answer: service down, host down, a firewall "
-            "before it, or no route back."
-        )
-        if target.protocol == "tcp":
-            connect = f"</dev/tcp/{asked.address}/{asked.port}"
-            look.append(f"{profile.command}timeout 3 bash -c '{connect}' && echo open")
-            text += (
-                ' If the second command prints "open", it answers this host: then its answers to '
-                "the others take another way (asymmetric routes) or are filtered. Refuse and "
-                "delete nothing then."
-            )
-        steps.append(Step(text, tuple(look)))
+        steps.append(_why_silent(profile, one))
         options = (*rulesets.toward(target), *_state(one))
         if one.translated >= 1:
-            steps.append(rulesets.behind(profile, target, one.backend, *options))
+            steps.append(rulesets.behind(profile, target, one.backends, *options))
         elif target.protocol in ("tcp", "udp") and target.port:
             steps.append(rulesets.refuse(profile, target))
         steps += rulesets.frees(profile, target, target.entries, *options)
@@ -224,6 +211,26 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
             )
         )
     return [*steps, Step(LEAVE), *_shorter_unanswered(profile, one)]
+
+
+def _why_silent(profile: TableProfile, one: Unanswered) -> Step:
+    """Return how to find out why a target, or what it is translated to, does not answer."""
+    asked = one.backends[: rulesets.MOST_BACKENDS] or (one.target,)
+    names = asked[0].name if len(asked) == 1 else f"what is behind {one.target.name}"
+    text = (
+        f"Find out why {names} does not answer: service down, host down, a firewall before it, or "
+        "no route back."
+    )
+    look = [f"{profile.command}ip route get {asked[0].address}"]
+    if one.target.protocol == "tcp":
+        for item in asked:
+            connect = f"</dev/tcp/{item.address}/{item.port}"
+            look.append(f"{profile.command}timeout 3 bash -c '{connect}' && echo open")
+        text += (
+            ' Where "open" is printed, it answers this host: then its answers to the others take '
+            "another way (asymmetric routes) or are filtered. Refuse and delete nothing then."
+        )
+    return Step(text, tuple(look))
 
 
 def _sockets_of(one: Unanswered) -> str:

@@ -7,6 +7,7 @@ that changes something has its undo.
 from __future__ import annotations
 
 from .capacity import Step
+from .table_profile import percent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _CONNTRACK = "net.netfilter.nf_conntrack_"
 CONNECTIONS = 100  # that one source may hold where a limit is advised
+MOST_BACKENDS = 4  # that are named
 _NUMBERED = "protocol "  # before the number of a protocol without a name
 
 
@@ -245,13 +247,25 @@ def refuse(profile: TableProfile, target: TopItem) -> Step:
     )
 
 
-def behind(profile: TableProfile, target: TopItem, backend: TopItem, *options: str) -> Step:
+def behind(
+    profile: TableProfile, target: TopItem, backends: tuple[TopItem, ...], *options: str
+) -> Step:
     """Return how to see which hosts behind a translated target do not answer.
 
-    A rule against the target would refuse what the others behind it still answer. backend: the one
-    that does not answer; empty where there are several.
+    A rule against the target would refuse what the others behind it still answer. backends: those
+    that the unanswered entries go to; empty where that is not known.
     """
-    if backend.name:
+    if backends[1:]:
+        named = ", ".join(f"{percent(each.share)} {each.name}" for each in backends[:MOST_BACKENDS])
+        more = len(backends) - MOST_BACKENDS
+        return Step(
+            f"{target.name} is translated here, and a rule against it would refuse what other "
+            f"hosts behind it still answer. The unanswered entries go to {named}"
+            f"{f' and {more} more' if more > 0 else ''}: take those that are down out of the "
+            "translation or the load balancer. Where none is left, the service is down."
+        )
+    if backends:
+        backend = backends[0]
         which = " ".join((*options, "--reply-src", backend.address))
         return Step(
             f"{target.name} is translated here, and a rule against it would refuse what other "

@@ -59,8 +59,8 @@ class Unanswered(NamedTuple):
         sources, targets, ports: different ones that were counted
         spread: different sources of 100 entries; 100 where each has its own
         translated: percent of these entries whose destination is translated
-        backend: the one host that nearly all of the target's go to after translation; empty where
-            they go to several, or are not translated
+        backends: the hosts that the target's go to after translation, the most first; one where
+            nearly all go there, and none where they are not translated
     """
 
     protocol: str
@@ -77,7 +77,12 @@ class Unanswered(NamedTuple):
     ports: int = 0
     spread: float = 0.0
     translated: float = 0.0
-    backend: TopItem = TopItem()
+    backends: tuple[TopItem, ...] = ()
+
+    @property
+    def backend(self) -> TopItem:
+        """Return the one host that nearly all of the target's go to; empty where there is none."""
+        return self.backends[0] if len(self.backends) == 1 else TopItem()
 
 
 class LeakEnds(NamedTuple):

@@ -129,12 +129,12 @@ class Translations:
         heads = map(HEAD.unpack_from, keys)
         return max((head[3] for head in heads if head[0] == protocol), default=0)
 
-    def target(
+    def targets(
         self, protocol: int, zone: int, destination: bytes, port: int
-    ) -> tuple[bytes, int] | None:
-        """Return where nearly all flows without a reply to a destination go: address and port.
+    ) -> list[tuple[bytes, int, float]]:
+        """Return where flows without a reply to a destination go, the most first.
 
-        None where they go to several, or none was counted.
+        Each is an address, a port, and their percentage. Only one where nearly all go there.
         """
         counts: collections.Counter[tuple[bytes, int]] = collections.Counter()
         asked = protocol, zone, destination, port
@@ -142,10 +142,9 @@ class Translations:
             group, _, _ = _taken_apart(key)
             if group[:4] == asked:
                 counts[group[4:]] += count
-        if not counts:
-            return None
-        target, most = counts.most_common(1)[0]
-        return target if most >= NEARLY_ALL * sum(counts.values()) else None
+        total = sum(counts.values())
+        found = [(*target, 100 * count / total) for target, count in counts.most_common()]
+        return found[:1] if found and found[0][2] >= 100 * NEARLY_ALL else found
 
     def groups(self, renewed: Mapping[int, int], stream: int = 0) -> list[Translation]:
         """Return the translations of destinations to which flows without a reply are sent.

@@ -262,22 +262,27 @@ def _unanswered(tally: Tally, group: UnansweredGroup, scale: float) -> Unanswere
         group.ports,
         group.spread,
         100 * translated / of,
-        _backend(tally, group, protocol) if 2 * translated >= of else TopItem(),
+        _backends(tally, group, protocol) if 2 * translated >= of else (),
     )
 
 
-def _backend(tally: Tally, group: UnansweredGroup, protocol: str) -> TopItem:
-    """Return the host that nearly all of the largest target's entries go to; empty for none."""
+def _backends(tally: Tally, group: UnansweredGroup, protocol: str) -> tuple[TopItem, ...]:
+    """Return the hosts that entries of the largest target go to after translation."""
     target = group.target
     if target is None:
-        return TopItem()
+        return ()
     asked = group.protocol, target.zone, target.address, target.port
-    found = tally.translations.target(*asked)
-    if found is None:
-        return TopItem()
-    address, port = found
-    name = _name(address, 0, protocol, port)
-    return TopItem(name, address=address_text(address), protocol=protocol, port=port)
+    return tuple(
+        TopItem(
+            _name(address, 0, protocol, port),
+            share,
+            round(target.entries * share / 100),
+            address_text(address),
+            protocol=protocol,
+            port=port,
+        )
+        for address, port, share in tally.translations.targets(*asked)
+    )
 
 
 def _address(one: Endpoint | None, of: int, scale: float, protocol: str = "") -> TopItem:

@@ -92,9 +92,6 @@ class TableSummary(nagios.StatusSummary):
             headline = causes[0].headline(profile)
             parts.append(_headline_versions(headline, _owners_in(profile), self.room - least))
         parts.append([left])
-        if causes[1:]:
-            also = causes[1].headline(profile)
-            parts.append([f"also {text}" for text in _headline_versions(also, [], 0)])
         parts += [[text] for text in _alarm_texts(alarms, causes)]
         parts += [*problems, *([doubt] for doubt in _doubts(main, results))]
         if alarms:
@@ -104,7 +101,17 @@ class TableSummary(nagios.StatusSummary):
             parts.append(reports.fullest(report.namespaces, main, results))
         if main.table:
             parts += [[_bad_lines(main.table)], *([note] for note in main.table.notes)]
-        return render.fit(parts, self.room)
+        text = render.fit(parts, self.room)
+        return text + self._second_cause(main, causes, self.room - len(text))
+
+    def _second_cause(self, main: NamespaceReport, causes: Sequence[Cause], room: int) -> str:
+        """Return the second cause for the status line, where nothing has to go for it."""
+        if not causes[1:]:
+            return ""
+        cause, headline = causes[1], causes[1].headline(self.diagnoses.profile(main))
+        kind = headline.partition(": ")[0] if ": " in headline else cause.name
+        versions = [*_headline_versions(headline, [], 0), kind]
+        return next((f"; also {one}" for one in versions if len(one) + len("; also ") <= room), "")
 
     def _state(self, report: NamespaceReport, results: Results, brief: bool) -> list[Sequence[str]]:
         """Return how full a table is, and how many entries are the ones that were asked for."""
