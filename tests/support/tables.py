@@ -207,7 +207,7 @@ CAUSES = {
     "scan": (scan, "scan of 198.51.0.0/16 from 203.0.113.9 (77% SYN_SENT)"),
     "time_wait": (
         time_wait,
-        "short-lived connections: 83% of entries in TIME_WAIT to tcp/5432, 75% to 10.9.9.9",
+        "83% of entries in TIME_WAIT to tcp/5432, 75% from 10.0.0.0/24, 75% to 10.9.9.9",
     ),
     "close_wait": (
         close_wait,

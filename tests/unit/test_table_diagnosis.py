@@ -485,6 +485,20 @@ def test_kube_proxy_flag_stands_in_for_its_sysctl():
     assert "sysctl" not in advice(table)
 
 
+def test_source_that_asks_for_most_names_may_be_forged():
+    table = profile(dns=80.0, source=address("203.0.113.200", 80.0))
+    assert "If 203.0.113.200 is no client of yours, its address is probably forged" in advice(table)
+    assert "nft add element inet check_conntrack_block v4 { 203.0.113.200 }" in advice(table)
+    own = table._replace(own=frozenset({"203.0.113.200"}))
+    assert "check_conntrack_block" not in advice(own)
+
+
+def test_network_is_named_where_no_source_stands_out():
+    table = profile(source=address("10.7.0.9", 1.0), network=address("10.7.0.0/24", 90.0))
+    assert "from 10.7.0.0/24" in first(table)
+    assert "10.7.0.0/24" not in first(table._replace(network=address("10.7.0.0/24", 40.0)))
+
+
 def test_dns_advice_never_takes_queries_out_of_tracking():
     table = profile(dns=80.0, translated=90.0, source=address("10.0.0.7", 80.0))
     assert first(table).startswith("DNS churn: 80% to port 53, 80% from 10.0.0.7")

@@ -280,14 +280,17 @@ def test_document_that_speaks_of_errors_is_no_error_message(inspect, file, text)
 def test_reason_of_an_unknown_has_room_beside_a_long_cause(inspect):
     run = inspect("--source", DATA / "close-wait.txt", "-c", "entries=1%")
     assert run.state == "UNKNOWN"
-    assert run.text == "500 entries; entries cannot be evaluated, no value"
+    assert run.text == (
+        "500 entries; 80% of entries in CLOSE_WAIT, from 192.168.1.50, to 192.168.1.10 tcp/1704; "
+        "entries cannot be evaluated, no value"
+    )
     assert run.lines[0] == "UNKNOWN: entries cannot be evaluated, no value"
     assert run.lines[1].startswith("Leaked connections: ")
 
 
 def test_unreplied_established_entries_are_no_reason_for_a_shorter_timeout(inspect):
     run = inspect("--source", DATA / "established-unreplied.txt", "-c", "entries=1")
-    assert "100% ESTABLISHED" in run.text
+    assert "100% unreplied ESTABLISHED" in run.text
     assert "Leave the limit as it is" in run.rest
     assert "timeout" not in run.rest
 

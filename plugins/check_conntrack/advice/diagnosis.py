@@ -85,6 +85,8 @@ def _who(profile: TableProfile, share: float = 0.0, about: TopItem | None = None
     certainly stands behind the cause is named.
     """
     source, target, service = profile.source, profile.destination, profile.service
+    if source.share < NAMED and profile.network.share >= SENDER:
+        source = profile.network
     named = [(source, f"from {called(source, profile)}")]
     if target.share >= NAMED:
         both = target.share >= SENDER and service.share >= SENDER

@@ -396,7 +396,16 @@ def alive(profile: TableProfile) -> list[Step]:
 
 def caching(profile: TableProfile) -> list[Step]:
     """Return what helps against DNS churn."""
+    source, steps = profile.source, []
+    if source.share >= SENDER and rulesets.may_block(profile, source):
+        step = rulesets.block(profile, source)
+        why = (
+            f"If {source.name} is no client of yours, its address is probably forged, and it is to "
+            "be flooded with the answers (DNS amplification). "
+        )
+        steps.append(step._replace(text=why + step.text))
     return [
+        *steps,
         Step(
             "Every query takes an entry: answer from a cache on the host that asks (NodeLocal "
             "DNSCache, systemd-resolved, unbound), and look for needless search domains (ndots)."

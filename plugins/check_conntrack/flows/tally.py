@@ -288,6 +288,19 @@ class Tally:
             return Endpoint(address, bits, zone, 0, count)
         return None
 
+    def largest_network(self) -> Endpoint | None:
+        """Return the network that most entries come from; None for none."""
+        counts: collections.Counter[tuple[int, bytes]] = collections.Counter()
+        for key, count in self.sources.counts.items():
+            address, _, zone = self.address_of(key)
+            mask = self.unanswered.masks[len(address) != 4]
+            counts[zone, bytes(map(int.__and__, address, mask))] += count
+        if not counts:
+            return None
+        zone, address = largest = max(counts, key=lambda each: (counts[each], each))
+        bits = self.unanswered.bits[len(address) != 4]
+        return Endpoint(address, bits, zone, 0, counts[largest])
+
     def _services(self, state: int | None = None) -> collections.Counter[str]:
         """Return services by name, of all states or of one TCP state."""
         named: collections.Counter[tuple[int, int]] = collections.Counter()

@@ -106,6 +106,7 @@ def table_profile(
         assured=100 * figures.assured / entries,
         translated=100 * figures.nat / entries,
         source=_address(tally.largest(tally.sources), kept, tally.scale(table.total)),
+        network=_address(tally.largest_network(), kept, tally.scale(table.total)),
         destination=_address(tally.largest(tally.destinations), kept, tally.scale(table.total)),
         service=_service(tally.top_services(1, table.total)),
         timeouts={name: (timeouts.get(name), default) for name, default in DEFAULTS.items()},
