@@ -62,9 +62,16 @@ def _state(one: Unanswered) -> tuple[str, ...]:
     """Return the options that choose the state of such entries; empty where TCP has none."""
     if one.protocol != "tcp" or not one.state.isupper():
         return ()
-    # Answered connections are in such a state too.
-    unreplied = ("-u", "UNREPLIED") if unanswered.without_handshake(one) else ()
-    return ("--state", one.state, *unreplied)
+    return ("--state", one.state)
+
+
+def _ends_by_itself(one: Unanswered) -> Step:
+    """Return why entries in a state that answered ones have too are not deleted."""
+    # conntrack -D takes "-u UNREPLIED" and deletes answered entries all the same (1.4.7).
+    return Step(
+        f"conntrack(8) cannot delete these alone: answered connections are {one.state} too. They "
+        "time out, and until then the kernel evicts them first, because they are not assured."
+    )
 
 
 def _from(one: Unanswered, item: TopItem) -> tuple[str, ...]:
@@ -167,9 +174,7 @@ def against_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
     target = one.target
     if unanswered.without_handshake(one):
         if not steps:
-            options = rulesets.toward(target) if target.share >= 50 else ("-p", "tcp")
-            number = target.entries if target.share >= 50 else one.entries
-            steps += rulesets.frees(profile, target, number, *options, *_state(one))
+            steps.append(_ends_by_itself(one))
         if profile.tcp_loose != 0:
             steps = [rulesets.strict(profile), *steps]
     elif not steps and target.share >= 50:
@@ -195,7 +200,10 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
             steps.append(rulesets.behind(profile, target, one.backends, *options))
         elif target.protocol in ("tcp", "udp") and target.port:
             steps.append(rulesets.refuse(profile, target))
-        steps += rulesets.frees(profile, target, target.entries, *options)
+        if unanswered.without_handshake(one):
+            steps.append(_ends_by_itself(one))
+        else:
+            steps += rulesets.frees(profile, target, target.entries, *options)
     else:
         steps.append(
             Step(
@@ -400,8 +408,8 @@ def caching(profile: TableProfile) -> list[Step]:
     if source.share >= SENDER and rulesets.may_block(profile, source):
         step = rulesets.block(profile, source)
         why = (
-            f"If {source.name} is no client of yours, its address is probably forged, and it is to "
-            "be flooded with the answers (DNS amplification). "
+            f"If {source.name} is no client of yours, its address is probably forged, so that the "
+            "answers hit the one who has it (DNS amplification). "
         )
         steps.append(step._replace(text=why + step.text))
     return [
