@@ -82,6 +82,33 @@ class Senders:
             client.close()
 
 
+class Answerer:
+    """A program on a pod that answers each datagram."""
+
+    def __init__(self, lab: Lab, address: str) -> None:
+        with lab.servers.inside():
+            self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self._socket.bind((address, PORT))
+        self._socket.settimeout(0.2)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            with contextlib.suppress(OSError):
+                data, sender = self._socket.recvfrom(99)
+                self._socket.sendto(data, sender)
+
+    def __enter__(self) -> Answerer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._socket.close()
+
+
 def neighbour(lab: Lab, address: str) -> str:
     """Return what ip(8) says of a neighbour of the router."""
     return lab.router.run("ip", "neigh", "show", address, "dev", "lan")
@@ -114,6 +141,38 @@ def removed_pod(lab: Lab) -> Iterator[None]:
     lab.paste(step.commands)
     assert wait_until(lambda: len(lab.router.entries("-p", "udp", "--dst-nat", NEW)) == FLOWS)
     assert not lab.router.entries("-p", "udp", "--dst-nat", OLD)
+    again = lab.check("table")
+    assert (again.state, again.data["stale"].value) == ("OK", 0)
+
+
+@incident(
+    "UDP to a removed pod that had answered, the rule points elsewhere",
+    Expect(
+        "table",
+        "WARNING",
+        says=(r"stale translations: 20 flows", r"10\.96\.0\.53", r"10\.0\.0\.20\b", "gone"),
+        below=(
+            r"had a packet in the last 10s, were answered before, and still go to 10\.0\.0\.20\b",
+            r"conntrack -D -p udp --orig-dst 10\.96\.0\.53 .*--dst-nat 10\.0\.0\.20\b",
+        ),
+        never=(*NO_LARGER_LIMIT, "flood", "scan"),
+    ),
+)
+def removed_pod_that_had_answered(lab: Lab) -> Iterator[None]:
+    pod(lab, OLD)
+    pod(lab, NEW)
+    point_to(lab, OLD)
+    lab.enter(Senders(lab, FLOWS))
+    with Answerer(lab, OLD):
+        assert wait_until(lambda: str(lab.router.entries()).count("[ASSURED]") >= FLOWS)
+    healthy = lab.check("table")
+    assert (healthy.state, healthy.data["stale"].value) == ("OK", 0)
+    point_to(lab, NEW)
+    removed(lab, OLD)
+    yield
+    step = lab.step("conntrack -D")
+    lab.paste(step.commands)
+    assert wait_until(lambda: len(lab.router.entries("-p", "udp", "--dst-nat", NEW)) == FLOWS)
     again = lab.check("table")
     assert (again.state, again.data["stale"].value) == ("OK", 0)
 
