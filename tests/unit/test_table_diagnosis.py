@@ -713,6 +713,15 @@ def test_translated_destination_is_not_refused():
     assert "conntrack -L -g -p tcp -d 198.51.100.1 --dport 443 --state SYN_SENT" in text
 
 
+def test_flood_from_many_says_that_the_service_may_be_down():
+    aim = target("10.0.0.27", 27015, protocol="udp")
+    table = profile(unanswered("udp", "", target=aim, **FORGED))
+    sentence = diagnosis.diagnose(table)[0].sentence(table)
+    assert sentence.endswith("A service that is down and has as many clients looks the same")
+    one = profile(unanswered("udp", "", target=aim))
+    assert "service that is down" not in diagnosis.diagnose(one)[0].sentence(one)
+
+
 def test_udp_from_few_clients_to_an_unknown_port_is_no_flood():
     aim = target("10.0.0.5", 9125, protocol="udp")
     clients = {"source": address("10.1.0.1", 2.0), "network": address("10.1.0.0/24", 20.0)}

@@ -218,9 +218,11 @@ def flood(one: Unanswered, profile: TableProfile) -> str:
 def flood_at_length(one: Unanswered, profile: TableProfile) -> str:
     """Return the same with its evidence."""
     means = " (taken up from a packet without a handshake)" if without_handshake(one) else ""
+    many = one.protocol == "udp" and one.target.share >= SENDER and _forged(one)
+    doubt = ". A service that is down and has as many clients looks the same" if many else ""
     return (
         f"{_flood(one)} flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of "
-        f"entries are {_kind(one)}{means}, {_share_of_senders(one)}, {_share_of_aim(one)}"
+        f"entries are {_kind(one)}{means}, {_share_of_senders(one)}, {_share_of_aim(one)}{doubt}"
     )
 
 
