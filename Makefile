@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Debian packages: what tests/kernel needs; what tests/fleet needs, where a second nrpe that takes
 # arguments is built from source; what builds the packages; what tests/vm needs; what
 # tests/packages needs.
-KERNEL := conntrack nftables iproute2 sudo util-linux systemd
+KERNEL := conntrack nftables iproute2 sudo util-linux systemd iputils-ping libcap2-bin
 FLEET := nagios-nrpe-server nagios-nrpe-plugin nagios4-core gcc libc6-dev libssl-dev make
 FLEET += icinga2-bin icinga2-common openssl graphite-carbon graphite-web influxdb zabbix-agent
 # The Director, without a web server.
@@ -155,7 +155,7 @@ test-packages: packaging $(VENV)/.tested $(VENV)/.packaged
 kernels: $(VENV)/.made
 	$(call install,$(VM))
 ifdef QUICK
-	$(BIN)/python tests/vm/kernels.py --quick --optional --limit 900
+	$(BIN)/python tests/vm/kernels.py --quick --at-once 2 --optional --limit 900
 else
 	$(BIN)/python tests/vm/kernels.py
 	$(BIN)/python tests/vm/kernels.py --table docs/kernels.md

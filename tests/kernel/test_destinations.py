@@ -77,7 +77,8 @@ def test_destination_is_what_routes_and_neighbours_say(place, address, code, dev
 
 
 @pytest.mark.parametrize("address", ["10.5.0.77", "2001:db8:5::77"])
-def test_neighbour_that_does_not_answer_is_gone(place, address):
+def test_neighbour_that_does_not_answer_is_gone(need, place, address):
+    need("ping")
     place.run("ping", "-c1", "-W1", address, check=False)
     assert look_up(place, address)[address].code in (INCOMPLETE, FAILED)
     assert wait_until(lambda: look_up(place, address)[address] == Destination(FAILED, "d0"))

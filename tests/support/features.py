@@ -35,12 +35,19 @@ def need_procfs() -> None:
         pytest.skip("this kernel has no /proc/net/nf_conntrack")
 
 
-def need_limit_of_zero() -> None:
-    """Skip where the kernel refuses nf_conntrack_max 0."""
+@functools.cache
+def accepts_limit_of_zero() -> bool:
+    """Tell whether the kernel takes nf_conntrack_max 0, which means no limit."""
     try:
         with machine_limit(0):
-            return
+            return True
     except OSError:
+        return False
+
+
+def need_limit_of_zero() -> None:
+    """Skip where the kernel refuses nf_conntrack_max 0."""
+    if not accepts_limit_of_zero():
         pytest.skip("this kernel refuses nf_conntrack_max 0")
 
 
@@ -70,8 +77,13 @@ def need_names_in_log() -> None:
         pytest.skip("this kernel's log names no namespace")
 
 
-def need_chain_limit(namespace: Namespace) -> None:
-    """Skip where hash chains may have any length; asked by the counter of refused inserts."""
+def limits_chains(namespace: Namespace) -> bool:
+    """Tell whether hash chains have a limited length: by the counter of refused inserts."""
     told = counters.parse_stats_cpu(b"".join(namespace.ask(STATS_CPU)))
-    if counters.total(told).chaintoolong is None:
+    return counters.total(told).chaintoolong is not None
+
+
+def need_chain_limit(namespace: Namespace) -> None:
+    """Skip where hash chains may have any length."""
+    if not limits_chains(namespace):
         pytest.skip("this kernel has hash chains of any length")

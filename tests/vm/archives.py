@@ -1,4 +1,4 @@
-"""The initramfs of a machine in qemu: the system, the modules of its kernel, and the tree."""
+"""The initramfs of a virtual machine, in parts: the system, modules of its kernel, and the tree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from debian import BUILD, ROOT, needs, run, unpack
+from vm.debian import BUILD, ROOT, dependencies, run, unpack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 RELEASE, PYTHON = "bookworm", "3.11"
 PACKAGES = (
     *("python3", "conntrack", "nftables", "iptables", "iproute2", "sudo", "util-linux", "kmod"),
-    *("procps", "systemd", "passwd"),
+    *("procps", "systemd", "passwd", "iputils-ping", "libcap2-bin"),
 )
 WHEELS = ("nagiosplugin", "pytest", "pytest-subprocess", "pytest-timeout", "hypothesis")
 # The directories of a kernel package that the tests may need modules of.
@@ -25,7 +25,7 @@ MODULES = (
     *("kernel/net", "kernel/lib", "kernel/crypto", "kernel/arch/x86/crypto"),
     "kernel/drivers/net",
 )
-# The files of conntrack with parts in /proc/net, and the end of the includes in them.
+# The sources of conntrack's files in /proc/net.
 PROC_SOURCES = ("nf_conntrack_standalone.c", "nf_conntrack_expect.c")
 
 
@@ -90,8 +90,8 @@ def modules(kernel: Path) -> Path:
     return cpio(top, made)
 
 
-def tree(arguments: list[str]) -> Path:
-    """Return the initramfs of the tree, its first program, and what pytest is to run."""
+def tree(arguments: list[str], made: Path) -> Path:
+    """Return the initramfs of the tree, its first program, and the arguments of pytest."""
     top = BUILD / "tree"
     shutil.rmtree(top, ignore_errors=True)
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -101,7 +101,7 @@ def tree(arguments: list[str]) -> Path:
     (top / "tree/arguments").write_text("".join(f"{each}\n" for each in arguments))
     shutil.copy2(ROOT / "tests/vm/init", top)
     (top / "init").chmod(0o755)
-    return cpio(top, BUILD / "tree.cpio")
+    return cpio(top, made)
 
 
 def without_procfs(package: str, folder: Path, environment: dict[str, str]) -> Path:
@@ -117,7 +117,7 @@ def without_procfs(package: str, folder: Path, environment: dict[str, str]) -> P
     headers = package.replace("linux-image-", "linux-headers-")
     release = package.replace("linux-image-", "")
     version = ".".join(release.split(".")[:2])
-    parts = needs(headers, r"linux-headers-\S+-common|linux-kbuild-\S+", environment)
+    parts = dependencies(headers, r"linux-headers-\S+-common|linux-kbuild-\S+", environment)
     top = unpack(
         [headers, *parts, f"linux-source-{version}"], BUILD / "packages" / headers, environment
     )

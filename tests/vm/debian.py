@@ -1,4 +1,4 @@
-"""Packages of Debian for a machine in qemu: where this machine gets them, and kernels from them."""
+"""Debian packages for a virtual machine: find the mirror, choose kernels, download and unpack."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 class Kernel(NamedTuple):
-    """A Debian kernel: what it is called here, its suite, and which packages it is chosen from.
+    """A cloud kernel of Debian.
 
-    procfs: whether it has conntrack's files in /proc/net (CONFIG_NF_CONNTRACK_PROCFS).
+    name: what it is called here. suite: the suite that has it. version: a regular expression for
+    its version, of which the highest is taken. procfs: whether it has conntrack's files in
+    /proc/net (CONFIG_NF_CONNTRACK_PROCFS).
     """
 
     name: str
     suite: str
-    pattern: str
+    version: str
     procfs: bool = True
 
 
 class MissingError(Exception):
-    """Something that cannot be had, in words."""
+    """Something that the kernel tests need is missing."""
 
 
 class NoMirrorError(MissingError):
-    """This machine has no mirror of Debian to get kernels from."""
+    """No mirror of Debian can be reached."""
 
 
 def run(*command: object, **options: object) -> str:
@@ -77,21 +79,25 @@ def apt(archive: str, security: str, suites: Iterable[str]) -> dict[str, str]:
         'APT::Sandbox::User "root"; Acquire::Retries "3";\n'
     )
     environment = {**os.environ, "APT_CONFIG": str(top / "apt.conf")}
-    run("apt-get", "update", "-qq", env=environment)
+    try:
+        run("apt-get", "update", "-qq", "-o", "APT::Update::Error-Mode=any", env=environment)
+    except subprocess.CalledProcessError:
+        raise NoMirrorError(f"{archive}: cannot be reached") from None
     return environment
 
 
-def newest(kernel: Kernel, environment: dict[str, str]) -> str:
+def newest_package(kernel: Kernel, environment: dict[str, str]) -> str:
     """Return the package of a kernel with the highest version."""
     listed = run("apt-cache", "pkgnames", "linux-image-", env=environment).split()
-    fitting = [name for name in listed if re.fullmatch(kernel.pattern, name)]
+    name = re.compile(rf"linux-image-({kernel.version})-cloud-amd64")
+    fitting = [match for each in listed if (match := name.fullmatch(each))]
     if not fitting:
-        raise MissingError(f"the mirror has no package of {kernel.suite} like {kernel.pattern}")
-    return max(fitting, key=lambda name: [int(number) for number in re.findall("[0-9]+", name)])
+        raise MissingError(f"{kernel.suite}: no package {name.pattern} on the mirror")
+    return max(fitting, key=lambda match: [int(part) for part in re.findall("[0-9]+", match[1])])[0]
 
 
-def needs(package: str, pattern: str, environment: dict[str, str]) -> list[str]:
-    """Return the packages that one depends on, as far as their names match."""
+def dependencies(package: str, pattern: str, environment: dict[str, str]) -> list[str]:
+    """Return the packages that one depends on and whose names match."""
     told = run("apt-cache", "depends", package, env=environment)
     return re.findall(rf"Depends: ({pattern})$", told, re.MULTILINE)
 
@@ -117,5 +123,5 @@ def unpacked_kernel(package: str, environment: dict[str, str]) -> Path:
 
     Newer kernels come in parts: the image and the modules are packages that this one depends on.
     """
-    parts = needs(package, r"linux-(?:binary|modules)-\S+", environment)
+    parts = dependencies(package, r"linux-(?:binary|modules)-\S+", environment)
     return unpack([package, *parts], BUILD / "packages" / package, environment)

@@ -1,4 +1,4 @@
-"""What the tests have shown in a machine in qemu: read from its log, and written as a table."""
+"""What the tests in a virtual machine have shown: read from its log, and written as tables."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """The outcome of one test: passed, skipped or failed, and why it was skipped."""
+    """The outcome of one test.
+
+    what: passed, skipped or failed. reason: why it was skipped. facts: what it has recorded of the
+    kernel, as names and values.
+    """
 
     group: str
     test: str
     what: str
     reason: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
 
 
 class Run(NamedTuple):
@@ -48,7 +53,8 @@ def outcome(case: ET.Element) -> Outcome:
     reason = ""
     if what == "passed" and "skipped" in children:
         what, reason = "skipped", str(children["skipped"].get("message"))
-    return Outcome(group, str(case.get("name")), what, reason)
+    facts = [(str(each.get("name")), str(each.get("value"))) for each in case.iter("property")]
+    return Outcome(group, str(case.get("name")), what, reason, tuple(facts))
 
 
 def title(run: Run) -> str:
@@ -59,31 +65,38 @@ def title(run: Run) -> str:
 
 
 def table(runs: list[Run]) -> str:
-    """Return the outcomes as Markdown: a line for each group of tests, a column for each kernel."""
+    """Return the runs as Markdown: facts and groups of tests by kernel, and skipped tests."""
+    facts = [dict(fact for one in each.outcomes for fact in one.facts) for each in runs]
     groups = sorted({one.group for each in runs for one in each.outcomes})
-    lines = [
-        "| tests | " + " | ".join(map(title, runs)) + " |",
-        "|---" * (len(runs) + 1) + "|",
+    named = [title(each) for each in runs]
+    parts = [
+        rows(
+            ("kernel", *named),
+            [(name, *(each.get(name, "") for each in facts)) for name in facts[0]],
+        ),
+        rows(
+            ("tests", *named),
+            [(group, *(counts(each, group) for each in runs)) for group in groups],
+        ),
     ]
-    for group in groups:
-        cells = [
-            ", ".join(
-                f"{number} {what}"
-                for what in ("passed", "skipped", "failed")
-                if (number := each.count(what, group))
-            )
-            for each in runs
-        ]
-        lines.append(f"| {group} | " + " | ".join(cell or "not run" for cell in cells) + " |")
-    reasons: dict[str, dict[str, int]] = {}
+    skipped: dict[str, list[str]] = {}
     for each in runs:
-        for one in each.outcomes:
-            if one.what == "skipped":
-                counts = reasons.setdefault(one.reason, {})
-                counts[title(each)] = counts.get(title(each), 0) + 1
-    if reasons:
-        lines += ["", "Skipped:", "", "| reason | tests |", "|---|---|"]
-        for reason, counts in sorted(reasons.items()):
-            numbers = ", ".join(f"{kernel}: {number}" for kernel, number in counts.items())
-            lines.append(f"| {reason} | {numbers} |")
-    return "\n".join(lines) + "\n"
+        for reason in dict.fromkeys(one.reason for one in each.outcomes if one.what == "skipped"):
+            number = sum(one.reason == reason for one in each.outcomes)
+            skipped.setdefault(reason, []).append(f"{title(each)}: {number}")
+    if skipped:
+        found = [(reason, ", ".join(skipped[reason])) for reason in sorted(skipped)]
+        parts.append(rows(("why tests were skipped", "tests"), found))
+    return "\n".join(parts)
+
+
+def counts(run: Run, group: str) -> str:
+    """Return how many tests of a group had which outcome, in words."""
+    found = [(what, run.count(what, group)) for what in ("passed", "skipped", "failed")]
+    return ", ".join(f"{number} {what}" for what, number in found if number) or "not run"
+
+
+def rows(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
+    """Return a table in Markdown."""
+    rule = ("---",) * len(head)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *lines))

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     import pytest
 
 
-class AtOnce:
-    """Writes what failed below the name of the test."""
+class Failures:
+    """Writes why a test failed below its name."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -23,4 +23,4 @@ class AtOnce:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Add the plugin."""
-    config.pluginmanager.register(AtOnce(config))
+    config.pluginmanager.register(Failures(config))

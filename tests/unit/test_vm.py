@@ -1,0 +1,275 @@
+"""tests/vm: which kernels are chosen, how a machine is run, and the table of what it has shown."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from vm import debian, kernels, outcomes
+
+PACKAGES = """\
+linux-image-5.10.0-9-cloud-amd64
+linux-image-5.10.0-46-cloud-amd64
+linux-image-5.10.0-47-cloud-amd64-unsigned
+linux-image-5.10.0-48-amd64
+linux-image-6.1.0-57-cloud-amd64
+linux-image-6.1.0-58-rt-amd64
+linux-image-6.12.94+deb13-cloud-amd64
+linux-image-6.12.94+deb13.1-cloud-amd64
+linux-image-6.12.100+deb13-cloud-amd64-dbg
+linux-image-7.3.4+deb13-cloud-amd64
+linux-image-7.3.4+deb13-cloud-arm64
+linux-image-cloud-amd64
+"""
+LOG = """\
+=== kernel 6.1.0-57-cloud-amd64, clock hpet, tests start after 5 s
+collected 5 items
+<?xml version="1.0"?><testsuites name="pytest tests"><testsuite>
+<testcase classname="tests.kernel.test_reader" name="test_a" time="0.5"><properties>
+<property name="nf_conntrack_max 0" value="accepted" /></properties></testcase>
+<testcase classname="tests.kernel.test_reader" name="test_b[1]"><failure message="no">b</failure>
+</testcase>
+<testcase classname="tests.kernel.test_full" name="test_c"><error message="no">c</error></testcase>
+<testcase classname="tests.kernel.test_full" name="test_d"><skipped message="no IPv9">d</skipped>
+</testcase>
+<testcase classname="tests.kernel.test_full" name="test_e"><skipped message="no IPv9">e</skipped>
+<error message="cleaning up">e</error></testcase>
+</testsuite></testsuites>
+=== end
+"""
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The outputs of apt's programs by their first words; they are taken one after another."""
+    outputs = {}
+
+    def run(*command, **_):
+        for words, texts in outputs.items():
+            if command[: len(words)] == words:
+                text = texts.pop(0)
+                if isinstance(text, Exception):
+                    raise text
+                return text
+        raise AssertionError(command)
+
+    monkeypatch.setattr(debian, "run", run)
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("5.10", "5.10.0-46"),
+        ("6.1", "6.1.0-57"),
+        ("6.1-no-procfs", "6.1.0-57"),
+        ("6.12", "6.12.94+deb13.1"),
+        ("newest", "7.3.4+deb13"),
+    ],
+)
+def test_vm_kernel_is_the_highest_version_of_its_cloud_kernels(told, name, package):
+    told["apt-cache",] = [PACKAGES]
+    (kernel,) = [one for one in kernels.KERNELS if one.name == name]
+    assert debian.newest_package(kernel, {}) == f"linux-image-{package}-cloud-amd64"
+
+
+def test_vm_kernel_that_no_mirror_has_is_named(told):
+    told["apt-cache",] = ["linux-image-cloud-amd64\n"]
+    with pytest.raises(debian.MissingError, match=r"^bullseye-security: no package linux-image-"):
+        debian.newest_package(kernels.KERNELS[0], {})
+
+
+def test_vm_dependencies_are_those_that_match(told):
+    text = "linux-image-7.3\n  Depends: linux-binary-7.3\n  Depends: kmod\n |Depends: dracut\n"
+    told["apt-cache",] = [text]
+    assert debian.dependencies("linux-image-7.3", r"linux-\S+", {}) == ["linux-binary-7.3"]
+
+
+MIRRORS = "Debian|http://one/debian/\nDebian-Security|http://one/security/\nOther|http://two/\n"
+
+
+@pytest.mark.parametrize("before", [[], ["Other|http://two/\n"]], ids=["known", "after an update"])
+def test_vm_mirrors_are_those_of_this_machine(told, monkeypatch, before):
+    monkeypatch.setattr(debian.shutil, "which", lambda name: name)
+    told["apt-get", "indextargets"] = [*before, MIRRORS]
+    told["apt-get", "update"] = [""]
+    assert debian.mirrors() == ("http://one/debian/", "http://one/security/")
+
+
+def test_vm_machine_without_a_mirror_says_so(told, monkeypatch):
+    monkeypatch.setattr(debian.shutil, "which", lambda name: name)
+    told["apt-get", "indextargets"] = ["", ""]
+    told["apt-get", "update"] = ["", ""]
+    with pytest.raises(debian.NoMirrorError, match="no mirror of Debian"):
+        debian.mirrors()
+    monkeypatch.setattr(debian.shutil, "which", lambda name: None)
+    with pytest.raises(debian.NoMirrorError, match="apt-get: not found"):
+        debian.mirrors()
+
+
+def test_vm_suites_come_from_the_archive_or_its_security_updates(told, monkeypatch, tmp_path):
+    monkeypatch.setattr(debian, "BUILD", tmp_path)
+    told["apt-get",] = [""]
+    suites = ("bookworm-security", "trixie-backports", "bookworm-security")
+    environment = debian.apt("http://one/", "http://two/", suites)
+    lines = (tmp_path / "apt/sources.list").read_text().splitlines()
+    assert [line.split("] ")[1] for line in lines] == [
+        "http://two/ bookworm-security main",
+        "http://one/ trixie-backports main",
+    ]
+    assert environment["APT_CONFIG"] == str(tmp_path / "apt/apt.conf")
+
+
+def test_vm_mirror_that_cannot_be_reached_is_said(told, monkeypatch, tmp_path):
+    monkeypatch.setattr(debian, "BUILD", tmp_path)
+    told["apt-get",] = [subprocess.CalledProcessError(100, "apt-get")]
+    with pytest.raises(debian.NoMirrorError, match="http://one/: cannot be reached"):
+        debian.apt("http://one/", "http://two/", ["bookworm-security"])
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "6.1-no-procfs.log"
+    path.write_text(LOG)
+    return path
+
+
+def test_vm_log_tells_the_outcome_of_each_test(log):
+    run = outcomes.read_log("6.1", log)
+    assert run.release == "6.1.0-57-cloud-amd64"
+    assert [(one.group, one.test, one.what, one.reason) for one in run.outcomes] == [
+        ("reader", "test_a", "passed", ""),
+        ("reader", "test_b[1]", "failed", ""),
+        ("full", "test_c", "failed", ""),
+        ("full", "test_d", "skipped", "no IPv9"),
+        ("full", "test_e", "failed", ""),
+    ]
+    assert run.outcomes[0].facts == (("nf_conntrack_max 0", "accepted"),)
+    assert (run.count("failed"), run.count("failed", "full"), run.count("passed")) == (3, 2, 1)
+
+
+def test_vm_log_of_tests_that_did_not_end_has_no_outcomes(log):
+    log.write_text(LOG[: LOG.index("</testsuites>")])
+    assert outcomes.read_log("6.1", log) == outcomes.Run("6.1", "6.1.0-57-cloud-amd64", ())
+    assert outcomes.read_log("6.1", log.parent / "none") == outcomes.Run("6.1", "6.1", ())
+
+
+def test_vm_tables_have_facts_and_outcomes_by_kernel_and_reasons(log):
+    passed = outcomes.Outcome("full", "c", "passed", facts=(("nf_conntrack_max 0", "refused"),))
+    runs = [
+        outcomes.read_log("6.1-no-procfs", log),
+        outcomes.Run("newest", "7.3.4+deb13-cloud-amd64", (passed,)),
+    ]
+    assert outcomes.table(runs) == (
+        "| kernel | 6.1.0-57, no procfs | 7.3.4+deb13 |\n"
+        "| --- | --- | --- |\n"
+        "| nf_conntrack_max 0 | accepted | refused |\n"
+        "\n"
+        "| tests | 6.1.0-57, no procfs | 7.3.4+deb13 |\n"
+        "| --- | --- | --- |\n"
+        "| full | 1 skipped, 2 failed | 1 passed |\n"
+        "| reader | 1 passed, 1 failed | not run |\n"
+        "\n"
+        "| why tests were skipped | tests |\n"
+        "| --- | --- |\n"
+        "| no IPv9 | 6.1.0-57, no procfs: 1 |\n"
+    )
+
+
+@pytest.fixture
+def document(tmp_path, monkeypatch):
+    """A document with a table, and one kernel with a log."""
+    monkeypatch.setattr(kernels, "BUILD", tmp_path)
+    monkeypatch.setattr(kernels, "KERNELS", kernels.KERNELS[:2])
+    (tmp_path / "5.10.log").write_text(LOG)
+    path = tmp_path / "kernels.md"
+    path.write_text(f"before\n{kernels.MARK}old\n{kernels.MARK}after\n")
+    return path
+
+
+def test_vm_table_is_written_between_the_marks(document):
+    (document.parent / "6.1.log").write_text(LOG)
+    assert kernels.main(["--table", str(document)]) == 0
+    before, table, after = document.read_text().split(kernels.MARK)
+    assert (before, after) == ("before\n", "after\n")
+    assert table.startswith("| kernel | 6.1.0-57 | 6.1.0-57 |\n")
+
+
+def test_vm_table_is_not_written_before_all_kernels_have_run(document, capsys):
+    before = document.read_text()
+    assert kernels.main(["--table", str(document)]) == 1
+    assert document.read_text() == before
+    assert "all tests have not run yet on 6.1" in capsys.readouterr().err
+
+
+def machine(tmp_path, monkeypatch, script):
+    """A machine whose qemu is a shell script, with the log as $1."""
+    part = tmp_path / "part"
+    part.write_bytes(b"cpio")
+    log = tmp_path / "6.1.log"
+    monkeypatch.setattr(kernels, "QEMU", ("sh", "-c", script, log))
+    return kernels.Machine("6.1", tmp_path / "vmlinuz", [part, part], log)
+
+
+@pytest.mark.parametrize(
+    ("text", "good", "words"),
+    [
+        (LOG, False, "6.1, 6.1.0-57-cloud-amd64: 1 passed, 3 failed, 1 skipped in "),
+        (LOG.replace("failure", "x").replace("error", "x"), True, "3 passed, 0 failed, 2 skipped"),
+        ("", False, "6.1, 6.1: the tests did not end (see "),
+    ],
+    ids=["failed", "passed", "nothing"],
+)
+def test_vm_machine_that_powers_off_is_reported(tmp_path, monkeypatch, capsys, text, good, words):
+    (tmp_path / "text").write_text(text)
+    made = machine(tmp_path, monkeypatch, f'cp "{tmp_path}/text" "$0"')
+    assert kernels.report(made, *kernels.boot(made, 60)) is good
+    out = capsys.readouterr().out
+    assert words in out
+    assert ("reader: test_b[1] failed" in out) == (text == LOG)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["6.1.log", "part", "text"]
+
+
+def test_vm_machine_that_hangs_is_ended(tmp_path, monkeypatch):
+    made = machine(tmp_path, monkeypatch, "exec sleep 60")
+    result, seconds = kernels.boot(made, 0.1)
+    assert result.outcomes == ()
+    assert seconds < 30
+
+
+@pytest.mark.parametrize(
+    ("words", "names", "tests"),
+    [
+        ([], ["5.10", "6.1", "6.1-no-procfs", "6.12", "newest"], []),
+        (["--quick"], ["5.10", "newest"], []),
+        (["--quick", "--kernels", "6.1,6.12"], ["6.1", "6.12"], []),
+        (["--kernels", "6.1", "--", "a.py", "-k", "b"], ["6.1"], ["a.py", "-k", "b"]),
+    ],
+)
+def test_vm_command_line_chooses_kernels_and_tests(words, names, tests):
+    options = kernels.parse(words)
+    assert (options.kernels, options.tests) == (names, tests)
+
+
+def test_vm_unknown_kernel_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit):
+        kernels.parse(["--kernels", "5.10,2.4"])
+    assert "unknown kernel 2.4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "code"),
+    [
+        (debian.NoMirrorError("no network"), [], 1),
+        (debian.NoMirrorError("no network"), ["--optional"], 0),
+        (debian.MissingError("no package"), ["--optional"], 1),
+    ],
+)
+def test_vm_optional_tests_need_no_mirror(monkeypatch, capsys, error, words, code):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(kernels, "run_kernels", fail)
+    assert kernels.main(words) == code
+    assert capsys.readouterr().err == f"kernels: not tested: {error}\n"
