@@ -155,7 +155,7 @@ test-packages: packaging $(VENV)/.tested $(VENV)/.packaged
 kernels: $(VENV)/.made
 	$(call install,$(VM))
 ifdef QUICK
-	$(BIN)/python tests/vm/kernels.py --quick --at-once 2 --optional --limit 900
+	$(BIN)/python tests/vm/kernels.py --quick --optional --limit 900
 else
 	$(BIN)/python tests/vm/kernels.py
 	$(BIN)/python tests/vm/kernels.py --table docs/kernels.md

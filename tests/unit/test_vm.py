@@ -182,18 +182,20 @@ def document(tmp_path, monkeypatch):
     """A document with a table, and one kernel with a log."""
     monkeypatch.setattr(kernels, "BUILD", tmp_path)
     monkeypatch.setattr(kernels, "KERNELS", kernels.KERNELS[:2])
-    (tmp_path / "5.10.log").write_text(LOG)
+    for name in ("5.10-1", "5.10-2", "6.1-1"):
+        (tmp_path / f"{name}.log").write_text(LOG)
     path = tmp_path / "kernels.md"
     path.write_text(f"before\n{kernels.MARK}old\n{kernels.MARK}after\n")
     return path
 
 
 def test_vm_table_is_written_between_the_marks(document):
-    (document.parent / "6.1.log").write_text(LOG)
+    (document.parent / "6.1-2.log").write_text(LOG)
     assert kernels.main(["--table", str(document)]) == 0
     before, table, after = document.read_text().split(kernels.MARK)
     assert (before, after) == ("before\n", "after\n")
     assert table.startswith("| kernel | 6.1.0-57 | 6.1.0-57 |\n")
+    assert "| reader | 2 passed, 2 failed | 2 passed, 2 failed |\n" in table
 
 
 def test_vm_table_is_not_written_before_all_kernels_have_run(document, capsys):
@@ -207,7 +209,7 @@ def machine(tmp_path, monkeypatch, script):
     """A machine whose qemu is a shell script, with the log as $1."""
     part = tmp_path / "part"
     part.write_bytes(b"cpio")
-    log = tmp_path / "6.1.log"
+    log = tmp_path / "6.1-1.log"
     monkeypatch.setattr(kernels, "QEMU", ("sh", "-c", script, log))
     return kernels.Machine("6.1", tmp_path / "vmlinuz", [part, part], log)
 
@@ -215,9 +217,9 @@ def machine(tmp_path, monkeypatch, script):
 @pytest.mark.parametrize(
     ("text", "good", "words"),
     [
-        (LOG, False, "6.1, 6.1.0-57-cloud-amd64: 1 passed, 3 failed, 1 skipped in "),
+        (LOG, False, "6.1-1, 6.1.0-57-cloud-amd64: 1 passed, 3 failed, 1 skipped in "),
         (LOG.replace("failure", "x").replace("error", "x"), True, "3 passed, 0 failed, 2 skipped"),
-        ("", False, "6.1, 6.1: the tests did not end (see "),
+        ("", False, "6.1-1, 6.1: the tests did not end (see "),
     ],
     ids=["failed", "passed", "nothing"],
 )
@@ -228,7 +230,7 @@ def test_vm_machine_that_powers_off_is_reported(tmp_path, monkeypatch, capsys, t
     out = capsys.readouterr().out
     assert words in out
     assert ("reader: test_b[1] failed" in out) == (text == LOG)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["6.1.log", "part", "text"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["6.1-1.log", "part", "text"]
 
 
 def test_vm_machine_that_hangs_is_ended(tmp_path, monkeypatch):
@@ -236,6 +238,17 @@ def test_vm_machine_that_hangs_is_ended(tmp_path, monkeypatch):
     result, seconds = kernels.boot(made, 0.1)
     assert result.outcomes == ()
     assert seconds < 30
+
+
+def test_vm_halves_hold_every_file_once():
+    one, other = kernels.halves()
+    files = {*one, *other}
+    assert len(files) == len(one) + len(other)
+    assert abs(len(one) - len(other)) <= 1
+    assert {"tests/kernel/test_full.py", "tests/vm/test_facts.py", kernels.NO_PROCFS} <= files
+    assert kernels.UNSUITABLE not in files
+    missing = [each for each in kernels.QUICK if each.endswith(".py") and each not in files]
+    assert missing == []
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@
 The kernels are Debian's cloud kernels, found by an apt configuration of their own on the mirror
 that this machine uses, and one of them again without conntrack's files in /proc/net. The system is
 an initramfs: a minimal Debian with Python, nagiosplugin, conntrack(8), nft and pytest, the network
-modules of the kernel, and the tree. build/kernels keeps all of it, and the output of each kernel:
-NAME.log, NAME-quick.log or NAME-part.log. It takes root (for mmdebstrap), about 3 GiB of disk, and
-about 2 GiB of memory for each machine that runs.
+modules of the kernel, and the tree. build/kernels keeps all of it, and the output of each machine:
+NAME-1.log and NAME-2.log for half of the tests each, NAME-quick.log, or NAME-part.log. It takes
+root (for mmdebstrap), 3 GiB of disk, and 2 GiB of memory for each machine that runs.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 from vm.archives import modules, system, tree, without_procfs  # noqa: E402
 from vm.debian import (  # noqa: E402
     BUILD,
+    ROOT,
     Kernel,
     MissingError,
     NoMirrorError,
@@ -36,7 +37,7 @@ from vm.debian import (  # noqa: E402
     newest_package,
     unpacked_kernel,
 )
-from vm.outcomes import Run, read_log, table  # noqa: E402
+from vm.outcomes import Run, joined, read_log, table  # noqa: E402
 
 KERNELS = (
     Kernel("5.10", "bullseye-security", r"5\.10\.0-\d+"),
@@ -45,14 +46,17 @@ KERNELS = (
     Kernel("6.12", "trixie-security", r"6\.12\.\d+\+deb13(?:\.\d+)?"),
     Kernel("newest", "trixie-backports", r"[0-9.]+\+deb13(?:\.\d+)?"),
 )
-# Promises about time do not hold where a processor is emulated.
-ALL = ("tests/kernel", "tests/vm", "--ignore=tests/kernel/test_table_load.py")
+# Its promises about time do not hold where a processor is emulated.
+UNSUITABLE = "tests/kernel/test_table_load.py"
+NO_PROCFS = "tests/vm/test_no_procfs.py"
 # Files that depend on the kernel most, without the slow tests that depend on Python instead.
 QUICK = (
     "tests/kernel/test_counters.py",
     "tests/kernel/test_reader.py",
     "tests/kernel/test_flows_table.py",
-    "tests/vm",
+    "tests/vm/test_facts.py",
+    "tests/vm/test_modules.py",
+    NO_PROCFS,
     *("-k", "not random_tables and not columns_and_entries and not imported and not grammar"),
 )
 PROGRAMS = ("qemu-system-x86_64", "mmdebstrap", "cpio", "dpkg-deb")
@@ -70,7 +74,19 @@ BOOT = (
     # deleting a namespace waits for), no security modules.
     "init_on_alloc=0 rcupdate.rcu_expedited=1 audit=0 lsm="
 )
+HALVES = ("1", "2")
 MARK = "<!-- made by make kernels -->\n"
+
+
+def halves() -> tuple[list[str], list[str]]:
+    """Return the files of all tests in two halves: two machines run at a time."""
+    found = [
+        path for part in ("kernel", "vm") for path in (ROOT / "tests" / part).glob("test_*.py")
+    ]
+    found.sort(key=lambda path: (path.stat().st_size, path))
+    files = [str(path.relative_to(ROOT)) for path in found]
+    files.remove(UNSUITABLE)
+    return files[::2], files[1::2]
 
 
 class Machine(NamedTuple):
@@ -82,15 +98,15 @@ class Machine(NamedTuple):
     log: Path
 
 
-def prepare(kernel: Kernel, tests: list[str], suffix: str, environment: dict[str, str]) -> Machine:
+def prepare(kernel: Kernel, tests: list[str], part: str, environment: dict[str, str]) -> Machine:
     """Return the machine that runs tests under a kernel; downloads and builds what it needs."""
     package = newest_package(kernel, environment)
     folder = unpacked_kernel(package, environment)
     (image,) = folder.rglob("vmlinuz*")
-    log = BUILD / f"{kernel.name}{suffix}.log"
+    log = BUILD / f"{kernel.name}-{part}.log"
     parts = [modules(folder)]
     if kernel.procfs:
-        tests = [*tests, "--ignore=tests/vm/test_no_procfs.py"]
+        tests = [each for each in tests if each != NO_PROCFS]
     else:
         parts.append(without_procfs(package, folder, environment))
     parts.append(tree(tests, log.with_suffix(".tree")))
@@ -126,7 +142,7 @@ def report(machine: Machine, result: Run, seconds: float) -> bool:
     counts = ", ".join(f"{result.count(what)} {what}" for what in ("passed", "failed", "skipped"))
     if not result.outcomes:
         counts = f"the tests did not end (see {machine.log} and {machine.log.stem}.console)"
-    print(f"{machine.name}, {result.release}: {counts} in {seconds:.0f} s")
+    print(f"{machine.log.stem}, {result.release}: {counts} in {seconds:.0f} s")
     for one in result.outcomes:
         if one.what == "failed":
             print(f"  {one.group}: {one.test} failed (see {machine.log})")
@@ -139,13 +155,21 @@ def run_kernels(kernels: list[Kernel], options: argparse.Namespace) -> int:
     for program in PROGRAMS:
         if not shutil.which(program):
             raise MissingError(f"the program {program}: not found")
-    tests = options.tests or (QUICK if options.quick else ALL)
-    suffix = "-part" if options.tests else "-quick" if options.quick else ""
+    if options.tests:
+        parts = {"part": options.tests}
+    elif options.quick:
+        parts = {"quick": [*QUICK]}
+    else:
+        parts = dict(zip(HALVES, halves()))
     BUILD.mkdir(parents=True, exist_ok=True)
     archive, security = mirrors()
     environment = apt(archive, security, (kernel.suite for kernel in kernels))
     base = system(archive)
-    machines = [prepare(kernel, [*tests], suffix, environment) for kernel in kernels]
+    machines = [
+        prepare(kernel, tests, part, environment)
+        for kernel in kernels
+        for part, tests in parts.items()
+    ]
     good = True
     with ThreadPoolExecutor(options.at_once) as pool:
         complete = [machine._replace(parts=[base, *machine.parts]) for machine in machines]
@@ -157,7 +181,10 @@ def run_kernels(kernels: list[Kernel], options: argparse.Namespace) -> int:
 
 def write_table(path: Path) -> int:
     """Put the table of the last complete runs between the marks of a file."""
-    runs = [read_log(kernel.name, BUILD / f"{kernel.name}.log") for kernel in KERNELS]
+    runs = []
+    for kernel in KERNELS:
+        parts = [read_log(kernel.name, BUILD / f"{kernel.name}-{half}.log") for half in HALVES]
+        runs.append(joined(parts))
     if missing := [each.name for each in runs if not each.outcomes]:
         print(f"no table: all tests have not run yet on {', '.join(missing)}", file=sys.stderr)
         return 1
@@ -182,7 +209,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="counters, reader, flows and modules")
     parser.add_argument(
-        "--at-once", type=int, default=1, metavar="N", help="run N machines at a time (%(default)s)"
+        "--at-once", type=int, default=2, metavar="N", help="run N machines at a time (%(default)s)"
     )
     parser.add_argument(
         "--limit",

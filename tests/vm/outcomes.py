@@ -45,6 +45,13 @@ def read_log(name: str, log: Path) -> Run:
     return Run(name, release[1] if release else name, tuple(outcomes))
 
 
+def joined(parts: list[Run]) -> Run:
+    """Return the run of all parts; no outcomes where the tests of one did not end."""
+    complete = all(each.outcomes for each in parts)
+    outcomes = tuple(one for each in parts for one in each.outcomes) if complete else ()
+    return parts[0]._replace(outcomes=outcomes)
+
+
 def outcome(case: ET.Element) -> Outcome:
     """Return the outcome of a test in a JUnit report."""
     group = str(case.get("classname")).rpartition(".")[2].replace("test_", "")
@@ -72,7 +79,10 @@ def table(runs: list[Run]) -> str:
     parts = [
         rows(
             ("kernel", *named),
-            [(name, *(each.get(name, "") for each in facts)) for name in facts[0]],
+            [
+                (name, *(each.get(name, "") for each in facts))
+                for name in dict.fromkeys(name for each in facts for name in each)
+            ],
         ),
         rows(
             ("tests", *named),
