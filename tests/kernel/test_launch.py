@@ -13,7 +13,7 @@ import nagiosplugin
 import pytest
 
 from check_conntrack import launch
-from support.commands import hidden
+from support.commands import PATIENCE, hidden
 from support.contract import Run
 
 PLUGINS = os.path.dirname(os.path.dirname(launch.__file__))
@@ -22,7 +22,7 @@ NOBODY = 65534
 
 def ended(command, arguments=(), **options):
     """The answer of a check that ran as a program of its own."""
-    options.setdefault("timeout", 60)
+    options.setdefault("timeout", PATIENCE)
     done = subprocess.run(
         [*command, *arguments], capture_output=True, text=True, check=False, **options
     )

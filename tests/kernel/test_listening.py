@@ -10,7 +10,7 @@ import pytest
 
 from support import overflow
 from support.arrivals import arriving
-from support.commands import passing
+from support.commands import EMULATED, SLOWNESS, passing
 from support.machine import machine_limit, machine_wide
 from support.netns import wait_until
 
@@ -35,7 +35,10 @@ def listen(usage, namespace):
     return run
 
 
-@pytest.mark.parametrize(("always", "rate"), [(False, 400), (True, 2000), (False, 5000)])
+# An emulated processor makes and counts fewer entries, and is busy for longer.
+@pytest.mark.parametrize(
+    ("always", "rate"), [(False, 400), (True, 2000 // SLOWNESS), (False, 5000 // SLOWNESS)]
+)
 def test_new_rate_is_that_of_a_real_flood(namespace, listen, always, rate):
     if always:
         namespace.sysctl(netfilter__nf_conntrack_events=1)
@@ -43,7 +46,7 @@ def test_new_rate_is_that_of_a_real_flood(namespace, listen, always, rate):
         results = [listen("--no-state") for _ in range(5)]
     # A busy host now and then stops the sender for a moment, which sends twice as much after it.
     rates = [result.value("new_rate") for result in results]
-    assert statistics.median(rates) == pytest.approx(rate, rel=0.02), rates
+    assert statistics.median(rates) == pytest.approx(rate, rel=0.1 if EMULATED else 0.02), rates
     assert not any("at least" in result.status for result in results)
 
 
@@ -68,11 +71,11 @@ def test_table_settles_where_the_first_run_says(namespace, listen):
 
 
 def test_flood_fills_the_table_when_the_first_run_says(namespace, listen):
-    with machine_limit(9000), arriving(namespace, 1000):
+    with machine_limit(9000), arriving(namespace, 300 if EMULATED else 1000):
         assert wait_until(lambda: namespace.count() > 500)
         first = listen("-c", "time_to_full=1m:", "--no-state")
         at = time.monotonic()
-        assert wait_until(lambda: namespace.count() >= 9000, 30)
+        assert wait_until(lambda: namespace.count() >= 9000, 60)
         took = time.monotonic() - at
     assert first.code == 2
     assert ", full in about " in first.status
@@ -81,11 +84,12 @@ def test_flood_fills_the_table_when_the_first_run_says(namespace, listen):
 
 
 def test_answered_connections_are_no_flood(namespace, listen):
-    with machine_limit(9000), arriving(namespace, 1000, "answered"):
+    rate = 1000 // SLOWNESS
+    with machine_limit(9000), arriving(namespace, rate, "answered"):
         assert wait_until(lambda: namespace.count() > 500)
         first = listen("-c", "time_to_full=1m:")
     assert first.code == 0
-    assert first.value("new_rate") == pytest.approx(1000, rel=0.1)
+    assert first.value("new_rate") == pytest.approx(rate, rel=0.1)
     assert not {"settles_at", "time_to_full"} & set(first.perfdata)
     assert first.status.endswith("new/s")
 
@@ -110,7 +114,7 @@ def test_without_events_the_labels_are_absent_and_a_line_says_so(namespace, list
     with arriving(namespace, 200):
         started = time.monotonic()
         result = listen(*given, "--no-state")
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 5 * SLOWNESS
     line = (
         "Events could not be counted: "
         "no events, net.netfilter.nf_conntrack_events is 0 (set it to 1)"
@@ -148,8 +152,8 @@ def test_check_that_ends_takes_its_reader_along(namespace, listen, installed):
     tree, _ = installed
     with arriving(namespace, 15000):
         started = time.monotonic()
-        result = listen("--listen", "20s", "-t", "30", "--no-state")
-        assert time.monotonic() - started < 15, "ten thousand new entries are enough"
+        result = listen("--listen", "30s", "-t", "60", "--no-state")
+        assert time.monotonic() - started < 25, "ten thousand new entries are enough"
         mine = ["pgrep", "-f", f"{tree}/check_conntrack/kernel/reader.py"]
         assert wait_until(lambda: subprocess.run(mine, capture_output=True).returncode == 1, 5)
-    assert result.value("new_rate") > 5000
+    assert result.value("new_rate") > 5000 / SLOWNESS

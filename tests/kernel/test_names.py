@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from check_conntrack.kernel import ctnetlink as ct
-from support.commands import NOBODY
+from support.commands import NOBODY, SLOWNESS
 from support.entries import new_entry
 from support.node import Node, Tenant, crowd, pod
 
@@ -37,7 +37,9 @@ def named(request, table, node):
         how = ("--sudo",) if request.param == "sudo" else ()
         user = {} if how else {"user": ()}
         # On a busy machine: names are left out where no time is left.
-        return table("--names", "--timeout", 30, *how, *options, before=node.before(), **user)
+        return table(
+            "--names", "--timeout", 30 * SLOWNESS, *how, *options, before=node.before(), **user
+        )
 
     return run
 
@@ -188,7 +190,7 @@ def test_full_namespace_is_called_by_its_owner(node, usage, sudoers, second):
     namespace = second(pod(0x55, "shop/wild", "10.244.8.8", systemd=True))
     namespace.track()
     namespace.insert(flows("10.244.8.8", "203.0.113.9", 700))
-    options = ("--netns", "cni-*", "--sudo", "-w", "entries=500", "--timeout", 30)
+    options = ("--netns", "cni-*", "--sudo", "-w", "entries=500", "--timeout", 30 * SLOWNESS)
     result = usage(*options, before=node.before())
     assert result.status.startswith("CONNTRACK_USAGE WARNING - pod shop/wild 700 of "), result.out
     called = f"  {namespace.name} (pod shop/wild, container app)"
@@ -202,6 +204,6 @@ def test_owner_is_found_among_500_namespaces(netns, table, sudoers):
     namespace.insert(flows("10.245.1.44", "203.0.113.9", 1200))
     before = ["nsenter", f"--net={namespace.path}"]
     with crowd(500):
-        result = table("--sudo", "-t", 50, *WILD, "-v", "--names", before=before)
+        result = table("--sudo", "-t", 50 * SLOWNESS, *WILD, "-v", "--names", before=before)
     assert any(line.startswith("  10.245.1.44 (process python3[") for line in result.lines)
     assert "Names of owners are missing" not in result.out

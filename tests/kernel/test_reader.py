@@ -443,7 +443,7 @@ def test_alarm_ends_it_whatever_its_caller_ignores(reader):
         process.stdin.close()
         process.stdout.read(1)
         process.send_signal(signal.SIGALRM)
-        assert process.wait(10) == -signal.SIGALRM
+        assert process.wait(PATIENCE) == -signal.SIGALRM
     finally:
         process.kill()
         process.stdout.close()

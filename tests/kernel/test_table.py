@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import NOBODY, run
+from support.commands import NOBODY, SLOWNESS, run
 from support.entries import BOTH_WAYS, many_entries, mixed_entries, new_entry
 from support.machine import limit_lock, machine_limit
 from support.netns import Namespace
@@ -680,7 +680,7 @@ def test_check_leaves_no_child_behind(space, table):
     fill(space, 12000, 4000)
     with machine_limit(LIMIT):
         table("--max-entries", "1000", before=inside(space), user=())
-    until = time.monotonic() + 3
+    until = time.monotonic() + 3 * SLOWNESS
     while True:
         left = run("ip", "netns", "pids", space.name).out
         if not left or time.monotonic() > until:

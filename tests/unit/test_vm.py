@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import pytest
@@ -178,38 +179,71 @@ def test_vm_tables_have_facts_and_outcomes_by_kernel_and_reasons(log):
 
 
 @pytest.fixture
-def document(tmp_path, monkeypatch):
-    """A document with a table, and one kernel with a log."""
+def write_log(tmp_path, monkeypatch):
+    """A function that writes a log of a kernel; each is newer than the one before."""
     monkeypatch.setattr(kernels, "BUILD", tmp_path)
     monkeypatch.setattr(kernels, "KERNELS", kernels.KERNELS[:2])
-    for name in ("5.10-1", "5.10-2", "6.1-1"):
-        (tmp_path / f"{name}.log").write_text(LOG)
+    files = (["tests/kernel/test_full.py"], ["tests/kernel/test_reader.py", kernels.NO_PROCFS])
+    monkeypatch.setattr(kernels, "halves", lambda: files)
+    written = []
+
+    def write(name, text):
+        path = tmp_path / f"{name}.log"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        os.utime(path, (len(written), len(written)))
+        written.append(path)
+
+    return write
+
+
+@pytest.fixture
+def document(tmp_path):
     path = tmp_path / "kernels.md"
     path.write_text(f"before\n{kernels.MARK}old\n{kernels.MARK}after\n")
     return path
 
 
-def test_vm_table_is_written_between_the_marks(document):
-    (document.parent / "6.1-2.log").write_text(LOG)
+def test_vm_table_is_written_between_the_marks(write_log, document):
+    write_log("5.10/1", LOG)
+    write_log("6.1/1", LOG)
     assert kernels.main(["--table", str(document)]) == 0
     before, table, after = document.read_text().split(kernels.MARK)
     assert (before, after) == ("before\n", "after\n")
     assert table.startswith("| kernel | 6.1.0-57 | 6.1.0-57 |\n")
-    assert "| reader | 2 passed, 2 failed | 2 passed, 2 failed |\n" in table
 
 
-def test_vm_table_is_not_written_before_all_kernels_have_run(document, capsys):
+def test_vm_table_has_the_last_outcome_of_each_test(write_log, document):
+    write_log("5.10/old", LOG.replace("6.1.0-57", "6.1.0-56").replace("test_a", "test_z"))
+    write_log("5.10/1", LOG)
+    write_log(
+        "5.10/test_reader", LOG.replace("failure", "mended").replace("test_full", "test_more")
+    )
+    write_log("5.10/2", LOG[:400])
+    write_log("6.1/1", LOG)
+    assert kernels.main(["--table", str(document)]) == 0
+    text = document.read_text()
+    assert "| reader | 2 passed | 1 passed, 1 failed |\n" in text
+    assert "| more | 1 skipped, 2 failed | not run |\n" in text
+
+
+@pytest.mark.parametrize("text", ["", LOG[:400], LOG.replace("test_reader", "test_other")])
+def test_vm_table_is_not_written_before_all_files_have_run(write_log, document, capsys, text):
+    write_log("5.10/1", LOG)
+    write_log("6.1/1", text)
     before = document.read_text()
     assert kernels.main(["--table", str(document)]) == 1
     assert document.read_text() == before
-    assert "all tests have not run yet on 6.1" in capsys.readouterr().err
+    missing = "reader" if text.endswith("end\n") else "full"
+    words = f"kernels: tests/kernel/test_{missing}.py has not run yet under 6.1\n"
+    assert capsys.readouterr().err == words
 
 
 def machine(tmp_path, monkeypatch, script):
     """A machine whose qemu is a shell script, with the log as $1."""
     part = tmp_path / "part"
     part.write_bytes(b"cpio")
-    log = tmp_path / "6.1-1.log"
+    log = tmp_path / "1.log"
     monkeypatch.setattr(kernels, "QEMU", ("sh", "-c", script, log))
     return kernels.Machine("6.1", tmp_path / "vmlinuz", [part, part], log)
 
@@ -217,9 +251,9 @@ def machine(tmp_path, monkeypatch, script):
 @pytest.mark.parametrize(
     ("text", "good", "words"),
     [
-        (LOG, False, "6.1-1, 6.1.0-57-cloud-amd64: 1 passed, 3 failed, 1 skipped in "),
+        (LOG, False, "6.1 (1), 6.1.0-57-cloud-amd64: 1 passed, 3 failed, 1 skipped in "),
         (LOG.replace("failure", "x").replace("error", "x"), True, "3 passed, 0 failed, 2 skipped"),
-        ("", False, "6.1-1, 6.1: the tests did not end (see "),
+        ("", False, "6.1 (1), 6.1: the tests did not end (see "),
     ],
     ids=["failed", "passed", "nothing"],
 )
@@ -230,7 +264,7 @@ def test_vm_machine_that_powers_off_is_reported(tmp_path, monkeypatch, capsys, t
     out = capsys.readouterr().out
     assert words in out
     assert ("reader: test_b[1] failed" in out) == (text == LOG)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["6.1-1.log", "part", "text"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["1.log", "part", "text"]
 
 
 def test_vm_machine_that_hangs_is_ended(tmp_path, monkeypatch):
@@ -285,4 +319,4 @@ def test_vm_optional_tests_need_no_mirror(monkeypatch, capsys, error, words, cod
 
     monkeypatch.setattr(kernels, "run_kernels", fail)
     assert kernels.main(words) == code
-    assert capsys.readouterr().err == f"kernels: not tested: {error}\n"
+    assert capsys.readouterr().err == f"kernels: {error}\n"

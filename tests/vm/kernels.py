@@ -6,15 +6,17 @@
 The kernels are Debian's cloud kernels, found by an apt configuration of their own on the mirror
 that this machine uses, and one of them again without conntrack's files in /proc/net. The system is
 an initramfs: a minimal Debian with Python, nagiosplugin, conntrack(8), nft and pytest, the network
-modules of the kernel, and the tree. build/kernels keeps all of it, and the output of each machine:
-NAME-1.log and NAME-2.log for half of the tests each, NAME-quick.log, or NAME-part.log. It takes
-root (for mmdebstrap), 3 GiB of disk, and 2 GiB of memory for each machine that runs.
+modules of the kernel, and the tree. build/kernels keeps all of it, and in a directory for each
+kernel the output of its machines: 1.log and 2.log for half of the tests each, quick.log, or a log
+named after test files. It takes root (for mmdebstrap), 3 GiB of disk, and 2 GiB of memory for each
+machine that runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import shutil
 import subprocess
 import sys
@@ -37,7 +39,7 @@ from vm.debian import (  # noqa: E402
     newest_package,
     unpacked_kernel,
 )
-from vm.outcomes import Run, joined, read_log, table  # noqa: E402
+from vm.outcomes import Run, group, joined, read_log, table  # noqa: E402
 
 KERNELS = (
     Kernel("5.10", "bullseye-security", r"5\.10\.0-\d+"),
@@ -74,7 +76,6 @@ BOOT = (
     # deleting a namespace waits for), no security modules.
     "init_on_alloc=0 rcupdate.rcu_expedited=1 audit=0 lsm="
 )
-HALVES = ("1", "2")
 MARK = "<!-- made by make kernels -->\n"
 
 
@@ -103,7 +104,8 @@ def prepare(kernel: Kernel, tests: list[str], part: str, environment: dict[str, 
     package = newest_package(kernel, environment)
     folder = unpacked_kernel(package, environment)
     (image,) = folder.rglob("vmlinuz*")
-    log = BUILD / f"{kernel.name}-{part}.log"
+    log = BUILD / kernel.name / f"{part}.log"
+    log.parent.mkdir(exist_ok=True)
     parts = [modules(folder)]
     if kernel.procfs:
         tests = [each for each in tests if each != NO_PROCFS]
@@ -141,8 +143,8 @@ def report(machine: Machine, result: Run, seconds: float) -> bool:
     """Print the outcome of a machine; return whether its tests ended and none failed."""
     counts = ", ".join(f"{result.count(what)} {what}" for what in ("passed", "failed", "skipped"))
     if not result.outcomes:
-        counts = f"the tests did not end (see {machine.log} and {machine.log.stem}.console)"
-    print(f"{machine.log.stem}, {result.release}: {counts} in {seconds:.0f} s")
+        counts = f"the tests did not end (see {machine.log} and .console)"
+    print(f"{machine.name} ({machine.log.stem}), {result.release}: {counts} in {seconds:.0f} s")
     for one in result.outcomes:
         if one.what == "failed":
             print(f"  {one.group}: {one.test} failed (see {machine.log})")
@@ -156,11 +158,12 @@ def run_kernels(kernels: list[Kernel], options: argparse.Namespace) -> int:
         if not shutil.which(program):
             raise MissingError(f"the program {program}: not found")
     if options.tests:
-        parts = {"part": options.tests}
+        files = [Path(each.partition("::")[0]) for each in options.tests]
+        parts = {"+".join(each.stem for each in files if each.suffix): options.tests}
     elif options.quick:
         parts = {"quick": [*QUICK]}
     else:
-        parts = dict(zip(HALVES, halves()))
+        parts = dict(zip("12", halves()))
     BUILD.mkdir(parents=True, exist_ok=True)
     archive, security = mirrors()
     environment = apt(archive, security, (kernel.suite for kernel in kernels))
@@ -179,15 +182,21 @@ def run_kernels(kernels: list[Kernel], options: argparse.Namespace) -> int:
     return int(not good)
 
 
+def last_run(kernel: Kernel) -> Run:
+    """Return the last outcomes under a kernel; raise MissingError where a file has none."""
+    logs = sorted((BUILD / kernel.name).glob("*.log"), key=lambda log: log.stat().st_mtime)
+    runs = [run for log in logs if (run := read_log(kernel.name, log)).outcomes]
+    last = joined(runs) if runs else Run(kernel.name, kernel.name, ())
+    known = {one.group for one in last.outcomes}
+    for file in itertools.chain(*halves()):
+        if group(file) not in known and (file != NO_PROCFS or not kernel.procfs):
+            raise MissingError(f"{file} has not run yet under {kernel.name}")
+    return last
+
+
 def write_table(path: Path) -> int:
-    """Put the table of the last complete runs between the marks of a file."""
-    runs = []
-    for kernel in KERNELS:
-        parts = [read_log(kernel.name, BUILD / f"{kernel.name}-{half}.log") for half in HALVES]
-        runs.append(joined(parts))
-    if missing := [each.name for each in runs if not each.outcomes]:
-        print(f"no table: all tests have not run yet on {', '.join(missing)}", file=sys.stderr)
-        return 1
+    """Put the tables of the last outcomes between the marks of a file."""
+    runs = [last_run(kernel) for kernel in KERNELS]
     before, _, rest = path.read_text().partition(MARK)
     _, _, after = rest.partition(MARK)
     path.write_text(before + MARK + table(runs) + MARK + after)
@@ -221,7 +230,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--optional", action="store_true", help="end with 0 where no mirror can be reached"
     )
-    parser.add_argument("--table", type=Path, help="write the table of the last complete runs")
+    parser.add_argument("--table", type=Path, help="write the tables of the last outcomes")
     parser.add_argument("tests", nargs="*", help="after --: arguments of pytest, for other tests")
     options = parser.parse_args(arguments)
     usual = [names[0], names[-1]] if options.quick else names
@@ -234,12 +243,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run what the command line asks for; return the exit code."""
     options = parse(arguments)
-    if options.table:
-        return write_table(options.table)
     try:
+        if options.table:
+            return write_table(options.table)
         return run_kernels([one for one in KERNELS if one.name in options.kernels], options)
     except MissingError as error:
-        print(f"kernels: not tested: {error}", file=sys.stderr)
+        print(f"kernels: {error}", file=sys.stderr)
         return 0 if options.optional and isinstance(error, NoMirrorError) else 1
 
 

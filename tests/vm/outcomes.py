@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one kernel has shown; no outcomes where the tests did not end."""
+    """What tests under a kernel have shown; no outcomes where they did not end."""
 
     name: str
     release: str
@@ -45,23 +45,31 @@ def read_log(name: str, log: Path) -> Run:
     return Run(name, release[1] if release else name, tuple(outcomes))
 
 
-def joined(parts: list[Run]) -> Run:
-    """Return the run of all parts; no outcomes where the tests of one did not end."""
-    complete = all(each.outcomes for each in parts)
-    outcomes = tuple(one for each in parts for one in each.outcomes) if complete else ()
-    return parts[0]._replace(outcomes=outcomes)
+def joined(runs: list[Run]) -> Run:
+    """Return the last outcome of each test, of runs under the release of the last one."""
+    last: dict[tuple[str, str], Outcome] = {}
+    for each in runs:
+        if each.release == runs[-1].release:
+            last.update(((one.group, one.test), one) for one in each.outcomes)
+    return runs[-1]._replace(outcomes=tuple(last.values()))
+
+
+def group(path: str) -> str:
+    """Return what the tests of a file are called, by the name of the file or of its module."""
+    return re.split("[./]", path.removesuffix(".py"))[-1].removeprefix("test_")
 
 
 def outcome(case: ET.Element) -> Outcome:
     """Return the outcome of a test in a JUnit report."""
-    group = str(case.get("classname")).rpartition(".")[2].replace("test_", "")
     children = {child.tag: child for child in case}
     what = "failed" if children.keys() & {"failure", "error"} else "passed"
     reason = ""
     if what == "passed" and "skipped" in children:
         what, reason = "skipped", str(children["skipped"].get("message"))
     facts = [(str(each.get("name")), str(each.get("value"))) for each in case.iter("property")]
-    return Outcome(group, str(case.get("name")), what, reason, tuple(facts))
+    return Outcome(
+        group(str(case.get("classname"))), str(case.get("name")), what, reason, tuple(facts)
+    )
 
 
 def title(run: Run) -> str:
