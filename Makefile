@@ -15,7 +15,7 @@ FLEET += mariadb-client-core
 # Where Node.js was not installed from Debian, it has an npm of its own.
 FLEET += $(shell command -v npm >/dev/null || echo npm)
 PACKAGING := debhelper dh-python dpkg-dev python3-nagiosplugin rpm
-VM := qemu-system-x86 mmdebstrap cpio gcc make libelf1
+VM := qemu-system-x86 mmdebstrap cpio kmod gcc make libelf1
 PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 

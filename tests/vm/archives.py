@@ -54,7 +54,7 @@ def system(archive: str) -> Path:
     left_out = ("doc", "locale", "man", "i18n", "info")
     run(
         *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
-        '--aptopt=Acquire::Languages "none"',
+        *('--aptopt=Acquire::Languages "none"', "--dpkgopt=force-unsafe-io"),
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in left_out),
         *(RELEASE, top, archive),
     )
@@ -87,6 +87,8 @@ def modules(kernel: Path) -> Path:
             shutil.copytree(source / directory, target / directory)
     for file in source.glob("modules.*"):
         shutil.copy2(file, target)
+    # It warns of files that newer kernels have in other packages.
+    run("depmod", "--basedir", top / "usr", source.name, stderr=subprocess.DEVNULL)
     return cpio(top, made)
 
 

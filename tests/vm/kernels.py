@@ -61,7 +61,7 @@ QUICK = (
     NO_PROCFS,
     *("-k", "not random_tables and not columns_and_entries and not imported and not grammar"),
 )
-PROGRAMS = ("qemu-system-x86_64", "mmdebstrap", "cpio", "dpkg-deb")
+PROGRAMS = ("qemu-system-x86_64", "mmdebstrap", "cpio", "depmod", "dpkg-deb")
 # Memory that is not used takes none of the host's.
 QEMU = (
     *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "Nehalem", "-machine", "pc"),
