@@ -20,7 +20,7 @@ PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help run unit test incidents incidents-replay programs load definitions graphs screens deb rpm
-.PHONY: dist pyz packaging release test-packages kernels lint bench fuzz clean
+.PHONY: dist pyz packaging release test-packages machines kernels lint bench fuzz clean
 
 help:
 	@echo 'make run            install into $(VENV) and run every check against this host'
@@ -152,8 +152,10 @@ test-packages: packaging $(VENV)/.tested $(VENV)/.packaged
 
 # Kernels and system are packages of Debian, and kept in build/kernels. Takes an hour; QUICK=yes a few
 # minutes.
-kernels: $(VENV)/.made
+machines:
 	$(call install,$(VM))
+
+kernels: $(VENV)/.made machines
 ifdef QUICK
 	$(BIN)/python tests/vm/kernels.py --quick --optional --limit 900
 else

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,19 +28,17 @@ linux-image-cloud-amd64
 LOG = """\
 === kernel 6.1.0-57-cloud-amd64, clock hpet, tests start after 5 s
 collected 5 items
-<?xml version="1.0"?><testsuites name="pytest tests"><testsuite>
-<testcase classname="tests.kernel.test_reader" name="test_a" time="0.5"><properties>
-<property name="nf_conntrack_max 0" value="accepted" /></properties></testcase>
-<testcase classname="tests.kernel.test_reader" name="test_b[1]"><failure message="no">b</failure>
-</testcase>
-<testcase classname="tests.kernel.test_full" name="test_c"><error message="no">c</error></testcase>
-<testcase classname="tests.kernel.test_full" name="test_d"><skipped message="no IPv9">d</skipped>
-</testcase>
-<testcase classname="tests.kernel.test_full" name="test_e"><skipped message="no IPv9">e</skipped>
-<error message="cleaning up">e</error></testcase>
-</testsuite></testsuites>
+tests/kernel/test_reader.py::test_a PASSED [ 20%]
+=== test ["tests/kernel/test_reader.py", "test_a", "passed", "", [["limit of 0", "accepted"]]]
+tests/kernel/test_reader.py::test_b[1] FAILED [ 40%]
+
+tests/kernel/test_reader.py:5: in test_b
+=== test ["tests/kernel/test_reader.py", "test_b[1]", "failed", "", []]
+=== test ["tests/kernel/test_full.py", "test_c", "failed", "", []]
+=== test ["tests/kernel/test_full.py", "test_d", "skipped", "no IPv9", []]
 === end
 """
+FULL, READER = "tests/kernel/test_full.py", "tests/kernel/test_reader.py"
 
 
 @pytest.fixture
@@ -131,33 +131,79 @@ def test_vm_mirror_that_cannot_be_reached_is_said(told, monkeypatch, tmp_path):
 
 @pytest.fixture
 def log(tmp_path):
-    path = tmp_path / "6.1-no-procfs.log"
+    path = tmp_path / "1.log"
     path.write_text(LOG)
     return path
 
 
 def test_vm_log_tells_the_outcome_of_each_test(log):
     run = outcomes.read_log("6.1", log)
-    assert run.release == "6.1.0-57-cloud-amd64"
-    assert [(one.group, one.test, one.what, one.reason) for one in run.outcomes] == [
-        ("reader", "test_a", "passed", ""),
-        ("reader", "test_b[1]", "failed", ""),
-        ("full", "test_c", "failed", ""),
-        ("full", "test_d", "skipped", "no IPv9"),
-        ("full", "test_e", "failed", ""),
+    assert (run.release, run.ended) == ("6.1.0-57-cloud-amd64", True)
+    assert [one[:4] for one in run.outcomes] == [
+        (READER, "test_a", "passed", ""),
+        (READER, "test_b[1]", "failed", ""),
+        (FULL, "test_c", "failed", ""),
+        (FULL, "test_d", "skipped", "no IPv9"),
     ]
-    assert run.outcomes[0].facts == (("nf_conntrack_max 0", "accepted"),)
-    assert (run.count("failed"), run.count("failed", "full"), run.count("passed")) == (3, 2, 1)
+    assert dict(run.outcomes[0].facts) == {"limit of 0": "accepted"}
+    assert (run.count("failed"), run.count("failed", FULL), run.count("passed")) == (2, 1, 1)
 
 
-def test_vm_log_of_tests_that_did_not_end_has_no_outcomes(log):
-    log.write_text(LOG[: LOG.index("</testsuites>")])
-    assert outcomes.read_log("6.1", log) == outcomes.Run("6.1", "6.1.0-57-cloud-amd64", ())
-    assert outcomes.read_log("6.1", log.parent / "none") == outcomes.Run("6.1", "6.1", ())
+def test_vm_log_that_was_cut_has_the_outcomes_until_there(log):
+    log.write_text(LOG[: LOG.index(' "failed"')])
+    run = outcomes.read_log("6.1", log)
+    assert (run.ended, [one.test for one in run.outcomes]) == (False, ["test_a"])
+    assert outcomes.read_log("6.1", log.parent / "none") == outcomes.Run("6.1", "6.1")
+
+
+RECORDED = """
+import pytest
+
+def test_passed(record_property):
+    record_property("a fact", "a value")
+
+def test_skipped():
+    pytest.skip("no IPv9")
+
+def test_failed():
+    assert 1 == 2
+
+@pytest.fixture
+def broken():
+    yield
+    raise OSError("cleaning up")
+
+def test_cleaned_up(broken):
+    pass
+"""
+
+
+def test_vm_recorder_writes_what_the_log_tells(tmp_path):
+    (tmp_path / "test_it.py").write_text(RECORDED)
+    words = ["-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider", "-p", "vm.recorder"]
+    done = subprocess.run(
+        [sys.executable, *words, "test_it.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(kernels.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    (tmp_path / "log").write_text(done.stdout)
+    run = outcomes.read_log("6.1", tmp_path / "log")
+    assert [(one.test, one.what, one.reason) for one in run.outcomes] == [
+        ("test_passed", "passed", ""),
+        ("test_skipped", "skipped", "no IPv9"),
+        ("test_failed", "failed", ""),
+        ("test_cleaned_up", "failed", ""),
+    ]
+    assert dict(run.outcomes[0].facts) == {"a fact": "a value"}
+    before, _, after = done.stdout.partition('"failed"')
+    assert "assert 1 == 2" in before
+    assert "cleaning up" in after
 
 
 def test_vm_tables_have_facts_and_outcomes_by_kernel_and_reasons(log):
-    passed = outcomes.Outcome("full", "c", "passed", facts=(("nf_conntrack_max 0", "refused"),))
+    passed = outcomes.Outcome(FULL, "c", "passed", facts=(("limit of 0", "refused"),))
     runs = [
         outcomes.read_log("6.1-no-procfs", log),
         outcomes.Run("newest", "7.3.4+deb13-cloud-amd64", (passed,)),
@@ -165,12 +211,12 @@ def test_vm_tables_have_facts_and_outcomes_by_kernel_and_reasons(log):
     assert outcomes.table(runs) == (
         "| kernel | 6.1.0-57, no procfs | 7.3.4+deb13 |\n"
         "| --- | --- | --- |\n"
-        "| nf_conntrack_max 0 | accepted | refused |\n"
+        "| limit of 0 | accepted | refused |\n"
         "\n"
         "| tests | 6.1.0-57, no procfs | 7.3.4+deb13 |\n"
         "| --- | --- | --- |\n"
-        "| full | 1 skipped, 2 failed | 1 passed |\n"
-        "| reader | 1 passed, 1 failed | not run |\n"
+        "| test_full | 1 skipped, 1 failed | 1 passed |\n"
+        "| test_reader | 1 passed, 1 failed | not run |\n"
         "\n"
         "| why tests were skipped | tests |\n"
         "| --- | --- |\n"
@@ -183,7 +229,7 @@ def write_log(tmp_path, monkeypatch):
     """A function that writes a log of a kernel; each is newer than the one before."""
     monkeypatch.setattr(kernels, "BUILD", tmp_path)
     monkeypatch.setattr(kernels, "KERNELS", kernels.KERNELS[:2])
-    files = (["tests/kernel/test_full.py"], ["tests/kernel/test_reader.py", kernels.NO_PROCFS])
+    files = ([FULL], [READER, kernels.NO_PROCFS])
     monkeypatch.setattr(kernels, "halves", lambda: files)
     written = []
 
@@ -216,27 +262,29 @@ def test_vm_table_is_written_between_the_marks(write_log, document):
 def test_vm_table_has_the_last_outcome_of_each_test(write_log, document):
     write_log("5.10/old", LOG.replace("6.1.0-57", "6.1.0-56").replace("test_a", "test_z"))
     write_log("5.10/1", LOG)
-    write_log(
-        "5.10/test_reader", LOG.replace("failure", "mended").replace("test_full", "test_more")
-    )
-    write_log("5.10/2", LOG[:400])
+    write_log("5.10/test_reader", LOG.replace('"failed"', '"passed"').replace(FULL, "test_more.py"))
     write_log("6.1/1", LOG)
     assert kernels.main(["--table", str(document)]) == 0
     text = document.read_text()
-    assert "| reader | 2 passed | 1 passed, 1 failed |\n" in text
-    assert "| more | 1 skipped, 2 failed | not run |\n" in text
+    assert "| test_reader | 2 passed | 1 passed, 1 failed |\n" in text
+    assert "| test_full | 1 skipped, 1 failed | 1 skipped, 1 failed |\n" in text
+    assert "| test_more | 1 passed, 1 skipped | not run |\n" in text
 
 
-@pytest.mark.parametrize("text", ["", LOG[:400], LOG.replace("test_reader", "test_other")])
-def test_vm_table_is_not_written_before_all_files_have_run(write_log, document, capsys, text):
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [("", FULL), (LOG[: LOG.index('"tests/kernel/test_full')], FULL), (LOG[:70], FULL),
+     (LOG.replace("test_reader", "test_other"), READER)],
+)  # fmt: skip
+def test_vm_table_is_not_written_before_all_files_have_run(
+    write_log, document, capsys, text, missing
+):
     write_log("5.10/1", LOG)
     write_log("6.1/1", text)
     before = document.read_text()
     assert kernels.main(["--table", str(document)]) == 1
     assert document.read_text() == before
-    missing = "reader" if text.endswith("end\n") else "full"
-    words = f"kernels: tests/kernel/test_{missing}.py has not run yet under 6.1\n"
-    assert capsys.readouterr().err == words
+    assert capsys.readouterr().err == f"kernels: {missing} has not run yet under 6.1\n"
 
 
 def machine(tmp_path, monkeypatch, script):
@@ -251,11 +299,12 @@ def machine(tmp_path, monkeypatch, script):
 @pytest.mark.parametrize(
     ("text", "good", "words"),
     [
-        (LOG, False, "6.1 (1), 6.1.0-57-cloud-amd64: 1 passed, 3 failed, 1 skipped in "),
-        (LOG.replace("failure", "x").replace("error", "x"), True, "3 passed, 0 failed, 2 skipped"),
-        ("", False, "6.1 (1), 6.1: the tests did not end (see "),
+        (LOG, False, "6.1 (1), 6.1.0-57-cloud-amd64: 1 passed, 2 failed, 1 skipped in "),
+        (LOG.replace('"failed"', '"passed"'), True, "3 passed, 0 failed, 1 skipped"),
+        (LOG.replace('"failed"', '"passed"')[:-8], False, "1 skipped, did not end (see "),
+        ("", False, "6.1 (1), 6.1: 0 passed, 0 failed, 0 skipped, did not end (see "),
     ],
-    ids=["failed", "passed", "nothing"],
+    ids=["failed", "passed", "cut", "nothing"],
 )
 def test_vm_machine_that_powers_off_is_reported(tmp_path, monkeypatch, capsys, text, good, words):
     (tmp_path / "text").write_text(text)
@@ -263,7 +312,7 @@ def test_vm_machine_that_powers_off_is_reported(tmp_path, monkeypatch, capsys, t
     assert kernels.report(made, *kernels.boot(made, 60)) is good
     out = capsys.readouterr().out
     assert words in out
-    assert ("reader: test_b[1] failed" in out) == (text == LOG)
+    assert (f"{READER}::test_b[1] failed" in out) == (text == LOG)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["1.log", "part", "text"]
 
 

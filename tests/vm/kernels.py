@@ -39,7 +39,7 @@ from vm.debian import (  # noqa: E402
     newest_package,
     unpacked_kernel,
 )
-from vm.outcomes import Run, group, joined, read_log, table  # noqa: E402
+from vm.outcomes import Run, joined, read_log, table  # noqa: E402
 
 KERNELS = (
     Kernel("5.10", "bullseye-security", r"5\.10\.0-\d+"),
@@ -142,14 +142,14 @@ def boot(machine: Machine, limit: float) -> tuple[Run, float]:
 def report(machine: Machine, result: Run, seconds: float) -> bool:
     """Print the outcome of a machine; return whether its tests ended and none failed."""
     counts = ", ".join(f"{result.count(what)} {what}" for what in ("passed", "failed", "skipped"))
-    if not result.outcomes:
-        counts = f"the tests did not end (see {machine.log} and .console)"
+    if not result.ended:
+        counts += f", did not end (see {machine.log} and .console)"
     print(f"{machine.name} ({machine.log.stem}), {result.release}: {counts} in {seconds:.0f} s")
     for one in result.outcomes:
         if one.what == "failed":
-            print(f"  {one.group}: {one.test} failed (see {machine.log})")
+            print(f"  {one.file}::{one.test} failed (see {machine.log})")
     sys.stdout.flush()
-    return bool(result.outcomes) and not result.count("failed")
+    return result.ended and result.count("passed") > 0 and not result.count("failed")
 
 
 def run_kernels(kernels: list[Kernel], options: argparse.Namespace) -> int:
@@ -186,10 +186,10 @@ def last_run(kernel: Kernel) -> Run:
     """Return the last outcomes under a kernel; raise MissingError where a file has none."""
     logs = sorted((BUILD / kernel.name).glob("*.log"), key=lambda log: log.stat().st_mtime)
     runs = [run for log in logs if (run := read_log(kernel.name, log)).outcomes]
-    last = joined(runs) if runs else Run(kernel.name, kernel.name, ())
-    known = {one.group for one in last.outcomes}
+    last = joined(runs) if runs else Run(kernel.name, kernel.name)
+    known = {one.file for one in last.outcomes}
     for file in itertools.chain(*halves()):
-        if group(file) not in known and (file != NO_PROCFS or not kernel.procfs):
+        if file not in known and (file != NO_PROCFS or not kernel.procfs):
             raise MissingError(f"{file} has not run yet under {kernel.name}")
     return last
 

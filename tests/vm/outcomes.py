@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
-import xml.etree.ElementTree as ET
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import NamedTuple
 
 
 class Outcome(NamedTuple):
-    """The outcome of one test.
+    """The outcome of one test, as vm.recorder writes it.
 
     what: passed, skipped or failed. reason: why it was skipped. facts: what it has recorded of the
     kernel, as names and values.
     """
 
-    group: str
+    file: str
     test: str
     what: str
     reason: str = ""
@@ -25,24 +23,25 @@ class Outcome(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What tests under a kernel have shown; no outcomes where they did not end."""
+    """What tests under a kernel have shown; ended: whether pytest came to its end."""
 
     name: str
     release: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[Outcome, ...] = ()
+    ended: bool = False
 
-    def count(self, what: str, group: str = "") -> int:
-        """Return how many tests, of a group or of all, had an outcome."""
-        return sum(one.what == what and group in ("", one.group) for one in self.outcomes)
+    def count(self, what: str, file: str = "") -> int:
+        """Return how many tests, of a file or of all, had an outcome."""
+        return sum(one.what == what and file in ("", one.file) for one in self.outcomes)
 
 
 def read_log(name: str, log: Path) -> Run:
-    """Return what a log says: the kernel's release, and the outcomes in the report at its end."""
+    """Return what a log says: the kernel's release, and the outcomes until it ends."""
     text = log.read_text(errors="replace") if log.exists() else ""
     release = re.search(r"=== kernel ([^ ,]+)", text)
-    report = re.search(r"<\?xml.*</testsuites>", text, re.DOTALL)
-    outcomes = map(outcome, ET.fromstring(report[0]).iter("testcase")) if report else ()
-    return Run(name, release[1] if release else name, tuple(outcomes))
+    lines = re.findall(r"^=== test (\[.*\])$", text, re.MULTILINE)
+    outcomes = tuple(Outcome(*json.loads(line)) for line in lines)
+    return Run(name, release[1] if release else name, outcomes, "\n=== end" in text)
 
 
 def joined(runs: list[Run]) -> Run:
@@ -50,26 +49,8 @@ def joined(runs: list[Run]) -> Run:
     last: dict[tuple[str, str], Outcome] = {}
     for each in runs:
         if each.release == runs[-1].release:
-            last.update(((one.group, one.test), one) for one in each.outcomes)
+            last.update(((one.file, one.test), one) for one in each.outcomes)
     return runs[-1]._replace(outcomes=tuple(last.values()))
-
-
-def group(path: str) -> str:
-    """Return what the tests of a file are called, by the name of the file or of its module."""
-    return re.split("[./]", path.removesuffix(".py"))[-1].removeprefix("test_")
-
-
-def outcome(case: ET.Element) -> Outcome:
-    """Return the outcome of a test in a JUnit report."""
-    children = {child.tag: child for child in case}
-    what = "failed" if children.keys() & {"failure", "error"} else "passed"
-    reason = ""
-    if what == "passed" and "skipped" in children:
-        what, reason = "skipped", str(children["skipped"].get("message"))
-    facts = [(str(each.get("name")), str(each.get("value"))) for each in case.iter("property")]
-    return Outcome(
-        group(str(case.get("classname"))), str(case.get("name")), what, reason, tuple(facts)
-    )
 
 
 def title(run: Run) -> str:
@@ -80,9 +61,9 @@ def title(run: Run) -> str:
 
 
 def table(runs: list[Run]) -> str:
-    """Return the runs as Markdown: facts and groups of tests by kernel, and skipped tests."""
+    """Return the runs as Markdown: facts and outcomes by kernel, and skipped tests."""
     facts = [dict(fact for one in each.outcomes for fact in one.facts) for each in runs]
-    groups = sorted({one.group for each in runs for one in each.outcomes})
+    files = sorted({one.file for each in runs for one in each.outcomes})
     named = [title(each) for each in runs]
     parts = [
         rows(
@@ -94,7 +75,7 @@ def table(runs: list[Run]) -> str:
         ),
         rows(
             ("tests", *named),
-            [(group, *(counts(each, group) for each in runs)) for group in groups],
+            [(Path(file).stem, *(counts(each, file) for each in runs)) for file in files],
         ),
     ]
     skipped: dict[str, list[str]] = {}
@@ -108,9 +89,9 @@ def table(runs: list[Run]) -> str:
     return "\n".join(parts)
 
 
-def counts(run: Run, group: str) -> str:
-    """Return how many tests of a group had which outcome, in words."""
-    found = [(what, run.count(what, group)) for what in ("passed", "skipped", "failed")]
+def counts(run: Run, file: str) -> str:
+    """Return how many tests of a file had which outcome, in words."""
+    found = [(what, run.count(what, file)) for what in ("passed", "skipped", "failed")]
     return ", ".join(f"{number} {what}" for what, number in found if number) or "not run"
 
 
