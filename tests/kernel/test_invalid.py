@@ -131,12 +131,16 @@ def test_invalid_packets_are_logged_with_their_reason_by_the_printed_commands(
     connected(20)
     lines = invalid_since(space, full).lines
     start = next(at for at, line in enumerate(lines) if line.startswith("Log them for a minute"))
-    commands = [line.strip() for line in lines[start + 1 : start + 5]]
-    undo = commands.pop()
-    switch, log, look = commands[0], commands[1], commands[2]
+    *modules, switch, log, look = map(str.strip, lines[start + 1 : lines.index("Undo:", start)])
     assert switch == "sysctl -w net.netfilter.nf_log_all_netns=1"
-    assert undo == "Undo:"
     assert look == "dmesg --ctime"
+    if modules:
+        assert modules == ["modprobe nf_log_syslog"]
+        assert "(before Linux 5.13 nf_log_ipv4)" in " ".join(lines)
+        assert any(
+            subprocess.run(["modprobe", "-q", name]).returncode == 0
+            for name in ("nf_log_syslog", "nf_log_ipv4")
+        )
     before = LOG_ALL.read_text().strip()
     with limit_lock(), guard.undone_if_killed(guard.write_command(str(LOG_ALL), before)):
         try:

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from check_conntrack.kernel import ctnetlink as ct
-from support.commands import NOBODY, SLOWNESS
+from support.commands import EMULATED, NOBODY, SLOWNESS
 from support.entries import new_entry
 from support.node import Node, Tenant, crowd, pod
 
@@ -21,13 +21,17 @@ def need_tools(need):
     need("ip", "nft", "nsenter", "unshare", "setpriv", "mount")
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["cgroup v1", "cgroup v2"])
+# An emulated machine takes too long for all of them.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(version, id=f"cgroup v{version}") for version in (1, 2)[EMULATED:]],
+)
 def node(request, need_tools):
     with Node(request.param) as made:
         yield made
 
 
-@pytest.fixture(params=["sudo", "root"])
+@pytest.fixture(params=["sudo"] if EMULATED else ["sudo", "root"])
 def named(request, table, node):
     """Runs check_conntrack_table with --names on the node, by sudo and as root."""
     if request.param == "sudo":
