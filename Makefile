@@ -150,11 +150,11 @@ test-packages: packaging $(VENV)/.tested $(VENV)/.packaged
 	$(call install,$(KERNEL) $(PACKAGES))
 	$(BIN)/python -m pytest tests/packages
 
-# Kernels and system are packages of Debian, and kept in build/kernels. Takes an hour; QUICK=yes a few
-# minutes.
 machines:
 	$(call install,$(VM))
 
+# Kernels and system are packages of Debian, and kept in build/kernels. Takes more than an hour; QUICK=yes
+# takes a few minutes.
 kernels: $(VENV)/.made machines
 ifdef QUICK
 	$(BIN)/python tests/vm/kernels.py --quick --optional --limit 900

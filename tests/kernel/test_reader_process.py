@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import io
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +96,11 @@ def state(pid):
         return ""
 
 
+def waiting(pipe):
+    """How many bytes are in a pipe."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def held(pid):
     """What the descriptors of a process lead to."""
     return [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
@@ -160,8 +167,7 @@ def test_descriptors_of_a_namespace_live_no_longer_than_its_dump(netns, reader, 
     big.fill(12000)
     with answering(reader(), what, small.path, big.path) as process:
         # The first answer fits into the pipe, the second does not.
-        wchan = Path(f"/proc/{process.pid}/wchan")
-        assert wait_until(lambda: "pipe_write" in wchan.read_text())
+        assert wait_until(lambda: waiting(process.stdout) > 32768 and state(process.pid) == "S")
         mark = "socket" if what == "table" else "nf_conntrack"
         assert len([each for each in held(process.pid) if mark in each]) == 1
         assert os.stat(f"/proc/{process.pid}/ns/net").st_ino == OWN

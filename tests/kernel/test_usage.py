@@ -594,12 +594,13 @@ def test_a_reader_that_hangs_is_given_up_in_time_and_leaves_no_child(netns, inst
     reader.write_text(text.replace("    sys.exit(main())\n", "    " + hangs))
     namespace = netns()
     started = time.monotonic()
+    limit = ("-t", SLOWNESS)
     result = run(
-        python, other / "check_conntrack_usage", "-t", "1", "--netns", namespace.name, "--no-state"
+        *(python, other / "check_conntrack_usage", *limit, "--netns", namespace.name, "--no-state")
     )
     shutil.rmtree(other)
     assert result.code == 3
-    assert f"namespace {namespace.name}: timed out after 1s" in result.status
+    assert f"namespace {namespace.name}: timed out after {SLOWNESS}s" in result.status
     assert result.status.endswith("while waiting for the reader")
     assert time.monotonic() - started < 10 * SLOWNESS
     until = time.monotonic() + 5 * SLOWNESS

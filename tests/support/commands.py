@@ -60,7 +60,8 @@ def run(*command: object, **options: object) -> Result:
 # What shows that conntrack is active, hidden from one process ($$): as if it were not loaded.
 INACTIVE = (
     "mount -t tmpfs none /proc/sys/net/netfilter; mount -t tmpfs none /sys/module; "
-    "mount -t tmpfs none /proc/$$/net"
+    "mount -t tmpfs none /proc/$$/net; "
+    "if test -e /proc/modules; then mount --bind /dev/null /proc/modules; fi"
 )
 
 
