@@ -23,11 +23,15 @@ class Outcome(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What tests under a kernel have shown; ended: whether pytest came to its end."""
+    """What tests under a kernel have shown.
+
+    selected: how many tests of each file were to run. ended: whether pytest came to its end.
+    """
 
     name: str
     release: str
     outcomes: tuple[Outcome, ...] = ()
+    selected: dict[str, int] = {}  # noqa: RUF012
     ended: bool = False
 
     def count(self, what: str, file: str = "") -> int:
@@ -41,16 +45,21 @@ def read_log(name: str, log: Path) -> Run:
     release = re.search(r"=== kernel ([^ ,]+)", text)
     lines = re.findall(r"^=== test (\[.*\])$", text, re.MULTILINE)
     outcomes = tuple(Outcome(*json.loads(line)) for line in lines)
-    return Run(name, release[1] if release else name, outcomes, "\n=== end" in text)
+    selected = re.search(r"^=== selected (\{.*\})$", text, re.MULTILINE)
+    files = json.loads(selected[1]) if selected else {}
+    return Run(name, release[1] if release else name, outcomes, files, "\n=== end" in text)
 
 
 def joined(runs: list[Run]) -> Run:
     """Return the last outcome of each test, of runs under the release of the last one."""
     last: dict[tuple[str, str], Outcome] = {}
+    selected: dict[str, int] = {}
     for each in runs:
         if each.release == runs[-1].release:
             last.update(((one.file, one.test), one) for one in each.outcomes)
-    return runs[-1]._replace(outcomes=tuple(last.values()))
+            for file, number in each.selected.items():
+                selected[file] = max(number, selected.get(file, 0))
+    return runs[-1]._replace(outcomes=tuple(last.values()), selected=selected)
 
 
 def title(run: Run) -> str:
@@ -75,7 +84,10 @@ def table(runs: list[Run]) -> str:
         ),
         rows(
             ("tests", *named),
-            [(Path(file).stem, *(counts(each, file) for each in runs)) for file in files],
+            [
+                *((Path(file).stem, *(counts(each, file) for each in runs)) for file in files),
+                ("all", *(counts(each, "") for each in runs)),
+            ],
         ),
     ]
     skipped: dict[str, list[str]] = {}
@@ -90,8 +102,12 @@ def table(runs: list[Run]) -> str:
 
 
 def counts(run: Run, file: str) -> str:
-    """Return how many tests of a file had which outcome, in words."""
+    """Return how many tests, of a file or of all, had which outcome, in words."""
     found = [(what, run.count(what, file)) for what in ("passed", "skipped", "failed")]
+    known = sum(number for _, number in found)
+    missing = (sum(run.selected.values()) if not file else run.selected.get(file, 0)) - known
+    if known and missing > 0:
+        found.append(("not run", missing))
     return ", ".join(f"{number} {what}" for what, number in found if number) or "not run"
 
 

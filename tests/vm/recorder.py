@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,16 @@ class Recorder:
         self.config = config
         self.what, self.reason = "passed", ""
 
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Write how many tests of each file are to run."""
+        files = collections.Counter(item.nodeid.partition("::")[0] for item in session.items)
+        self.write("selected", files)
+
+    def write(self, what: str, value: object) -> None:
+        """Write a line that vm.outcomes reads."""
+        terminal = self.config.pluginmanager.getplugin("terminalreporter")
+        terminal.write_line(f"=== {what} {json.dumps(value)}")
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note the outcome of a phase; write that of the test after the last one."""
         terminal = self.config.pluginmanager.getplugin("terminalreporter")
@@ -26,8 +37,7 @@ class Recorder:
             self.what, self.reason = "skipped", report.longrepr[2].removeprefix("Skipped: ")
         if report.when == "teardown":
             file, _, test = report.nodeid.partition("::")
-            line = json.dumps([file, test, self.what, self.reason, report.user_properties])
-            terminal.write_line(f"=== test {line}")
+            self.write("test", [file, test, self.what, self.reason, report.user_properties])
             self.what, self.reason = "passed", ""
 
 
