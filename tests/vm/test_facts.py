@@ -108,8 +108,10 @@ def test_fact_protocol(space, record_property, protocol):
     words = ["-s", "10.0.0.1", "-d", "10.0.0.2", "--sport", "5", "--dport", "6", "-t", "300"]
     words += ["--state", "OPEN", "--role", "client"] if protocol == "dccp" else []
     space.run("conntrack", "-I", "-p", protocol, *words, check=False)
-    tracked = space.entries("-p", protocol)
-    assert space.count() == len(tracked)
+    entries = space.entries("-p", protocol)
+    assert space.count() == len(entries)
+    # Where the kernel does not know the protocol, an entry has no ports.
+    tracked = [line for line in entries if "sport=5 dport=6" in line]
     record_property(f"ports of {protocol}", "tracked" if tracked else "not tracked")
 
 
