@@ -1,45 +1,74 @@
-"""The table of outcomes by kernel that `make kernels` writes into docs/kernels.md."""
+"""The tables of facts and outcomes by kernel that `make kernels` writes into docs/kernels.md."""
 
 from __future__ import annotations
 
+import json
+
 from vm import outcomes
 
-REPORT = """=== kernel {release}, clock tsc
-tests/kernel/test_full.py::test_one PASSED
-<?xml version="1.0" encoding="utf-8"?><testsuites name="pytest tests"><testsuite name="pytest">
-<testcase classname="tests.kernel.test_full" name="test_one" time="1" />
-<testcase classname="tests.kernel.test_full" name="test_two" time="1">{two}</testcase>
-<testcase classname="tests.kernel.test_reader" name="test_a"><error message="x"/></testcase>
-</testsuite></testsuites>
-=== end
-"""
+FULL, READER = "tests/kernel/test_full.py", "tests/kernel/test_reader.py"
+OLD = "5.10.0-46-cloud-amd64"
 
 
-def log(tmp_path, name, release, two):
+def log(tmp_path, name, release, *tests, end=True):
+    """What the log of a virtual machine says of tests: file, test, outcome, reason, facts."""
     path = tmp_path / f"{name}.log"
-    path.write_text(REPORT.format(release=release, two=two))
+    selected = {FULL: 2, READER: 1}
+    lines = [f"=== kernel {release}, clock tsc", f"=== selected {json.dumps(selected)}"]
+    lines += [f"=== test {json.dumps(test)}" for test in tests]
+    path.write_text("\n".join([*lines, "noise", "=== end" if end else "", ""]))
     return outcomes.read_log(name, path)
 
 
-def test_table_has_a_line_for_each_group_and_the_reasons_of_skips(tmp_path):
-    old = log(tmp_path, "5.10", "5.10.0-46-cloud-amd64", '<skipped message="no names"/>')
-    bare = log(tmp_path, "6.1-no-procfs", "6.1.0-57-cloud-amd64", "<failure/>")
+def test_tables_have_a_column_for_each_kernel_and_the_reasons_of_skips(tmp_path):
+    facts = [["filter for a zone", "ignored"]]
+    old = log(
+        tmp_path, "5.10", OLD,
+        [FULL, "one", "passed", "", facts],
+        [FULL, "two", "skipped", "no names", []],
+        [READER, "a", "failed", "", []],
+    )  # fmt: skip
+    bare = log(
+        tmp_path,
+        "6.1-no-procfs",
+        "6.1.0-57-cloud-amd64",
+        [FULL, "one", "passed", "", []],
+        end=False,
+    )
+    assert (old.ended, bare.ended) == (True, False)
     assert outcomes.table([old, bare]).splitlines() == [
+        "| kernel | 5.10.0-46 | 6.1.0-57, no procfs |",
+        "| --- | --- | --- |",
+        "| filter for a zone | ignored |  |",
+        "",
         "| tests | 5.10.0-46 | 6.1.0-57, no procfs |",
-        "|---|---|---|",
-        "| full | 1 passed, 1 skipped | 1 passed, 1 failed |",
-        "| reader | 1 failed | 1 failed |",
+        "| --- | --- | --- |",
+        "| test_full | 1 passed, 1 skipped | 1 passed, 1 not run |",
+        "| test_reader | 1 failed | not run |",
+        "| all | 1 passed, 1 skipped, 1 failed | 1 passed, 2 not run |",
         "",
-        "Skipped:",
-        "",
-        "| reason | tests |",
-        "|---|---|",
+        "| why tests were skipped | tests |",
+        "| --- | --- |",
         "| no names | 5.10.0-46: 1 |",
     ]
 
 
-def test_log_without_an_end_has_no_outcomes(tmp_path):
+def test_last_outcome_of_a_test_under_the_last_release_counts(tmp_path):
+    other = log(tmp_path, "a", "5.10.0-45-cloud-amd64", [READER, "a", "failed", "", []])
+    first = log(
+        tmp_path, "b", OLD, [FULL, "one", "failed", "", []], [FULL, "two", "passed", "", []]
+    )
+    again = log(tmp_path, "c", OLD, [FULL, "one", "passed", "", []])
+    run = outcomes.joined([other, first, again])
+    assert (run.count("passed", FULL), run.count("failed"), run.count("passed", READER)) == (
+        2,
+        0,
+        0,
+    )
+
+
+def test_log_without_an_outcome_has_none(tmp_path):
     path = tmp_path / "5.10.log"
-    path.write_text("=== kernel 5.10.0-46-cloud-amd64, clock tsc\n")
-    assert outcomes.read_log("5.10", path) == outcomes.Run("5.10", "5.10.0-46-cloud-amd64", ())
-    assert outcomes.read_log("6.1", tmp_path / "none") == outcomes.Run("6.1", "6.1", ())
+    path.write_text(f"=== kernel {OLD}, clock tsc\n")
+    assert outcomes.read_log("5.10", path) == outcomes.Run("5.10", OLD)
+    assert outcomes.read_log("6.1", tmp_path / "none") == outcomes.Run("6.1", "6.1")
