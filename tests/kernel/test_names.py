@@ -194,7 +194,9 @@ def test_full_namespace_is_called_by_its_owner(node, usage, sudoers, second):
     namespace = second(pod(0x55, "shop/wild", "10.244.8.8", systemd=True))
     namespace.track()
     namespace.insert(flows("10.244.8.8", "203.0.113.9", 700))
-    options = ("--netns", "cni-*", "--sudo", "-w", "entries=500", "--timeout", 30 * SLOWNESS)
+    # The labels of the first namespace have no name before them.
+    namespaces = ("--netns", node.host.name, "--netns", "cni-*")
+    options = (*namespaces, "--sudo", "-w", "entries=500", "--timeout", 30 * SLOWNESS)
     result = usage(*options, before=node.before())
     assert result.status.startswith("CONNTRACK_USAGE WARNING - pod shop/wild 700 of "), result.out
     called = f"  {namespace.name} (pod shop/wild, container app)"
