@@ -194,7 +194,7 @@ def test_full_namespace_is_called_by_its_owner(node, usage, sudoers, second):
     namespace = second(pod(0x55, "shop/wild", "10.244.8.8", systemd=True))
     namespace.track()
     namespace.insert(flows("10.244.8.8", "203.0.113.9", 700))
-    # The labels of the first namespace have no name before them. Earlier tests have filled its table.
+    # The labels of the first namespace are plain. Earlier tests have filled its table.
     node.host.flush()
     namespaces = ("--netns", node.host.name, "--netns", "cni-*")
     options = (*namespaces, "--sudo", "-w", "entries=500", "--timeout", 30 * SLOWNESS)
