@@ -34,7 +34,13 @@ from check_conntrack.flows.leaks import Ends, LeakedFlows
 from check_conntrack.flows.match import Match, prefix_mask
 from check_conntrack.flows.nat_pools import FIRST_PORT, RANGE_HEAD, NatPools
 from check_conntrack.flows.translations import REPLIED, UNTRANSLATED, Translations, is_counted
-from check_conntrack.flows.unanswered import NO_STATE, Endpoint, UnansweredFlows, UnansweredGroup
+from check_conntrack.flows.unanswered import (
+    HEAD,
+    NO_STATE,
+    Endpoint,
+    UnansweredFlows,
+    UnansweredGroup,
+)
 from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel.namedtuple import NamedTuple
 
@@ -290,16 +296,11 @@ class Tally:
 
     def largest_network(self) -> Endpoint | None:
         """Return the network that most entries come from; None for none."""
-        counts: collections.Counter[tuple[int, bytes]] = collections.Counter()
+        sources: dict[bytes, int] = {}
         for key, count in self.sources.counts.items():
             address, _, zone = self.address_of(key)
-            mask = self.unanswered.masks[len(address) != 4]
-            counts[zone, bytes(map(int.__and__, address, mask))] += count
-        if not counts:
-            return None
-        zone, address = largest = max(counts, key=lambda each: (counts[each], each))
-        bits = self.unanswered.bits[len(address) != 4]
-        return Endpoint(address, bits, zone, 0, counts[largest])
+            sources[HEAD.pack(0, 0, zone) + address] = count
+        return self.unanswered.largest_network(sources)
 
     def _services(self, state: int | None = None) -> collections.Counter[str]:
         """Return services by name, of all states or of one TCP state."""

@@ -146,11 +146,6 @@ class UnansweredFlows:
             sources[head + key[_ADDRESSES:middle]] += count
             targets[key[:_ADDRESSES] + target] += count
             destinations[head + target] += count
-        networks: collections.Counter[bytes] = collections.Counter()
-        for key, count in sources.items():
-            size = len(key) - HEAD.size
-            mask = b"\xff" * HEAD.size + self.masks[size != 4]
-            networks[bytes(map(int.__and__, key, mask))] += count
         total = sum(flows.values()) or 1
 
         def scaled(one: Endpoint | None) -> Endpoint | None:
@@ -161,7 +156,7 @@ class UnansweredFlows:
             state,
             number,
             scaled(_largest(sources)),
-            scaled(_largest(networks, self.bits)),
+            scaled(self.largest_network(sources)),
             scaled(_largest(targets)),
             scaled(_largest(destinations)),
             scaled(_spanned(destinations)),
@@ -170,6 +165,15 @@ class UnansweredFlows:
             len({key[HEAD.size : _ADDRESSES] for key in targets}),
             100 * len(sources) / total,
         )
+
+    def largest_network(self, sources: Mapping[bytes, int]) -> Endpoint | None:
+        """Return the network with the most entries of sources behind a HEAD; None for none."""
+        networks: collections.Counter[bytes] = collections.Counter()
+        for key, count in sources.items():
+            size = len(key) - HEAD.size
+            mask = b"\xff" * HEAD.size + self.masks[size != 4]
+            networks[bytes(map(int.__and__, key, mask))] += count
+        return _largest(networks, self.bits)
 
 
 def _largest(counts: Mapping[bytes, int], bits: tuple[int, int] | None = None) -> Endpoint | None:
