@@ -114,6 +114,12 @@ def neighbour(lab: Lab, address: str) -> str:
     return lab.router.run("ip", "neigh", "show", address, "dev", "lan")
 
 
+def moved(lab: Lab) -> None:
+    """Paste the command that deletes the entries: all flows go to the new pod then."""
+    lab.paste(lab.step("conntrack -D").commands)
+    assert wait_until(lambda: len(lab.router.entries("-p", "udp", "--dst-nat", NEW)) == FLOWS)
+
+
 @incident(
     "UDP to a removed pod, the rule points elsewhere",
     Expect(
@@ -137,9 +143,7 @@ def removed_pod(lab: Lab) -> Iterator[None]:
     point_to(lab, NEW)
     removed(lab, OLD)
     yield
-    step = lab.step("conntrack -D")
-    lab.paste(step.commands)
-    assert wait_until(lambda: len(lab.router.entries("-p", "udp", "--dst-nat", NEW)) == FLOWS)
+    moved(lab)
     assert not lab.router.entries("-p", "udp", "--dst-nat", OLD)
     again = lab.check("table")
     assert (again.state, again.data["stale"].value) == ("OK", 0)
@@ -170,9 +174,7 @@ def removed_pod_that_had_answered(lab: Lab) -> Iterator[None]:
     point_to(lab, NEW)
     removed(lab, OLD)
     yield
-    step = lab.step("conntrack -D")
-    lab.paste(step.commands)
-    assert wait_until(lambda: len(lab.router.entries("-p", "udp", "--dst-nat", NEW)) == FLOWS)
+    moved(lab)
     again = lab.check("table")
     assert (again.state, again.data["stale"].value) == ("OK", 0)
 
