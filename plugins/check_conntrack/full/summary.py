@@ -280,17 +280,17 @@ class FullSummary(nagios.StatusSummary):
     def _claim(self) -> tuple[str, ...]:
         """Return since when the table was not full, and, where there is room, who says so."""
         sources = self.evaluation.claim.sources
-        watching = ""
+        more = ""
         if self.evaluation.excused and self.evaluation.claim.gaps:
-            watching = f", watching since {self._clock(self.evidence.now.at)}"
+            more = f", watching since {self._clock(self.evidence.now.at)}"
         suppressed = self.evidence.log.counts.suppressed
         if suppressed and COUNTERS not in sources:
             # Drops would show in the counters, whatever the kernel did not log.
-            watching += f", {render.plural(suppressed, 'message')} suppressed by the rate limit"
+            more += f", {render.plural(suppressed, 'message')} suppressed by the rate limit"
         claim = self._claimed()
         few = f" ({sources[0]} and {len(sources) - 1} more)" if sources[1:] else ""
         versions = (f" ({', '.join(sources)})", few, "")
-        return tuple(dict.fromkeys(f"{claim}{named}{watching}" for named in versions))
+        return tuple(dict.fromkeys(f"{claim}{named}{more}" for named in versions))
 
     def _claimed(self) -> str:
         claim = self.evaluation.claim
