@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -104,6 +105,51 @@ def evicting(lab: Lab) -> Iterator[None]:
     lab.enter(lab.kept_full(LIMIT, packet))
     lab.wait_for_entries(LIMIT)
     yield
+
+
+@incident(
+    "a burst between two runs by hand",
+    # The table jumped within a second, and stands: that is no rate.
+    Expect("usage", "OK", says=(r"in use \(75\.\d%\)$",), never=("full in", "time_to_full")),
+)
+def burst_between_runs_by_hand(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    assert lab.check("usage").state == "OK"
+    established(lab, 3 * LIMIT // 4)
+    yield
+
+
+@incident(
+    "a burst while the check listens",
+    Expect(
+        "usage",
+        "OK",
+        says=(r"\(7\d\.\d%\), \d+ new/s in a burst$",),
+        never=("full in", "time_to_full", "settles"),
+        options=("--listen", "2s"),
+    ),
+)
+def burst_while_listening(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    clients = hosts("198.18.8.0/22")
+
+    def burst() -> None:
+        if wait_until(lambda: listens(lab), 20):
+            lab.send(udp(next(clients), "10.9.0.27", 1024 + n, 514) for n in range(1500))
+
+    thread = threading.Thread(target=burst)
+    thread.start()
+    yield
+    thread.join()
+    again = lab.check("usage", "--listen", "1s", "-v")
+    assert (again.state, "full in" in again.text) == ("OK", False)
+
+
+def listens(lab: Lab) -> bool:
+    """Return whether a program gets netfilter's events in the router's namespace."""
+    lines = lab.router.run("cat", "/proc/net/netlink").splitlines()[1:]
+    sockets = (line.split() for line in lines)
+    return any(fields[1] == "12" and int(fields[3], 16) for fields in sockets)
 
 
 @incident(

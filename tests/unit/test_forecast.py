@@ -117,6 +117,32 @@ def test_forecast_of_a_step_is_gone_with_the_next_run():
         assert seen.time_to_full is None
 
 
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 4.9])
+def test_forecast_makes_no_rate_of_two_runs_within_seconds(seconds):
+    step = [*counts(20000, 20000), Sample(60 + seconds, 95000)]
+    assert forecast(step, LIMIT).time_to_full is None
+    assert forecast(step[1:], LIMIT) == Forecast(None, None, pytest.approx(seconds))
+    later = [*counts(20000, 20000), Sample(65.0, 95000)]
+    assert forecast(later, LIMIT).time_to_full == 1.0
+
+
+def test_forecast_of_a_flood_goes_on_beside_a_run_by_hand():
+    flood = counts(2000, 12000, 22000, 32000)
+    by_hand = [*flood, Sample(flood[-1].at + 0.5, 32100)]
+    assert forecast(by_hand, LIMIT).time_to_full == pytest.approx(67900 / 10000 * 60, rel=0.05)
+
+
+def test_forecast_is_never_now_while_a_table_is_not_full():
+    assert forecast(counts(0, LIMIT - 1), LIMIT).time_to_full == module.NEAREST == 1.0
+    assert forecast(counts(0, LIMIT), LIMIT).time_to_full == 0.0
+
+
+def test_forecast_leaves_out_a_step_of_the_newest_count():
+    seen = forecast(counts(100, 1000), 4000, step=900)
+    assert seen.time_to_full is None
+    assert forecast(counts(100, 2500), 4000, step=900).time_to_full == 1500 / 25
+
+
 def test_forecast_takes_no_alarm_at_a_burst_that_the_window_has_seen():
     burst = [50000, 50000, 65000, 65000, 50000]
     assert forecast(counts(*burst, 50000, 65000), LIMIT).time_to_full is None

@@ -117,7 +117,7 @@ def test_limit_that_was_lowered_does_not_hide_the_time_left(answers, sysctls):
     sysctls.holds(1000, 4000, 16384)
     run = answers(heard(2000, before=1000, after=3800))
     assert "limit lowered from 100000 to 4000" in run.text
-    assert run.text.endswith("2000 new/s, full in about 0s")
+    assert run.text.endswith("2000 new/s, full in about 1s")
 
 
 def test_answered_traffic_tells_its_rate_alone_in_the_first_run(answers):
@@ -143,6 +143,63 @@ def test_lost_events_are_said(answers):
     run = answers(heard(300, before=1000, after=1300, lost=True), "-v")
     assert "at least 300 new/s" in run.text
     assert any("the kernel had no room for all events" in line for line in run.lines)
+
+
+def by_time(*new, before=100):
+    """The reader's answer where so many entries were made in each half second."""
+    frames = [frame("nf_conntrack_events", b"1\n")]
+    frames.append(frame("nf_conntrack_count", b"%d\n" % before))
+    made = 0
+    for half, number in enumerate(new, 1):
+        frames.append(frame("events", b"".join(event(made + each) for each in range(number))))
+        made += number
+        frames.append(frame("nf_conntrack_count", b"%d\n" % (before + made)))
+        frames.append(frame("clock", b"%d" % (half * 500_000_000)))
+    return b"".join([*frames, frame("events")])
+
+
+@pytest.mark.parametrize("halves", [(3000, 0, 0), (0, 3000, 0), (0, 0, 3000)])
+def test_burst_while_listening_is_no_rate_that_fills_the_table(answers, sysctls, halves):
+    sysctls.holds(100, 4000, 4096)
+    run = answers(by_time(*halves), "-c", "time_to_full=10m:")
+    assert run.state == "OK"
+    assert run.text == "3100 of 4000 entries in use (77.5%), 2000 new/s in a burst"
+    assert run.data["new_rate"].spelled == "2000.0;;;0"
+    assert not {"settles_at", "time_to_full"} & set(run.data)
+
+
+def test_burst_while_listening_is_no_growth_since_the_run_before(answers, clock, sysctls):
+    sysctls.holds(100, 4000, 4096)
+    answers(heard(0, before=100, after=100))
+    clock.now += 60
+    run = answers(by_time(0, 3000, 0), "-c", "time_to_full=10m:", "-v")
+    assert (run.state, "time_to_full" in run.data) == ("OK", False)
+    burst = "Listening: 2000 new entries/s in a burst (a later run knows whether it goes on)"
+    assert any(line.startswith(burst) for line in run.lines)
+
+
+def test_pulses_of_a_flood_are_growth_since_the_run_before(answers, clock, sysctls):
+    sysctls.holds(100, 20000, 4096)
+    answers(heard(0, before=100, after=100))
+    clock.now += 60
+    run = answers(by_time(0, 1500, 0, before=9100), "-c", "time_to_full=10m:")
+    assert run.state == "CRITICAL"
+    assert run.data["growth"].value == 150, "9000 entries in a minute; the last pulse is no rate"
+    assert run.data["time_to_full"].value == pytest.approx(9400 / 150, abs=1)
+
+
+@pytest.mark.parametrize("halves", [(1000, 1000, 1000), (1500, 700, 800)])
+def test_flood_that_varies_is_no_burst(answers, sysctls, halves):
+    sysctls.holds(100, 4000, 4096)
+    run = answers(by_time(*halves), "-c", "time_to_full=10m:")
+    assert run.state == "CRITICAL"
+    assert run.text.endswith("2000 new/s, full in about 1s")
+
+
+def test_few_new_entries_are_no_burst_by_chance(answers, sysctls):
+    sysctls.holds(100, 4000, 4096)
+    run = answers(by_time(20, 0, 0))
+    assert run.text.startswith("120 of 4000 entries in use (3.0%), 13 new/s, settles at")
 
 
 @pytest.mark.parametrize("lost", [False, True])

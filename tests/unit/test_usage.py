@@ -269,6 +269,16 @@ def test_a_step_alarms_once(check, clock, sysctls):
     assert states == ["CRITICAL", *["OK"] * 59]
 
 
+def test_a_step_between_two_runs_by_hand_is_no_rate(check, clock, sysctls):
+    arguments = ["-c", "time_to_full=10m:"]
+    minutes(check, clock, sysctls, [1000] * 3, *arguments)
+    sysctls.holds(9990, 10000, 16384)
+    clock.now -= 59  # minutes() has moved it on
+    run = check(*arguments, "-w", "usage=~:", "-c", "usage=~:")
+    assert (run.state, "time_to_full" in run.data) == ("OK", False)
+    assert run.text == "9990 of 10000 entries in use (99.9%)"
+
+
 def test_two_runs_however_far_apart_are_no_trend(check, clock, sysctls):
     assert "growth" not in minutes(check, clock, sysctls, [10, 20], step=900).data
     assert "growth" in minutes(check, clock, sysctls, [30]).data

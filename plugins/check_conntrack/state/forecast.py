@@ -6,6 +6,7 @@ the table first decides.
 
 - Growth that has lasted for a time is believed for REACH times as long. The last two runs say
   something about the next minutes, not about the next day.
+- Two runs within LEAST_SPAN, as when somebody starts the check by hand, show a step and no rate.
 - Growth must go on: within each span, the medians of three parts have to rise from part to part
   (Tukey's resistant line), and the newest count must not be below the last of them. A single step
   or burst is growth in the last two runs only.
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 REACH = 10  # times as long as growth was seen, it is believed to go on
 FEWEST_RUNS = 3  # of a growth that fills no table
 SHORTEST_SPAN = 300.0  # seconds
+LEAST_SPAN = 5.0  # seconds; growth within a shorter time may be a step that is over
+NEAREST = 1.0  # seconds; the time left of a table that is not full: 0 is for a full one
 FARTHEST = 30 * 86400  # seconds; what is farther away is not a forecast
 SMALL = 6  # samples; fewer have no three parts with a median of their own
 
@@ -77,7 +80,8 @@ class Forecast(NamedTuple):
     """The growth that decides, and where it leads.
 
     growth: entries per second, signed; None if not known.
-    time_to_full: seconds until the limit is reached, 0 if it is; None if that is not in sight.
+    time_to_full: seconds until the limit is reached, at least NEAREST, 0 if it is reached; None if
+        that is not in sight.
     span: seconds over which the growth was measured.
     """
 
@@ -92,28 +96,32 @@ def forecast(
     held: int = 0,
     shortest: float = 0.0,
     arrivals: Arrivals = UNHEARD,
+    step: int = 0,
 ) -> Forecast:
     """Return the growth that fills the table first; if none does, that of the trend window.
 
     samples: of the trend window, the newest last. limit: 0 for none.
     held: a count that the table has had lately and that is not among the samples, as before a boot.
-    shortest: seconds of growth that say nothing, because more is known of that time.
+    shortest: seconds of growth that say nothing, because more is known of that time; at least
+        LEAST_SPAN.
     arrivals: what was heard of new entries.
+    step: how many of the newest count came in a step, which is no growth.
     """
     if not samples:
         return Forecast()
     whole = Forecast(growth(samples), None, samples[-1].at - samples[0].at)
     entries = samples[-1].entries
+    grown = [*samples[:-1], samples[-1]._replace(entries=entries - step)]
     if limit <= 0:
         return whole
     if entries >= limit:
         return whole._replace(time_to_full=0.0)
     threats = [
         Forecast(slope, seconds, span)
-        for measured, span in _slopes(samples, limit, held)
+        for measured, span in _slopes(grown, limit, held)
         for slope in [arrivals.bound(measured, span)]
         for seconds in [time_to_full(entries, limit, slope)]
-        if seconds is not None and seconds <= REACH * span and span >= shortest
+        if seconds is not None and seconds <= REACH * span and span >= max(shortest, LEAST_SPAN)
     ]
     return min(threats, key=lambda each: each.time_to_full or 0.0, default=whole)
 
@@ -126,7 +134,7 @@ def growth(samples: Sequence[Sample]) -> float | None:
 
 
 def time_to_full(entries: int, limit: int, slope: float | None) -> float | None:
-    """Return the seconds until `limit` is reached at that slope; 0 if it is reached.
+    """Return the seconds until `limit` is reached at that slope, at least NEAREST; 0 if it is.
 
     None: there is no limit, no growth, or 30 days are not enough.
     """
@@ -136,7 +144,7 @@ def time_to_full(entries: int, limit: int, slope: float | None) -> float | None:
         return 0.0
     if slope is None or slope <= 0:
         return None
-    seconds = (limit - entries) / slope
+    seconds = max((limit - entries) / slope, NEAREST)
     return seconds if seconds < FARTHEST else None
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 
 from ..kernel.namedtuple import NamedTuple
-from .forecast import UNHEARD, Arrivals
+from .forecast import NEAREST, UNHEARD, Arrivals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ MOST_PERCENT = 1000.0  # of the limit; it stands for all that is more
 FARTHEST = 30 * 86400.0  # seconds; what is farther away is not a forecast
 GROWING = 0.25  # of the new entries
 FEW_ANSWERED = 0.1  # of the new entries
+BURST = 0.25  # of the mean rate; a third of the time with less is a pause beside a burst
 DEVIATIONS = 3.0  # standard deviations of a number of events that are chance
 
 
@@ -45,6 +46,8 @@ class Listening(NamedTuple):
     nobody has answered; None if there were none.
     answered: the share of the new entries that saw a packet come back meanwhile.
     overrun: whether the kernel lost events, so that `new` is a lower bound.
+    fewest: the new entries of the third of the time in which the fewest were made; None where that
+        is not known.
     """
 
     seconds: float
@@ -54,11 +57,24 @@ class Listening(NamedTuple):
     first_timeout: float | None = None
     answered: float = 0.0
     overrun: bool = False
+    fewest: float | None = None
 
     @property
     def new_rate(self) -> float:
         """Return the new entries per second."""
         return self.new / self.seconds
+
+    @property
+    def in_burst(self) -> bool:
+        """Return whether the new entries came in a burst: they are no rate that leads anywhere.
+
+        A flood that has just begun looks the same.
+        """
+        third = self.new / 3
+        chance = DEVIATIONS * math.sqrt(third + 1)
+        if self.overrun or self.fewest is None:
+            return False
+        return self.fewest < min(BURST * third, third - chance)
 
 
 class RateSample(NamedTuple):
@@ -90,6 +106,7 @@ class Outlook(NamedTuple):
     at_least: whether the rates are lower bounds, because events were lost.
     stay: seconds that an entry counts which nobody answers; 0 if not known.
     arrivals: the growth that the new entries allow.
+    burst: the entries that the table gained in a burst; 0 if there was none.
     """
 
     new_rate: float
@@ -100,6 +117,7 @@ class Outlook(NamedTuple):
     at_least: bool = False
     stay: float = 0.0
     arrivals: Arrivals = UNHEARD
+    burst: int = 0
 
 
 class _Past(NamedTuple):
@@ -134,13 +152,18 @@ def outlook(
         end_rate = past.end_rate
         lifetime = past.lifetime if past.events >= FEWEST_EVENTS else None
     stay = _stay(heard, buckets, past)
-    settled = _settled(heard, limit, past, stay, _burst(earlier, limit))
+    settled = None
+    if not heard.in_burst:
+        settled = _settled(heard, limit, past, stay, _burst(earlier, limit))
     share = left = None
     if limit and settled is not None:
         share = min(100 * settled / limit, MOST_PERCENT)
         left = _time_to_full(heard, limit, settled)
     arrivals = _arrivals(heard, earlier)
-    return Outlook(heard.new_rate, end_rate, lifetime, share, left, heard.overrun, stay, arrivals)
+    step = max(heard.after - heard.before, 0) if heard.in_burst else 0
+    return Outlook(
+        heard.new_rate, end_rate, lifetime, share, left, heard.overrun, stay, arrivals, step
+    )
 
 
 def _arrivals(heard: Listening, samples: Sequence[RateSample]) -> Arrivals:
@@ -243,7 +266,7 @@ def _time_to_full(heard: Listening, limit: int, settled: float) -> float | None:
         return None
     seen = (heard.after - heard.before) / heard.seconds
     slope = max(seen, heard.new_rate * (1 - heard.after / settled))
-    seconds = (limit - heard.after) / slope if slope > 0 else FARTHEST
+    seconds = max((limit - heard.after) / slope, NEAREST) if slope > 0 else FARTHEST
     return seconds if seconds < FARTHEST else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import errno
 import os
 
@@ -66,6 +67,9 @@ class EventStream:
         self._before: int | None = None
         self._after = 0
         self._overrun = False
+        # When the clock was read, and how many new entries there were by then.
+        self._times = [0.0]
+        self._numbers = [0]
 
     def read(self, frames: Iterable[Frame]) -> None:
         """Read frames until they end or enough is known.
@@ -107,6 +111,9 @@ class EventStream:
             if seconds > 0 and self._before is not None:
                 new = self._new
                 new.tick()
+                if seconds > self._times[-1]:
+                    self._times.append(seconds)
+                    self._numbers.append(new.number)
                 self.listening = Listening(
                     seconds,
                     new.number,
@@ -115,7 +122,22 @@ class EventStream:
                     new.first_timeout(outlook.LONGEST_FIRST_TIMEOUT),
                     new.answered(),
                     self._overrun,
+                    self._fewest(),
                 )
+
+    def _fewest(self) -> float:
+        """Return the new entries of the third of the time in which the fewest were made."""
+        end = self._times[-1]
+        marks = [self._number_at(end * part / 3) for part in range(4)]
+        return min(later - earlier for earlier, later in zip(marks, marks[1:]))
+
+    def _number_at(self, seconds: float) -> float:
+        """Return the new entries up to a moment; between two looks at the clock, its share."""
+        place = min(bisect.bisect_right(self._times, seconds), len(self._times) - 1)
+        (begin, end), (few, many) = (
+            values[place - 1 : place + 1] for values in (self._times, self._numbers)
+        )
+        return few + (many - few) * min((seconds - begin) / (end - begin), 1.0)
 
 
 def _number(data: bytes) -> int:

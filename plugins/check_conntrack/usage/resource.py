@@ -182,7 +182,8 @@ def report_on(
         shortest = 2 * heard.stay
     held = series.held_before_boot(window)
     arrivals = heard.arrivals if heard else UNHEARD
-    growth = forecast(series.samples, limits.limit, held, shortest, arrivals)
+    burst = heard.burst if heard else 0
+    growth = forecast(series.samples, limits.limit, held, shortest, arrivals, burst)
     return NamespaceReport(namespace, series, growth, outlook=heard)
 
 

@@ -150,7 +150,7 @@ def _heading(report: NamespaceReport, left: str) -> list[str]:
     outlook = report.outlook
     if outlook is None or (left and not _is_fed(report)):
         return []
-    words = [_per_second(outlook) + " new/s"]
+    words = [_per_second(outlook) + " new/s" + (" in a burst" if outlook.burst else "")]
     limits = report.namespace.limits
     full = limits is not None and limits.full
     if outlook.settles_at is not None and not left and not full:
@@ -248,6 +248,8 @@ def _heard_growth(report: NamespaceReport) -> float:
 def _heard(outlook: Outlook) -> str:
     """Return what was heard while listening, and what follows from it."""
     parts = [f"{_per_second(outlook)} new entries/s"]
+    if outlook.burst:
+        parts[0] += " in a burst (a later run knows whether it goes on)"
     if outlook.end_rate is not None:
         parts.append(f"{outlook.end_rate:.0f} end per second")
     if outlook.lifetime is not None:
