@@ -15,7 +15,7 @@ from .state.state_store import SHARED, STATE_VARIABLE, Store
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import ExitStack
 
     from .kernel.reader_client import Frame, Reader
@@ -44,7 +44,8 @@ class Session:
     """A run's access to readers, and its state store.
 
     store: what earlier runs have recorded.
-    forbidden: whether the last request for a reader failed for lack of privileges.
+    forbidden: whether the last request for a reader failed for lack of privileges. One that still
+        waits when the time is up lacks none.
     as_root: whether readers run as root, so that nothing more can be granted.
     """
 
@@ -67,27 +68,34 @@ class Session:
 
         Raises ForbiddenError, and ReaderError if the reader fails.
         """
-        frames = self._reader().ask(fields)
-        self.forbidden = False
-        self.as_root = self.as_root or self._sudo
-        return frames
+        return list(self._frames(lambda reader: reader.ask(fields)))
 
     def stream(self, fields: Sequence[bytes]) -> Iterator[Frame]:
         """Yield the answer to a request as it arrives. Raises as ask() does."""
-        for frame in self._reader().stream(fields):
-            self.forbidden = False
-            self.as_root = self.as_root or self._sudo
-            yield frame
+        return self._frames(lambda reader: reader.stream(fields))
+
+    def _frames(self, request: Callable[[Reader], Iterable[Frame]]) -> Iterator[Frame]:
+        """Yield what a reader answers, and learn whether sudo may start it."""
+        by_sudo, answered = not self._ready, False
+        self.forbidden = False
+        try:
+            for frame in request(self._reader()):
+                answered = True
+                self.as_root = self.as_root or self._sudo
+                yield frame
+        except KernelError as error:
+            from .kernel.reader_command import ReaderTimeoutError
+
+            timed_out = isinstance(error, ReaderTimeoutError)
+            self.forbidden = by_sudo and not answered and not timed_out
+            raise
 
     def _reader(self) -> Reader:
         self.stage("waiting for the reader")
         if self._ready:
             return self._ready.pop()
         if not self._sudo:
-            self.forbidden = True
             raise ForbiddenError("permission denied (use --sudo)")
-        # Assume "denied" until the reader answers.
-        self.forbidden = True
         from .kernel import reader_client, reader_command
 
         reader = reader_client.Reader(reader_command.reader_command(sudo=True))

@@ -12,7 +12,7 @@ import types
 import pytest
 
 from check_conntrack import reports, runner, session, signals
-from check_conntrack.kernel import conntrack_cli, netlink
+from check_conntrack.kernel import conntrack_cli, netlink, privileges, reader_command
 from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.kernel.namespaces import Namespace
@@ -710,6 +710,24 @@ def test_time_out_after_the_verdict_does_not_cost_it(reader, sysctls, inspect, m
     run = inspect()
     assert run.state == "CRITICAL"
     assert "timed out after 8s while writing the state" in run.rest
+
+
+def test_time_out_while_sudo_works_is_no_lack_of_privileges(
+    check, sysctls, monkeypatch, tmp_path, capfd
+):
+    sysctls.holds(950, 1000)
+    monkeypatch.setattr(conntrack_cli, "CONNTRACK_PATHS", ())
+    sudo = tmp_path / "sudo"
+    sudo.write_text("#!/bin/sh\nsleep 20\n")
+    sudo.chmod(0o755)
+    monkeypatch.setattr(privileges, "has", lambda _: False)
+    monkeypatch.setattr(reader_command, "SUDO_PATHS", (str(sudo),))
+    words = ["--sudo", "-t", "2"]
+    code = runner.run(table_check.TITLE, table_check.parser(), table_check.run_check, words)
+    output = capfd.readouterr().out
+    assert code == 2
+    assert "; timed out after 2s while waiting for the reader" in output
+    assert "visudo" not in output
 
 
 @pytest.mark.parametrize("source", ["netlink", "proc"])

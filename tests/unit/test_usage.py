@@ -882,6 +882,22 @@ def test_a_sudo_that_did_what_it_could_is_not_asked_for_again(check, through_sud
     assert "sudoers" not in run.rest
 
 
+@pytest.mark.parametrize("program", ["sleep 20", "kill -ALRM $$"], ids=["waits", "its own limit"])
+def test_sudo_whose_time_is_up_is_no_lack_of_privileges(
+    check, netns, monkeypatch, tmp_path, program
+):
+    netns(blue=71)
+    sudo = tmp_path / "sudo"
+    sudo.write_text(f"#!/bin/sh\n{program}\n")
+    sudo.chmod(0o755)
+    monkeypatch.setattr(privileges, "has", lambda _: False)
+    monkeypatch.setattr(reader_command, "SUDO_PATHS", (str(sudo),))
+    run = check("--netns", "blue", "--sudo", "-t", "2")
+    assert (run.state, "timed out" in run.text) == ("UNKNOWN", True)
+    assert "sudoers" not in run.rest
+    assert "let this user" not in run.rest
+
+
 def test_sudo_that_is_not_installed_is_unknown(check, netns, monkeypatch):
     netns(blue=71)
     monkeypatch.setattr(reader_command, "SUDO_PATHS", ())

@@ -10,7 +10,7 @@ import re
 from contextlib import suppress
 
 from .namedtuple import NamedTuple
-from .reader_command import ReaderError
+from .reader_command import ReaderError, ReaderTimeoutError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,7 +129,8 @@ class Reader:
             said = _reason([line.strip() for line in lines if line.strip()])
             how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
             if status == -_SIGALRM:
-                how = "timed out (its own time limits; are there very many namespaces?)"
+                why = "timed out (its own time limits; are there very many namespaces?)"
+                raise ReaderTimeoutError(f"the reader {why}" + (f": {said}" if said else ""))
             if said.startswith("sudo: "):
                 raise ReaderError(said)
             raise ReaderError(f"the reader {how}" + (f": {said}" if said else ""))

@@ -23,6 +23,10 @@ class ReaderError(KernelError):
     """The reader could not be started, ended early, or gave a malformed answer."""
 
 
+class ReaderTimeoutError(ReaderError):
+    """The reader was started, and its own time limits ended it."""
+
+
 def sudo_path() -> str | None:
     """Return the path of sudo; None where it is not installed."""
     return next((path for path in SUDO_PATHS if os.access(path, os.X_OK)), None)
