@@ -45,6 +45,8 @@ MOST_GRAPHED = 10  # namespaces beside the first that have perfdata
 LONGEST_NAME = 24  # characters on the status line, if it is too long
 SOON = 86400  # seconds; a longer time to full is not on the status line
 LONGEST_OWNER = 32
+HOST, THIS = "host", "this namespace"  # the namespace of the host, and that of the check
+_FIRST_PROCESSES = ("/proc/1/", "/proc/2/")  # whose namespace is the host's
 NO_TIME = "no time was left (allow more with --timeout)"
 LEAST_TIME = 1.0  # seconds that must be left to ask for owners
 
@@ -182,14 +184,32 @@ def name_of(namespace: Namespace) -> str:
     That which the check runs in is "host" if it is the host's, else it may have a name as well.
     """
     if namespace.name or limits.may_set_limits():
-        return render.clean(namespace.name) or "host"
+        return render.clean(namespace.name) or HOST
     from .kernel.namespaces import names
 
-    return render.clean(names().get(namespace.inode, "")) or "this namespace"
+    return render.clean(names().get(namespace.inode, "")) or THIS
+
+
+def is_of_host(namespace: Namespace) -> bool:
+    """Return whether a namespace is the host's, and none that somebody has called "host"."""
+    if namespace.name:
+        return namespace.name == HOST and namespace.path.startswith(_FIRST_PROCESSES)
+    return limits.may_set_limits()
+
+
+def title_of(namespace: Namespace) -> str:
+    """Return a namespace at the beginning of a line of its own."""
+    if is_of_host(namespace):
+        return "This host"
+    name = name_of(namespace)
+    return f"Namespace {name}" if namespace.name or name != THIS else "This namespace"
 
 
 def _briefly(namespace: Namespace) -> str:
-    return namespace_words(namespace)[1].removeprefix("namespace ").strip() or name_of(namespace)
+    """Return a namespace in a list on the status line: a bare "host" is the host's own."""
+    words = namespace_words(namespace)[1].strip()
+    brief = words.removeprefix("namespace ") or name_of(namespace)
+    return words if words and brief in (HOST, THIS) and not is_of_host(namespace) else brief
 
 
 def _cut(name: str, width: int) -> str:

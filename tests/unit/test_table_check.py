@@ -464,6 +464,15 @@ def test_each_alarming_namespace_has_its_cause_and_the_command_that_advises(
     assert set(kept) == {"red", "blue", "calm"}
 
 
+@pytest.mark.parametrize("name", ["host", "this namespace"])
+def test_namespace_that_is_called_like_the_host_is_not_taken_for_it(reader, inspect, netns, name):
+    alarming(reader, netns, {"red": (tables.syn_flood(), 3100), name: (tables.scan(), 4200)})
+    run = inspect("--netns", "red", "--netns", name, "--source", "proc")
+    assert any(line.startswith(f"Namespace {name}: scan of ") for line in run.lines)
+    assert not any(line.startswith("This ") for line in run.lines)
+    assert "also namespace " in run.text or run.text.endswith("also 1 other namespace")
+
+
 @pytest.mark.parametrize("known", ["address", "network", "others", "not at all"])
 def test_namespace_is_not_told_to_block_itself(reader, sysctls, inspect, netns, known):
     alarming(reader, netns, {"red": (tables.syn_flood(), 3100)})

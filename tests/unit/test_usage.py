@@ -1020,6 +1020,16 @@ def test_each_namespace_that_alarms_is_named_the_fullest_first(check, entered):
     assert "  5 namespaces  entries  usage  full in" in run.lines
 
 
+def test_namespace_that_is_called_host_is_not_taken_for_the_host(check, entered, sysctls):
+    entered({"blue": (71, 95, 100), "host": (72, 93, 100), "green": (73, 85, 100)})
+    sysctls.holds(9100, 10000)
+    run = check("--netns", "all")
+    assert run.text == (
+        "namespace blue 95 of 100 entries in use (95.0%); "
+        "also namespace host 93.0%, host 91.0%, green 85.0%"
+    )
+
+
 def test_as_many_namespaces_are_named_as_fit_and_the_others_counted(check, entered):
     entered({f"router-{number:02}": (100 + number, 95, 100) for number in range(40)})
     run = check("--netns", "all")

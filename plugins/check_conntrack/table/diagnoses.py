@@ -87,14 +87,11 @@ class Diagnoses:
         for report in self._in_time(others):
             if self.why_none(report):
                 continue
-            name = reports.name_of(report.namespace)
-            where = {"host": "This host", "this namespace": "This namespace"}.get(name)
             profile = self.profile(report)
             said = [cause.sentence(profile) for cause in self.causes(report)] or [NO_CAUSE]
             asking = table_check(CapacityEvidence(0, 0, 0, netns=report.namespace.option))
-            lines.append(
-                f"{where or f'Namespace {name}'}: {'; '.join(said)}. What to do there: {asking}"
-            )
+            where = reports.title_of(report.namespace)
+            lines.append(f"{where}: {'; '.join(said)}. What to do there: {asking}")
         return lines
 
     def _in_time(self, others: Sequence[NamespaceReport]) -> Iterator[NamespaceReport]:
