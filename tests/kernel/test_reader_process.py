@@ -23,7 +23,8 @@ import pytest
 from check_conntrack.kernel import counters
 from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.kernel.reader_client import parse_answer
-from support.commands import NOBODY, PATIENCE, SLOWNESS
+from support.commands import NOBODY, PATIENCE, SLOWNESS, hidden
+from support.hanging import KINDS, hanging
 from support.netns import wait_until
 
 OWN = os.stat("/proc/self/ns/net").st_ino
@@ -194,6 +195,46 @@ def test_way_back_that_is_closed_leads_to_a_new_namespace(reader):
     assert [frame.file for frame in frames] == list(kernel_reader.LIMITS)
     assert {frame.errno for frame in frames} == {0}
     assert frames[0].inode not in (0, OWN)
+
+
+def test_namespace_is_not_kept_by_a_path_into_another_mount_namespace(netns, reader, tmp_path):
+    """Nothing ends a process that waits for a FUSE server, which may be anybody's there."""
+    namespace = netns()
+    place = tmp_path / "mount"
+    place.mkdir()
+    with subprocess.Popen([*hanging(KINDS[1], place), "sleep", "60"]) as server:
+        try:
+            there = f"/proc/{server.pid}/root{place}"
+            assert wait_until(lambda: mounted(server.pid, place))
+            began = time.monotonic()
+            frames = ask(reader(), "limits", namespace.path, f"{there}/x")
+            assert time.monotonic() - began < 10 * SLOWNESS
+        finally:
+            server.kill()
+    assert [frame.file for frame in frames] == [*kernel_reader.LIMITS, "-"]
+    assert frames[-1].errno == errno.ENOENT
+
+
+def mounted(pid, place):
+    return str(place) in Path(f"/proc/{pid}/mounts").read_text()
+
+
+def test_process_whose_memory_cannot_be_read_holds_nobody_up(netns, reader, tmp_path):
+    """While it waits for a file system, for example, its command line cannot be had."""
+    namespace = netns()
+    fifo = tmp_path / "cmdline"
+    os.mkfifo(fifo)
+    with subprocess.Popen(namespace.command("sleep", "60")) as holder:
+        try:
+            assert wait_until(
+                lambda: os.stat(f"/proc/{holder.pid}/ns/net").st_ino == namespace.inode
+            )
+            before = hidden(f"mount --bind {fifo} /proc/{holder.pid}/cmdline")
+            for what in ("limits", "owners"):
+                frames = ask([*before, *reader("reader.PREPARATION = 3")], what, "processes")
+                assert namespace.inode in {frame.inode for frame in frames}
+        finally:
+            holder.kill()
 
 
 THREAD = """

@@ -205,6 +205,86 @@ def test_path_without_a_network_namespace_is_missing_and_not_opened(tmp_path):
     assert done.returncode == 0
 
 
+def found(path):
+    """The device and inode number of what the reader finds at a path, or the error."""
+    try:
+        descriptor = reader.find(os.fsencode(path))
+    except OSError as error:
+        return error.errno
+    try:
+        status = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    return status.st_dev, status.st_ino
+
+
+NAMESPACE = "/proc/self/ns/net"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        NAMESPACE,
+        "//proc/./self/../self/ns/net",
+        "/proc/thread-self/ns/net",
+        f"/proc/{os.getpid()}/task/{os.getpid()}/ns/net",
+        "{}/absolute",
+        "{}/relative",
+        "{}/folder/ns/net",
+        "{}/chain",
+    ],
+)
+def test_path_to_a_namespace_is_followed_as_the_kernel_does(tmp_path, path):
+    (tmp_path / "absolute").symlink_to(NAMESPACE)
+    (tmp_path / "relative").symlink_to("../" * 20 + NAMESPACE)
+    (tmp_path / "folder").symlink_to("/proc/self/")
+    (tmp_path / "chain").symlink_to("absolute")
+    status = os.stat(NAMESPACE)
+    assert found(path.format(tmp_path)) == (status.st_dev, status.st_ino)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/proc/self/root/proc/self/ns/net",
+        "/proc/self/root",
+        "/proc/self/root/",
+        "/proc/self/cwd/x",
+        "/proc/self/exe",
+        "/proc/self/fd/{descriptor}",
+        "/proc/self/ns/../fd/{descriptor}",
+        "/proc/self/ns/net/",
+        "/proc/self/ns/uts",
+        "/proc/self/task/../root/etc",
+        "{folder}/link/etc",
+        "{folder}/nothing",
+    ],
+)
+def test_path_does_not_lead_out_of_proc(tmp_path, path):
+    """Behind root, cwd and fd a process may have mounted what never answers."""
+    (tmp_path / "link").symlink_to("/proc/self/root")
+    with open(NAMESPACE) as file:
+        assert found(path.format(folder=tmp_path, descriptor=file.fileno())) == errno.ENOENT
+
+
+def test_path_of_links_without_end_is_refused(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    assert found(tmp_path / "loop") == errno.ELOOP
+    for number in range(50):
+        (tmp_path / str(number)).symlink_to(str(number + 1))
+    (tmp_path / "50").symlink_to(NAMESPACE)
+    assert found(tmp_path / "0") == errno.ELOOP
+    assert found(tmp_path / "20") != errno.ELOOP
+
+
+def test_paths_leave_no_descriptor_open(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    before = os.listdir("/proc/self/fd")
+    for path in (NAMESPACE, tmp_path / "loop", tmp_path / "none", "/proc/self/root/", "/etc/x/y"):
+        found(path)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_own_namespace_is_read_once():
     done = run(b"limits\0/proc/self/ns/net\0/proc/self/ns/net\0")
     frames = parsed(done.stdout)
@@ -306,7 +386,7 @@ def places(monkeypatch):
             raise value
         return value
 
-    def enter(path, seen):
+    def enter(path, seen, **_):
         inode = given(known[path])
         if inode in seen:
             return 0

@@ -22,8 +22,9 @@ standard output. Both are pipes, or it ends.
                                           first, the names of the folders of pods, each ended by one
               / "log"                     /dev/kmsg, a frame for each record
     where     = "processes" / path        the network namespaces of all threads, or one namespace
-    path      = "/" 1*4094 byte           a file that names a network namespace; anything else is
-                                          not opened (O_PATH) and reported as ENOENT
+    path      = "/" 1*4094 byte           a file that names a network namespace, in the mount
+                                          namespace of the reader; anything else is not opened
+                                          (O_PATH) and reported as ENOENT
     filter    = family ":" *attribute     0, 2 or 10, and netlink attributes in hexadecimal: tuples,
                                           status, zone, mark and their masks
     time      = 1*5DIGIT                  milliseconds, 30000 at most
@@ -88,6 +89,8 @@ MOST_ADDRESSES = 1 << 16  # bytes of a namespace's addresses
 MOST_PODS = 4096  # folders, each with at most so many containers:
 MOST_CONTAINERS = 16
 NOBODY = 65534  # the overflow user and group, /proc/sys/kernel/overflowuid
+NAME = b"reader.py"  # of this process, however it was started; 15 bytes at most
+MOST_LINKS = 40  # in a path, as in the kernel (path_resolution(7))
 
 SYSCTLS = "/proc/sys/net/netfilter/"
 COUNT = "nf_conntrack_count"
@@ -107,6 +110,7 @@ CLONE_NEWNET = 0x40000000  # linux/sched.h
 CLONE_NEWUTS = 0x04000000
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
@@ -153,6 +157,7 @@ def protect_process() -> None:
     Called again after privileges are dropped: the kernel resets the first two with the user.
     """
     call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+    call("prctl", PR_SET_NAME, NAME, 0, 0, 0)
     call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     call("setrlimit", RLIMIT_CORE, (ctypes.c_ulong * 2)())
     os.umask(0o077)
@@ -342,17 +347,15 @@ def leaders() -> Iterator[bytes]:
         yield b"/proc/%d/ns/net" % pid
 
 
-def last_argument(process: bytes) -> bytes:
-    """Return the last argument of a process, by its number or "self"; empty where it has none."""
-    with suppress(OSError, IndexError):
-        line = read_small(f"/proc/{process.decode()}/cmdline")
-        return line.rstrip(b"\0").rsplit(b"\0", 1)[-1]
-    return b""
-
-
 def is_reader(path: bytes) -> bool:
-    """Return whether a file in /proc is of a reader, this one or another."""
-    return last_argument(path.split(b"/")[2]) == last_argument(b"self")
+    """Return whether a file in /proc is of a process with the name of a reader.
+
+    Its command line would tell as well, but that is its memory: whoever has it waits for a file
+    system, for example, holds up all that want to read it.
+    """
+    with suppress(OSError):
+        return read_small(f"/proc/{int(path.split(b'/')[2])}/comm") == NAME + b"\n"
+    return False
 
 
 def readers_last(paths: Iterable[bytes], known: set[int]) -> Iterator[bytes]:
@@ -379,16 +382,65 @@ def own_inode() -> int:
     return os.stat(OWN_NAMESPACE).st_ino
 
 
-def enter(path: bytes, visited: set[int]) -> int:
+def find(path: bytes) -> int:
+    """Return a descriptor of what is at a path, opened with O_PATH; raises OSError.
+
+    Links in /proc are followed to ns/net, and not to the root, folder or files of a process. There
+    it may have mounted what it likes, and nothing ends a process that waits for a FUSE server:
+    root may not enter that file system, but an overlayfs above it.
+    """
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    proc = os.stat("/proc")
+    here, before = os.open("/", flags), b""
+    rest = path.split(b"/")[::-1]
+    links = 0
+    try:
+        while rest:
+            part = rest.pop()
+            if part in (b"", b"."):
+                continue
+            target = read_link(part, here)
+            status = os.fstat(here) if target else proc
+            if target and (status.st_dev != proc.st_dev or status.st_ino == proc.st_ino):
+                links += 1
+                if links > MOST_LINKS:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                rest += target.split(b"/")[::-1]
+                there = os.open("/" if target[:1] == b"/" else ".", flags, dir_fd=here)
+            elif target and (rest or (before, part) != (b"ns", b"net")):
+                raise FileNotFoundError(errno.ENOENT, "no namespace")
+            else:
+                there = os.open(part, flags & ~os.O_NOFOLLOW if target else flags, dir_fd=here)
+                before = part
+            os.close(here)
+            here = there
+    except OSError:
+        os.close(here)
+        raise
+    return here
+
+
+def read_link(name: bytes, folder: int) -> bytes:
+    """Return where a link in a folder leads to; empty where it is none. Raises OSError."""
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return b""
+
+
+def enter(path: bytes, visited: set[int], *, listed: bool = False) -> int:
     """Move into the network namespace at a path, unless it was visited; return its inode, or 0.
 
     O_PATH opens nothing, so a device, a FIFO or a link to one does no harm. Files of the kernel's
-    file system of namespaces can then be opened without effect. Raises OSError: ENOENT where there
-    is no network namespace, EACCES or EPERM where there may be one.
+    file system of namespaces can then be opened without effect. listed: the path is of leaders() or
+    threads(), and not of the caller's. Raises OSError: ENOENT where there is no network namespace,
+    EACCES or EPERM where there may be one.
     """
     descriptors = []
     try:
-        descriptors.append(os.open(path, os.O_PATH | os.O_CLOEXEC))
+        descriptors.append(os.open(path, os.O_PATH | os.O_CLOEXEC) if listed else find(path))
         status = os.fstat(descriptors[0])
         if status.st_dev != os.stat(OWN_NAMESPACE).st_dev:
             raise FileNotFoundError(errno.ENOENT, "no namespace")
@@ -653,7 +705,7 @@ def owner_frames(places: list[bytes]) -> Iterator[bytes]:
                         yield process_frame(int(path.split(b"/")[2]), inode, path, home)
                     if inode in visited:
                         continue
-                inode = enter(path, visited)
+                inode = enter(path, visited, listed=listed)
                 if inode:
                     yield frame(inode, 0, "addresses", path, addresses())
             except OSError as error:
@@ -958,7 +1010,7 @@ def prepare(what: bytes, arguments: list[bytes]) -> list[Iterable[bytes | memory
         listed = place == b"processes"
         for path in readers_last(threads(), visited) if listed else [place]:
             try:
-                inode = enter(path, visited)
+                inode = enter(path, visited, listed=listed)
             except OSError as error:
                 if not listed or error.errno != errno.ENOENT:  # gone since it was listed
                     answer.append([frame(0, error.errno or errno.EIO, "-", path)])
