@@ -7,7 +7,7 @@ of CAUSES. Which cause unanswered entries stand for is decided in unanswered.py.
 from __future__ import annotations
 
 from ..kernel.namedtuple import NamedTuple
-from . import remedies, stale, unanswered
+from . import leaks, remedies, stale, unanswered
 from .table_profile import (
     FEWEST,
     LONG_IDLE,
@@ -235,7 +235,7 @@ CAUSES = (
         lambda p: p.weighty and p.close_wait >= 25,
         lambda p: _with(f"leaked connections: {_in_close_wait(p)}", _has(p.close_wait_ends, p)),
         lambda p: _with(f"leaked connections: {_in_close_wait(p)}", _has(p.close_wait_ends, p)),
-        remedies.closing,
+        leaks.closing,
     ),
     Cause(
         "idle",
@@ -249,7 +249,7 @@ CAUSES = (
             f"for {_idle_for()}",
             _has(p.idle_ends, p),
         ),
-        remedies.alive,
+        leaks.alive,
     ),
     Cause(
         "time_wait",

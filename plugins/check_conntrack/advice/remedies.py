@@ -1,13 +1,15 @@
 """Say what to do about a cause: steps with commands that can be pasted. Pure functions, no I/O.
 
-Nothing here raises a limit; capacity.py does. Rules and commands are made in rulesets.py.
+Nothing here raises a limit; capacity.py does. Rules and commands are made in rulesets.py; the steps
+against connections that nobody closes are in leaks.py.
 """
 
 from __future__ import annotations
 
 from . import rulesets, unanswered
 from .capacity import Step, lines_of
-from .table_profile import NAMED, SENDER, TopItem, called, idle_goes_to_service
+from .table_profile import NAMED, SENDER, TopItem
+from .timeout_steps import shorter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,35 +19,11 @@ if TYPE_CHECKING:
     from .table_profile import TableProfile, Unanswered
 
 LEAVE = "Leave the limit as it is: a larger table only takes longer to fill."
-_TIMEOUT = "net.netfilter.nf_conntrack_"
-_KUBE_PROXY = {
-    "tcp_timeout_established": "--conntrack-tcp-timeout-established",
-    "tcp_timeout_close_wait": "--conntrack-tcp-timeout-close-wait",
-}
 
 
 def advice_lines(profile: TableProfile, causes: Collection[Cause]) -> list[str]:
     """Return the lines that say what to do about the causes."""
     return lines_of(step for cause in causes for step in cause.steps(profile))
-
-
-def _shorter(profile: TableProfile, name: str, wanted: int, caution: str = "") -> Step:
-    """Return a shorter timeout for such entries, with the present one and the kernel's default."""
-    present, default = profile.timeouts.get(name, (None, 0))
-    sysctl = _TIMEOUT + name
-    known = "is not known" if present is None else f"is {present} s"
-    text = f"{sysctl} {known} (kernel default {default} s)."
-    if present is not None and present <= wanted:
-        return Step(f"{text} It is short already.")
-    keeps = "Existing entries keep the timeout they have."
-    if profile.kube_proxy and name in _KUBE_PROXY:
-        flag = f"{_KUBE_PROXY[name]}={wanted}s"
-        text += f" kube-proxy sets it: start kube-proxy with {flag}."
-        return Step(" ".join(filter(None, (text, keeps, caution))))
-    command = f"{profile.command}sysctl -w {sysctl}="
-    undo = (f"{command}{default if present is None else present}",)
-    text += " Shorten it for new entries."
-    return Step(" ".join(filter(None, (text, keeps, caution))), (f"{command}{wanted}",), undo)
 
 
 # --- steps of each cause
@@ -128,7 +106,7 @@ def against_syn_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
     elif target.share >= 50:
         steps.append(rulesets.limit(profile, target))
     steps.append(Step(LEAVE))
-    steps.append(_shorter(profile, "tcp_timeout_syn_recv", 15))
+    steps.append(shorter(profile, "tcp_timeout_syn_recv", 15))
     return steps
 
 
@@ -153,9 +131,9 @@ def _shorter_unanswered(profile: TableProfile, one: Unanswered) -> list[Step]:
     if one.protocol == "tcp":
         # Of an unreplied ESTABLISHED entry the version of the kernel decides which timeout it has.
         timeout = _HANDSHAKE_TIMEOUTS.get(one.state)
-        return [_shorter(profile, *timeout)] if timeout else []
+        return [shorter(profile, *timeout)] if timeout else []
     name, wanted = _UNANSWERED_TIMEOUTS.get(one.protocol, ("generic_timeout", 60))
-    return [_shorter(profile, name, wanted)]
+    return [shorter(profile, name, wanted)]
 
 
 def against_scan(profile: TableProfile, one: Unanswered) -> list[Step]:
@@ -297,107 +275,13 @@ def pooling(profile: TableProfile) -> list[Step]:
     service = profile.time_wait_service.name
     first = f", first for {service}" if service else ""
     return [
-        *_frees_state(profile, "TIME_WAIT", profile.time_wait),
+        *rulesets.frees_state(profile, "TIME_WAIT", profile.time_wait),
         Step(f"Let clients keep connections open: HTTP keep-alive, a connection pool{first}."),
-        _shorter(
+        shorter(
             profile,
             "tcp_timeout_time_wait",
             60,
             "Below a minute, late packets of an old connection may meet a new one.",
-        ),
-    ]
-
-
-def _frees_state(profile: TableProfile, state: str, share: float) -> list[Step]:
-    number = round(profile.total * share / 100)
-    command = f"{profile.command}conntrack -D -p tcp --state {state} > /dev/null"
-    if not number:
-        return []
-    return [Step(rulesets.free_text(number), (command,))]
-
-
-def closing(profile: TableProfile) -> list[Step]:
-    """Return what helps against connections that one side never closes."""
-    return [
-        Step(_not_closed(profile), (f"{profile.command}ss -tanp state close-wait",)),
-        *_frees_state(profile, "CLOSE_WAIT", profile.close_wait),
-        _shorter(
-            profile,
-            "tcp_timeout_close_wait",
-            30,
-            "A program that still sends loses its connection; the leak stays.",
-        ),
-    ]
-
-
-def _not_closed(profile: TableProfile) -> str:
-    """Return where the program is that does not close its sockets, as far as is known."""
-    number = profile.closing_sockets
-    if number and number >= profile.total * profile.close_wait / 200:
-        return (
-            f"One side has closed and a program on {profile.here} has not: there are {number} "
-            "sockets in CLOSE_WAIT. Find it, and restart it:"
-        )
-    ends, sides = profile.close_wait_ends, []
-    for item, role in ((ends.target, "server"), (ends.source, "client")):
-        # A server may be in a container, or behind this host.
-        away = role == "server" and profile.translated >= 1
-        if number is not None and item.address in profile.own and not away:
-            continue
-        name = f", {called(item, profile)}" if item.share >= SENDER and item.address else ""
-        where = " or where that is translated to" if away and name else ""
-        sides.append(f"on the {role}{name}{where}{',' if name else ''}")
-    return (
-        "One side has closed and a program on the other has not. An entry does not tell which: "
-        f"look {' and '.join(sides)} for sockets in CLOSE_WAIT, and restart the program that has "
-        "them:"
-    )
-
-
-def alive(profile: TableProfile) -> list[Step]:
-    """Return what helps against idle connections."""
-    service = profile.established_service
-    first = f", first for {service.name}" if service.name else ""
-    options = "-p", "tcp", "--state", "ESTABLISHED"
-    ends = profile.idle_ends
-    to, port, host, source = ends.target.address, ends.target.port, ends.destination, ends.source
-    choices = (
-        (ends.target, ("-d", to, "--dport", str(port)), ends.to_target),
-        (host, ("-d", host.address), ends.to_destination),
-        (source, ("-s", source.address), ends.from_source),
-    )
-    target, more, all_of_them = next(
-        (each for each in choices if each[0].share >= SENDER),
-        (TopItem(), (), round(profile.total * profile.established / 100)),
-    )
-    number = target.entries or round(profile.total * profile.idle / 100)
-    if not more and idle_goes_to_service(profile):
-        more, all_of_them = ("--dport", str(service.port)), service.entries
-    all_of_them = max(number, all_of_them)
-    # conntrack -U could shorten what they have left, but stops after a few hundred (ENOBUFS).
-    steps = []
-    commands = rulesets.deletes(profile, target, *options, *more)
-    # All connections are deleted only where each is taken up again.
-    if commands and number and (more or not profile.translated):
-        steps.append(
-            Step(
-                f"Free them: this frees {rulesets.entries(all_of_them)} now, of which "
-                f"{number} are idle. A connection that nothing translates is tracked again with "
-                "its next packet; behind NAT one that is in use breaks.",
-                commands,
-            )
-        )
-    return [
-        *steps,
-        Step(
-            "Hosts that vanish without closing leave entries behind: let programs use TCP "
-            f"keep-alive, and close what they no longer need{first}."
-        ),
-        _shorter(
-            profile,
-            "tcp_timeout_established",
-            86400,
-            "Connections that are idle for longer lose their entry, and break behind NAT.",
         ),
     ]
 
@@ -422,8 +306,8 @@ def caching(profile: TableProfile) -> list[Step]:
             "Free the entries of queries that are answered already:",
             (f"{profile.command}conntrack -D -p udp --dport 53 -u SEEN_REPLY > /dev/null",),
         ),
-        _shorter(profile, "udp_timeout", 10),
-        _shorter(profile, "udp_timeout_stream", 30),
+        shorter(profile, "udp_timeout", 10),
+        shorter(profile, "udp_timeout_stream", 30),
     ]
 
 

@@ -80,6 +80,15 @@ def frees(profile: TableProfile, item: TopItem, number: int, *options: str) -> l
     return [Step(free_text(number, answered="--state" not in options), commands)]
 
 
+def frees_state(profile: TableProfile, state: str, share: float) -> list[Step]:
+    """Return the step that deletes the TCP entries in a state. share: percent of all entries."""
+    number = round(profile.total * share / 100)
+    command = f"{profile.command}conntrack -D -p tcp --state {state} > /dev/null"
+    if not number:
+        return []
+    return [Step(free_text(number), (command,))]
+
+
 def free_text(number: int, *, answered: bool = False) -> str:
     """Return the sentence above a command that deletes entries.
 

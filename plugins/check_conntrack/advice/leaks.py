@@ -1,0 +1,98 @@
+"""Say what to do about connections that nobody closes. Pure functions, no I/O."""
+
+from __future__ import annotations
+
+from . import rulesets
+from .capacity import Step
+from .table_profile import SENDER, TopItem, called, idle_goes_to_service
+from .timeout_steps import shorter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .table_profile import TableProfile
+
+
+def closing(profile: TableProfile) -> list[Step]:
+    """Return what helps against connections that one side never closes."""
+    return [
+        Step(_not_closed(profile), (f"{profile.command}ss -tanp state close-wait",)),
+        *rulesets.frees_state(profile, "CLOSE_WAIT", profile.close_wait),
+        shorter(
+            profile,
+            "tcp_timeout_close_wait",
+            30,
+            "A program that still sends loses its connection; the leak stays.",
+        ),
+    ]
+
+
+def _not_closed(profile: TableProfile) -> str:
+    """Return where the program is that does not close its sockets, as far as is known."""
+    number = profile.closing_sockets
+    if number and number >= profile.total * profile.close_wait / 200:
+        return (
+            f"One side has closed and a program on {profile.here} has not: there are {number} "
+            "sockets in CLOSE_WAIT. Find it, and restart it:"
+        )
+    ends, sides = profile.close_wait_ends, []
+    for item, role in ((ends.target, "server"), (ends.source, "client")):
+        # A server may be in a container, or behind this host.
+        away = role == "server" and profile.translated >= 1
+        if number is not None and item.address in profile.own and not away:
+            continue
+        name = f", {called(item, profile)}" if item.share >= SENDER and item.address else ""
+        where = " or where that is translated to" if away and name else ""
+        sides.append(f"on the {role}{name}{where}{',' if name else ''}")
+    return (
+        "One side has closed and a program on the other has not. An entry does not tell which: "
+        f"look {' and '.join(sides)} for sockets in CLOSE_WAIT, and restart the program that has "
+        "them:"
+    )
+
+
+def alive(profile: TableProfile) -> list[Step]:
+    """Return what helps against idle connections."""
+    service = profile.established_service
+    first = f", first for {service.name}" if service.name else ""
+    options = "-p", "tcp", "--state", "ESTABLISHED"
+    ends = profile.idle_ends
+    to, port, host, source = ends.target.address, ends.target.port, ends.destination, ends.source
+    choices = (
+        (ends.target, ("-d", to, "--dport", str(port)), ends.to_target),
+        (host, ("-d", host.address), ends.to_destination),
+        (source, ("-s", source.address), ends.from_source),
+    )
+    target, more, all_of_them = next(
+        (each for each in choices if each[0].share >= SENDER),
+        (TopItem(), (), round(profile.total * profile.established / 100)),
+    )
+    number = target.entries or round(profile.total * profile.idle / 100)
+    if not more and idle_goes_to_service(profile):
+        more, all_of_them = ("--dport", str(service.port)), service.entries
+    all_of_them = max(number, all_of_them)
+    # conntrack -U could shorten what they have left, but stops after a few hundred (ENOBUFS).
+    steps = []
+    commands = rulesets.deletes(profile, target, *options, *more)
+    # All connections are deleted only where each is taken up again.
+    if commands and number and (more or not profile.translated):
+        steps.append(
+            Step(
+                f"Free them: this frees {rulesets.entries(all_of_them)} now, of which "
+                f"{number} are idle. A connection that nothing translates is tracked again with "
+                "its next packet; behind NAT one that is in use breaks.",
+                commands,
+            )
+        )
+    return [
+        *steps,
+        Step(
+            "Hosts that vanish without closing leave entries behind: let programs use TCP "
+            f"keep-alive, and close what they no longer need{first}."
+        ),
+        shorter(
+            profile,
+            "tcp_timeout_established",
+            86400,
+            "Connections that are idle for longer lose their entry, and break behind NAT.",
+        ),
+    ]
