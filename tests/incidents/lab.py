@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
 T = TypeVar("T")
-PROGRAMS = ("nft", "iptables", "conntrack", "sysctl", "nsenter", "ip", "echo", "printf", "ss", "nc")
+PROGRAMS = (
+    *("nft", "iptables", "conntrack", "sysctl", "nsenter", "ip", "echo", "printf", "ss", "nc"),
+    "ping",
+)
 _OF_THE_MACHINE = re.compile(r"nf_conntrack_(max|buckets|expect_max)|parameters/hashsize")
 
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from incidents import floods, healthy, history, leaks, nat, nodes, stale
+from incidents import floods, healthy, history, leaks, nat, nodes, stale, udp
 from incidents.lab import INCIDENTS, Row
 
-MODULES = floods, leaks, nat, nodes, stale, history, healthy  # importing them adds their incidents
+MODULES = (
+    floods,
+    udp,
+    leaks,
+    nat,
+    nodes,
+    stale,
+    history,
+    healthy,
+)  # importing them adds their incidents
 
 
 def _parameters():

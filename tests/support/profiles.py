@@ -63,7 +63,19 @@ def cases():
     yield "flood", profile(unanswered("icmp", ""))
     yield (
         "flood",
+        profile(
+            unanswered(
+                "udp", "", **FORGED, reserved=6.0, target=target("192.0.2.1", 9, protocol="udp")
+            )
+        ),
+    )
+    yield (
+        "unreplied",
         profile(unanswered("udp", "", **FORGED, target=target("192.0.2.1", 9, protocol="udp"))),
+    )
+    yield (
+        "unreplied",
+        profile(unanswered("udp", "", **FORGED, target=target("192.0.2.1", 514, protocol="udp"))),
     )
     yield "unreplied", profile(unanswered(state="SYN_SENT"))
     yield "close_wait", profile(close_wait=80.0)

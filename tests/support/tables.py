@@ -229,7 +229,7 @@ CAUSES = {
     ),
     "icmp flood": (
         icmp_flood,
-        "ICMP flood on 198.51.100.1 from forged sources (77% unreplied)",
+        "ICMP flood on 198.51.100.1 from many sources (77% unreplied)",
     ),
     "nat ports": (
         nat_ports,

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from check_conntrack.flows import netlink, tally
 from check_conntrack.flows import unanswered as unanswered_flows
+from check_conntrack.flows.entry import packed_address
 from check_conntrack.flows.tally import Tally, prefixes
 from check_conntrack.kernel import ctnetlink as ct
 from support import flows_dump as dump
@@ -278,3 +279,32 @@ def test_empty_tally_has_figures():
 def test_prefixes_refuse_other_text(text):
     with pytest.raises(ValueError, match="/"):
         prefixes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "private", "reserved"),
+    [
+        ("10.0.0.1", True, False),
+        ("172.31.255.1", True, False),
+        ("172.32.0.1", False, False),
+        ("192.168.7.7", True, False),
+        ("100.127.0.1", True, False),
+        ("100.128.0.1", False, False),
+        ("169.254.1.1", True, False),
+        ("198.18.0.1", False, False),
+        ("203.0.113.9", False, False),
+        ("240.0.0.1", False, True),
+        ("255.1.2.3", False, True),
+        ("fd12::1", True, False),
+        ("fe80::1", True, False),
+        ("2001:db8::1", False, False),
+        ("64:ff9b::1", False, False),
+        ("5f00::1", False, False),
+        ("6000::1", False, True),
+        ("fbff::1", False, True),
+    ],
+)
+def test_addresses_that_are_private_and_that_nobody_has(text, private, reserved):
+    address = packed_address(text)
+    assert unanswered_flows.is_private(address) == private
+    assert unanswered_flows.is_reserved(address) == reserved

@@ -84,16 +84,37 @@ def test_answered_flows_that_are_kept_alive_make_a_group(count):
 
 @pytest.mark.parametrize("count", [slowly, columns])
 def test_translations_are_sampled_above_their_limit(monkeypatch, count):
-    monkeypatch.setattr(module, "MOST", [50, 50, 50])
+    monkeypatch.setattr(module, "MOST", [50, 50, 50, 50])
     messages = [flow(n) for n in range(400)]
     messages += [flow(1000 + n, NEW, status=ANSWERED) for n in range(300)]
     messages += [dump.entry(protocol=17, status=CONFIRMED, sport=n) for n in range(200)]
+    messages += [dump.entry(protocol=17, status=ANSWERED, sport=n) for n in range(100)]
     one = count(messages)
-    for kind, number in enumerate((400, 300, 200)):
+    for kind, number in enumerate((400, 300, 200, 100)):
         assert one.translations.full(kind)
         assert 50 <= one.translations.counted[kind] <= number
         weight = one.translation_weight(kind)
         assert one.translations.counted[kind] * weight == pytest.approx(number)
+
+
+@pytest.mark.parametrize("count", [slowly, columns])
+def test_answers_of_a_destination_tell_how_many_came_just_now(count):
+    messages = [flow(n, status=ANSWERED, timeout=28) for n in range(4)]
+    messages += [flow(10 + n, NEW, status=ANSWERED, timeout=27) for n in range(3)]
+    messages += [flow(20 + n, NEW, status=ANSWERED, timeout=20) for n in range(5)]
+    messages += [flow(30 + n, status=ANSWERED | ct.IPS_ASSURED, timeout=29) for n in range(6)]
+    messages += [flow(40 + n, status=ANSWERED, timeout=90) for n in range(7)]
+    messages += [flow(50 + n, protocol=6, state=3, status=ANSWERED, timeout=29) for n in range(8)]
+    messages += [flow(60 + n, timeout=29) for n in range(9)]
+    plain = [dump.entry(protocol=17, status=ANSWERED, sport=n, timeout=29) for n in range(3)]
+    found = count([*messages, *plain]).translations
+    assert found.answers(17, 0, SERVICE, 53, 30) == module.Answers(25, 7)
+    assert found.answers(17, 0, dump.V4[1], dump_port(plain), 30) == module.Answers(3, 3)
+    assert found.answers(17, 7, SERVICE, 53, 30) == module.Answers()
+
+
+def dump_port(messages):
+    return entry_at(messages[0]).original.destination_port
 
 
 def test_longest_time_left_is_that_of_unanswered_flows_of_a_protocol():

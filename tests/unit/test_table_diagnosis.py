@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shlex
+import socket
 
 import pytest
 
 from check_conntrack.advice import diagnosis, remedies
 from check_conntrack.advice.table_profile import FEWEST, LeakEnds, TopItem
-from check_conntrack.kernel import host, sockets
+from check_conntrack.kernel import destinations, host, sockets
+from check_conntrack.kernel.destinations import Destination
 from check_conntrack.kernel.source import FileReading
+from check_conntrack.table import profile as table_profile
 from check_conntrack.table import summary
 from support import flows_dump, tables
 from support.profiles import FORGED, address, cases, profile, target, unanswered
@@ -252,12 +255,111 @@ def test_network_is_named_where_no_single_source_is():
     assert "{ 203.0.113.0/24 }" in advice(table)
 
 
-def test_dead_udp_service_is_no_flood():
-    aim = target("10.0.0.53", 53, protocol="udp")
-    table = profile(unanswered("udp", "", target=aim, **FORGED))
-    assert first(table).startswith(
-        "10.0.0.53 udp/53 does not answer many sources (90% unreplied UDP)"
+def many_clients(port=9125, **named):
+    """UDP to one target that answers nobody, from as many sources as entries."""
+    aim = target("10.0.0.53", port, protocol="udp")
+    return profile(unanswered("udp", "", target=aim, **{**FORGED, **named}))
+
+
+@pytest.mark.parametrize("port", [53, 9125])
+def test_udp_from_as_many_sources_as_entries_is_a_dead_service_or_a_flood(port):
+    table = many_clients(port)
+    aim = f"10.0.0.53 udp/{port}"
+    assert first(table) == f"{aim} is down or under a UDP flood from many sources (90% unreplied)"
+    sentence = diagnosis.diagnose(table)[0].sentence(table)
+    assert sentence.endswith(
+        "A service that is down and has as many clients looks like a flood from forged sources"
     )
+    steps = diagnosis.diagnose(table)[0].steps(table)
+    assert steps[0].text.startswith(f"Find out first whether {aim} is up. A host that is up may")
+    assert steps[0].commands == ("ip route get 10.0.0.53", "ping -c 3 -W 1 10.0.0.53")
+    assert f"run ss -lunp 'sport = :{port}' there" in steps[0].text
+    assert not any(line.endswith(" drop") for step in steps for line in step.commands)
+
+
+EVIDENCE = {
+    "no neighbour": (
+        {"reached": "failed", "device": "lan"},
+        "no host answers for 10.0.0.53 on lan (neighbour FAILED). So it is down",
+    ),
+    "no route": ({"reached": "no route"}, "there is no route to 10.0.0.53. So it is down"),
+    "no program": ({"reached": "closed"}, "no program of this host takes udp/9125. So it is down"),
+    "clients of the own network": (
+        {"private": 96.0},
+        "96% of the sources are private addresses. That is a dead service or host, a firewall,",
+    ),
+    "clients that come back": ({"spread": 40.0}, "or a flood that it no longer answers"),
+    "few clients": ({"sources": 60}, "or a flood that it no longer answers"),
+}
+
+
+@pytest.mark.parametrize("kind", EVIDENCE)
+def test_evidence_for_a_dead_service_is_told_and_no_flood_is(kind):
+    named, words = EVIDENCE[kind]
+    table = many_clients(**named)
+    assert first(table) == "10.0.0.53 udp/9125 does not answer many sources (90% unreplied UDP)"
+    assert words in diagnosis.diagnose(table)[0].sentence(table)
+
+
+@pytest.mark.parametrize(
+    ("named", "sources", "words"),
+    [
+        ({"reserved": 6.2}, "forged", "6% of the sources are addresses that nobody has"),
+        ({"recent": 3, "answered": 8}, "many", "while it has just answered others"),
+        ({"recent": 3, "answered": 8, "private": 99.0}, "many", "99% of the sources are private"),
+    ],
+    ids=["addresses that nobody has", "it answers others", "it answers others, own network"],
+)
+def test_evidence_for_a_flood_is_told_and_the_service_is_not_called_down(named, sources, words):
+    table = many_clients(**named)
+    assert first(table) == (
+        f"UDP flood on 10.0.0.53 udp/9125 from {sources} sources (90% unreplied)"
+    )
+    assert words in diagnosis.diagnose(table)[0].sentence(table)
+
+
+@pytest.mark.parametrize(
+    "named", [{"reserved": 0.5}, {"recent": 2, "answered": 2}, {"answered": 9}]
+)
+def test_weak_evidence_leaves_the_doubt(named):
+    table = many_clients(**named)
+    assert " is down or under a UDP flood " in first(table)
+    answered = "while others were answered before" in diagnosis.diagnose(table)[0].sentence(table)
+    assert answered == ("answered" in named)
+
+
+def test_one_way_messages_are_not_called_unanswered_by_a_service_that_is_down():
+    table = many_clients(514)
+    assert first(table) == (
+        "many senders of one-way messages, or a UDP flood, to 10.0.0.53 udp/514 (90% unreplied)"
+    )
+    text = advice(table)
+    assert "ip daddr 10.0.0.53 udp dport 514 notrack" in text
+    assert "let them accept untracked too" in text
+    few = many_clients(514, sources=60, private=99.0)
+    sentence = diagnosis.diagnose(few)[0].sentence(few)
+    assert sentence.endswith("also while all is well: it may be up, or down")
+    assert "notrack" in advice(few)
+    assert "flood" not in sentence + advice(few)
+
+
+def test_own_service_is_refused_where_its_packets_pass():
+    own = frozenset({"10.0.0.53"})
+    table = many_clients(reached="closed")._replace(own=own)
+    text = advice(table)
+    assert "  ss -lunp 'sport = :9125'" in text
+    assert "{ type filter hook input priority -5; }" in text
+    assert "hook forward" not in text
+    assert "ping" not in text
+    assert "hook forward" in advice(many_clients(reached="failed"))
+
+
+def test_other_protocols_say_forged_where_it_is_certain_alone():
+    aim = target("198.51.100.1", 0, protocol="icmp")
+    many = profile(unanswered("icmp", "", target=aim, **FORGED))
+    assert "from many sources" in first(many)
+    certain = profile(unanswered("icmp", "", target=aim, **FORGED, reserved=6.0))
+    assert "from forged sources" in first(certain)
 
 
 def test_backend_that_does_not_answer_is_named_with_the_address_it_is_behind():
@@ -310,7 +412,7 @@ def test_backend_is_found_in_a_table_where_all_unanswered_flows_go_to_one(file, 
         for n in range(900)
     ]
     run = inspect("--source", file(udp))
-    assert "10.244.1.9 udp/53 (10.96.0.10) does not answer many sources" in run.text
+    assert "10.244.1.9 udp/53 (10.96.0.10) is down or under a UDP flood from many" in run.text
 
 
 def test_scan_names_the_scanner_and_what_it_scans():
@@ -664,6 +766,67 @@ def test_open_sockets_are_counted_by_port(monkeypatch):
     assert sockets.number_of(80, sockets.ESTABLISHED) is None
 
 
+def test_udp_server_is_a_socket_that_takes_packets_from_anybody():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        assert sockets.has_udp_server(port) is True
+        server.connect(("127.0.0.1", 9))
+        assert sockets.has_udp_server(port) is False
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
+        server.bind(("::1", 0))
+        assert sockets.has_udp_server(server.getsockname()[1]) is True
+
+
+def test_udp_servers_are_not_known_where_they_cannot_be_read(monkeypatch):
+    monkeypatch.setattr(sockets, "read_long_file", lambda path, _: FileReading(path, errno=2))
+    assert sockets.has_udp_server(53) is None
+
+
+@pytest.mark.parametrize(
+    ("known", "bound", "reached"),
+    [
+        (Destination("failed", "lan"), None, "failed"),
+        (Destination("failed", "lan", certain=False), None, ""),
+        (Destination("unknown"), None, "unknown"),
+        (Destination("there", "lan"), False, "there"),
+        (Destination("there"), False, "closed"),
+        (Destination("there"), True, "listens"),
+        (Destination("there"), None, "there"),
+    ],
+)
+def test_profile_says_what_the_kernel_knows_of_the_target(monkeypatch, known, bound, reached):
+    monkeypatch.setattr(destinations, "look_up", lambda _: {"10.0.0.53": known})
+    monkeypatch.setattr(sockets, "has_udp_server", lambda _: bound)
+    one = many_clients().unanswered[0]
+    assert table_profile._reached(one, here=True).reached == reached
+    assert table_profile._reached(one, here=False) == one
+    several = one._replace(backends=(target("10.1.0.1"), target("10.1.0.2")))
+    assert table_profile._reached(several, here=True) == several
+
+
+def test_profile_knows_private_sources_and_what_the_target_answers(file, inspect):
+    def lines(source, **answered):
+        dead = [
+            tables.udp(source(n), "10.0.0.5", 2000 + n, 9125, replied=False) for n in range(900)
+        ]
+        fine = [
+            tables.udp(f"198.51.100.{n}", "10.0.0.5", 900 + n, 9125, **answered) for n in range(20)
+        ]
+        return dead + (fine if answered else [])
+
+    def public(number):
+        return f"203.{number >> 8}.{number & 255}.9"
+
+    own = inspect("--source", file(lines(lambda n: f"10.7.{n >> 8}.{n & 255}")), "-v")
+    assert "10.0.0.5 udp/9125 does not answer many sources" in own.text
+    assert "100% of the sources are private addresses" in own.rest
+    others = inspect("--source", file(lines(public)))
+    assert "10.0.0.5 udp/9125 is down or under a UDP flood from many sources" in others.text
+    answered = inspect("--source", file(lines(public, replied=True)), "-v")
+    assert ", while others were answered before. A service that is down" in answered.rest
+
+
 def test_default_gateways_are_those_of_both_families(monkeypatch):
     files = {
         "/proc/net/route": (
@@ -711,15 +874,6 @@ def test_translated_destination_is_not_refused():
     text = advice(profile(one))
     assert "reject" not in text
     assert "conntrack -L -g -p tcp -d 198.51.100.1 --dport 443 --state SYN_SENT" in text
-
-
-def test_flood_from_many_says_that_the_service_may_be_down():
-    aim = target("10.0.0.27", 27015, protocol="udp")
-    table = profile(unanswered("udp", "", target=aim, **FORGED))
-    sentence = diagnosis.diagnose(table)[0].sentence(table)
-    assert sentence.endswith("A service that is down and has as many clients looks the same")
-    one = profile(unanswered("udp", "", target=aim))
-    assert "service that is down" not in diagnosis.diagnose(one)[0].sentence(one)
 
 
 def test_udp_from_few_clients_to_an_unknown_port_is_no_flood():

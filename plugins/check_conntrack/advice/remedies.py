@@ -171,6 +171,8 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
     """Return what to do where a destination does not answer."""
     target = one.target
     steps = []
+    if unanswered.is_in_doubt(one) or unanswered.is_one_way(one):
+        return _in_doubt(profile, one)
     if target.share >= 50:
         steps.append(_why_silent(profile, one))
         options = (*rulesets.toward(target), *_state(one))
@@ -199,6 +201,38 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
     return [*steps, Step(LEAVE), *_shorter_unanswered(profile, one)]
 
 
+def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
+    """Return what to do where UDP to one target may be unanswered because it is down, or is not.
+
+    First what finds out. Nothing here drops what real clients send to a service that works.
+    """
+    target = one.target
+    text = f"Find out first whether {target.name} is up. {_on_server(profile, one)}"
+    steps = [Step(text, _tries(profile, one))]
+    options = rulesets.toward(target)
+    one_way = unanswered.is_one_way(one)
+    down = "If it is down, start it. "
+    if one.translated >= 1:
+        step = rulesets.behind(profile, target, one.backends, *options)
+        steps.append(step._replace(text=down + step.text))
+    else:
+        step = rulesets.refuse(profile, target)
+        steps.append(step._replace(text=down + step.text.replace("Until it does", "Until then")))
+        if one_way:
+            steps.append(rulesets.untracked(profile, target))
+    if unanswered.is_in_doubt(one):
+        clients = "most senders are none of its clients" if one_way else "its clients are served"
+        steps.append(
+            Step(
+                f"If it is up and {clients}, this is a flood: let the provider filter "
+                f"{one.protocol} to {target.address} before it arrives. Nothing here tells "
+                "its packets from those of clients, so a rule here would shut these out too."
+            )
+        )
+    steps += rulesets.frees(profile, target, target.entries, *options)
+    return [*steps, Step(LEAVE), *_shorter_unanswered(profile, one)]
+
+
 def _why_silent(profile: TableProfile, one: Unanswered) -> Step:
     """Return how to find out why a target, or what it is translated to, does not answer."""
     asked = one.backends[: rulesets.MOST_BACKENDS] or (one.target,)
@@ -207,16 +241,46 @@ def _why_silent(profile: TableProfile, one: Unanswered) -> Step:
         f"Find out why {names} does not answer: service down, host down, a firewall before it, or "
         "no route back."
     )
-    look = [f"{profile.command}ip route get {asked[0].address}"]
     if one.target.protocol == "tcp":
-        for item in asked:
-            connect = f"</dev/tcp/{item.address}/{item.port}"
-            look.append(f"{profile.command}timeout 3 bash -c '{connect}' && echo open")
         text += (
             ' Where "open" is printed, it answers this host: then its answers to the others take '
             "another way (asymmetric routes) or are filtered. Refuse and delete nothing then."
         )
-    return Step(text, tuple(look))
+    elif one.target.protocol == "udp" and asked[0].port:
+        text += f" {_on_server(profile, one)}"
+    return Step(text, _tries(profile, one))
+
+
+def _tries(profile: TableProfile, one: Unanswered) -> tuple[str, ...]:
+    """Return the commands that try a target, or what it is translated to."""
+    asked = one.backends[: rulesets.MOST_BACKENDS] or (one.target,)
+    found = [f"ip route get {asked[0].address}"]
+    if one.target.protocol == "tcp":
+        found += [
+            f"timeout 3 bash -c '</dev/tcp/{item.address}/{item.port}' && echo open"
+            for item in asked
+        ]
+    elif one.target.protocol == "udp" and one.target.port:
+        if one.target.address in profile.own and not one.backends:
+            found = [_sockets_on(one.target.port)]
+        else:
+            found += [f"ping -c 3 -W 1 {item.address}" for item in asked]
+    return tuple(f"{profile.command}{each}" for each in found)
+
+
+def _on_server(profile: TableProfile, one: Unanswered) -> str:
+    """Return how to see whether a program takes what is sent to a UDP service."""
+    asked = one.backends or (one.target,)
+    if one.target.address in profile.own and not one.backends:
+        return "Its program has to stand in this list:"
+    return (
+        f"A host that is up may ignore ping: run {_sockets_on(asked[0].port)} there, its program "
+        "has to stand in that list."
+    )
+
+
+def _sockets_on(port: int) -> str:
+    return f"ss -lunp 'sport = :{port}'"
 
 
 def _sockets_of(one: Unanswered) -> str:

@@ -240,17 +240,44 @@ def refuse(profile: TableProfile, target: TopItem) -> Step:
         f"meta l4proto {target.protocol} ct original proto-dst {target.port} ct state new"
     )
     answer = "reject with tcp reset" if target.protocol == "tcp" else "reject"
+    # What is for this host itself passes no other of these chains.
+    chains = ("input", "output") if target.address in profile.own else ("forward", "output")
     return Step(
         f"Until it does, refuse new connections to {target.name} at once, so that they take no "
         "entry (remove this first when it is back):",
         nft(
             profile,
             f"add table {table}",
-            f"add chain {table} forward {{ type filter hook forward priority -5; }}",
-            f"add chain {table} output {{ type filter hook output priority -5; }}",
+            *(
+                f"add chain {table} {chain} {{ type filter hook {chain} priority -5; }}"
+                for chain in chains
+            ),
             f"flush table {table}",
-            f"add rule {table} forward {to} {answer}",
-            f"add rule {table} output {to} {answer}",
+            *(f"add rule {table} {chain} {to} {answer}" for chain in chains),
+        ),
+        undo(profile, table),
+    )
+
+
+def untracked(profile: TableProfile, target: TopItem) -> Step:
+    """Return how to let messages that nobody answers pass without an entry."""
+    table = "inet check_conntrack_untracked"
+    to = f"{address_family(target.address)} daddr {target.address} "
+    to += f"{target.protocol} dport {target.port} notrack"
+    chains = "prerouting", "output"
+    return Step(
+        f"If it is up, let what is sent to {target.name} pass without an entry, for it needs none. "
+        "Where rules here accept by ct state, let them accept untracked too, or the messages are "
+        "dropped:",
+        nft(
+            profile,
+            f"add table {table}",
+            *(
+                f"add chain {table} {chain} {{ type filter hook {chain} priority -300; }}"
+                for chain in chains
+            ),
+            f"flush table {table}",
+            *(f"add rule {table} {chain} {to}" for chain in chains),
         ),
         undo(profile, table),
     )

@@ -16,6 +16,8 @@ LONG_IDLE = 9000
 MANY = 1000  # entries from which on a cause matters in a table that is nearly empty
 BUSY = 10.0  # percent of the limit from which on any does
 SENDER = 50.0  # percent of unanswered entries that one source, network or target stands for
+# An own address, with a program that takes UDP from anybody on that port, and with none.
+LISTENS, CLOSED = "listens", "closed"
 NAMED = 20.0  # percent, from which on a source or destination is named and met alone
 
 
@@ -61,6 +63,12 @@ class Unanswered(NamedTuple):
         translated: percent of these entries whose destination is translated
         backends: the hosts that the target's go to after translation, the most first; one where
             nearly all go there, and none where they are not translated
+        private, reserved: percent of the sources that are private addresses, and that nobody has
+        answered, recent: other flows to the target that were answered, of UDP alone; and those of
+            them that were answered just now
+        reached: what the kernel knows of the target, or of the one backend: a code of
+            kernel/destinations.py, LISTENS or CLOSED; empty where nobody has asked
+        device: the interface on which it would be
     """
 
     protocol: str
@@ -78,6 +86,12 @@ class Unanswered(NamedTuple):
     spread: float = 0.0
     translated: float = 0.0
     backends: tuple[TopItem, ...] = ()
+    private: float = 0.0
+    reserved: float = 0.0
+    answered: int = 0
+    recent: int = 0
+    reached: str = ""
+    device: str = ""
 
     @property
     def backend(self) -> TopItem:

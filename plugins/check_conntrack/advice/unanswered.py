@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .table_profile import NAMED, SENDER, TopItem, called, percent, with_owner
+from ..kernel import destinations
+from .table_profile import CLOSED, LISTENS, NAMED, SENDER, TopItem, called, percent, with_owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,12 @@ _SERVICES = frozenset(
         *(51820,),
     )
 )
+# Those of them that nobody answers while all is well: TFTP's notices, SNMP traps, syslog, NetFlow,
+# IPFIX, sFlow, statsd, collectd, GELF.
+_ONE_WAY = frozenset((162, 514, 2055, 4739, 6343, 8125, 9995, 9996, 12201, 25826))
+MOSTLY = 80.0  # percent of the sources that say where all are from
+FORGED = 1.0  # percent of the sources that nobody has, from which on they are forged
+FEWEST_ANSWERED = 3  # flows that were answered of late, for a service that works
 HALF_OPEN = "half open"  # SYN_SENT and SYN_RECV together
 _HANDSHAKE = ("SYN_SENT", "SYN_RECV", HALF_OPEN)
 SCAN, SYN_FLOOD, FLOOD, SILENCE = "scan", "syn flood", "flood", "unreplied"
@@ -32,17 +39,51 @@ def verdict(one: Unanswered, profile: TableProfile) -> str:
         return SCAN
     if one.state in ("SYN_RECV", HALF_OPEN):
         return SYN_FLOOD
-    if without_handshake(one) and (source or _forged(one)):
+    if without_handshake(one) and (source or one_each(one)):
         return FLOOD
     # A peer that is down leaves the first packet of a handshake without an answer.
     if one.protocol in ("tcp", "sctp", "dccp") or not (source or target):
         return SILENCE
-    if one.protocol == "udp" and target:
-        # Clients of a service that is dead send from many ports, and are few.
-        clients = one.source.share < SENDER and not _forged(one)
-        if clients or one.target.port in _SERVICES:
-            return SILENCE
+    if one.protocol == "udp" and target and not _is_udp_flood(one):
+        return SILENCE
     return FLOOD
+
+
+def _is_udp_flood(one: Unanswered) -> bool:
+    """Return whether UDP to one target is a flood for certain, or has one source."""
+    if one.source.share >= SENDER:
+        return one.target.port not in _SERVICES
+    # Clients of a service that is down come back, each from other ports, and are few.
+    return one_each(one) and (forged(one) or answers_others(one))
+
+
+def is_in_doubt(one: Unanswered) -> bool:
+    """Return whether nothing tells a UDP service that is down from a flood.
+
+    Each source has one entry. Nobody answers; but the target may be up, and the sources forged.
+    """
+    return (
+        one.protocol == "udp"
+        and one.target.share >= SENDER
+        and one_each(one)
+        and not (forged(one) or answers_others(one))
+        and not (is_down(one) or one.private >= MOSTLY)
+    )
+
+
+def is_down(one: Unanswered) -> bool:
+    """Return whether the kernel knows that nobody can answer: no host, no route, no program."""
+    return one.reached == CLOSED or one.reached in destinations.GONE
+
+
+def is_one_way(one: Unanswered) -> bool:
+    """Return whether entries are of a service that nobody answers while all is well."""
+    return one.protocol == "udp" and one.target.share >= SENDER and one.target.port in _ONE_WAY
+
+
+def answers_others(one: Unanswered) -> bool:
+    """Return whether the target has answered other flows of UDP in the last seconds."""
+    return one.recent >= FEWEST_ANSWERED
 
 
 def standing_for(profile: TableProfile, cause: str) -> Unanswered | None:
@@ -125,12 +166,19 @@ def _senders(one: Unanswered, profile: TableProfile) -> str:
         return f"from {called(one.source, profile)}"
     if one.network.share >= SENDER:
         return f"from {one.network.name}"
-    return "from forged sources" if _forged(one) else "from many sources"
+    # TCP's clients would go on; what other protocols send first may be all that a client sends.
+    certain = one.protocol == "tcp" or forged(one)
+    return "from forged sources" if one_each(one) and certain else "from many sources"
 
 
-def _forged(one: Unanswered) -> bool:
+def one_each(one: Unanswered) -> bool:
     """Return whether nearly every entry has a source of its own."""
     return one.spread >= 90 and one.sources >= 500
+
+
+def forged(one: Unanswered) -> bool:
+    """Return whether there are sources that nobody has."""
+    return one.reserved >= FORGED
 
 
 def _aim(one: Unanswered) -> str:
@@ -218,16 +266,20 @@ def flood(one: Unanswered, profile: TableProfile) -> str:
 def flood_at_length(one: Unanswered, profile: TableProfile) -> str:
     """Return the same with its evidence."""
     means = " (taken up from a packet without a handshake)" if without_handshake(one) else ""
-    many = one.protocol == "udp" and one.target.share >= SENDER and _forged(one)
-    doubt = ". A service that is down and has as many clients looks the same" if many else ""
     return (
         f"{_flood(one)} flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of "
-        f"entries are {_kind(one)}{means}, {_share_of_senders(one)}, {_share_of_aim(one)}{doubt}"
+        f"entries are {_kind(one)}{means}, {_share_of_senders(one)}, {_share_of_aim(one)}"
+        f"{_evidence(one)}"
     )
 
 
 def silence(one: Unanswered, profile: TableProfile) -> str:
     """Return which destination does not answer whom, for the status line."""
+    if is_in_doubt(one):
+        count = f"({percent(one.share)} unreplied)"
+        if is_one_way(one):
+            return f"many senders of one-way messages, or a UDP flood, to {silent(one)} {count}"
+        return f"{silent(one)} is down or under a UDP flood from many sources {count}"
     return f"{_does_not_answer(one, profile)} ({percent(one.share)} {_kind(one)})"
 
 
@@ -243,19 +295,65 @@ def silent(one: Unanswered) -> str:
 def _does_not_answer(one: Unanswered, profile: TableProfile) -> str:
     aim = silent(one)
     does = "do not answer" if aim.startswith("many destinations") else "does not answer"
-    senders = _senders(one, profile)[len("from ") :].replace("forged", "many")
+    senders = _senders(one, profile)[len("from ") :].replace("forged", "many")  # clients, here
     return f"{aim} {does} {senders}"
 
 
 def silence_at_length(one: Unanswered, profile: TableProfile) -> str:
     """Return the same with its evidence."""
-    why = "a dead service or host, a firewall, or a missing route back"
-    if one.protocol in ("tcp", "udp"):
-        why += "; or a flood that it no longer answers"
     to = _share_of_aim(one)
     if one.backend.name and one.target.share >= SENDER:
         to += f" and translated to {one.backend.name}"
     return (
         f"{_does_not_answer(one, profile)}: {percent(one.share)} of entries are {_kind(one)}, "
-        f"{to}, {_share_of_senders(one)}. That is {why}"
+        f"{to}, {_share_of_senders(one)}{_evidence(one)}. {_why_silent(one)}"
     )
+
+
+_REACHED = {
+    destinations.FAILED: "no host answers for {name}{device} (neighbour FAILED)",
+    destinations.INCOMPLETE: "no host answers for {name}{device} (neighbour INCOMPLETE)",
+    destinations.NO_ROUTE: "there is no route to {name}",
+    CLOSED: "no program of this host takes {service}",
+    LISTENS: "a program of this host takes {service}",
+}
+
+
+def _evidence(one: Unanswered) -> str:
+    """Return what tells a service that is down from a flood; each begins with a comma."""
+    found = []
+    if one.reached in _REACHED:
+        item = one.backend if one.backend.name else one.target
+        device = f" on {one.device}" if one.device else ""
+        service = f"{item.protocol}/{item.port}"
+        words = _REACHED[one.reached]
+        found.append(words.format(name=item.address, device=device, service=service))
+    if one.protocol == "udp" and one.target.share >= SENDER:
+        if answers_others(one):
+            found.append("while it has just answered others")
+        elif one.answered:
+            found.append("while others were answered before")
+    if one_each(one) and one.protocol != "tcp":
+        if forged(one):
+            found.append(f"{percent(one.reserved)} of the sources are addresses that nobody has")
+        elif one.private >= MOSTLY:
+            found.append(f"{percent(one.private)} of the sources are private addresses")
+    return "".join(f", {each}" for each in found)
+
+
+def _why_silent(one: Unanswered) -> str:
+    """Return what it may mean that a destination does not answer."""
+    if is_down(one):
+        return "So it is down"
+    if is_one_way(one):
+        means = "Nobody answers what is sent to this port, also while all is well"
+        flood = "; a flood from forged sources looks the same" if is_in_doubt(one) else ""
+        return f"{means}: it may be up, or down{flood}"
+    if is_in_doubt(one):
+        return (
+            "A service that is down and has as many clients looks like a flood from forged sources"
+        )
+    why = "a dead service or host, a firewall, or a missing route back"
+    if one.protocol in ("tcp", "udp"):
+        why += "; or a flood that it no longer answers"
+    return f"That is {why}"

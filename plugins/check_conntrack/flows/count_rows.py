@@ -156,20 +156,23 @@ def _count_unanswered(tally: t.Tally, rows: bytes, shape: Shape) -> None:
 def _count_translations(
     tally: t.Tally, group: list[bytes], rows: bytes, shape: Shape, flags: bytes
 ) -> None:
-    """Count translated destinations, and UDP without a reply that is not translated."""
+    """Count translated destinations, and UDP that is not translated."""
     if shape.timeout is None or shape.destination_port is None:
         return
     translated = integer(flags.translate(_TRANSLATED))
     unreplied = integer(flags.translate(_NO_REPLY))
+    plain = integer(b"\1" * len(group)) & ~translated
     if shape.protocol == IPPROTO_TCP:
         if shape.state is None:
             return
         translated &= integer(rows[shape.state :: shape.size].translate(_SYN_SENT))
         unreplied &= translated
+        plain = 0
     for kind, of_these in (
         (translations.UNREPLIED, translated & unreplied),
         (translations.REPLIED, translated & ~unreplied),
-        (translations.UNTRANSLATED, unreplied & ~translated),
+        (translations.UNTRANSLATED, plain & unreplied),
+        (translations.ANSWERED, plain & ~unreplied),
     ):
         if not of_these or tally.translations.full(kind):
             continue

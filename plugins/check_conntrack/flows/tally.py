@@ -33,7 +33,13 @@ from check_conntrack.flows.labels import address_label, pool_label, protocol_lab
 from check_conntrack.flows.leaks import Ends, LeakedFlows
 from check_conntrack.flows.match import Match, prefix_mask
 from check_conntrack.flows.nat_pools import FIRST_PORT, RANGE_HEAD, NatPools
-from check_conntrack.flows.translations import REPLIED, UNTRANSLATED, Translations, is_counted
+from check_conntrack.flows.translations import (
+    ANSWERED,
+    REPLIED,
+    UNREPLIED,
+    Translations,
+    is_counted,
+)
 from check_conntrack.flows.unanswered import (
     HEAD,
     NO_STATE,
@@ -367,7 +373,7 @@ class Tally:
         """Return how many entries that were read one of those in Translations stands for."""
         if not self.translations.full(kind):
             return 1.0
-        replied, translated = kind == REPLIED, kind != UNTRANSLATED
+        replied, translated = kind in (REPLIED, ANSWERED), kind in (UNREPLIED, REPLIED)
         number = sum(
             number
             for group, number in self.grouped()

@@ -261,11 +261,13 @@ class LineCounter:
         none = bytes(columns.number)
         translated = integer(target_nat or none)
         replied = bool(columns.layout.status & groups.SEEN_REPLY)
-        kind = translations.REPLIED if replied else translations.UNREPLIED
+        kind, plain = translations.UNREPLIED, translations.UNTRANSLATED
+        if replied:
+            kind, plain = translations.REPLIED, translations.ANSWERED
         every = integer(b"\1" * columns.number)
         for each, of_these in (
             (kind, translated),
-            (translations.UNTRANSLATED, every & ~translated),
+            (plain, every & ~translated),
         ):
             if of_these and translations.is_counted(
                 columns.layout.protocol, columns.layout.state, each, replied=replied

@@ -2,9 +2,10 @@
 
 A translation is decided by the first packet of a flow, and kept as long as packets come: a client
 that sends from one port goes on to a host that is gone, or goes on untranslated if it began before
-there was a rule. Counted are UDP, and TCP in SYN_SENT. Like the unanswered flows of unanswered.py
-these serve a diagnosis: counting stops after so many entries, and so takes 0.02 s of processor time
-at most, of a table of any size (Debian's CPython 3.11).
+there was a rule. Counted are UDP, and TCP in SYN_SENT; UDP that is answered and not translated
+tells whether a destination answers anybody. Like the unanswered flows of unanswered.py these serve
+a diagnosis: counting stops after so many entries, and so takes 0.03 s of processor time at most, of
+a table of any size (Debian's CPython 3.11).
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ if TYPE_CHECKING:
 
     from check_conntrack.flows.columns import Column
 
-# Flows with a translated destination, without a reply and with one; and UDP without either.
-UNREPLIED, REPLIED, UNTRANSLATED = range(3)
+# Flows with a translated destination, without a reply and with one; UDP without either; and UDP
+# with a reply alone.
+UNREPLIED, REPLIED, UNTRANSLATED, ANSWERED = range(4)
 # So many of each are counted. Those with a reply tell whether a target answers new flows, no more.
-MOST = [1 << 14, 1 << 13, 1 << 13]
+MOST = [1 << 14, 1 << 13, 1 << 13, 1 << 13]
 # Protocol, flags of a group as far as they are KEPT, zone of the original direction, seconds left,
 # and the ports of the original and of the translated destination; then both, packed.
 HEAD = struct.Struct(">BBHIHH")
 KEPT = SEEN_REPLY | ASSURED
 NEARLY_ALL = 0.95
 RECENT = 10  # seconds
+JUST_NOW = 3  # seconds
 
 
 class Translation(NamedTuple):
@@ -74,12 +77,19 @@ class Translation(NamedTuple):
         return self.protocol, self.zone, self.destination, self.port
 
 
+class Answers(NamedTuple):
+    """The UDP flows to one destination that were answered: how many, and how many just now."""
+
+    entries: int = 0
+    recent: int = 0
+
+
 class Translations:
     """The flows of one tally that may have a stale translation, and those that tell of it.
 
     Attributes:
-        counts: by UNREPLIED, REPLIED and UNTRANSLATED: entries by HEAD and both destinations; of
-            TCP only those in SYN_SENT
+        counts: by UNREPLIED, REPLIED, UNTRANSLATED and ANSWERED: entries by HEAD and both
+            destinations; of TCP only those in SYN_SENT
         counted: how many of each there are
     """
 
@@ -99,7 +109,7 @@ class Translations:
         original, reply, protocol = entry.original, entry.reply, entry.protocol
         kind = REPLIED if not entry.unreplied else UNREPLIED
         if not entry.destination_translated:
-            kind = UNTRANSLATED
+            kind = UNTRANSLATED if entry.unreplied else ANSWERED
         if (
             entry.timeout is None
             or original.destination_port is None
@@ -146,6 +156,25 @@ class Translations:
         found = [(*target, 100 * count / total) for target, count in counts.most_common()]
         return found[:1] if found and found[0][2] >= 100 * NEARLY_ALL else found
 
+    def answers(
+        self, protocol: int, zone: int, destination: bytes, port: int, timeout: int
+    ) -> Answers:
+        """Return the flows to a destination that were answered.
+
+        timeout: udp_timeout in seconds. A flow that is not assured and has nearly all of it left
+        was answered within JUST_NOW seconds (see groups). One that is assured does not tell when.
+        """
+        number = recent = 0
+        asked = protocol, zone, destination, port
+        answered = (self.counts[kind].items() for kind in (REPLIED, ANSWERED))
+        for key, count in itertools.chain.from_iterable(answered):
+            group, seconds, flags = _taken_apart(key)
+            if group[:4] == asked:
+                number += count
+                if not flags & ASSURED and timeout - JUST_NOW <= seconds <= timeout:
+                    recent += count
+        return Answers(number, recent)
+
     def groups(self, renewed: Mapping[int, int], stream: int = 0) -> list[Translation]:
         """Return the translations of destinations to which flows without a reply are sent.
 
@@ -179,8 +208,8 @@ class Translations:
 
 def is_counted(protocol: int, state: int | None, kind: int, *, replied: bool) -> bool:
     """Return whether flows of a protocol and state are of interest."""
-    if kind == UNTRANSLATED:
-        return protocol == IPPROTO_UDP and not replied
+    if kind in (UNTRANSLATED, ANSWERED):
+        return protocol == IPPROTO_UDP and replied == (kind == ANSWERED)
     return protocol == IPPROTO_UDP or (
         protocol == IPPROTO_TCP and state == ct.TCP_CONNTRACK_SYN_SENT
     )

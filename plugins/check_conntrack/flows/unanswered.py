@@ -17,6 +17,7 @@ from check_conntrack.kernel.namedtuple import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Callable
 
     from check_conntrack.flows.columns import Column
 
@@ -55,6 +56,7 @@ class UnansweredGroup(NamedTuple):
         destination_network: the smallest network that holds nearly all destinations; None for none
         sources, targets, ports: how many different ones were counted
         spread: different sources of 100 entries; 100 where each has its own
+        private, reserved: percent of the sources that are private addresses, and that nobody has
     """
 
     protocol: int
@@ -69,6 +71,8 @@ class UnansweredGroup(NamedTuple):
     targets: int
     ports: int
     spread: float
+    private: float
+    reserved: float
 
 
 class UnansweredFlows:
@@ -164,6 +168,8 @@ class UnansweredFlows:
             len(targets),
             len({key[HEAD.size : _ADDRESSES] for key in targets}),
             100 * len(sources) / total,
+            _share_of(sources, is_private),
+            _share_of(sources, is_reserved),
         )
 
     def largest_network(self, sources: Mapping[bytes, int]) -> Endpoint | None:
@@ -174,6 +180,33 @@ class UnansweredFlows:
             mask = b"\xff" * HEAD.size + self.masks[size != 4]
             networks[bytes(map(int.__and__, key, mask))] += count
         return _largest(networks, self.bits)
+
+
+def is_private(address: bytes) -> bool:
+    """Return whether an address is of networks that are nobody's on the Internet.
+
+    RFC 1918, RFC 6598 (between a provider and its customers), RFC 3927, RFC 4193 and fe80::/10.
+    """
+    first, second = address[0], address[1]
+    if len(address) != 4:
+        return first & 0xFE == 0xFC or (first == 0xFE and second & 0xC0 == 0x80)
+    return (
+        first == 10
+        or (first == 172 and second & 0xF0 == 16)
+        or (first, second) in ((192, 168), (169, 254))
+        or (first == 100 and second & 0xC0 == 64)
+    )
+
+
+def is_reserved(address: bytes) -> bool:
+    """Return whether nobody has an address: 240.0.0.0/4, and 6000:: to fbff:: (RFC 4291)."""
+    return address[0] >= 0xF0 if len(address) == 4 else 0x60 <= address[0] < 0xFC
+
+
+def _share_of(sources: Mapping[bytes, int], wanted: Callable[[bytes], bool]) -> float:
+    """Return the percentage of the addresses behind a HEAD that are wanted."""
+    found = sum(wanted(key[HEAD.size :]) for key in sources)
+    return 100 * found / (len(sources) or 1)
 
 
 def _largest(counts: Mapping[bytes, int], bits: tuple[int, int] | None = None) -> Endpoint | None:

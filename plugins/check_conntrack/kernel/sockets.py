@@ -1,7 +1,7 @@
-"""Count TCP sockets of this process's own network namespace. Needs no privilege.
+"""Count the sockets of this process's own network namespace. Needs no privilege.
 
-Source: /proc/net/tcp and tcp6 (Documentation/networking/proc_net_tcp.rst). Not sock_diag(7): a
-request for it loads modules, and no check may do that.
+Source: /proc/net/tcp, tcp6, udp and udp6 (Documentation/networking/proc_net_tcp.rst). Not
+sock_diag(7): a request for it loads modules, and no check may do that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from .source import read_long_file
 # A line is 150 bytes; so much holds 200,000 sockets, and takes a quarter of a second.
 MOST_BYTES = 32 << 20
 _LINE = rb"^ *[0-9]+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:([0-9A-F]{4}) %02X "
+_SERVER = rb"^ *[0-9]+: [0-9A-F]+:%b [0-9A-F]+:0000 "
 ESTABLISHED, CLOSE_WAIT = 1, 8  # include/net/tcp_states.h
 
 
@@ -30,3 +31,13 @@ def number_of(port: int, state: int) -> int | None:
             continue
         number = (number or 0) + sum(wanted in ports for ports in line.findall(reading.data))
     return number
+
+
+def has_udp_server(port: int) -> bool | None:
+    """Return whether a UDP socket has a port and takes packets from anybody; None: unknown."""
+    found = None
+    for name in ("udp", "udp6"):
+        reading = read_long_file(f"/proc/net/{name}", MOST_BYTES)
+        if not reading.errno:
+            found = found or bool(re.search(_SERVER % (b"%04X" % port), reading.data, re.MULTILINE))
+    return found

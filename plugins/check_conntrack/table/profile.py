@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from ..advice.table_profile import (
+    CLOSED,
+    LISTENS,
     LONG_IDLE,
     NAMED,
+    SENDER,
     LeakEnds,
     TableProfile,
     TopItem,
     Unanswered,
 )
-from ..flows.entry import IPPROTO_TCP, address_text, state_name
+from ..flows.entry import IPPROTO_TCP, IPPROTO_UDP, address_text, state_name
 from ..flows.groups import DESTINATION_NAT
 from ..flows.labels import protocol_label
 from ..flows.tally import IDLE_SHIFT
+from ..flows.translations import Answers
 from ..kernel import ctnetlink as ct
-from ..kernel import host, limits, sockets
+from ..kernel import destinations, host, limits, sockets
 from ..kernel.limits import OWN
 from ..kernel.own_addresses import NOT_KNOWN, holds_any
 from ..kernel.timeouts import DEFAULTS, read_tcp_loose
@@ -89,7 +93,7 @@ def table_profile(
         total=figures.entries,
         usage=report.limits.usage if report.limits else None,
         unanswered=tuple(
-            _unanswered(tally, group, tally.scale(table.total))
+            _reached(_unanswered(tally, group, tally.scale(table.total), timeouts), here=here)
             for group in tally.unanswered_groups(NAMED / 4)
         ),
         time_wait=100 * figures.tcp_time_wait / entries,
@@ -236,7 +240,9 @@ def _with_owners(profile: TableProfile, names: Names) -> TableProfile:
     )
 
 
-def _unanswered(tally: Tally, group: UnansweredGroup, scale: float) -> Unanswered:
+def _unanswered(
+    tally: Tally, group: UnansweredGroup, scale: float, timeouts: Mapping[str, int]
+) -> Unanswered:
     protocol = protocol_label(group.protocol)
     translated = sum(
         number
@@ -244,6 +250,7 @@ def _unanswered(tally: Tally, group: UnansweredGroup, scale: float) -> Unanswere
         if (number_of, state) == (group.protocol, group.state) and flags & DESTINATION_NAT
     )
     of = group.entries or 1
+    answers = _answers(tally, group, timeouts)
     source, network, destination, spanned = (
         _address(one, of, scale)
         for one in (group.source, group.network, group.destination, group.destination_network)
@@ -264,7 +271,40 @@ def _unanswered(tally: Tally, group: UnansweredGroup, scale: float) -> Unanswere
         group.spread,
         100 * translated / of,
         _backends(tally, group, protocol) if 2 * translated >= of else (),
+        group.private,
+        group.reserved,
+        answers.entries,
+        answers.recent,
     )
+
+
+def _answers(tally: Tally, group: UnansweredGroup, timeouts: Mapping[str, int]) -> Answers:
+    """Return what the largest target of a group answers beside it."""
+    target, counted = group.target, tally.translations
+    if target is None or group.protocol != IPPROTO_UDP:
+        return Answers()
+    timeout = timeouts.get("udp_timeout") or max(
+        DEFAULTS["udp_timeout"], counted.longest(IPPROTO_UDP)
+    )
+    return counted.answers(IPPROTO_UDP, target.zone, target.address, target.port, timeout)
+
+
+def _reached(one: Unanswered, *, here: bool) -> Unanswered:
+    """Return unanswered entries with what the kernel knows of their target.
+
+    here: they are of the namespace of this process, whose routes and neighbours are asked.
+    """
+    item = one.backend if one.backend.name else one.target
+    if not here or one.target.share < SENDER or not item.address or one.backends[1:]:
+        return one
+    found = destinations.look_up([item.address]).get(item.address)
+    if found is None or not found.certain:
+        return one
+    code = found.code
+    if code == destinations.THERE and not found.device and one.protocol == "udp" and item.port:
+        bound = sockets.has_udp_server(item.port)
+        code = code if bound is None else LISTENS if bound else CLOSED
+    return one._replace(reached=code, device=found.device)
 
 
 def _backends(tally: Tally, group: UnansweredGroup, protocol: str) -> tuple[TopItem, ...]:
