@@ -218,7 +218,7 @@ def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
     else:
         step = rulesets.refuse(profile, target)
         steps.append(step._replace(text=down + step.text.replace("Until it does", "Until then")))
-        if one_way:
+        if one_way and not profile.zones:  # before tracking no packet has a zone
             steps.append(rulesets.untracked(profile, target))
     if unanswered.is_in_doubt(one):
         clients = "most senders are none of its clients" if one_way else "its clients are served"
