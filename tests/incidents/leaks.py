@@ -1,13 +1,15 @@
-"""Connections that nobody closes, on a server behind the router."""
+"""Connections that nobody closes, or that do not finish closing, on a server behind the router."""
 
 from __future__ import annotations
 
+import socket
+import struct
 from typing import TYPE_CHECKING
 
 from incidents.floods import LIMIT, NO_LARGER_LIMIT, healthy_clients, unharmed
 from incidents.lab import Expect, Lab, first, incident
 from incidents.nat import masquerade
-from support.packets import handshakes, hosts
+from support.packets import ACK, FIN, handshakes, hosts, tcp
 from support.router import ROUTER_LAN
 
 if TYPE_CHECKING:
@@ -128,4 +130,128 @@ def idle_services(lab: Lab) -> Iterator[None]:
     yield
     lab.paste(lab.step("conntrack -D").commands)
     assert not lab.router.entries("-d", "10.9.0.72")
+    unharmed(lab)
+
+
+@incident(
+    "connections whose last packets take another way, FIN_WAIT",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=(
+            "do not finish closing",
+            "FIN_WAIT",
+            r"to 10\.9\.0\.80 tcp/443",
+        ),
+        below=(
+            "no packet has passed here since",
+            "asymmetric routes",
+            "ss -tan state fin-wait-1 state fin-wait-2",
+            r"nf_conntrack_tcp_timeout_fin_wait is 120 s \(kernel default 120 s\)",
+        ),
+        never=(*NO_LARGER_LIMIT, "flood", "scan", "no cause stands out", "only one direction"),
+    ),
+    Expect("usage", "CRITICAL", never=NO_LARGER_LIMIT),
+    ci=True,
+)
+def fin_wait(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    healthy_clients(lab)
+    silent = "10.9.0.80"
+    ends = [(f"203.0.{8 + n // 250}.{n % 250 + 1}", 10_000 + n) for n in range(LEAKED)]
+    handshakes(lab.clients, lab.servers, ends, silent, 443)
+    lab.send(tcp(one, silent, port, 443, FIN | ACK, 101, 501) for one, port in ends)
+    lab.wait_for_state("FIN_WAIT", LEAKED - 50)
+    yield
+    assert "via 10.0.0.2" in lab.paste(lab.step("do(es)? not finish").commands)
+    lab.paste(lab.step("conntrack -D").commands)
+    assert not lab.router.entries("-p", "tcp", "--state", "FIN_WAIT")
+    unharmed(lab)
+    step = lab.step("tcp_timeout_fin_wait")
+    lab.paste(step.commands)
+    handshakes(lab.clients, lab.servers, ends[:5], silent, 443)
+    lab.send(tcp(one, silent, port, 443, FIN | ACK, 101, 501) for one, port in ends[:5])
+    left = [int(line.split()[4]) for line in lab.router.entries("-d", silent)]
+    assert left
+    assert max(left) <= 30
+    lab.paste(step.undo)
+
+
+@incident(
+    "server that vanishes while its clients close, LAST_ACK",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("do not finish closing", "LAST_ACK", r"to 10\.1\.0\.90 tcp/8080"),
+        below=(
+            "one has repeated it, and no acknowledgement has passed here since",
+            "its FIN is not acknowledged, so the other end is gone or filtered",
+            r"nf_conntrack_tcp_timeout_last_ack is 30 s",
+        ),
+        never=(*NO_LARGER_LIMIT, "flood", "scan", "no cause stands out"),
+    ),
+)
+def last_ack(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    healthy_clients(lab)
+    server = lab.server(8080)
+    made = server.connect(lab.clients, first(LEAKED, hosts("198.18.8.0/22")), APPLICATION)
+    lab.servers.nft(
+        "table ip gone {\n chain input {\n type filter hook input priority 0;\n"
+        "tcp dport 8080 drop\n }\n }\n"
+    )
+    for one in made:
+        one.client.close()
+    lab.wait_for_state("LAST_ACK", LEAKED - 50)
+    yield
+    states = lab.clients.run("sh", "-c", lab.step("ss -tan state").commands[0])
+    assert states.count("FIN-WAIT-1") > LEAKED / 2, states[:300]
+    lab.paste(lab.step("conntrack -D").commands)
+    unharmed(lab)
+
+
+@incident(
+    "connections that clients reset",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("connections ended by a reset", "in CLOSE", r"to 10\.1\.0\.90 tcp/8080"),
+        below=("Find out who resets them", "It is short already"),
+        never=("flood", "scan", "no cause stands out"),
+    ),
+)
+def resets(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    healthy_clients(lab)
+    server = lab.server(8080)
+    at_once = struct.pack("ii", 1, 0)
+    for one in server.connect(lab.clients, first(LEAKED, hosts("198.18.8.0/22")), APPLICATION):
+        one.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        one.client.close()
+    lab.wait_for_state("CLOSE", LEAKED - 50)
+    yield
+    lab.paste(lab.step("conntrack -D").commands)
+    assert not lab.router.entries("-p", "tcp", "--state", "CLOSE")
+    unharmed(lab)
+
+
+@incident(
+    "connections of which one direction passes here, FIN_WAIT",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("do not finish closing", r"to 10\.9\.0\.80 tcp/443"),
+        below=("Of most of them only one direction passes here",),
+        never=(*NO_LARGER_LIMIT, "flood", "scan"),
+    ),
+)
+def one_direction(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    healthy_clients(lab)
+    ends = [(f"203.0.{8 + n // 250}.{n % 250 + 1}", 10_000 + n) for n in range(LEAKED)]
+    for flags in (ACK, FIN | ACK):
+        lab.send(tcp(one, "10.9.0.80", port, 443, flags, 101, 501) for one, port in ends)
+    lab.wait_for_state("FIN_WAIT", LEAKED - 50)
+    yield
+    lab.paste(lab.step("conntrack -D").commands)
     unharmed(lab)

@@ -9,7 +9,7 @@ from check_conntrack.kernel import ctnetlink as ct
 from support import flows_dump as dump
 from support.translated import slowly
 
-ESTABLISHED, CLOSE_WAIT = leaks.STATES
+ESTABLISHED, CLOSE_WAIT, *_ = leaks.STATES
 HOST = bytes((10, 0, 0, 7))
 
 

@@ -884,6 +884,78 @@ def test_udp_from_few_clients_to_an_unknown_port_is_no_flood():
     assert "or a flood" in diagnosis.diagnose(profile(one))[0].sentence(profile(one))
 
 
+@pytest.mark.parametrize(
+    ("state", "means", "timeout"),
+    [
+        ("fin_wait", "no packet has passed here since: neither", "tcp_timeout_fin_wait=30"),
+        ("last_ack", "one has repeated it, and no acknowledgement", "tcp_timeout_last_ack=10"),
+    ],
+)
+def test_connections_that_do_not_finish_closing_are_named_with_their_ends(state, means, timeout):
+    ends = LeakEnds(address("192.0.2.5", 60.0), target("10.0.0.80", 443, 99.0))
+    table = profile(**{state: 95.0}, closing_ends=ends)
+    assert first(table) == (
+        f"connections that do not finish closing: 95% of entries in {state.upper()}, of these 60% "
+        "from 192.0.2.5, 99% to 10.0.0.80 tcp/443"
+    )
+    assert means in diagnosis.diagnose(table)[0].sentence(table)
+    text = advice(table)
+    assert "look on the client 192.0.2.5 and on the server 10.0.0.80 tcp/443" in text
+    assert f"conntrack -D -p tcp --state {state.upper()} > /dev/null" in text
+    assert timeout in text
+    assert "nf_conntrack_max" not in text
+
+
+def test_both_states_of_closing_are_named_and_freed():
+    table = profile(last_ack=30.0, fin_wait=25.0, closing_service=target("", 443, 30.0))
+    assert "30% of entries in LAST_ACK and 25% in FIN_WAIT" in first(table)
+    text = advice(table)
+    assert text.count("conntrack -D") == 2
+    assert "fin_wait=30" in text
+    assert "last_ack=10" in text
+    assert [cause.name for cause in diagnosis.diagnose(profile(last_ack=20.0, fin_wait=19.0))] == [
+        "small"
+    ]
+
+
+@pytest.mark.parametrize("state", ["FIN_WAIT", "LAST_ACK"])
+def test_closing_connections_without_a_reply_are_no_flood(state):
+    one = unanswered(state=state, **FORGED)
+    table = profile(one, **{state.lower(): 90.0})
+    assert [cause.name for cause in diagnosis.diagnose(table)] == ["closing"]
+    sentence = diagnosis.diagnose(table)[0].sentence(table)
+    assert sentence.endswith("Of most of them only one direction passes here")
+
+
+def test_resets_have_a_cause_that_leaves_the_limit_open():
+    ends = LeakEnds(address("192.0.2.5", 10.0), target("10.0.0.80", 443, 99.0))
+    table = profile(reset=95.0, reset_ends=ends)
+    (cause,) = diagnosis.diagnose(table)
+    assert (cause.name, cause.room) == ("reset", True)
+    assert first(table) == (
+        "connections ended by a reset: 95% of entries in CLOSE, of these 99% to 10.0.0.80 tcp/443"
+    )
+    assert "look into the logs of 10.0.0.80 tcp/443, and of load balancers" in advice(table)
+    assert "look into the logs of the servers" in advice(profile(reset=95.0))
+
+
+def test_closing_connections_are_found_in_a_table_with_their_ends(file, inspect):
+    lines = [
+        tables.tcp(state, f"10.7.{n >> 8}.{n & 255}", "10.9.0.80", 2000 + n, 443, 60)
+        for state, number in (("FIN_WAIT", 300), ("LAST_ACK", 600))
+        for n in range(number)
+    ]
+    run = inspect("--source", file(lines))
+    assert (
+        "connections that do not finish closing: 67% of entries in LAST_ACK and 33% in FIN_WAIT, "
+        "to 10.9.0.80 tcp/443"
+    ) in run.text
+    resets = [line.replace("FIN_WAIT", "CLOSE").replace("LAST_ACK", "CLOSE") for line in lines]
+    assert "ended by a reset: 100% of entries in CLOSE, of these 100% to 10.9.0.80 tcp/443" in (
+        inspect("--source", file(resets)).text
+    )
+
+
 def test_leak_names_the_ends_of_leaked_connections_and_no_others():
     named = {
         "source": address("192.0.2.5", 55.0),

@@ -198,6 +198,48 @@ def _in_close_wait(profile: TableProfile) -> str:
     return f"{percent(share)} of entries in CLOSE_WAIT{service}"
 
 
+def _is_closing(profile: TableProfile) -> bool:
+    return profile.weighty and profile.fin_wait + profile.last_ack >= 40
+
+
+def _closing(profile: TableProfile) -> str:
+    """Return which connections do not finish closing."""
+    larger = max(profile.fin_wait, profile.last_ack)
+    smaller = min(profile.fin_wait, profile.last_ack)
+    states = f"{percent(larger)} of entries in {profile.closing_state}"
+    if smaller >= NAMED:
+        other = "LAST_ACK" if profile.closing_state == "FIN_WAIT" else "FIN_WAIT"
+        states += f" and {percent(smaller)} in {other}"
+    ends, service = profile.closing_ends, _to(profile.closing_service, larger)
+    if max(ends.target.share, ends.destination.share) >= NAMED:
+        service = ""
+    return _with(f"connections that do not finish closing: {states}{service}", _has(ends, profile))
+
+
+def _closing_at_length(profile: TableProfile) -> str:
+    """Return the same with what the state means."""
+    means = {
+        "FIN_WAIT": "One end has sent a FIN, and no packet has passed here since: neither its "
+        "acknowledgement nor a repetition",
+        "LAST_ACK": "Both ends have sent a FIN, or one has repeated it, and no acknowledgement has "
+        "passed here since",
+    }
+    state = profile.closing_state
+    unreplied = next((one.share for one in profile.unanswered if one.state == state), 0.0)
+    share = max(profile.fin_wait, profile.last_ack)
+    one_way = ". Of most of them only one direction passes here" if 2 * unreplied >= share else ""
+    return f"{_closing(profile)}. {means[state]}{one_way}"
+
+
+def _reset(profile: TableProfile) -> str:
+    """Return which connections were reset."""
+    ends, service = profile.reset_ends, _to(profile.reset_service, profile.reset)
+    if max(ends.target.share, ends.destination.share) >= NAMED:
+        service = ""
+    share = f"{percent(profile.reset)} of entries in CLOSE{service}"
+    return _with(f"connections ended by a reset: {share}", _has(ends, profile))
+
+
 def _in_time_wait(profile: TableProfile) -> str:
     share = profile.time_wait
     return f"{percent(share)} of entries in TIME_WAIT{_to(profile.time_wait_service, share)}"
@@ -236,6 +278,15 @@ CAUSES = (
         lambda p: _with(f"leaked connections: {_in_close_wait(p)}", _has(p.close_wait_ends, p)),
         lambda p: _with(f"leaked connections: {_in_close_wait(p)}", _has(p.close_wait_ends, p)),
         leaks.closing,
+    ),
+    Cause("closing", _is_closing, _closing, _closing_at_length, leaks.unfinished),
+    Cause(
+        "reset",
+        lambda p: p.weighty and p.reset >= 40,
+        _reset,
+        lambda p: f"{_reset(p)}. One end has sent a RST, and the kernel keeps these for seconds",
+        leaks.resets,
+        room=True,
     ),
     Cause(
         "idle",

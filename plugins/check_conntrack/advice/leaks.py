@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import rulesets
 from .capacity import Step
-from .table_profile import SENDER, TopItem, called, idle_goes_to_service
+from .table_profile import NAMED, SENDER, TopItem, called, idle_goes_to_service
 from .timeout_steps import shorter
 
 TYPE_CHECKING = False
@@ -48,6 +48,52 @@ def _not_closed(profile: TableProfile) -> str:
         f"look {' and '.join(sides)} for sockets in CLOSE_WAIT, and restart the program that has "
         "them:"
     )
+
+
+def unfinished(profile: TableProfile) -> list[Step]:
+    """Return what helps against connections that do not finish closing."""
+    ends = profile.closing_ends
+    sides = [
+        f"on the {role} {called(item, profile)}"
+        for item, role in ((ends.source, "client"), (ends.target, "server"))
+        if item.share >= SENDER and item.address
+    ]
+    states = "state fin-wait-1 state fin-wait-2 state closing state last-ack"
+    text = (
+        f"Find the end that does not finish: look {' and '.join(sides) or 'on both ends'}. "
+        "fin-wait-1, closing, last-ack: its FIN is not acknowledged, so the other end is gone or "
+        "filtered. fin-wait-2: the other end has not closed. Where neither has such a socket, both "
+        "are done, and their last packets take a way that does not lead through here (asymmetric "
+        "routes):"
+    )
+    look = [f"ss -tan {states}"]
+    look += [f"ip route get {item.address}" for item in (ends.source, ends.target) if item.address]
+    steps = [Step(text, tuple(f"{profile.command}{each}" for each in look))]
+    caution = "A close that takes longer loses its entry; behind NAT its last packets get lost."
+    timeouts = []
+    for each, share, name, wanted in (
+        ("FIN_WAIT", profile.fin_wait, "tcp_timeout_fin_wait", 30),
+        ("LAST_ACK", profile.last_ack, "tcp_timeout_last_ack", 10),
+    ):
+        if each == profile.closing_state or share >= NAMED:
+            steps += rulesets.frees_state(profile, each, share)
+            timeouts.append(shorter(profile, name, wanted, caution))
+    return steps + timeouts
+
+
+def resets(profile: TableProfile) -> list[Step]:
+    """Return what helps against connections that are ended by a reset."""
+    ends = profile.reset_ends
+    server = called(ends.target, profile) if ends.target.share >= SENDER else "the servers"
+    return [
+        Step(
+            f"Find out who resets them: look into the logs of {server}, and of load balancers and "
+            "firewalls on the way. Health checks end connections so, programs that close with "
+            "unread data do, and servers whose queue is full."
+        ),
+        *rulesets.frees_state(profile, "CLOSE", profile.reset),
+        shorter(profile, "tcp_timeout_close", 10),
+    ]
 
 
 def alive(profile: TableProfile) -> list[Step]:

@@ -158,6 +158,9 @@ class TableProfile(NamedTuple):
         usage: percent of the limit, of the whole table; None where no limit is known
         unanswered: by protocol and state, the most first; of shares from NAMED on
         time_wait, close_wait, established: TCP in this state, and the service it goes to
+        fin_wait, last_ack, reset: TCP in FIN_WAIT, LAST_ACK and CLOSE
+        closing_service: the service that most of the larger one of FIN_WAIT and LAST_ACK go to
+        reset_service: the same of CLOSE
         idle: established TCP without a packet for LONG_IDLE or longer
         open_sockets: established TCP sockets of `established_service` that are open on this host;
             None where nobody knows
@@ -184,6 +187,7 @@ class TableProfile(NamedTuple):
         tcp_loose: nf_conntrack_tcp_loose; None where it is not known
         stale: flows with a stale translation, the most first
         close_wait_ends, idle_ends: who has the connections in CLOSE_WAIT, and the idle ones
+        closing_ends, reset_ends: who has those of closing_service, and of reset_service
     """
 
     entries: int
@@ -194,6 +198,11 @@ class TableProfile(NamedTuple):
     time_wait_service: TopItem = TopItem()
     close_wait: float = 0.0
     close_wait_service: TopItem = TopItem()
+    fin_wait: float = 0.0
+    last_ack: float = 0.0
+    closing_service: TopItem = TopItem()
+    reset: float = 0.0
+    reset_service: TopItem = TopItem()
     established: float = 0.0
     established_service: TopItem = TopItem()
     idle: float = 0.0
@@ -226,6 +235,18 @@ class TableProfile(NamedTuple):
     stale: tuple[StaleFlows, ...] = ()
     close_wait_ends: LeakEnds = LeakEnds()
     idle_ends: LeakEnds = LeakEnds()
+    closing_ends: LeakEnds = LeakEnds()
+    reset_ends: LeakEnds = LeakEnds()
+
+    @property
+    def leaks(self) -> tuple[LeakEnds, ...]:
+        """Return the ends of all that may be leaked."""
+        return self.close_wait_ends, self.idle_ends, self.closing_ends, self.reset_ends
+
+    @property
+    def closing_state(self) -> str:
+        """Return the state of most connections that do not finish closing."""
+        return "FIN_WAIT" if self.fin_wait >= self.last_ack else "LAST_ACK"
 
     @property
     def weighty(self) -> bool:

@@ -25,12 +25,17 @@ MOSTLY = 80.0  # percent of the sources that say where all are from
 FORGED = 1.0  # percent of the sources that nobody has, from which on they are forged
 FEWEST_ANSWERED = 3  # flows that were answered of late, for a service that works
 HALF_OPEN = "half open"  # SYN_SENT and SYN_RECV together
+# What a connection in one of these states stands for: a flood of segments makes none of them.
+_CLOSING = {"FIN_WAIT": "closing", "LAST_ACK": "closing", "CLOSE_WAIT": "close_wait"}
+_CLOSING.update(TIME_WAIT="time_wait", CLOSE="reset")
 _HANDSHAKE = ("SYN_SENT", "SYN_RECV", HALF_OPEN)
 SCAN, SYN_FLOOD, FLOOD, SILENCE = "scan", "syn flood", "flood", "unreplied"
 
 
 def verdict(one: Unanswered, profile: TableProfile) -> str:
     """Return what unanswered entries look like: the name of a cause."""
+    if one.protocol == "tcp" and one.state in _CLOSING:
+        return _CLOSING[one.state]
     source = one.source.share >= SENDER or one.network.share >= SENDER
     target = one.target.share >= SENDER
     if one.source.share >= SENDER and one.source.address in profile.own:

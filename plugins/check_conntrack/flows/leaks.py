@@ -1,4 +1,4 @@
-"""Count TCP connections that may be leaked by their ends: established ones, and CLOSE_WAIT.
+"""Count TCP connections that may be leaked by their ends: established ones, and closing ones.
 
 Like the unanswered flows of unanswered.py these serve a diagnosis: counting stops after MOST_FLOWS
 entries of each state.
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from check_conntrack.flows.columns import Column
 
 MOST_FLOWS = 1 << 12
-STATES = (ct.TCP_CONNTRACK_ESTABLISHED, ct.TCP_CONNTRACK_CLOSE_WAIT)
+STATES = (
+    ct.TCP_CONNTRACK_ESTABLISHED,
+    ct.TCP_CONNTRACK_CLOSE_WAIT,
+    ct.TCP_CONNTRACK_FIN_WAIT,
+    ct.TCP_CONNTRACK_LAST_ACK,
+    ct.TCP_CONNTRACK_CLOSE,
+)
 # Time left (tally.timeout_bucket), zone of the original direction, and the port of the destination;
 # then source and destination, packed.
 HEAD = struct.Struct(">HHH")
@@ -48,7 +54,7 @@ class Ends(NamedTuple):
 
 
 class LeakedFlows:
-    """The established connections of one tally, and those in CLOSE_WAIT.
+    """The established connections of one tally, and those that are closing.
 
     Attributes:
         flows: by state, entries by HEAD and addresses

@@ -88,6 +88,9 @@ def table_profile(
     close_wait_service = most_in(ct.TCP_CONNTRACK_CLOSE_WAIT)
     if here and close_wait >= _MANY_CLOSING and close_wait_service.port:
         closing_sockets = sockets.number_of(close_wait_service.port, sockets.CLOSE_WAIT)
+    closing, number_closing = ct.TCP_CONNTRACK_FIN_WAIT, figures.tcp_fin_wait
+    if figures.tcp_last_ack > number_closing:
+        closing, number_closing = ct.TCP_CONNTRACK_LAST_ACK, figures.tcp_last_ack
     profile = TableProfile(
         entries=tally.kept,
         total=figures.entries,
@@ -100,6 +103,11 @@ def table_profile(
         time_wait_service=most_in(ct.TCP_CONNTRACK_TIME_WAIT),
         close_wait=close_wait,
         close_wait_service=close_wait_service,
+        fin_wait=100 * figures.tcp_fin_wait / entries,
+        last_ack=100 * figures.tcp_last_ack / entries,
+        closing_service=most_in(closing),
+        reset=100 * figures.tcp_close / entries,
+        reset_service=most_in(ct.TCP_CONNTRACK_CLOSE),
         established=100 * figures.tcp_established / entries,
         established_service=established_service,
         idle=idle,
@@ -128,6 +136,8 @@ def table_profile(
             tally.idle_ends(LONG_IDLE, established or 0, unacknowledged),
             round(idle * entries / 100),
         ),
+        closing_ends=_ends(tally.leaks.ends(closing), number_closing),
+        reset_ends=_ends(tally.leaks.ends(ct.TCP_CONNTRACK_CLOSE), figures.tcp_close),
     )
     profile = _with_pool(profile, tally.pools.top(1), tally.scale(table.total))
     profile = _with_own(profile, own, here=here)
@@ -184,7 +194,7 @@ def _with_own(profile: TableProfile, own: OwnAddresses, *, here: bool) -> TableP
     here: it is of the namespace of this process, whose routing table is asked as well.
     """
     items = [profile.source, profile.network, profile.destination]
-    for ends in (profile.close_wait_ends, profile.idle_ends):
+    for ends in profile.leaks:
         items += [ends.source, ends.target, ends.destination]
     for one in profile.unanswered:
         items += [one.source, one.network, one.target, one.destination, one.destination_network]
@@ -219,6 +229,8 @@ def _with_owners(profile: TableProfile, names: Names) -> TableProfile:
         destination=owned(profile.destination, profile.service, server=True),
         close_wait_ends=owned_ends(profile.close_wait_ends),
         idle_ends=owned_ends(profile.idle_ends),
+        closing_ends=owned_ends(profile.closing_ends),
+        reset_ends=owned_ends(profile.reset_ends),
         stale=tuple(
             one._replace(
                 destination=owned(one.destination, one.destination, server=True),

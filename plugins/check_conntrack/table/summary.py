@@ -254,7 +254,7 @@ def _headline_versions(headline: str, owners: Sequence[str], room: int) -> list[
 def _owners_in(profile: TableProfile) -> list[str]:
     """Return the owners that a headline may name."""
     items = [profile.source, profile.destination]
-    for ends in (profile.close_wait_ends, profile.idle_ends):
+    for ends in profile.leaks:
         items += [ends.source, ends.target, ends.destination]
     for one in profile.unanswered:
         items += [one.source, one.target, one.destination]
