@@ -24,6 +24,7 @@ from check_conntrack import (
     session,
     signals,
 )
+from check_conntrack.cli import UsageError
 from check_conntrack.full import full_check
 from check_conntrack.kernel import KernelError, privileges
 from check_conntrack.kernel.privileges import User
@@ -73,6 +74,17 @@ def test_what_the_help_says_of_quotes_and_of_a_leading_hyphen_is_so(module):
     options = module.parser().parse_args(words)
     assert (options.warning, options.critical) == (["~:10", "usage=~:", "-5:5"], ["-5:5"])
     assert ranges.parse_range("-5:5", module.LABELS[0])
+
+
+@pytest.mark.parametrize("word", ["--netns=--", "--state-dir=--", "-w=--", "-t--"])
+def test_two_hyphens_are_no_value(word):
+    with pytest.raises(UsageError, match=r"argument \S+: -- is not a value"):
+        usage_check.parser().parse_args([word])
+
+
+@pytest.mark.parametrize("word", ["--state-key=a--", "--state-key=x=--", "--state-key=---"])
+def test_value_may_end_with_hyphens(word):
+    assert usage_check.parser().parse_args([word]).state_key == word.partition("=")[2]
 
 
 EXAMPLES = [line for line in usage_check.EXAMPLES.splitlines() if line.startswith("  ")]
