@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 
 import pytest
@@ -19,6 +20,25 @@ def test_command_without_sudo_isolates_this_interpreter():
         "-B",
         reader_command.READER,
     ]
+
+
+@pytest.mark.parametrize("name", ["/tmp/trap", "/bin/sh", ""])
+def test_interpreter_is_not_taken_from_the_environment(name):
+    """Python 3.11 and later do so, also with -E and -I."""
+    plugins = os.path.dirname(os.path.dirname(os.path.dirname(reader_command.__file__)))
+    script = f"import sys; sys.path.insert(0, {plugins!r})\n"
+    script += "from check_conntrack.kernel import reader_command\n"
+    script += "print(*reader_command.reader_command(sudo=False), sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script],
+        env={"PYTHONEXECUTABLE": name},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    program, *rest = done.stdout.splitlines()
+    assert os.path.samefile(program, sys.executable)
+    assert rest == ["-I", "-S", "-B", reader_command.READER]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 
 from .source import KernelError, read_long_file
 
@@ -17,6 +18,7 @@ READER_OF_ARCHIVE = "/opt/check-conntrack/reader.py"
 # sudo is searched for here, and not along the caller's PATH.
 SUDO_PATHS = ("/usr/bin/sudo", "/bin/sudo", "/usr/local/bin/sudo", "/run/wrappers/bin/sudo")
 SHELL = "/bin/sh"
+RUNNING = "/proc/self/exe"
 
 
 class ReaderError(KernelError):
@@ -159,6 +161,15 @@ def _changeable(path: str) -> bool:
 
 
 def _isolated_python() -> list[str]:
+    """Return the command of the interpreter that runs this.
+
+    From Python 3.11 on PYTHONEXECUTABLE decides sys.executable, also with -E and -I.
+    """
     import sys
 
-    return [sys.executable or "/usr/bin/python3", "-I", "-S", "-B"]
+    program = sys.executable or "/usr/bin/python3"
+    with suppress(OSError):
+        running = os.stat(RUNNING)
+        if not os.path.exists(program) or not os.path.samestat(os.stat(program), running):
+            program = os.readlink(RUNNING)
+    return [program, "-I", "-S", "-B"]
