@@ -74,6 +74,10 @@ _SENTENCES = {
         "{detail} records were overwritten before they were read",
         "boot with a larger log_buf_len",
     ),
+    reasons.LINES_LOST: (
+        "it says that {detail} lines were lost on their way to it",
+        "raise the rate limit of rsyslog's imjournal, or boot with a larger log_buf_len",
+    ),
     reasons.JOURNALCTL_MISSING: ("journalctl{said}", f"install systemd, or {_NAME_ANOTHER}"),
     reasons.JOURNALCTL_FAILED: ("journalctl failed: {detail}", "run it by hand"),
     reasons.JOURNALCTL_TOO_OLD: (

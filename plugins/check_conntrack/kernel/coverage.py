@@ -10,7 +10,7 @@ from .namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 TOLERANCE = 1.0
 """Seconds by which two readings of the clocks may differ: a shorter one is not a gap."""
@@ -86,6 +86,14 @@ def gaps(spans: Iterable[Span], window: Span) -> tuple[Span, ...]:
         reached = max(reached, span.end)
     if window.end > reached + TOLERANCE:
         found.append(Span(reached, window.end))
+    return tuple(found)
+
+
+def without(spans: Iterable[Span], holes: Sequence[Span]) -> tuple[Span, ...]:
+    """Return the parts of the spans that no hole takes."""
+    found: list[Span] = []
+    for span in spans:
+        found += gaps(holes, span) if clip(holes, span) else (span,)
     return tuple(found)
 
 

@@ -34,6 +34,7 @@ PART_MISSING = "part-missing"
 TIME_ZONE = "time-zone"  # detail: seconds by which the log's clock differs
 TIMED_OUT = "timed-out"
 RECORDS_LOST = "records-lost"  # detail: how many
+LINES_LOST = "lines-lost"  # detail: how many
 
 # The journal.
 JOURNALCTL_MISSING = "journalctl-missing"  # detail: strerror

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from .. import reasons
-from ..coverage import Coverage, Span
+from ..coverage import TOLERANCE, Coverage, Span
 from ..namedtuple import NamedTuple
 from ..reasons import SourceProblem
 from . import rotation
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datetime import tzinfo
     from typing import Callable
 
+    from .loss_notices import Loss
     from .rotation import LogCursor, RotatedPart
 
 ALIVE = 900.0
@@ -55,7 +56,8 @@ class LogReading(NamedTuple):
     coverage: the spans that the files show, from the cursor's `since` on, and why not more.
     read: bytes searched, after unpacking. files: what was read, oldest first.
     problems: what could not be read. shift: seconds that were added to times without an offset,
-    because the log is written in another time zone.
+    because the log is written in another time zone. losses: what the log says of lines that it
+    lost.
     """
 
     path: str
@@ -69,6 +71,7 @@ class LogReading(NamedTuple):
     files: tuple[str, ...] = ()
     problems: tuple[SourceProblem, ...] = ()
     shift: float = 0.0
+    losses: tuple[Loss, ...] = ()
 
 
 class Extent(NamedTuple):
@@ -270,6 +273,10 @@ class _Log:
             coverage = coverage._replace(
                 reason=problem.reason, detail=problem.detail, path=problem.path
             )
+        losses = tuple(loss for _, scanner in scanned for loss in scanner.losses)
+        if since is not None and losses:
+            # The next run claims nothing anew of what was lost; its spans are remembered.
+            since = max(since, *(loss.span.end + 2 * TOLERANCE for loss in losses))
         new = self._new_cursor(cursor, where, since, known=kernel_lines)
         unfinished = len(scanned) > 1 and any(scanner.timed_out for _, scanner in scanned)
         if self.newest is not self.live and (new is None or self.lost):
@@ -286,6 +293,7 @@ class _Log:
             tuple(part.path for part, _ in scanned),
             tuple(dict.fromkeys(problems)),
             self.zone.shift if self.zone.zone is not None else 0.0,
+            losses,
         )
 
     def _new_cursor(

@@ -10,7 +10,7 @@ import errno
 import os
 
 from .. import reasons
-from ..coverage import TOLERANCE, Coverage, Span, clip, gaps, union
+from ..coverage import TOLERANCE, Coverage, Span, clip, gaps, union, without
 from ..namedtuple import NamedTuple
 from ..reasons import SourceProblem, UnreadableError
 from ..source import KernelError
@@ -363,6 +363,12 @@ class _Gathering:
         own = reading.coverage
         hosts = tuple(dict.fromkeys((*own.hosts, *(history.hosts if history else ()))))[:MOST_HOSTS]
         spans = union((*own.spans, *(history.spans if history else ())))
+        holes = _widened(loss.span for loss in reading.losses)
+        shown = without(spans, holes)
+        if reading.losses and (self.span is None or self._gaps(shown) != self._gaps(spans)):
+            number = sum(loss.number for loss in reading.losses)
+            own = own._replace(reason=reasons.LINES_LOST, detail=str(number), path="")
+        spans = shown
         if self.span and not self._gaps(spans):
             own = own._replace(reason="", detail="", path="")
         elif history and not own.reason:

@@ -10,6 +10,7 @@ import re
 from itertools import chain
 
 from ..reasons import UnreadableError
+from . import loss_notices
 from .events import Event, fold, short
 from .messages import NEEDLES, Kind
 from .syslog import entry_bounds, kernel_line, parse_messages, parse_repetition, parse_time
@@ -30,6 +31,9 @@ LONGEST_LINE = 1 << 15
 MOST_EVENTS = 20000
 """Events kept one by one; beyond it older ones are folded together."""
 MOST_HOSTS = 8
+MOST_LOSSES = 1000
+SHORT = 512
+"""Bytes of a line that hold its time."""
 LARGE = 4 << 20
 """Bytes from which libc's memmem pays for the import of ctypes.
 
@@ -59,6 +63,7 @@ class Scanner:
     read: bytes searched. held: those of them after the last line's end. midline: the end is within
     a line longer than LONGEST_LINE.
     complete: the end was reached. timed_out: `stop` said True before.
+    losses: what the log says of lines that it lost.
     previous: the event of the last line, which "last message repeated" would speak of.
     """
 
@@ -76,6 +81,7 @@ class Scanner:
         self.midline = False
         self.complete = True
         self.timed_out = False
+        self.losses: list[loss_notices.Loss] = []
         self.previous: Event | None = None
         self.glance = False
         """Stop at the first line of the kernel's own."""
@@ -87,6 +93,7 @@ class Scanner:
         self._undated = 0
         self._sampled = 0
         self._tail = b""
+        self._watch = loss_notices.LossWatch()
 
     def run(self, stream: Stream, stop: Callable[[], bool], skip: int = 0) -> None:
         """Search the stream after `skip` bytes. Raises UnreadableError."""
@@ -163,6 +170,9 @@ class Scanner:
             self._search(buffer, begin, stop, needle, starts)
         if self.previous is not None:
             self._repetitions(buffer, begin, stop)
+        last = buffer.rfind(b"\n", begin, stop - 1) + 1 or begin
+        if self._watch.wants(self.read, bytes(buffer[last : last + SHORT])):
+            self._find_losses(buffer, begin, stop)
         done = begin
         for start in sorted(starts):
             if start < done:
@@ -173,6 +183,21 @@ class Scanner:
                 self.previous = event
             if self.previous is not None:
                 self._repetitions(buffer, starts[start] + 1, stop)
+
+    def _find_losses(self, buffer: bytearray, begin: int, stop: int) -> None:
+        """Find what the log says of lines that it lost."""
+        starts: dict[int, int] = {}
+        for needle in loss_notices.NEEDLES:
+            self._search(buffer, begin, stop, needle, starts)
+        for start, line_end in starts.items():
+            first = buffer.rfind(b"\n", begin, max(begin, start - 1)) + 1 or begin
+            before = bytes(buffer[first : min(start, first + SHORT)])
+            for text in _texts(bytes(buffer[start:line_end])):
+                loss = loss_notices.parse_loss(
+                    text, before.decode("utf-8", "replace"), self._reference, self._zone
+                )
+                if loss is not None and len(self.losses) < MOST_LOSSES:
+                    self.losses.append(loss)
 
     def _search(
         self, buffer: bytearray, begin: int, stop: int, needle: bytes, starts: dict[int, int]

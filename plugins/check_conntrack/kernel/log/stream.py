@@ -61,4 +61,5 @@ def read_stream(
         read=scanner.read,
         files=(name,) if scanner.read else (),
         problems=unreadable,
+        losses=tuple(scanner.losses),
     )
