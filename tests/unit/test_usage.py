@@ -836,10 +836,10 @@ def test_a_reader_that_fails_does_not_hide_a_full_host(check, entered, sysctls, 
     assert check("--netns", "all").state == "CRITICAL"
 
 
-def test_a_reader_that_is_missing_is_unknown(check, netns, monkeypatch, tmp_path):
+def test_a_reader_that_is_missing_is_unknown(check, netns, monkeypatch):
     netns(blue=71)
     monkeypatch.setattr(privileges, "has", lambda _: True)
-    monkeypatch.setattr(reader_command, "reader_command", lambda sudo: [str(tmp_path / "none")])
+    monkeypatch.setattr(reader_command, "reader_command", lambda sudo: ["/none/reader"])
     run = check("--netns", "blue")
     assert run.code == 3
     assert "cannot be started: No such file or directory" in run.text

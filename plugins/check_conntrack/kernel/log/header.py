@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Words that one header may hold beside its times: hosts, relays, states. More are a sentence.
 _MOST_WORDS_BEFORE_TAG = 4
 _MOST_WORDS_WITHOUT_TAG = 2
+# To count the words anew at each word of a line of 32 KiB took 2.5 s.
+_MOST_WORDS_BEFORE_DATE = 64
 
 # What most lines of most logs begin with: the same as below, in a tenth of the time.
 _COMMON = re.compile(
@@ -276,18 +278,17 @@ class _HeaderParser:
         What reached rsyslog as RFC 5424 has no colon in its traditional forms. In the log of a
         package manager the kernel is a package.
         """
+        behind_version = self.version and len(self.words) == 1
+        dated = any(date.complete for date in self.dates)
+        if not behind_version and not (dated and not self.marked and len(self.words) < 2):
+            return False
         if items.PACKAGE.search(self.text, 0, self.at + 40):
             return False
-        if self.version and len(self.words) == 1:
-            self._tag(KERNEL)
+        self._tag(KERNEL)
+        if behind_version:
             data = items.STRUCTURED_DATA.match(self.text, self.at + 1)
             self.at = data.end() if data is not None else self.at
-            return True
-        dated = any(date.complete for date in self.dates)
-        if dated and not self.marked and len(self.words) < 2:
-            self._tag(KERNEL)
-            return True
-        return False
+        return True
 
     def _date(self, word: str) -> bool:
         following = ""
@@ -296,7 +297,9 @@ class _HeaderParser:
             if following.lower() not in FILLERS:
                 break
         dates = self.dates[-1]
-        if not dates.started and sum(map(str.isalpha, self.words)) > 2:
+        if not dates.started and (
+            len(self.words) > _MOST_WORDS_BEFORE_DATE or sum(map(str.isalpha, self.words)) > 2
+        ):
             return False  # a sentence that names a date, such as "-- Logs begin at"
         undated = dates.clock is None
         if dates.take(word, following):
