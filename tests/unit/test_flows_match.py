@@ -4,6 +4,7 @@ import pytest
 
 from check_conntrack.flows import match, netlink
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel import networks
 from check_conntrack.kernel.netlink import NLMSGHDR, attributes
 from support import flows_dump as dump
 
@@ -108,7 +109,7 @@ def test_mark_refuses_other_text(text, why):
 
 
 def test_network_clears_host_bits():
-    assert match.network("10.1.2.3/8") == match.Network(bytes((10, 0, 0, 0)), 8)
+    assert networks.network("10.1.2.3/8") == networks.Network(bytes((10, 0, 0, 0)), 8)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_network_clears_host_bits():
 )
 def test_network_refuses_other_text(text):
     with pytest.raises(ValueError, match=r"invalid (address|prefix length)"):
-        match.network(text)
+        networks.network(text)
 
 
 def test_unknown_protocols_and_states_are_refused_with_the_known_ones():
@@ -223,4 +224,4 @@ def test_filter_that_can_match_a_flow_is_no_contradiction(parts):
 )
 def test_mapped_address_is_refused(text, instead):
     with pytest.raises(ValueError, match=rf"invalid address .* \(write {instead}\)"):
-        match.network(text)
+        networks.network(text)

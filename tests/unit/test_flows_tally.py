@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from check_conntrack.flows import netlink, tally
 from check_conntrack.flows import unanswered as unanswered_flows
-from check_conntrack.flows.entry import packed_address
 from check_conntrack.flows.tally import Tally, prefixes
 from check_conntrack.kernel import ctnetlink as ct
+from check_conntrack.kernel import networks
 from support import flows_dump as dump
 
 BOTH = ct.IPS_SEEN_REPLY | ct.IPS_ASSURED
@@ -305,6 +305,6 @@ def test_prefixes_refuse_other_text(text):
     ],
 )
 def test_addresses_that_are_private_and_that_nobody_has(text, private, reserved):
-    address = packed_address(text)
-    assert unanswered_flows.is_private(address) == private
-    assert unanswered_flows.is_reserved(address) == reserved
+    address = networks.packed_address(text)
+    assert networks.is_private(address) == private
+    assert networks.is_reserved(address) == reserved

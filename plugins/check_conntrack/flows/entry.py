@@ -202,11 +202,3 @@ def protocol_name(protocol: int) -> str:
 def address_text(address: bytes) -> str:
     """Return a packed address in its short form."""
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
-
-
-def packed_address(text: str) -> bytes:
-    """Return an address of either family, packed; raises ValueError where the text is none."""
-    try:
-        return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
-    except (OSError, UnicodeError):
-        raise ValueError(f"invalid address {text!r}") from None

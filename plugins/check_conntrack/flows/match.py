@@ -21,10 +21,10 @@ from check_conntrack.flows.entry import (
     PROTOCOL_NAMES,
     STATE_NAMES,
     Entry,
-    packed_address,
 )
 from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel.namedtuple import NamedTuple
+from check_conntrack.kernel.networks import Network, network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,27 +34,9 @@ if TYPE_CHECKING:
 ORIGINAL_SOURCE, ORIGINAL_DESTINATION, REPLY_SOURCE, REPLY_DESTINATION = range(4)
 
 
-_MAPPED = bytes(10) + b"\xff\xff"  # an IPv4 address in IPv6 sockets, never in a packet
 _WITH_PORTS = frozenset({IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, IPPROTO_SCTP, IPPROTO_DCCP})
 _WHOLE_MARK = 0xFFFFFFFF
 _ONE_FAMILY = {IPPROTO_ICMP: 4, IPPROTO_ICMPV6: 16}  # bytes of an address
-
-
-class Network(NamedTuple):
-    """Addresses that share a prefix: packed, host bits cleared, and the prefix length in bits."""
-
-    address: bytes
-    prefix: int
-
-    def mask(self) -> bytes:
-        """The prefix as a packed mask."""
-        return prefix_mask(self.prefix, len(self.address))
-
-    def holds(self, address: bytes) -> bool:
-        """Return whether the packed address is one of them."""
-        return len(address) == len(self.address) and all(
-            have & bits == want for have, bits, want in zip(address, self.mask(), self.address)
-        )
 
 
 class Mark(NamedTuple):
@@ -66,32 +48,6 @@ class Mark(NamedTuple):
     def holds(self, mark: int) -> bool:
         """Return whether a connection mark is one of these."""
         return mark & self.mask == self.value
-
-
-def prefix_mask(prefix: int, size: int) -> bytes:
-    """Return a mask of `prefix` one bits in `size` bytes."""
-    whole = (1 << 8 * size) - 1
-    return (whole ^ (whole >> prefix)).to_bytes(size, "big")
-
-
-def network(text: str) -> Network:
-    """`10.0.0.0/8`, `2001:db8::/32`, or one address; raises ValueError with the reason.
-
-    Host bits are cleared in silence: 10.1.2.3/8 means 10.0.0.0/8.
-    """
-    address_text, slash, prefix_text = text.partition("/")
-    address = packed_address(address_text)
-    bits = 8 * len(address)
-    prefix = bits
-    if slash:
-        if not (prefix_text.isascii() and prefix_text.isdigit()) or int(prefix_text) > bits:
-            raise ValueError(f"invalid prefix length {prefix_text!r} (0 to {bits})")
-        prefix = int(prefix_text)
-    if len(address) == 16 and address.startswith(_MAPPED) and prefix >= 8 * len(_MAPPED):
-        mapped = socket.inet_ntoa(address[len(_MAPPED) :])
-        raise ValueError(f"invalid address {text!r} (write {mapped})")
-    mask = prefix_mask(prefix, len(address))
-    return Network(bytes(have & keep for have, keep in zip(address, mask)), prefix)
 
 
 def protocol_number(text: str) -> int:

@@ -31,7 +31,6 @@ from check_conntrack.flows.groups import (
 from check_conntrack.flows.heavy_hitters import HeavyHitters
 from check_conntrack.flows.labels import address_label, pool_label, protocol_label, service_label
 from check_conntrack.flows.leaks import Ends, LeakedFlows
-from check_conntrack.flows.match import Match, prefix_mask
 from check_conntrack.flows.nat_pools import FIRST_PORT, RANGE_HEAD, NatPools
 from check_conntrack.flows.translations import (
     ANSWERED,
@@ -49,11 +48,14 @@ from check_conntrack.flows.unanswered import (
 )
 from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel.namedtuple import NamedTuple
+from check_conntrack.kernel.networks import prefix_mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Union
+
+    from check_conntrack.flows.match import Match
 
     # An address as a key: IPv4 as a number of its bytes in host order, IPv6 packed; both packed
     # behind their zone where they have one.

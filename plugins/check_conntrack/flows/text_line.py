@@ -23,10 +23,10 @@ from check_conntrack.flows.entry import (
     ConntrackTuple,
     Entry,
     FlowCounters,
-    packed_address,
 )
 from check_conntrack.kernel import ctnetlink as ct
 from check_conntrack.kernel.namedtuple import NamedTuple
+from check_conntrack.kernel.networks import packed_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import collections
 import struct
 
 from check_conntrack.flows.columns import slices, weave
-from check_conntrack.flows.match import prefix_mask
 from check_conntrack.kernel.namedtuple import NamedTuple
+from check_conntrack.kernel.networks import is_private, is_reserved, prefix_mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -180,27 +180,6 @@ class UnansweredFlows:
             mask = b"\xff" * HEAD.size + self.masks[size != 4]
             networks[bytes(map(int.__and__, key, mask))] += count
         return _largest(networks, self.bits)
-
-
-def is_private(address: bytes) -> bool:
-    """Return whether an address is of networks that are nobody's on the Internet.
-
-    RFC 1918, RFC 6598 (between a provider and its customers), RFC 3927, RFC 4193 and fe80::/10.
-    """
-    first, second = address[0], address[1]
-    if len(address) != 4:
-        return first & 0xFE == 0xFC or (first == 0xFE and second & 0xC0 == 0x80)
-    return (
-        first == 10
-        or (first == 172 and second & 0xF0 == 16)
-        or (first, second) in ((192, 168), (169, 254))
-        or (first == 100 and second & 0xC0 == 64)
-    )
-
-
-def is_reserved(address: bytes) -> bool:
-    """Return whether nobody has an address: 240.0.0.0/4, and 6000:: to fbff:: (RFC 4291)."""
-    return address[0] >= 0xF0 if len(address) == 4 else 0x60 <= address[0] < 0xFC
 
 
 def _share_of(sources: Mapping[bytes, int], wanted: Callable[[bytes], bool]) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from . import rtnetlink
 from .namedtuple import NamedTuple
+from .networks import Network, network
 from .owners import HERE, HOST, ITSELF
 
 TYPE_CHECKING = False
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from .owners import Owner, Ownership
     from .reader_client import Frame
 
-_LOOPBACK = ((b"\x7f\0\0\0", 8), (b"\0" * 15 + b"\1", 128))
+_LOOPBACK = (Network(b"\x7f\0\0\0", 8), Network(b"\0" * 15 + b"\1", 128))
 
 
 class OwnAddresses(NamedTuple):
@@ -30,7 +31,7 @@ class OwnAddresses(NamedTuple):
 
     def include(self, text: str) -> bool:
         """Return whether an address is among them, or a network holds one of them."""
-        own = ((each, 8 * len(each)) for each in self.addresses)
+        own = (Network(each, 8 * len(each)) for each in self.addresses)
         return _overlaps_any(text, [*_LOOPBACK, *own])
 
 
@@ -39,31 +40,20 @@ NOT_KNOWN = OwnAddresses()
 
 def holds_any(text: str, addresses: Iterable[str]) -> bool:
     """Return whether an address is among others, or a network holds one of them."""
-    return _overlaps_any(text, map(_network, addresses))
+    return _overlaps_any(text, filter(None, map(_network, addresses)))
 
 
-def _overlaps_any(text: str, others: Iterable[tuple[bytes, int]]) -> bool:
-    one, bits = _network(text)
-    return bool(one) and any(
-        len(one) == len(other) and _prefix(one, min(bits, size)) == _prefix(other, min(bits, size))
-        for other, size in others
-    )
+def _overlaps_any(text: str, others: Iterable[Network]) -> bool:
+    one = _network(text)
+    return one is not None and any(map(one.overlaps, others))
 
 
-def _network(text: str) -> tuple[bytes, int]:
-    """Return an address or a network as packed bytes and the length of its prefix."""
-    from socket import AF_INET, AF_INET6, inet_pton
-
-    address, _, bits = text.partition("/")
+def _network(text: str) -> Network | None:
+    """Return an address or a network; None for other texts."""
     try:
-        packed = inet_pton(AF_INET6 if ":" in address else AF_INET, address)
-        return packed, min(int(bits or 128), 8 * len(packed))
-    except (OSError, ValueError):
-        return b"", 0
-
-
-def _prefix(address: bytes, bits: int) -> int:
-    return int.from_bytes(address, "big") >> (8 * len(address) - bits)
+        return network(text)
+    except ValueError:
+        return None
 
 
 def of_this_namespace() -> OwnAddresses:

@@ -167,11 +167,11 @@ def parse_owners(lines: Iterable[bytes]) -> dict[bytes, tuple[Owner, ...]]:
 
 
 def _packed(address: str) -> bytes:
-    from socket import AF_INET, AF_INET6, inet_pton
+    from .networks import packed_address
 
     try:
-        return inet_pton(AF_INET6 if ":" in address else AF_INET, address)
-    except OSError:
+        return packed_address(address)
+    except ValueError:
         return b""
 
 

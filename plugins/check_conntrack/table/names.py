@@ -6,9 +6,9 @@ import collections
 
 from .. import render
 from ..advice import owner_words
-from ..flows.entry import packed_address
 from ..kernel import limits
 from ..kernel.limits import OWN
+from ..kernel.networks import packed_address
 from ..kernel.owners import HERE, HOST, Owner, Ownership
 
 TYPE_CHECKING = False

@@ -116,7 +116,7 @@ def _between(least: int, most: int) -> Callable[[str], int]:
 
 
 def _network(text: str) -> object:
-    from ..flows.match import network
+    from ..kernel.networks import network
 
     return network(text)
 

@@ -104,7 +104,8 @@ def _rewritten(frames: Iterable[Frame]) -> Iterator[bytes]:
 
 
 def _short_address(match: re.Match[bytes]) -> bytes:
-    from ..flows.entry import address_text, packed_address
+    from ..flows.entry import address_text
+    from ..kernel.networks import packed_address
 
     try:
         return address_text(packed_address(match[0].decode("ascii"))).encode("ascii")
