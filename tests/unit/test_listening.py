@@ -80,6 +80,13 @@ def test_flood_beyond_the_limit_tells_when_the_table_is_full(answers, sysctls):
     assert any("grows by 2000.00 entries/s" in line for line in run.lines)
 
 
+def test_growth_is_what_was_heard_where_the_table_is_full_within_a_second(answers, sysctls):
+    sysctls.holds(1000, 4000, 16384)
+    run = answers(heard(4000, before=1000, after=1500), "-c", "time_to_full=1m:")
+    assert run.text.endswith("4000 new/s, full in about 1s")
+    assert any("grows by 4000.00 entries/s" in line for line in run.lines)
+
+
 def test_time_left_is_the_same_in_the_text_and_in_the_perfdata(answers, sysctls):
     sysctls.holds(1000, 10300, 16384)
     run = answers(heard(2000, before=1000, after=3000), "-w", "time_to_full=1m:")

@@ -343,6 +343,19 @@ def test_one_way_messages_are_not_called_unanswered_by_a_service_that_is_down():
     assert "flood" not in sentence + advice(few)
 
 
+def test_own_program_that_sends_one_way_is_to_be_found():
+    source = {"source": address("10.0.0.7", 99.0), "sources": 1, "spread": 0.1}
+    table = many_clients(8125, **source)._replace(own=frozenset({"10.0.0.7"}))
+    assert first(table).startswith("10.0.0.53 udp/8125 does not answer 10.0.0.7 (this host)")
+    assert "The connections are this host's own: find the program." in advice(table)
+
+
+def test_target_that_is_gone_is_told_for_tcp_too():
+    one = unanswered(state="SYN_SENT", **FORGED, reached="failed", device="lan")
+    sentence = diagnosis.diagnose(profile(one))[0].sentence(profile(one))
+    assert "no host answers for 198.51.100.1 on lan (neighbour FAILED). So it is down" in sentence
+
+
 def test_own_service_is_refused_where_its_packets_pass():
     own = frozenset({"10.0.0.53"})
     table = many_clients(reached="closed")._replace(own=own)
@@ -798,9 +811,13 @@ def test_udp_servers_are_not_known_where_they_cannot_be_read(monkeypatch):
 def test_profile_says_what_the_kernel_knows_of_the_target(monkeypatch, known, bound, reached):
     monkeypatch.setattr(destinations, "look_up", lambda _: {"10.0.0.53": known})
     monkeypatch.setattr(sockets, "has_udp_server", lambda _: bound)
+    monkeypatch.setattr(host, "has_ipvs", lambda: False)
     one = many_clients().unanswered[0]
     assert table_profile._reached(one, here=True).reached == reached
     assert table_profile._reached(one, here=False) == one
+    if reached == "closed":
+        monkeypatch.setattr(host, "has_ipvs", lambda: True)
+        assert table_profile._reached(one, here=True).reached == "there"
     several = one._replace(backends=(target("10.1.0.1"), target("10.1.0.2")))
     assert table_profile._reached(several, here=True) == several
 

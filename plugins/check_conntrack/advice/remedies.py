@@ -191,14 +191,20 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
                 "that is down."
             )
         )
-    if one.source.share >= NAMED and one.source.address in profile.own:
-        steps.append(
-            Step(
-                f"The connections are {profile.here}'s own: find the program.",
-                (f"{profile.command}{_sockets_of(one)}",),
-            )
-        )
+    steps += _own_sockets(profile, one)
     return [*steps, Step(LEAVE), *_shorter_unanswered(profile, one)]
+
+
+def _own_sockets(profile: TableProfile, one: Unanswered) -> list[Step]:
+    """Return how to find the program where the connections are this host's own."""
+    if one.source.share < NAMED or one.source.address not in profile.own:
+        return []
+    return [
+        Step(
+            f"The connections are {profile.here}'s own: find the program.",
+            (f"{profile.command}{_sockets_of(one)}",),
+        )
+    ]
 
 
 def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
@@ -230,6 +236,7 @@ def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
             )
         )
     steps += rulesets.frees(profile, target, target.entries, *options)
+    steps += _own_sockets(profile, one)
     return [*steps, Step(LEAVE), *_shorter_unanswered(profile, one)]
 
 

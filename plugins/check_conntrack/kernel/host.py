@@ -27,6 +27,11 @@ def runs_kube_proxy() -> bool:
     return any(read_file(f"/proc/{pid}/comm", 32).data.strip() in _KUBE_PROXY for pid in pids)
 
 
+def has_ipvs() -> bool:
+    """Return whether IPVS may take what is sent to an own address, without a socket."""
+    return os.path.exists("/proc/net/ip_vs")
+
+
 def has_address(text: str) -> bool:
     """Return whether an address belongs to this network namespace.
 

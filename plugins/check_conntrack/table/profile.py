@@ -315,7 +315,10 @@ def _reached(one: Unanswered, *, here: bool) -> Unanswered:
     code = found.code
     if code == destinations.THERE and not found.device and one.protocol == "udp" and item.port:
         bound = sockets.has_udp_server(item.port)
-        code = code if bound is None else LISTENS if bound else CLOSED
+        if bound:
+            code = LISTENS
+        elif bound is not None and not host.has_ipvs():
+            code = CLOSED
     return one._replace(reached=code, device=found.device)
 
 

@@ -6,6 +6,7 @@ from nagiosplugin import Ok
 
 from .. import nagios, render, reports, session
 from ..state import trend
+from ..state.forecast import NEAREST
 from .labels import INSTANCE_LABELS, TABLE_LABELS
 from .resource import NamespaceReport, Usage
 
@@ -240,9 +241,12 @@ def _history(report: NamespaceReport, window: float) -> list[str]:
 
 def _heard_growth(report: NamespaceReport) -> float:
     """Return the entries per second by which the table fills up, if that was heard; else 0."""
-    left = report.outlook.time_to_full if report.outlook else None
-    limits = report.namespace.limits
-    return (limits.limit - limits.entries) / left if limits and left else 0.0
+    outlook, limits = report.outlook, report.namespace.limits
+    left = outlook.time_to_full if outlook else None
+    if outlook is None or not limits or not left:
+        return 0.0
+    # What is left is at least NEAREST, however fast it grows.
+    return outlook.new_rate if left <= NEAREST else (limits.limit - limits.entries) / left
 
 
 def _heard(outlook: Outlook) -> str:
