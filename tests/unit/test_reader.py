@@ -188,6 +188,16 @@ def test_program_answers_or_exits_2_without_a_byte(request):
         assert (done.returncode, done.stdout) == (2, b"")
 
 
+def test_procfs_own_directory_in_place_of_a_namespace_is_a_refusal():
+    shown = os.stat("/proc")
+    with pytest.raises(PermissionError):
+        reader.namespace_inode(shown, b"/proc/1/ns/net")
+    with pytest.raises(FileNotFoundError):
+        reader.namespace_inode(shown, b"/proc/1/ns")
+    with pytest.raises(FileNotFoundError):
+        reader.namespace_inode(os.stat("/"), b"/tmp/ns/net")
+
+
 def test_path_without_a_network_namespace_is_missing_and_not_opened(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "file").write_text("secret")

@@ -441,10 +441,8 @@ def enter(path: bytes, visited: set[int], *, listed: bool = False) -> int:
     descriptors = []
     try:
         descriptors.append(os.open(path, os.O_PATH | os.O_CLOEXEC) if listed else find(path))
-        status = os.fstat(descriptors[0])
-        if status.st_dev != os.stat(OWN_NAMESPACE).st_dev:
-            raise FileNotFoundError(errno.ENOENT, "no namespace")
-        if status.st_ino in visited:
+        inode = namespace_inode(os.fstat(descriptors[0]), path)
+        if inode in visited:
             return 0
         link = f"/proc/self/fd/{descriptors[0]}"
         descriptors.append(os.open(link, os.O_RDONLY | os.O_CLOEXEC))
@@ -462,6 +460,19 @@ def enter(path: bytes, visited: set[int], *, listed: bool = False) -> int:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def namespace_inode(status: os.stat_result, path: bytes) -> int:
+    """Return the inode of the namespace at a path, whose status is given; raises OSError.
+
+    Where the privilege to look at a process is missing, some kernels (5.10 is one) do not refuse,
+    but show the procfs' own directory instead (proc_ns_get_link() in fs/proc/namespaces.c).
+    """
+    if status.st_dev == os.stat(OWN_NAMESPACE).st_dev:
+        return status.st_ino
+    if path.endswith(b"/ns/net") and status.st_dev == os.stat("/proc").st_dev:
+        raise PermissionError(errno.EACCES, "hidden")
+    raise FileNotFoundError(errno.ENOENT, "no namespace")
 
 
 def leave(home: int, own: str = OWN_NAMESPACE, kind: int = CLONE_NEWNET) -> None:
@@ -699,7 +710,7 @@ def owner_frames(places: list[bytes]) -> Iterator[bytes]:
                 return
             try:
                 if listed:
-                    inode = os.stat(path).st_ino
+                    inode = namespace_inode(os.stat(path), path)
                     if inode not in known:
                         known.add(inode)
                         yield process_frame(int(path.split(b"/")[2]), inode, path, home)
