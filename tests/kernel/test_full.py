@@ -135,6 +135,7 @@ def test_full_all_finds_by_the_counters_whose_messages_without_a_name_are(overfl
 
 def test_full_a_namespace_with_a_reused_number_is_not_blamed(need, full):
     need("ip", "nft", "conntrack")
+    features.need_host_never_suspended()
     features.need_names_in_log()
     for number in range(10):
         # The kernel gives the lowest free number, and takes namespaces down in its own time: one

@@ -67,7 +67,7 @@ def test_table_settles_where_the_first_run_says(namespace, listen):
             time.sleep(0.1)
     settled = statistics.mean(counts) / 20000 * 100
     assert max(counts) - min(counts) < 0.2 * max(counts)
-    assert first.value("settles_at") == pytest.approx(settled, rel=0.1)
+    assert first.value("settles_at") == pytest.approx(settled, rel=0.25 if EMULATED else 0.1)
 
 
 def test_flood_fills_the_table_when_the_first_run_says(namespace, listen):
@@ -98,14 +98,16 @@ def test_later_runs_know_the_end_rate_and_the_lifetime(namespace, usage):
     namespace.sysctl(netfilter__nf_conntrack_udp_timeout=3)
     with arriving(namespace, 300):
         assert wait_until(lambda: namespace.count() > 900)
+        entries = []
         for number in range(4):
             # A hundred seconds pass between two runs.
             before = [*namespace.command(), *passing(1000 + 100 * number)]
             last = usage(*LISTEN, before=before, user=())
+            entries.append(last.value("entries"))
             assert ("end_rate" in last.perfdata) == (number == 3)
     # Within these seconds the table grew by little of what arrives in 300 seconds.
     assert last.value("end_rate") == pytest.approx(300, rel=0.1)
-    assert last.value("lifetime") == pytest.approx(last.value("entries") / 300, rel=0.5)
+    assert last.value("lifetime") == pytest.approx(statistics.mean(entries) / 300, rel=0.5)
 
 
 @pytest.mark.parametrize("given", [(), ("-w", "settles_at=50")])

@@ -126,7 +126,7 @@ def test_journal_events_that_the_ring_holds_count_once(namespace, tmp_path):
             assert event.time == pytest.approx(twin.time, abs=1)
     bare = [event._replace(boot=None) for event in found]
     merged = merge(bare, [event for event in same if event.monotonic in stamps])
-    assert count_events(merged).table_full == len(found)
+    assert count_events(merged).table_full == count_events(found).table_full > 0
 
 
 def test_journal_of_an_earlier_boot_is_read(namespace, tmp_path):

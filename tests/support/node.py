@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -114,6 +115,10 @@ time.sleep(600)
 """
 
 
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 class Node:
     """A staged node, `host` being the namespace that stands for the host's own."""
 
@@ -152,16 +157,22 @@ class Node:
         return namespace
 
     def start(self, namespace: Namespace, group: str, *command: str) -> subprocess.Popen[bytes]:
-        """Start a process in a namespace and a control group."""
+        """Start a process in a namespace and a control group.
+
+        It stands still until it is in its group: sockets keep the group they were made in.
+        """
+        still = ["sh", "-c", 'kill -STOP $$; exec "$@"', "sh"]
         process = subprocess.Popen(
-            ["nsenter", f"--net={namespace.path}", *command], stdout=subprocess.PIPE
+            [*still, "nsenter", f"--net={namespace.path}", *command], stdout=subprocess.PIPE
         )
         assert process.stdout
         self._stack.callback(process.stdout.close)
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
         self._stack.enter_context(guard.undone_if_killed(["kill", "-9", str(process.pid)]))
+        assert wait_until(lambda: _is_stopped(process.pid))
         self.groups.put(process.pid, group)
+        process.send_signal(signal.SIGCONT)
         assert wait_until(lambda: os.stat(f"/proc/{process.pid}/ns/net").st_ino == namespace.inode)
         return process
 
