@@ -347,7 +347,12 @@ def test_own_program_that_sends_one_way_is_to_be_found():
     source = {"source": address("10.0.0.7", 99.0), "sources": 1, "spread": 0.1}
     table = many_clients(8125, **source)._replace(own=frozenset({"10.0.0.7"}))
     assert first(table).startswith("10.0.0.53 udp/8125 does not answer 10.0.0.7 (this host)")
-    assert "The connections are this host's own: find the program." in advice(table)
+    text = advice(table)
+    assert "The connections are this host's own: find the program." in text
+    assert "10.0.0.7 takes another port for each message, and each port is an entry" in text
+    assert "notrack" in text
+    assert "reject" not in text
+    assert "reject" in advice(table._replace(zones=True))
 
 
 def test_target_that_is_gone_is_told_for_tcp_too():

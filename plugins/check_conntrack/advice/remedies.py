@@ -221,11 +221,18 @@ def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
     if one.translated >= 1:
         step = rulesets.behind(profile, target, one.backends, *options)
         steps.append(step._replace(text=down + step.text))
+    elif one_way and not profile.zones:  # before tracking no packet has a zone
+        steps.append(rulesets.untracked(profile, target))
     else:
         step = rulesets.refuse(profile, target)
         steps.append(step._replace(text=down + step.text.replace("Until it does", "Until then")))
-        if one_way and not profile.zones:  # before tracking no packet has a zone
-            steps.append(rulesets.untracked(profile, target))
+    if one_way and one.source.share >= SENDER:
+        steps.append(
+            Step(
+                f"{one.source.name} takes another port for each message, and each port is an "
+                "entry: let its program keep one socket open."
+            )
+        )
     if unanswered.is_in_doubt(one):
         clients = "most senders are none of its clients" if one_way else "its clients are served"
         steps.append(

@@ -266,9 +266,9 @@ def untracked(profile: TableProfile, target: TopItem) -> Step:
     to += f"{target.protocol} dport {target.port} notrack"
     chains = "prerouting", "output"
     return Step(
-        f"If it is up, let what is sent to {target.name} pass without an entry, for it needs none. "
-        "Where rules here accept by ct state, let them accept untracked too, or the messages are "
-        "dropped:",
+        f"Let what is sent to {target.name} pass without an entry: it needs none, whether that is "
+        "up or down. Where rules here accept by ct state, let them accept untracked too, or the "
+        "messages are dropped:",
         nft(
             profile,
             f"add table {table}",
