@@ -13,6 +13,7 @@ from support.commands import EMULATED, NOBODY, SLOWNESS
 from support.entries import new_entry
 from support.node import Node, Tenant, crowd, pod
 
+MEASURED = True
 pytestmark = pytest.mark.usefixtures("need_tools")
 
 

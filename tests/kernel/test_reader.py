@@ -23,6 +23,7 @@ from support import features
 from support.commands import PATIENCE
 from support.netns import ends, wait_until
 
+MEASURED = True
 # So much is asked for that the answer does not fit into a pipe: the reader stands in write(2)
 # until somebody reads.
 LONG = [b"/%04d" % number + b"x" * 4000 for number in range(60)]

@@ -27,6 +27,7 @@ from support.commands import NOBODY, PATIENCE, SLOWNESS, hidden
 from support.hanging import KINDS, hanging
 from support.netns import wait_until
 
+MEASURED = True
 OWN = os.stat("/proc/self/ns/net").st_ino
 # So long an answer does not fit into a pipe: the reader waits in write(2) until somebody reads.
 LONG = [b"/%04d" % number + b"x" * 4000 for number in range(60)]
