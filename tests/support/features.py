@@ -73,7 +73,7 @@ def log_names_namespaces() -> bool:
 
 
 def need_host_never_suspended() -> None:
-    """Skip where the host was suspended: the time of a message in the ring buffer is uncertain then.
+    """Skip where the host was suspended: the times of messages in the ring buffer are uncertain.
 
     printk's clock stands meanwhile, and nothing tells which messages came before. The machines of
     tests/vm say that they were, so that they are older than the windows of the tests.

@@ -65,8 +65,8 @@ QUICK = (
     *SELECTED,
 )
 PROGRAMS = ("qemu-system-x86_64", "mmdebstrap", "cpio", "depmod", "dpkg-deb")
-# One processor each: two machines at a time get more done than one with two processors. Memory that is
-# not used takes none of the host's.
+# One processor each: two machines at a time get more done than one with two processors. Memory that
+# is not used takes none of the host's.
 QEMU = (
     *("qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "Nehalem", "-machine", "pc"),
     *("-smp", "1", "-m", "5G", "-nodefaults", "-display", "none", "-no-reboot"),
@@ -76,9 +76,9 @@ BOOT = (
     # Where the host is busy, the kernel measures a wrong rate of the time stamp counter: its clock
     # was seen to run 30 times too fast.
     "clocksource=hpet tsc=unstable "
-    # What makes an emulated processor faster: programs at the same addresses each time (their code is
-    # translated once, a third of the time), no zeroing of each page, short grace periods (which
-    # deleting a namespace waits for), no security modules.
+    # What makes an emulated processor faster: programs at the same addresses each time (their
+    # code is translated once), no zeroing of each page, short grace periods (which deleting a
+    # namespace waits for), no security modules.
     "norandmaps init_on_alloc=0 rcupdate.rcu_expedited=1 audit=0 lsm="
 )
 MARK = "<!-- made by make kernels -->\n"
