@@ -237,7 +237,7 @@ NAMESPACE = "/proc/self/ns/net"
         NAMESPACE,
         "//proc/./self/../self/ns/net",
         "/proc/thread-self/ns/net",
-        f"/proc/{os.getpid()}/task/{os.getpid()}/ns/net",
+        "/proc/{pid}/task/{pid}/ns/net",
         "{}/absolute",
         "{}/relative",
         "{}/folder/ns/net",
@@ -250,7 +250,7 @@ def test_path_to_a_namespace_is_followed_as_the_kernel_does(tmp_path, path):
     (tmp_path / "folder").symlink_to("/proc/self/")
     (tmp_path / "chain").symlink_to("absolute")
     status = os.stat(NAMESPACE)
-    assert found(path.format(tmp_path)) == (status.st_dev, status.st_ino)
+    assert found(path.format(tmp_path, pid=os.getpid())) == (status.st_dev, status.st_ino)
 
 
 @pytest.mark.parametrize(
