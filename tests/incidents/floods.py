@@ -150,8 +150,11 @@ def syn_flood_one_source(lab: Lab) -> Iterator[None]:
     Expect(
         "table",
         "CRITICAL",
-        says=("TCP ACK flood", r"10\.9\.0\.80", "tcp/443", "forged sources"),
-        below=("cannot delete these alone",),
+        says=("TCP ACK flood", r"10\.9\.0\.80", "tcp/443", "one-way connections", "many sources"),
+        below=(
+            "cannot delete these alone",
+            r"only one direction passes here look the same\.\nFind out first whether these",
+        ),
         never=(*NO_LARGER_LIMIT, "SYN", "does not answer", "synproxy", "reject", "conntrack -D"),
     ),
 )

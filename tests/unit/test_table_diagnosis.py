@@ -197,7 +197,8 @@ def test_destination_that_does_answer_is_not_to_be_refused():
 def test_connections_without_a_handshake_are_a_flood_and_no_silent_destination():
     table = profile(unanswered(state="ESTABLISHED", **FORGED))
     assert first(table) == (
-        "TCP ACK flood on 198.51.100.1 tcp/443 from forged sources (90% unreplied)"
+        "TCP ACK flood or one-way connections to 198.51.100.1 tcp/443 from many sources (90% "
+        "unreplied)"
     )
     sentence = diagnosis.diagnose(table)[0].sentence(table)
     assert "90% of entries are unreplied ESTABLISHED (taken up from a packet" in sentence
@@ -207,6 +208,29 @@ def test_connections_without_a_handshake_are_a_flood_and_no_silent_destination()
     assert "tcp_loose" not in advice(table._replace(tcp_loose=0))
     one = profile(unanswered(state="ESTABLISHED"))
     assert "{ 203.0.113.9 }" in advice(one)
+
+
+def test_connections_without_a_handshake_may_have_their_answers_elsewhere():
+    many = profile(unanswered(state="ESTABLISHED", **FORGED))
+    assert (
+        diagnosis.diagnose(many)[0]
+        .sentence(many)
+        .endswith("Connections of which only one direction passes here look the same")
+    )
+    first_step = diagnosis.diagnose(many)[0].steps(many)[0]
+    assert "on 198.51.100.1, ss -tn 'sport = :443' lists their sources then" in first_step.text
+    assert first_step.commands == ("ip route get 198.51.100.1",)
+    certain = profile(unanswered(state="ESTABLISHED", **FORGED, reserved=6.0))
+    assert first(certain) == (
+        "TCP ACK flood on 198.51.100.1 tcp/443 from forged sources (90% unreplied)"
+    )
+    assert "Find out first" not in advice(certain)
+    one = profile(unanswered(state="ESTABLISHED"))
+    assert "Find out first" not in advice(one)
+    own = profile(unanswered(state="ESTABLISHED", **FORGED, private=99.0))
+    assert first(own).startswith("198.51.100.1 tcp/443 does not answer many sources")
+    sentence = diagnosis.diagnose(own)[0].sentence(own)
+    assert "Only one direction of these connections passes here (asymmetric routes" in sentence
 
 
 @pytest.mark.parametrize("more", [FORGED, {**FORGED, "spread": 9.0}])

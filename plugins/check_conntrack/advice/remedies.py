@@ -155,6 +155,18 @@ def against_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
             steps.append(_ends_by_itself(one))
         if profile.tcp_loose != 0:
             steps = [rulesets.strict(profile), *steps]
+        if unanswered.may_be_one_way(one) and target.port:
+            where = profile.here if target.address in profile.own else target.address
+            steps.insert(
+                0,
+                Step(
+                    "Find out first whether these connections are in use, and their answers take a "
+                    f"way that does not lead through here (asymmetric routes, a failover): on "
+                    f"{where}, ss -tn 'sport = :{target.port}' lists their sources then. Correct "
+                    "the routes in that case, and do nothing of what follows:",
+                    (f"{profile.command}ip route get {target.address}",),
+                ),
+            )
     elif not steps and target.share >= 50:
         steps.append(
             Step(

@@ -44,7 +44,7 @@ def verdict(one: Unanswered, profile: TableProfile) -> str:
         return SCAN
     if one.state in ("SYN_RECV", HALF_OPEN):
         return SYN_FLOOD
-    if without_handshake(one) and (source or one_each(one)):
+    if without_handshake(one) and (source or (one_each(one) and one.private < MOSTLY)):
         return FLOOD
     # A peer that is down leaves the first packet of a handshake without an answer.
     if one.protocol in ("tcp", "sctp", "dccp") or not (source or target):
@@ -149,6 +149,15 @@ def without_handshake(one: Unanswered) -> bool:
     return one.protocol == "tcp" and bool(one.state) and one.state not in _HANDSHAKE
 
 
+def may_be_one_way(one: Unanswered) -> bool:
+    """Return whether connections may be in use, their answers taking another way.
+
+    They are taken up in their middle, after a failover for example. Each source has one.
+    """
+    lone = one.source.share < SENDER and one.network.share < SENDER
+    return without_handshake(one) and lone and one_each(one) and not forged(one)
+
+
 # --- words
 
 
@@ -171,8 +180,9 @@ def _senders(one: Unanswered, profile: TableProfile) -> str:
         return f"from {called(one.source, profile)}"
     if one.network.share >= SENDER:
         return f"from {one.network.name}"
-    # TCP's clients would go on; what other protocols send first may be all that a client sends.
-    certain = one.protocol == "tcp" or forged(one)
+    # TCP's clients would complete a handshake; what is sent without one may be all there is.
+    certain = one.protocol == "tcp" and not without_handshake(one)
+    certain = certain or forged(one)
     return "from forged sources" if one_each(one) and certain else "from many sources"
 
 
@@ -262,6 +272,11 @@ def _flood(one: Unanswered) -> str:
 
 def flood(one: Unanswered, profile: TableProfile) -> str:
     """Return the target and the sources of a flood, for the status line."""
+    if may_be_one_way(one):
+        return (
+            f"TCP ACK flood or one-way connections to {_aim(one)} {_senders(one, profile)} "
+            f"({percent(one.share)} unreplied)"
+        )
     return (
         f"{_flood(one)} flood on {_aim(one)} {_senders(one, profile)} "
         f"({percent(one.share)} unreplied)"
@@ -271,10 +286,13 @@ def flood(one: Unanswered, profile: TableProfile) -> str:
 def flood_at_length(one: Unanswered, profile: TableProfile) -> str:
     """Return the same with its evidence."""
     means = " (taken up from a packet without a handshake)" if without_handshake(one) else ""
+    doubt = ""
+    if may_be_one_way(one):
+        doubt = ". Connections of which only one direction passes here look the same"
     return (
         f"{_flood(one)} flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of "
         f"entries are {_kind(one)}{means}, {_share_of_senders(one)}, {_share_of_aim(one)}"
-        f"{_evidence(one)}"
+        f"{_evidence(one)}{doubt}"
     )
 
 
@@ -357,6 +375,11 @@ def _why_silent(one: Unanswered) -> str:
     if is_in_doubt(one):
         return (
             "A service that is down and has as many clients looks like a flood from forged sources"
+        )
+    if without_handshake(one):
+        return (
+            "Only one direction of these connections passes here (asymmetric routes, a failover), "
+            "or nobody answers"
         )
     why = "a dead service or host, a firewall, or a missing route back"
     if one.protocol in ("tcp", "udp"):
