@@ -191,7 +191,7 @@ ZONED = re.compile(r" (zone|zone-orig|zone-reply)=([1-9]\d*)")
 
 
 def test_zone_and_mark_agree_with_grep_in_every_source(space, table, tmp_path):
-    fill(space, 3000)
+    fill(space, 3000 // SLOWNESS)
     for number, (option, zone) in enumerate(
         (("--orig-zone", 2), ("--reply-zone", 2), ("--orig-zone", 9), ("--reply-zone", 9)), 1
     ):

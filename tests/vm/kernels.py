@@ -51,7 +51,7 @@ KERNELS = (
 UNSUITABLE = "tests/kernel/test_table_load.py"
 # What depends on Python and files of the suite more than on the kernel, and takes long.
 LEFT_OUT = ("imported", "grammar", "million", "random_tables", "columns_and_entries")
-LEFT_OUT += ("no_number", "damaged", "every_source", "close_to_the_whole")
+LEFT_OUT += ("no_number", "damaged", "close_to_the_whole")
 SELECTED = ("-k", " and ".join(f"not {each}" for each in LEFT_OUT))
 NO_PROCFS = "tests/vm/test_no_procfs.py"
 # Files that depend on the kernel most, without the slow tests that depend on Python instead.
