@@ -14,7 +14,7 @@ from functools import partial
 
 import pytest
 
-from support.commands import INACTIVE, NOBODY, hidden
+from support.commands import INACTIVE, NOBODY, SLOWNESS, hidden
 from support.contract import Run
 from support.processes import answer, python_of
 
@@ -260,3 +260,39 @@ def test_ten_thousand_names_are_looked_into_in_time(netns, checks, name):
     labels = [label for label in run.data if label.startswith("router-") and "::" in label]
     assert labels, run.out
     assert len({label.partition("::")[0] for label in labels}) == 1, "it is seen once"
+
+
+THOUSANDS = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+libc.mount(b"none", b"/run/netns", b"tmpfs", 0, None)
+home = os.open("/proc/self/ns/net", os.O_RDONLY)
+for number in range(int(sys.argv[1])):
+    target = b"/run/netns/tenant-%05d" % number
+    os.close(os.open(target, os.O_CREAT | os.O_WRONLY))
+    made = libc.unshare(0x40000000) == 0  # CLONE_NEWNET
+    if not made or libc.mount(b"/proc/self/ns/net", target, None, 4096, None):
+        raise SystemExit("no namespace")
+libc.setns(home, 0x40000000)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+MANY_NAMESPACES = 1200 // SLOWNESS
+
+
+@pytest.mark.parametrize("limit", [1 * SLOWNESS, 50 * SLOWNESS])
+def test_thousands_of_namespaces_are_read_or_the_time_out_holds(need, checks, limit):
+    """Looking up their sysctls takes the kernel a time that grows with the square."""
+    need("unshare")
+    many = [sys.executable, "-c", THOUSANDS, str(MANY_NAMESPACES), "sh", "-c"]
+    many += ['date +%s.%N >&2; exec "$@"', "sh"]
+    command = checks("usage", "--netns", "all", "--no-state", "-v", "-t", limit)
+    done = subprocess.run([*hidden("true"), *many, *command], capture_output=True, text=True)
+    took = time.time() - float(done.stderr)
+    run = Run(done.returncode, done.stdout, "", command)
+    assert took < limit + 2 * SLOWNESS
+    if limit < 50:
+        assert run.state == "OK" or "timed out after" in run.out
+    else:
+        assert run.state == "OK", run.out
+        told = next(line for line in run.lines if line.endswith("full in"))
+        assert int(told.split()[0]) > MANY_NAMESPACES
