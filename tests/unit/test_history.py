@@ -180,7 +180,9 @@ def test_ones_own_folder_open_to_others_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["/dev/null", "/dev/null/below", "/proc/nothing", "x" * 300, "a\0b"]
+    "path",
+    ["/dev/null", "/dev/null/below", "/proc/nothing", "x" * 300, "a\0b", "d/" * 3000],
+    ids=lambda path: repr(path[:20]),
 )
 def test_a_folder_that_cannot_be_made_is_trouble_with_its_path_and_reason(path):
     store = Store.open(path, {}, None)
@@ -188,6 +190,14 @@ def test_a_folder_that_cannot_be_made_is_trouble_with_its_path_and_reason(path):
     assert store.folder == ""
     assert store.update("key", bump) == 1
     store.close()
+
+
+def test_folder_below_very_many_others_is_made(tmp_path):
+    deep = f"{tmp_path}/{'d/' * 1100}d"
+    store = Store.open(deep, {}, None)
+    store.close()
+    subprocess.run(["rm", "-r", tmp_path / "d"], check=True)  # too deep for pytest
+    assert store.trouble == ""
 
 
 def test_one_without_a_home_is_told_what_to_name(monkeypatch, tmp_path):

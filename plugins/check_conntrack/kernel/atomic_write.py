@@ -22,11 +22,25 @@ def make_folder(path: str, mode: int, folder: int | None = None) -> None:
 
 
 def make_folders(path: str, mode: int) -> None:
-    """Make the folders of an absolute path that are missing, each with exactly this mode."""
-    if path != "/" and not os.path.lexists(path):
-        make_folders(os.path.dirname(path), mode)
+    """Make the folders of an absolute path that are missing, each with exactly this mode.
+
+    Raises OSError; where the path is too long, before anything is made.
+    """
+    missing = []
+    while not _exists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for folder in reversed(missing):
         with suppress(FileExistsError):  # another run has just made it
-            make_folder(path, mode)
+            make_folder(folder, mode)
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def replace(folder: int, name: str, fresh: str, fill: Callable[[int], None]) -> None:
