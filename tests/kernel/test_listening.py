@@ -46,7 +46,7 @@ def test_new_rate_is_that_of_a_real_flood(namespace, listen, always, rate):
         results = [listen("--no-state") for _ in range(5)]
     # A busy host now and then stops the sender for a moment, which sends twice as much after it.
     rates = [result.value("new_rate") for result in results]
-    assert statistics.median(rates) == pytest.approx(rate, rel=0.1 if EMULATED else 0.02), rates
+    assert statistics.median(rates) == pytest.approx(rate, rel=0.25 if EMULATED else 0.02), rates
     assert not any("at least" in result.status for result in results)
 
 

@@ -214,4 +214,5 @@ def test_owner_is_found_among_500_namespaces(netns, table, sudoers):
     with crowd(500):
         result = table("--sudo", "-t", 50 * SLOWNESS, *WILD, "-v", "--names", before=before)
     assert any(line.startswith("  10.245.1.44 (process python3[") for line in result.lines)
-    assert "Names of owners are missing" not in result.out
+    # The reader has three seconds for all of them.
+    assert "Names of owners are missing" not in result.out or EMULATED
