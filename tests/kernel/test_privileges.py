@@ -56,6 +56,14 @@ def test_root_becomes_another_for_good_and_keeps_no_capability(way, bits, need):
     assert dropped(before, way) == f"(5, 5, 5) (6, 6, 6) [7]\n{NOTHING}for good\n"
 
 
+def test_root_that_cannot_change_its_user_keeps_no_capability_and_says_so(need):
+    need("setpriv")
+    # Such is root of a container without CAP_SETUID.
+    lines = dropped(["setpriv", "--bounding-set", "-all"], "check").splitlines()
+    assert lines[0].startswith("(0, 0, 0) ")
+    assert lines[1] == NOTHING.strip()
+
+
 USER = ["setpriv", "--reuid", "5", "--regid", "6", "--clear-groups"]
 AMBIENT = ["--inh-caps", "+net_admin,+setpcap", "--ambient-caps", "+net_admin,+setpcap"]
 
