@@ -138,7 +138,9 @@ class Host:
         words = [*map(str, arguments)]
         if "--no-state" not in words and "--state-dir" not in words:
             words += ["--state-dir", str(self.state)]
-        code = runner.run(full_check.TITLE, full_check.parser(), full_check.run_check, words)
+        # More time than by default: a machine may be busy.
+        patient = ["-t", "80", *words]
+        code = runner.run(full_check.TITLE, full_check.parser(), full_check.run_check, patient)
         out, err = self.capfd.readouterr()
         assert "internal error" not in out, out
         return Run(code, out, err, words)

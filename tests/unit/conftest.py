@@ -50,6 +50,8 @@ def unhurried(monkeypatch):
     monkeypatch.setattr("check_conntrack.signals.Stage.watch", lambda _: None)
 
 
+# Checks that run in this process have more time than by default: a machine may be busy.
+PATIENT = ("-t", "80")
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM)
 
 
@@ -119,9 +121,8 @@ def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
 
     def run(*arguments):
         capfd.readouterr()
-        code = runner.run(
-            usage_check.TITLE, usage_check.parser(), usage_check.run_check, list(arguments)
-        )
+        words = [*PATIENT, *arguments]
+        code = runner.run(usage_check.TITLE, usage_check.parser(), usage_check.run_check, words)
         out, err = capfd.readouterr()
         return Run(code, out, err, arguments)
 
@@ -224,7 +225,9 @@ def inspect(check, reader, monkeypatch, capfd):
     def run(*arguments):
         capfd.readouterr()
         words = [str(word) for word in arguments]
-        code = runner.run(table_check.TITLE, table_check.parser(), table_check.run_check, words)
+        code = runner.run(
+            table_check.TITLE, table_check.parser(), table_check.run_check, [*PATIENT, *words]
+        )
         return Run(code, *capfd.readouterr(), words)
 
     return run

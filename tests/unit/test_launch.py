@@ -14,7 +14,7 @@ import pytest
 
 from check_conntrack import launch
 from support.contract import Run
-from support.processes import gone
+from support.processes import TIME_IS_UP, gone
 
 PACKAGE = os.path.dirname(launch.__file__)
 PLUGINS = os.path.dirname(PACKAGE)
@@ -275,11 +275,11 @@ privileges.is_root = lambda: False
 sys.exit(usage_check.main())
 """
 HANGING = {
-    "before it reads": "exec sleep 60",
-    "after it has read": "cat >&2; exec sleep 60",
-    "in the middle of a frame": "printf '7 0 nf_conntrack_count 2 2\\n/a'; exec sleep 60",
-    "after its answer": "printf 'end\\n'; exec >&- 2>&-; exec sleep 60",
-    "and ignores being told to end": "trap '' TERM HUP INT PIPE; exec sleep 60",
+    "before it reads": "",
+    "after it has read": "cat >&2",
+    "in the middle of a frame": "printf '7 0 nf_conntrack_count 2 2\\n/a'",
+    "after its answer": "printf 'end\\n'; exec >&- 2>&-",
+    "and ignores being told to end": "trap '' TERM HUP INT PIPE",
 }
 
 
@@ -294,12 +294,12 @@ def through(tmp_path, script):
 @pytest.mark.parametrize("kind", HANGING)
 def test_a_reader_that_hangs_is_a_timeout_that_names_it_and_leaves_no_process(tmp_path, kind):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([PLUGINS, LIBRARIES])}
-    arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "2"]
-    run = ended(through(tmp_path, HANGING[kind]), arguments, env=environment)
+    arguments = ["--netns", "all", "--sudo", "--no-state", "-t", "50"]
+    run = ended(through(tmp_path, HANGING[kind] + TIME_IS_UP), arguments, env=environment)
     assert run.code == 3
-    assert run.text.endswith("other namespaces: timed out after 2s while waiting for the reader"), (
-        "the check's own namespace is known and evaluated"
-    )
+    reason = "timed out after 50s while waiting for the reader"
+    # The check's own namespace is known and evaluated.
+    assert run.text.endswith(f"other namespaces: {reason}")
     assert "entries" in run.data
     assert gone(int((tmp_path / "pid").read_text()))  # whoever adopts it reaps it when it likes
 

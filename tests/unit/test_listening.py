@@ -337,7 +337,7 @@ def test_inactive_conntrack_has_nothing_to_listen_to(check, sysctls):
     [
         (["-w", "new_rate=5"], "a range for new_rate needs --listen (add --listen 1s)"),
         (["--listen", "0", "-c", "settles_at=5"], "a range for settles_at needs --listen"),
-        (["--listen", "7s"], "--timeout 8 is too short for --listen 7 (allow at least 9s)"),
+        (["--listen", "7s", "-t", "8"], "is too short for --listen 7 (allow at least 9s)"),
         (["--listen", "1s", "-t", "2.5"], "is too short for --listen 1 (allow at least 3s)"),
         (["--listen", "50s"], "'50s' is not between 0.1s and 30s, nor 0"),
         (["--listen", "0.05"], "'0.05' is not between 0.1s and 30s, nor 0"),

@@ -21,6 +21,7 @@ from check_conntrack.state.last_finding import LastFinding
 from check_conntrack.table import sources, table_check
 from support import flows_dump, tables
 from support.addresses import address_message
+from support.processes import TIME_IS_UP
 
 FEW = flows_dump.entry(state=3, timeout=431000)
 
@@ -727,15 +728,15 @@ def test_time_out_while_sudo_works_is_no_lack_of_privileges(
     sysctls.holds(950, 1000)
     monkeypatch.setattr(conntrack_cli, "CONNTRACK_PATHS", ())
     sudo = tmp_path / "sudo"
-    sudo.write_text("#!/bin/sh\nsleep 20\n")
+    sudo.write_text(f"#!/bin/sh\n{TIME_IS_UP}")
     sudo.chmod(0o755)
     monkeypatch.setattr(privileges, "has", lambda _: False)
     monkeypatch.setattr(reader_command, "SUDO_PATHS", (str(sudo),))
-    words = ["--sudo", "-t", "2"]
+    words = ["--sudo", "-t", "50"]
     code = runner.run(table_check.TITLE, table_check.parser(), table_check.run_check, words)
     output = capfd.readouterr().out
     assert code == 2
-    assert "; timed out after 2s while waiting for the reader" in output
+    assert "; timed out after 50s while waiting for the reader" in output
     assert "visudo" not in output
 
 

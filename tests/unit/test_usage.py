@@ -1216,16 +1216,16 @@ def test_on_a_time_out_what_is_known_is_evaluated_and_what_is_missing_is_named(
     check, entered, monkeypatch, sysctls
 ):
     entered({"blue": (71, 10, 100)})
-    monkeypatch.setattr(session.Session, "ask", lambda *_: signal.pause())
-    run = check("--netns", "all", "-t", "0.2")
+    monkeypatch.setattr(session.Session, "ask", lambda *_: signal.raise_signal(signal.SIGALRM))
+    run = check("--netns", "all", "-t", "50")
     assert run.state == "UNKNOWN"
     assert run.text == (
         "1000 of 10000 entries in use (10.0%); "
-        "other namespaces: timed out after 0.2s while reading /proc/sys/net/netfilter"
+        "other namespaces: timed out after 50s while reading /proc/sys/net/netfilter"
     )
     assert run.data["usage"].text == "10.0"
     sysctls.holds(9900, 10000)
-    run = check("--netns", "all", "-t", "0.2")
+    run = check("--netns", "all", "-t", "50")
     assert run.state == "CRITICAL"
     assert "other namespaces: timed out" in run.text
     assert "for at least" not in run.lines[0]
