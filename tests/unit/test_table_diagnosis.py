@@ -297,7 +297,7 @@ def test_udp_from_as_many_sources_as_entries_is_a_dead_service_or_a_flood(port):
     steps = diagnosis.diagnose(table)[0].steps(table)
     assert steps[0].text.startswith(f"Find out first whether {aim} is up. A host that is up may")
     assert steps[0].commands == ("ip route get 10.0.0.53", "ping -c 3 -W 1 10.0.0.53")
-    assert f"run ss -lunp 'sport = :{port}' there" in steps[0].text
+    assert f"Run ss -lunp 'sport = :{port}' there" in steps[0].text
     assert not any(line.endswith(" drop") for step in steps for line in step.commands)
 
 
@@ -377,6 +377,39 @@ def test_own_program_that_sends_one_way_is_to_be_found():
     assert "notrack" in text
     assert "reject" not in text
     assert "reject" in advice(table._replace(zones=True))
+
+
+def test_one_way_messages_whose_source_is_translated_stay_tracked():
+    text = advice(many_clients(514, source_translated=90.0))
+    assert "If it is down, start it. Until then, refuse new connections" in text
+    assert "notrack" not in text
+
+
+def test_profile_tells_translated_sources_of_unanswered_entries_alone(file, inspect):
+    def lines(nat, answered_nat):
+        messages = [
+            tables.udp(
+                f"10.7.{n >> 8}.{n & 255}", "10.0.0.5", 2000 + n, 514, replied=False, nat=nat
+            )
+            for n in range(900)
+        ]
+        return messages + [
+            tables.udp(f"10.8.0.{n}", "10.0.0.9", 900 + n, 123, nat=answered_nat)
+            for n in range(200)
+        ]
+
+    plain = inspect("--source", file(lines("", "198.51.100.1")), "-v")
+    assert " dport 514 notrack" in plain.rest
+    behind_nat = inspect("--source", file(lines("198.51.100.1", "")), "-v")
+    assert "refuse new connections to 10.0.0.5 udp/514" in behind_nat.rest
+    assert "notrack" not in behind_nat.rest
+
+
+def test_one_way_service_that_is_known_to_be_down_is_called_so():
+    table = many_clients(514, reached="failed", device="lan")
+    assert "So it is down" in diagnosis.diagnose(table)[0].sentence(table)
+    assert "Find out why 10.0.0.53 udp/514 is down." in advice(table)
+    assert "whether" not in diagnosis.diagnose(table)[0].steps(table)[0].text
 
 
 def test_target_that_is_gone_is_told_for_tcp_too():

@@ -88,8 +88,8 @@ def resets(profile: TableProfile) -> list[Step]:
     return [
         Step(
             f"Find out who resets them: look into the logs of {server}, and of load balancers and "
-            "firewalls on the way. Health checks end connections so, programs that close with "
-            "unread data do, and servers whose queue is full."
+            "firewalls on the way. Health checks reset connections on purpose. So do programs that "
+            "close with unread data, and servers whose queue is full."
         ),
         *rulesets.frees_state(profile, "CLOSE", profile.reset),
         shorter(profile, "tcp_timeout_close", 10),

@@ -225,7 +225,10 @@ def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
     First what finds out. Nothing here drops what real clients send to a service that works.
     """
     target = one.target
-    text = f"Find out first whether {target.name} is up. {_on_server(profile, one)}"
+    first = f"Find out first whether {target.name} is up."
+    if unanswered.is_down(one):
+        first = f"Find out why {target.name} is down."
+    text = f"{first} {_on_server(profile, one)}"
     steps = [Step(text, _tries(profile, one))]
     options = rulesets.toward(target)
     one_way = unanswered.is_one_way(one)
@@ -233,11 +236,11 @@ def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
     if one.translated >= 1:
         step = rulesets.behind(profile, target, one.backends, *options)
         steps.append(step._replace(text=down + step.text))
-    elif one_way and not profile.zones:  # before tracking no packet has a zone
+    elif one_way and not profile.zones and one.source_translated < 1:
+        # What is not tracked is not translated, and before tracking no packet has a zone.
         steps.append(rulesets.untracked(profile, target))
     else:
-        step = rulesets.refuse(profile, target)
-        steps.append(step._replace(text=down + step.text.replace("Until it does", "Until then")))
+        steps.append(rulesets.refuse(profile, target, f"{down}Until then"))
     if one_way and one.source.share >= SENDER:
         steps.append(
             Step(
@@ -298,10 +301,10 @@ def _on_server(profile: TableProfile, one: Unanswered) -> str:
     """Return how to see whether a program takes what is sent to a UDP service."""
     asked = one.backends or (one.target,)
     if one.target.address in profile.own and not one.backends:
-        return "Its program has to stand in this list:"
+        return "Its program must be in this list:"
     return (
-        f"A host that is up may ignore ping: run {_sockets_on(asked[0].port)} there, its program "
-        "has to stand in that list."
+        f"A host that is up may ignore ping. Run {_sockets_on(asked[0].port)} there: its program "
+        "must be in that list."
     )
 
 

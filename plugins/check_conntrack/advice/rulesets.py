@@ -231,8 +231,11 @@ def strict(profile: TableProfile) -> Step:
     )
 
 
-def refuse(profile: TableProfile, target: TopItem) -> Step:
-    """Return how to refuse connections to a dead target at once, so that they take no entry."""
+def refuse(profile: TableProfile, target: TopItem, until: str = "Until it does") -> Step:
+    """Return how to refuse connections to a dead target at once, so that they take no entry.
+
+    until: the beginning of the sentence above the rule.
+    """
     table = "inet check_conntrack_refuse"
     family = address_family(target.address)
     to = (
@@ -240,10 +243,10 @@ def refuse(profile: TableProfile, target: TopItem) -> Step:
         f"meta l4proto {target.protocol} ct original proto-dst {target.port} ct state new"
     )
     answer = "reject with tcp reset" if target.protocol == "tcp" else "reject"
-    # What is for this host itself passes no other of these chains.
+    # What is for this host itself passes input, and never forward.
     chains = ("input", "output") if target.address in profile.own else ("forward", "output")
     return Step(
-        f"Until it does, refuse new connections to {target.name} at once, so that they take no "
+        f"{until}, refuse new connections to {target.name} at once, so that they take no "
         "entry (remove this first when it is back):",
         nft(
             profile,
@@ -266,9 +269,9 @@ def untracked(profile: TableProfile, target: TopItem) -> Step:
     to += f"{target.protocol} dport {target.port} notrack"
     chains = "prerouting", "output"
     return Step(
-        f"Let what is sent to {target.name} pass without an entry: it needs none, whether that is "
-        "up or down. Where rules here accept by ct state, let them accept untracked too, or the "
-        "messages are dropped:",
+        f"Let what is sent to {target.name} pass without an entry: it needs none, whether its "
+        "program is up or down. Where rules here accept by ct state, let them accept untracked "
+        "too, or the messages are dropped:",
         nft(
             profile,
             f"add table {table}",

@@ -66,6 +66,7 @@ class Unanswered(NamedTuple):
         private, reserved: percent of the sources that are private addresses, and that nobody has
         answered, recent: other flows to the target that were answered, of UDP alone; and those of
             them that were answered just now
+        source_translated: percent of these entries whose source is translated
         reached: what the kernel knows of the target, or of the one backend: a code of
             kernel/destinations.py, LISTENS or CLOSED; empty where nobody has asked
         device: the interface on which it would be
@@ -90,6 +91,7 @@ class Unanswered(NamedTuple):
     reserved: float = 0.0
     answered: int = 0
     recent: int = 0
+    source_translated: float = 0.0
     reached: str = ""
     device: str = ""
 

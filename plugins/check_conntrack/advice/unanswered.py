@@ -181,8 +181,7 @@ def _senders(one: Unanswered, profile: TableProfile) -> str:
     if one.network.share >= SENDER:
         return f"from {one.network.name}"
     # TCP's clients would complete a handshake; what is sent without one may be all there is.
-    certain = one.protocol == "tcp" and not without_handshake(one)
-    certain = certain or forged(one)
+    certain = forged(one) or (one.protocol == "tcp" and not without_handshake(one))
     return "from forged sources" if one_each(one) and certain else "from many sources"
 
 

@@ -52,6 +52,11 @@ class Group(NamedTuple):
         return self.protocol == IPPROTO_TCP and self.state in HALF_OPEN
 
     @property
+    def unanswered(self) -> bool:
+        """Return whether no reply was seen, or the connections are half open."""
+        return self.half_open or not self.flags & SEEN_REPLY
+
+    @property
     def protected(self) -> bool:
         """Return whether the kernel never evicts such an entry early.
 

@@ -365,7 +365,7 @@ class Tally:
         """
         totals: collections.Counter[tuple[int, int | None]] = collections.Counter()
         for group, number in self.grouped():
-            if group.half_open or not group.flags & SEEN_REPLY:
+            if group.unanswered:
                 totals[group.protocol, group.state] += number
         return self.unanswered.groups(
             {kind: number for kind, number in totals.items() if 100 * number >= least * self.kept}

@@ -14,7 +14,7 @@ from ..advice.table_profile import (
     Unanswered,
 )
 from ..flows.entry import IPPROTO_TCP, IPPROTO_UDP, address_text, state_name
-from ..flows.groups import DESTINATION_NAT
+from ..flows.groups import DESTINATION_NAT, SOURCE_NAT
 from ..flows.labels import protocol_label
 from ..flows.tally import IDLE_SHIFT
 from ..flows.translations import Answers
@@ -256,12 +256,8 @@ def _unanswered(
     tally: Tally, group: UnansweredGroup, scale: float, timeouts: Mapping[str, int]
 ) -> Unanswered:
     protocol = protocol_label(group.protocol)
-    translated = sum(
-        number
-        for (_, number_of, state, flags), number in tally.groups.items()
-        if (number_of, state) == (group.protocol, group.state) and flags & DESTINATION_NAT
-    )
     of = group.entries or 1
+    translated = _share_with(tally, group, DESTINATION_NAT)
     answers = _answers(tally, group, timeouts)
     source, network, destination, spanned = (
         _address(one, of, scale)
@@ -281,13 +277,26 @@ def _unanswered(
         group.targets,
         group.ports,
         group.spread,
-        100 * translated / of,
-        _backends(tally, group, protocol) if 2 * translated >= of else (),
+        translated,
+        _backends(tally, group, protocol) if translated >= SENDER else (),
         group.private,
         group.reserved,
         answers.entries,
         answers.recent,
+        _share_with(tally, group, SOURCE_NAT),
     )
+
+
+def _share_with(tally: Tally, group: UnansweredGroup, flag: int) -> float:
+    """Return the percentage of unanswered entries that have a flag of groups."""
+    number = sum(
+        number
+        for each, number in tally.grouped()
+        if (each.protocol, each.state) == (group.protocol, group.state)
+        and each.unanswered
+        and each.flags & flag
+    )
+    return 100 * number / (group.entries or 1)
 
 
 def _answers(tally: Tally, group: UnansweredGroup, timeouts: Mapping[str, int]) -> Answers:
