@@ -6,10 +6,12 @@ import time
 
 import pytest
 
+from check_conntrack.advice.source_problems import describe
 from check_conntrack.kernel import reasons
 from check_conntrack.kernel.coverage import Span, without
 from check_conntrack.kernel.log import events, gather, loss_notices, scanner
 from check_conntrack.kernel.log.loss_notices import LossWatch, parse_loss
+from check_conntrack.kernel.reasons import SourceProblem
 from support.logs import NOW, append, line, never, read, written
 
 BOOT = "11111111-1111-1111-1111-111111111111"
@@ -111,6 +113,14 @@ def test_loss_before_the_window_does_not_matter(tmp_path):
     log = written(tmp_path / "kern.log", line(-7200), notice, line(-20), at=-20)
     spans, reason, _ = run(log, {})
     assert (len(spans), reason) == (2, "")
+
+
+def test_lines_that_were_lost_before_the_window_are_not_counted(tmp_path):
+    older, newer = said(-3000, LIMITED), said(-60, LIMITED.replace("12", "1"))
+    log = written(tmp_path / "kern.log", line(-7200), older, newer, line(-20), at=-20)
+    _, reason, detail = run(log, {})
+    assert (reason, detail) == (reasons.LINES_LOST, "1")
+    assert describe(SourceProblem("kern.log", reason, detail))[0] == "it says that it lost 1 line"
 
 
 def test_everything_that_was_asked_for_has_a_gap(tmp_path):

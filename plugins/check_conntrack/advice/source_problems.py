@@ -75,7 +75,7 @@ _SENTENCES = {
         "boot with a larger log_buf_len",
     ),
     reasons.LINES_LOST: (
-        "it says that {detail} lines were lost on their way to it",
+        "it says that it lost {detail} line{s}",
         "raise the rate limit of rsyslog's imjournal, or boot with a larger log_buf_len",
     ),
     reasons.JOURNALCTL_MISSING: ("journalctl{said}", f"install systemd, or {_NAME_ANOTHER}"),
@@ -116,6 +116,7 @@ def describe(problem: SourceProblem) -> tuple[str, str]:
     )
     fields = {
         "detail": problem.detail,
+        "s": "" if problem.detail == "1" else "s",
         "said": f": {problem.detail}" if problem.detail else "",
         "path": shlex.quote(problem.path),
         "tool": _TOOLS.get(problem.detail, f"{problem.detail} -dc"),

@@ -365,9 +365,13 @@ class _Gathering:
         spans = union((*own.spans, *(history.spans if history else ())))
         holes = _widened(loss.span for loss in reading.losses)
         shown = without(spans, holes)
-        if reading.losses and (self.span is None or self._gaps(shown) != self._gaps(spans)):
-            number = sum(loss.number for loss in reading.losses)
-            own = own._replace(reason=reasons.LINES_LOST, detail=str(number), path="")
+        lost = [
+            loss.number
+            for loss in reading.losses
+            if self.span is None or clip([loss.span], self.span)
+        ]
+        if lost and (self.span is None or self._gaps(shown) != self._gaps(spans)):
+            own = own._replace(reason=reasons.LINES_LOST, detail=str(sum(lost)), path="")
         spans = shown
         if self.span and not self._gaps(spans):
             own = own._replace(reason="", detail="", path="")
