@@ -1,7 +1,7 @@
 """Diagnose what fills a table: causes as data, matched against a TableProfile. Pure functions.
 
-To add a cause, write when it matches and its sentences here, its steps in remedies.py, and a line
-of CAUSES. Which cause unanswered entries stand for is decided in unanswered.py.
+To add a cause, write when it matches and its sentences here, its steps in remedies.py or
+leaks.py, and a line of CAUSES. Which cause unanswered entries stand for is decided in unanswered.py.
 """
 
 from __future__ import annotations
