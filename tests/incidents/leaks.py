@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LEAKED = 3500
 APPLICATION = "10.1.0.90"
+ENDS = [(f"203.0.{8 + n // 250}.{n % 250 + 1}", 10_000 + n) for n in range(LEAKED)]
 
 
 @incident(
@@ -158,9 +159,8 @@ def fin_wait(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)
     healthy_clients(lab)
     silent = "10.9.0.80"
-    ends = [(f"203.0.{8 + n // 250}.{n % 250 + 1}", 10_000 + n) for n in range(LEAKED)]
-    handshakes(lab.clients, lab.servers, ends, silent, 443)
-    lab.send(tcp(one, silent, port, 443, FIN | ACK, 101, 501) for one, port in ends)
+    handshakes(lab.clients, lab.servers, ENDS, silent, 443)
+    lab.send(tcp(one, silent, port, 443, FIN | ACK, 101, 501) for one, port in ENDS)
     lab.wait_for_state("FIN_WAIT", LEAKED - 50)
     yield
     assert "via 10.0.0.2" in lab.paste(lab.step("do(es)? not finish").commands)
@@ -169,8 +169,8 @@ def fin_wait(lab: Lab) -> Iterator[None]:
     unharmed(lab)
     step = lab.step("tcp_timeout_fin_wait")
     lab.paste(step.commands)
-    handshakes(lab.clients, lab.servers, ends[:5], silent, 443)
-    lab.send(tcp(one, silent, port, 443, FIN | ACK, 101, 501) for one, port in ends[:5])
+    handshakes(lab.clients, lab.servers, ENDS[:5], silent, 443)
+    lab.send(tcp(one, silent, port, 443, FIN | ACK, 101, 501) for one, port in ENDS[:5])
     left = [int(line.split()[4]) for line in lab.router.entries("-d", silent)]
     assert left
     assert max(left) <= 30
@@ -248,9 +248,8 @@ def resets(lab: Lab) -> Iterator[None]:
 def one_direction(lab: Lab) -> Iterator[None]:
     lab.limit(LIMIT)
     healthy_clients(lab)
-    ends = [(f"203.0.{8 + n // 250}.{n % 250 + 1}", 10_000 + n) for n in range(LEAKED)]
     for flags in (ACK, FIN | ACK):
-        lab.send(tcp(one, "10.9.0.80", port, 443, flags, 101, 501) for one, port in ends)
+        lab.send(tcp(one, "10.9.0.80", port, 443, flags, 101, 501) for one, port in ENDS)
     lab.wait_for_state("FIN_WAIT", LEAKED - 50)
     yield
     lab.paste(lab.step("conntrack -D").commands)

@@ -7,16 +7,8 @@ import pytest
 from incidents import floods, healthy, history, leaks, nat, nodes, stale, udp
 from incidents.lab import INCIDENTS, Row
 
-MODULES = (
-    floods,
-    udp,
-    leaks,
-    nat,
-    nodes,
-    stale,
-    history,
-    healthy,
-)  # importing them adds their incidents
+# Importing them adds their incidents.
+MODULES = floods, udp, leaks, nat, nodes, stale, history, healthy
 
 
 def _parameters():

@@ -1,7 +1,8 @@
 """Diagnose what fills a table: causes as data, matched against a TableProfile. Pure functions.
 
 To add a cause, write when it matches and its sentences here, its steps in remedies.py or
-leaks.py, and a line of CAUSES. Which cause unanswered entries stand for is decided in unanswered.py.
+leaks.py, and a line of CAUSES. Which cause unanswered entries stand for is decided in
+unanswered.py.
 """
 
 from __future__ import annotations
@@ -121,8 +122,13 @@ def _with(text: str, *more: str) -> str:
     return ", ".join(filter(None, (text, *more)))
 
 
-def _to(service: TopItem, share: float) -> str:
-    """Return the service that most entries of a state go to; empty where none stands out."""
+def _to(service: TopItem, share: float, ends: LeakEnds | None = None) -> str:
+    """Return the service that most entries of a state go to; empty where none stands out.
+
+    ends: who has these entries; where _has() names where they go, no service is said.
+    """
+    if ends and max(ends.target.share, ends.destination.share) >= NAMED:
+        return ""
     return f" to {service.name}" if service.share >= share / 2 and service.name else ""
 
 
@@ -191,10 +197,7 @@ def _idle_service(profile: TableProfile) -> str:
 
 def _in_close_wait(profile: TableProfile) -> str:
     share = profile.close_wait
-    service = _to(profile.close_wait_service, share)
-    ends = profile.close_wait_ends
-    if max(ends.target.share, ends.destination.share) >= NAMED:
-        service = ""
+    service = _to(profile.close_wait_service, share, profile.close_wait_ends)
     return f"{percent(share)} of entries in CLOSE_WAIT{service}"
 
 
@@ -210,9 +213,8 @@ def _closing(profile: TableProfile) -> str:
     if smaller >= NAMED:
         other = "LAST_ACK" if profile.closing_state == "FIN_WAIT" else "FIN_WAIT"
         states += f" and {percent(smaller)} in {other}"
-    ends, service = profile.closing_ends, _to(profile.closing_service, larger)
-    if max(ends.target.share, ends.destination.share) >= NAMED:
-        service = ""
+    ends = profile.closing_ends
+    service = _to(profile.closing_service, larger, ends)
     return _with(f"connections that do not finish closing: {states}{service}", _has(ends, profile))
 
 
@@ -233,9 +235,8 @@ def _closing_at_length(profile: TableProfile) -> str:
 
 def _reset(profile: TableProfile) -> str:
     """Return which connections were reset."""
-    ends, service = profile.reset_ends, _to(profile.reset_service, profile.reset)
-    if max(ends.target.share, ends.destination.share) >= NAMED:
-        service = ""
+    ends = profile.reset_ends
+    service = _to(profile.reset_service, profile.reset, ends)
     share = f"{percent(profile.reset)} of entries in CLOSE{service}"
     return _with(f"connections ended by a reset: {share}", _has(ends, profile))
 

@@ -350,8 +350,8 @@ def leaders() -> Iterator[bytes]:
 def is_reader(path: bytes) -> bool:
     """Return whether a file in /proc is of a process with the name of a reader.
 
-    Its command line would tell as well, but that is its memory: whoever has it waits for a file
-    system, for example, holds up all that want to read it.
+    Its command line would tell as well, but that is memory of the process: while it waits for a
+    file system, for example, whoever reads it waits too.
     """
     with suppress(OSError):
         return read_small(f"/proc/{int(path.split(b'/')[2])}/comm") == NAME + b"\n"
