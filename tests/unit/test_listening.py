@@ -175,6 +175,21 @@ def test_burst_while_listening_is_no_rate_that_fills_the_table(answers, sysctls,
     assert not {"settles_at", "time_to_full"} & set(run.data)
 
 
+def test_threshold_for_where_a_burst_leads_is_not_known_yet(answers, sysctls):
+    sysctls.holds(100, 4000, 4096)
+    assert answers(by_time(3000, 0, 0)).lines == []
+    run = answers(by_time(3000, 0, 0), "-w", "settles_at=50")
+    assert run.state == "OK"
+    assert run.lines == ["Not known yet: settles_at (the new entries came in a burst)"]
+
+
+def test_threshold_for_where_answered_traffic_leads_is_not_known_yet(answers, clock):
+    for _ in range(2):
+        clock.now += 60
+        run = answers(heard(500, before=1000, after=1100, answered=True), "-w", "settles_at=50")
+    assert run.lines == ["Not known yet: settles_at (it takes 3 runs and 5 minutes)"]
+
+
 def test_burst_while_listening_is_no_growth_since_the_run_before(answers, clock, sysctls):
     sysctls.holds(100, 4000, 4096)
     answers(heard(0, before=100, after=100))

@@ -225,11 +225,16 @@ class Usage(Resource):
         outlook, instance = report.outlook, self.instance
         alone = len(report.series.samples) < 2
         listens = outlook is not None and outlook.end_rate is None
+        limits = report.namespace.limits
+        limited = limits is not None and limits.limit > 0
+        settled = not limited or outlook is None or outlook.settles_at is not None
+        in_burst = outlook is not None and outlook.burst > 0
         unknown = {
             "growth": report.growth is None,
             "time_to_full": report.time_to_full is None and alone,
             "end_rate": listens,
             "lifetime": listens,
+            "settles_at": not settled and (listens or in_burst),
             "instance_usage": instance is not None and bool(instance.not_applicable),
         }
         return tuple(name for name, is_unknown in unknown.items() if is_unknown)

@@ -155,12 +155,22 @@ def _not_known_yet(usage: Usage, thresholds: Thresholds, run: Session) -> list[s
     Where no run is kept, that is said instead.
     """
     unknown = () if run.store.trouble else usage.not_known_yet
-    names = [each.name for each in LABELS if each.name in unknown and thresholds.can_alert(each)]
+    names = [
+        each.name
+        for each in LABELS
+        if each.name in unknown
+        and thresholds.can_alert(each)
+        and (each.name != "settles_at" or each.name in thresholds.given)  # it has a default
+    ]
     if not names:
         return []
     series = usage.reports[0].series
-    alone = series is None or len(series.samples) < 2
-    why = "no earlier run is known" if alone else f"it takes {FEWEST_RUNS} runs and 5 minutes"
+    outlook = usage.reports[0].outlook
+    why = f"it takes {FEWEST_RUNS} runs and 5 minutes"
+    if names == ["settles_at"] and outlook and outlook.burst:
+        why = "the new entries came in a burst"
+    elif series is None or len(series.samples) < 2:
+        why = "no earlier run is known"
     return [f"Not known yet: {', '.join(names)} ({why})"]
 
 
