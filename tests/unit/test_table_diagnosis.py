@@ -985,6 +985,16 @@ def test_connections_that_do_not_finish_closing_are_named_with_their_ends(state,
     assert "nf_conntrack_max" not in text
 
 
+def test_sockets_of_other_hosts_are_not_looked_for_in_the_namespace():
+    ends = LeakEnds(address("192.0.2.5", 60.0), target("10.0.0.80", 443, 99.0))
+    table = profile(fin_wait=95.0, closing_ends=ends, command="nsenter -n ")
+    lines = advice(table).splitlines()
+    assert any(line.startswith("  ss -tan state fin-wait-1") for line in lines)
+    assert "  nsenter -n ip route get 192.0.2.5" in lines
+    own = advice(table._replace(own=frozenset({"10.0.0.80"})))
+    assert "  nsenter -n ss -tan state fin-wait-1" in own
+
+
 def test_both_states_of_closing_are_named_and_freed():
     table = profile(last_ack=30.0, fin_wait=25.0, closing_service=target("", 443, 30.0))
     assert "30% of entries in LAST_ACK and 25% in FIN_WAIT" in first(table)

@@ -66,9 +66,11 @@ def unfinished(profile: TableProfile) -> list[Step]:
         "are done, and their last packets take a way that does not lead through here (asymmetric "
         "routes):"
     )
-    look = [f"ss -tan {states}"]
-    look += [f"ip route get {item.address}" for item in (ends.source, ends.target) if item.address]
-    steps = [Step(text, tuple(f"{profile.command}{each}" for each in look))]
+    addresses = [item.address for item in (ends.source, ends.target) if item.address]
+    # On another host nothing leads into this namespace.
+    into = profile.command if profile.own.intersection(addresses) else ""
+    routes = (f"{profile.command}ip route get {each}" for each in addresses)
+    steps = [Step(text, (f"{into}ss -tan {states}", *routes))]
     caution = "A close that takes longer loses its entry; behind NAT its last packets get lost."
     timeouts = []
     for each, share, name, wanted in (
