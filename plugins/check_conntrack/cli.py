@@ -7,7 +7,6 @@ nor ends the process.
 from __future__ import annotations
 
 import argparse
-import sys
 from argparse import ArgumentTypeError
 
 from . import __version__
@@ -57,13 +56,11 @@ class PageRequest(Exception):  # noqa: N818 - not an error
 class Parser(argparse.ArgumentParser):
     """An argparse parser that neither prints nor ends the process."""
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> object:
         """Refuse a value `--`: until Python 3.13, argparse makes an empty list of it."""
-        for word in sys.argv[1:] if args is None else args:
-            option = word.removesuffix("--").removesuffix("=")
-            if option != word and option[:1] == "-" and option in self._option_string_actions:
-                self.error(f"argument {option}: -- is not a value")
-        return super().parse_known_args(args, namespace)
+        if arg_strings == ["--"]:
+            raise argparse.ArgumentError(action, "-- is not a value")
+        return super()._get_values(action, arg_strings)
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""

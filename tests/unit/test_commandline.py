@@ -76,7 +76,7 @@ def test_what_the_help_says_of_quotes_and_of_a_leading_hyphen_is_so(module):
     assert ranges.parse_range("-5:5", module.LABELS[0])
 
 
-@pytest.mark.parametrize("word", ["--netns=--", "--state-dir=--", "-w=--", "-t--"])
+@pytest.mark.parametrize("word", ["--netns=--", "--state-dir=--", "-w=--", "-t--", "-vt--"])
 def test_two_hyphens_are_no_value(word):
     with pytest.raises(UsageError, match=r"argument \S+: -- is not a value"):
         usage_check.parser().parse_args([word])
