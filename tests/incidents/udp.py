@@ -118,7 +118,7 @@ def dead_host(lab: Lab) -> Iterator[None]:
         "table",
         "CRITICAL",
         says=(r"198\.51\.100\.1 udp/9125 does not answer many sources",),
-        below=("no program of this host takes udp/9125|no program of this namespace",),
+        below=(r"no program of this (host|namespace) takes udp/9125",),
         never=(*HARMLESS, "flood on", "under a UDP flood"),
     ),
 )

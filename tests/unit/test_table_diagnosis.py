@@ -423,6 +423,9 @@ def test_own_service_is_refused_where_its_packets_pass():
     table = many_clients(reached="closed")._replace(own=own)
     text = advice(table)
     assert "  ss -lunp 'sport = :9125'" in text
+    inside = table._replace(here="this namespace")
+    sentence = diagnosis.diagnose(inside)[0].sentence(inside)
+    assert "no program of this namespace takes udp/9125. So it is down" in sentence
     assert "{ type filter hook input priority -5; }" in text
     assert "hook forward" not in text
     assert "ping" not in text

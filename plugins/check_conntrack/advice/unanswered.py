@@ -291,7 +291,7 @@ def flood_at_length(one: Unanswered, profile: TableProfile) -> str:
     return (
         f"{_flood(one)} flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of "
         f"entries are {_kind(one)}{means}, {_share_of_senders(one)}, {_share_of_aim(one)}"
-        f"{_evidence(one)}{doubt}"
+        f"{_evidence(one, profile)}{doubt}"
     )
 
 
@@ -328,7 +328,7 @@ def silence_at_length(one: Unanswered, profile: TableProfile) -> str:
         to += f" and translated to {one.backend.name}"
     return (
         f"{_does_not_answer(one, profile)}: {percent(one.share)} of entries are {_kind(one)}, "
-        f"{to}, {_share_of_senders(one)}{_evidence(one)}. {_why_silent(one)}"
+        f"{to}, {_share_of_senders(one)}{_evidence(one, profile)}. {_why_silent(one)}"
     )
 
 
@@ -336,20 +336,20 @@ _REACHED = {
     destinations.FAILED: "no host answers for {name}{device} (neighbour FAILED)",
     destinations.INCOMPLETE: "no host answers for {name}{device} (neighbour INCOMPLETE)",
     destinations.NO_ROUTE: "there is no route to {name}",
-    CLOSED: "no program of this host takes {service}",
-    LISTENS: "a program of this host takes {service}",
+    CLOSED: "no program of {here} takes {service}",
+    LISTENS: "a program of {here} takes {service}",
 }
 
 
-def _evidence(one: Unanswered) -> str:
+def _evidence(one: Unanswered, profile: TableProfile) -> str:
     """Return what tells a service that is down from a flood; each begins with a comma."""
     found = []
     if one.reached in _REACHED:
         item = one.backend if one.backend.name else one.target
         device = f" on {one.device}" if one.device else ""
         service = f"{item.protocol}/{item.port}"
-        words = _REACHED[one.reached]
-        found.append(words.format(name=item.address, device=device, service=service))
+        words = {"name": item.address, "device": device, "service": service, "here": profile.here}
+        found.append(_REACHED[one.reached].format_map(words))
     if one.protocol == "udp" and one.target.share >= SENDER:
         if answers_others(one):
             found.append("while it has just answered others")
