@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -168,6 +169,15 @@ def test_a_link_in_place_of_ones_own_folder_is_refused_by_its_whole_path(tmp_pat
     assert everything(tmp_path / "other") == []
 
 
+def test_own_folder_is_closed_to_others_who_could_lock_it(tmp_path):
+    own = tmp_path / "state" / str(os.geteuid())
+    own.mkdir(parents=True)
+    own.chmod(0o755)
+    store = Store.open(str(tmp_path / "state"), {}, None)
+    store.close()
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+
+
 def test_ones_own_folder_open_to_others_is_refused(tmp_path):
     own = tmp_path / str(os.geteuid())
     own.mkdir()
@@ -317,6 +327,7 @@ def test_a_damaged_file_is_as_none_is_noted_and_is_replaced(store, content):
     path = os.path.join(store.folder, "key.json")
     with open(path, "wb") as file:
         file.write(content)
+    assert store.read("key") is None
     assert store.update("key", bump) == 1
     assert store.trouble == ""
     assert store.notes == [f"{path}: damaged, its history starts again"]

@@ -129,6 +129,10 @@ class Store:
                 if gid is not None:
                     os.chown(own, uid, gid, dir_fd=base, follow_symlinks=False)
             descriptor = _open_folder(own, os.path.join(path, own), base, uid)
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+            if mode & 0o077:  # whoever may read it may lock it, and for ever
+                with suppress(OSError):
+                    os.fchmod(descriptor, mode & 0o700)
         except _RefusedError as error:
             self.trouble = str(error)
             self.refused = True
@@ -249,7 +253,9 @@ class Store:
             self._known[name] = version, value
             return value
         except (OSError, ValueError, RecursionError):
-            self.notes.append(f"{self.folder}/{name}: damaged, its history starts again")
+            note = f"{self.folder}/{name}: damaged, its history starts again"
+            if note not in self.notes:  # it is read again before it is replaced
+                self.notes.append(note)
             return None
         finally:
             os.close(descriptor)
