@@ -10,7 +10,7 @@ from incidents.floods import LIMIT, NO_LARGER_LIMIT, healthy_clients, unharmed
 from incidents.lab import Expect, Lab, first, incident
 from incidents.nat import masquerade
 from support.packets import ACK, FIN, handshakes, hosts, tcp
-from support.router import ROUTER_LAN
+from support.router import ROUTER_LAN, ROUTER_WAN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -232,6 +232,34 @@ def resets(lab: Lab) -> Iterator[None]:
     yield
     lab.paste(lab.step("conntrack -D").commands)
     assert not lab.router.entries("-p", "tcp", "--state", "CLOSE")
+    unharmed(lab)
+
+
+@incident(
+    "one client that resets its connections to a translated server",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=("ended by a reset", r"from 198\.18\.7\.7", r"to 198\.51\.100\.1 tcp/8080"),
+        below=("or where that is translated to, of 198.18.7.7, and of load balancers",),
+        never=("flood", "scan"),
+    ),
+)
+def resets_of_one_client(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    healthy_clients(lab)
+    lab.router.nft(
+        "table ip behind {\n chain pre {\n type nat hook prerouting priority -100;\n"
+        f"ip daddr {ROUTER_WAN} tcp dport 8080 dnat to 10.1.0.90\n }}\n }}\n"
+    )
+    server = lab.server(8080)
+    at_once = struct.pack("ii", 1, 0)
+    for one in server.connect(lab.clients, ["198.18.7.7"] * LEAKED, ROUTER_WAN):
+        one.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        one.client.close()
+    lab.wait_for_state("CLOSE", LEAKED - 50)
+    yield
+    lab.paste(lab.step("conntrack -D").commands)
     unharmed(lab)
 
 

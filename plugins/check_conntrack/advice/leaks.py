@@ -50,12 +50,21 @@ def _not_closed(profile: TableProfile) -> str:
     )
 
 
+def _server(item: TopItem, profile: TableProfile) -> str:
+    """Return what a server is called; it may be in a container, or behind this host."""
+    where = " or where that is translated to" if profile.translated >= 1 else ""
+    return f"{called(item, profile)}{where}"
+
+
 def unfinished(profile: TableProfile) -> list[Step]:
     """Return what helps against connections that do not finish closing."""
     ends = profile.closing_ends
     sides = [
-        f"on the {role} {called(item, profile)}"
-        for item, role in ((ends.source, "client"), (ends.target, "server"))
+        f"on the {role} {name}"
+        for item, role, name in (
+            (ends.source, "client", called(ends.source, profile)),
+            (ends.target, "server", _server(ends.target, profile)),
+        )
         if item.share >= SENDER and item.address
     ]
     states = "state fin-wait-1 state fin-wait-2 state closing state last-ack"
@@ -69,7 +78,8 @@ def unfinished(profile: TableProfile) -> list[Step]:
     addresses = [item.address for item in (ends.source, ends.target) if item.address]
     # On another host nothing leads into this namespace.
     into = profile.command if profile.own.intersection(addresses) else ""
-    routes = (f"{profile.command}ip route get {each}" for each in addresses)
+    others = (each for each in addresses if each not in profile.own)  # an own one leads to lo
+    routes = (f"{profile.command}ip route get {each}" for each in others)
     steps = [Step(text, (f"{into}ss -tan {states}", *routes))]
     caution = "A close that takes longer loses its entry; behind NAT its last packets get lost."
     timeouts = []
@@ -86,7 +96,9 @@ def unfinished(profile: TableProfile) -> list[Step]:
 def resets(profile: TableProfile) -> list[Step]:
     """Return what helps against connections that are ended by a reset."""
     ends = profile.reset_ends
-    server = called(ends.target, profile) if ends.target.share >= SENDER else "the servers"
+    server = _server(ends.target, profile) if ends.target.share >= SENDER else "the servers"
+    if ends.source.share >= SENDER and ends.source.address:
+        server += f", of {called(ends.source, profile)}"
     return [
         Step(
             f"Find out who resets them: look into the logs of {server}, and of load balancers and "
