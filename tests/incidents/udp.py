@@ -37,12 +37,13 @@ def messages(number: int, sources: str, target: str, port: int) -> Iterator[Pack
     Expect(
         "table",
         "CRITICAL",
-        says=(r"10\.9\.0\.5 udp/9125 is down or under a UDP flood from many sources",),
+        says=(r"10\.9\.0\.5 udp/9125 is down, one-way or under a UDP flood",),
         below=(
-            r"looks like a flood from forged sources\.\nFind out first whether 10\.9\.0\.5",
+            r"looks like a flood from forged sources if .*\.\nFind out first whether 10\.9\.0\.5",
             r"ping -c 3 -W 1 10\.9\.0\.5\b",
             "If it is down, start it",
-            "If it is up and its clients are served",
+            "If it is up and answers its clients",
+            "If it is up and never answers",
         ),
         never=(*HARMLESS, "dport 9125 drop"),
     ),
@@ -144,6 +145,41 @@ def syslog_server(lab: Lab) -> Iterator[None]:
     flood(lab, messages(MOST, EVERYWHERE, "10.9.0.14", 514))
     yield
     again = messages(1000, EVERYWHERE, "10.9.0.14", 514)
+    ended(lab, lab.step("pass without an entry"), again, "-p", "udp")
+
+
+@incident(
+    "syslog server that is up, on a port that nobody knows",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=(r"10\.1\.0\.14 udp/5514 is down, one-way or under a UDP flood",),
+        below=("If it is up and never answers", "dport 5514 notrack"),
+        never=(*HARMLESS, "dport 5514 drop"),
+    ),
+)
+def syslog_elsewhere(lab: Lab) -> Iterator[None]:
+    lab.server(5514, "10.1.0.14")
+    flood(lab, messages(MOST, EVERYWHERE, "10.1.0.14", 5514))
+    yield
+    again = messages(1000, EVERYWHERE, "10.1.0.14", 5514)
+    ended(lab, lab.step("never answers"), again, "-p", "udp")
+
+
+@incident(
+    "statsd clients behind one address",
+    Expect(
+        "table",
+        "CRITICAL",
+        says=(r"one-way messages from 203\.0\.113\.9 to 10\.9\.0\.15 udp/8125",),
+        below=("Many senders behind one NAT address", "dport 8125 notrack"),
+        never=(*HARMLESS, "flood", "does not answer"),
+    ),
+)
+def statsd_behind_nat(lab: Lab) -> Iterator[None]:
+    flood(lab, (udp("203.0.113.9", "10.9.0.15", 20000 + n, 8125) for n in range(MOST)))
+    yield
+    again = (udp("203.0.113.9", "10.9.0.15", 30000 + n, 8125) for n in range(1000))
     ended(lab, lab.step("pass without an entry"), again, "-p", "udp")
 
 

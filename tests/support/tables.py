@@ -217,7 +217,7 @@ CAUSES = {
     "dns": (dns_churn, "DNS churn: 77% to port 53, 77% from 10.0.0.7, 77% to 10.0.0.53 udp/53"),
     "unreplied": (
         unreplied,
-        "192.0.2.14 udp/514 does not answer many sources (77% unreplied UDP)",
+        "one-way messages from many sources to 192.0.2.14 udp/514 (77% unreplied UDP)",
     ),
     "dead backend": (
         dead_backend,

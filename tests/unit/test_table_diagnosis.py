@@ -289,10 +289,11 @@ def many_clients(port=9125, **named):
 def test_udp_from_as_many_sources_as_entries_is_a_dead_service_or_a_flood(port):
     table = many_clients(port)
     aim = f"10.0.0.53 udp/{port}"
-    assert first(table) == f"{aim} is down or under a UDP flood from many sources (90% unreplied)"
+    assert first(table) == f"{aim} is down, one-way or under a UDP flood (90% unreplied)"
     sentence = diagnosis.diagnose(table)[0].sentence(table)
     assert sentence.endswith(
-        "A service that is down and has as many clients looks like a flood from forged sources"
+        "A service that is down, or that takes messages and never answers (as of syslog or "
+        "statsd), looks like a flood from forged sources if it has as many clients"
     )
     steps = diagnosis.diagnose(table)[0].steps(table)
     assert steps[0].text.startswith(f"Find out first whether {aim} is up. A host that is up may")
@@ -347,7 +348,7 @@ def test_evidence_for_a_flood_is_told_and_the_service_is_not_called_down(named, 
 )
 def test_weak_evidence_leaves_the_doubt(named):
     table = many_clients(**named)
-    assert " is down or under a UDP flood " in first(table)
+    assert " is down, one-way or under a UDP flood " in first(table)
     answered = "while others were answered before" in diagnosis.diagnose(table)[0].sentence(table)
     assert answered == ("answered" in named)
 
@@ -367,10 +368,45 @@ def test_one_way_messages_are_not_called_unanswered_by_a_service_that_is_down():
     assert "flood" not in sentence + advice(few)
 
 
+def test_one_way_messages_from_one_address_are_no_silence():
+    nat = {"source": address("203.0.113.9", 99.0), "sources": 1, "spread": 0.1}
+    table = many_clients(8125, **nat)
+    assert first(table) == (
+        "one-way messages from 203.0.113.9 to 10.0.0.53 udp/8125 (90% unreplied UDP)"
+    )
+    assert "Many senders behind one NAT address look the same" in advice(table)
+    down = many_clients(8125, **nat, reached="closed")
+    assert first(down).startswith("10.0.0.53 udp/8125 does not answer 203.0.113.9")
+    flood = many_clients(9125, **nat)
+    assert first(flood).startswith("UDP flood on 10.0.0.53 udp/9125 from 203.0.113.9")
+    assert diagnosis.diagnose(flood)[0].sentence(flood).endswith("behind one NAT address")
+
+
+def test_service_on_an_unknown_port_may_be_one_that_never_answers():
+    text = advice(many_clients(5514))
+    assert "If it is down, start it. Until then, refuse" in text
+    assert "If it is up and never answers (as of syslog or statsd), nothing is wrong. Let" in text
+    assert "udp dport 5514 notrack" in text
+    assert "If it is up and answers its clients, this is a flood" in text
+    assert "notrack" not in advice(many_clients(5514)._replace(zones=True))
+
+
+def test_one_way_messages_that_are_translated_keep_their_entries():
+    behind = {"translated": 100.0, "backends": (target("10.244.1.7", 514, protocol="udp"),)}
+    text = advice(many_clients(514, **behind))
+    assert "Find out first whether 10.244.1.7 udp/514 is up." in text
+    assert "still answer. If it is down, start it or take 10.244.1.7 out of" in text
+    assert "If it is up, nothing is wrong: these entries translate the messages" in text
+    assert "notrack" not in text
+    assert "nothing is wrong" not in advice(many_clients(9125, **behind))
+
+
 def test_own_program_that_sends_one_way_is_to_be_found():
     source = {"source": address("10.0.0.7", 99.0), "sources": 1, "spread": 0.1}
     table = many_clients(8125, **source)._replace(own=frozenset({"10.0.0.7"}))
-    assert first(table).startswith("10.0.0.53 udp/8125 does not answer 10.0.0.7 (this host)")
+    assert first(table).startswith(
+        "one-way messages from 10.0.0.7 (this host) to 10.0.0.53 udp/8125"
+    )
     text = advice(table)
     assert "The connections are this host's own: find the program." in text
     assert "10.0.0.7 takes another port for each message, and each port is an entry" in text
@@ -490,7 +526,7 @@ def test_backend_is_found_in_a_table_where_all_unanswered_flows_go_to_one(file, 
         for n in range(900)
     ]
     run = inspect("--source", file(udp))
-    assert "10.244.1.9 udp/53 (10.96.0.10) is down or under a UDP flood from many" in run.text
+    assert "10.244.1.9 udp/53 (10.96.0.10) is down, one-way or under a UDP flood" in run.text
 
 
 def test_scan_names_the_scanner_and_what_it_scans():
@@ -904,7 +940,7 @@ def test_profile_knows_private_sources_and_what_the_target_answers(file, inspect
     assert "10.0.0.5 udp/9125 does not answer many sources" in own.text
     assert "100% of the sources are private addresses" in own.rest
     others = inspect("--source", file(lines(public)))
-    assert "10.0.0.5 udp/9125 is down or under a UDP flood from many sources" in others.text
+    assert "10.0.0.5 udp/9125 is down, one-way or under a UDP flood" in others.text
     answered = inspect("--source", file(lines(public, replied=True)), "-v")
     assert ", while others were answered before. A service that is down" in answered.rest
 
@@ -1017,6 +1053,18 @@ def test_closing_connections_without_a_reply_are_no_flood(state):
     assert [cause.name for cause in diagnosis.diagnose(table)] == ["closing"]
     sentence = diagnosis.diagnose(table)[0].sentence(table)
     assert sentence.endswith("Of most of them only one direction passes here")
+
+
+def test_ends_of_closed_connections_are_sought_behind_a_translated_address():
+    own = {"own": frozenset({"198.51.100.1"}), "translated": 95.0}
+    ends = LeakEnds(address("192.0.2.5", 60.0), target("198.51.100.1", 443, 99.0))
+    text = advice(profile(fin_wait=95.0, closing_ends=ends, **own))
+    server = "198.51.100.1 tcp/443 (this host) or where that is translated to"
+    assert f"on the server {server}." in text
+    assert "ip route get 192.0.2.5" in text
+    assert "ip route get 198.51.100.1" not in text
+    text = advice(profile(reset=95.0, reset_ends=ends, **own))
+    assert f"look into the logs of {server}, of 192.0.2.5, and of load balancers" in text
 
 
 def test_resets_have_a_cause_that_leaves_the_limit_open():

@@ -225,31 +225,47 @@ def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
     First what finds out. Nothing here drops what real clients send to a service that works.
     """
     target = one.target
-    first = f"Find out first whether {target.name} is up."
+    asked = one.backend if one.backend.name else target
+    first = f"Find out first whether {asked.name} is up."
     if unanswered.is_down(one):
-        first = f"Find out why {target.name} is down."
+        first = f"Find out why {asked.name} is down."
     text = f"{first} {_on_server(profile, one)}"
     steps = [Step(text, _tries(profile, one))]
     options = rulesets.toward(target)
     one_way = unanswered.is_one_way(one)
+    # What is not tracked is not translated, and before tracking no packet has a zone.
+    untrackable = not profile.zones and one.source_translated < 1
     down = "If it is down, start it. "
     if one.translated >= 1:
         step = rulesets.behind(profile, target, one.backends, *options)
-        steps.append(step._replace(text=down + step.text))
-    elif one_way and not profile.zones and one.source_translated < 1:
-        # What is not tracked is not translated, and before tracking no packet has a zone.
+        text = step.text.replace(" Take ", " If it is down, start it or take ")
+        steps.append(step._replace(text=text if text != step.text else down + text))
+        if one_way:
+            steps.append(
+                Step(
+                    "If it is up, nothing is wrong: these entries translate the messages, so they "
+                    "are needed. A shorter timeout (below) makes them fewer."
+                )
+            )
+    elif one_way and untrackable:
         steps.append(rulesets.untracked(profile, target))
     else:
         steps.append(rulesets.refuse(profile, target, f"{down}Until then"))
+        if untrackable:
+            step = rulesets.untracked(profile, target)
+            never = "If it is up and never answers (as of syslog or statsd), nothing is wrong. "
+            text = never + step.text.replace(", whether that is up or down", "")
+            steps.append(step._replace(text=text))
     if one_way and one.source.share >= SENDER:
         steps.append(
             Step(
                 f"{one.source.name} takes another port for each message, and each port is an "
-                "entry: let its program keep one socket open."
+                "entry: let its program keep one socket open. Many senders behind one NAT address "
+                "look the same."
             )
         )
     if unanswered.is_in_doubt(one):
-        clients = "most senders are none of its clients" if one_way else "its clients are served"
+        clients = "most senders are none of its clients" if one_way else "answers its clients"
         steps.append(
             Step(
                 f"If it is up and {clients}, this is a flood: let the provider filter "

@@ -288,6 +288,11 @@ def flood_at_length(one: Unanswered, profile: TableProfile) -> str:
     doubt = ""
     if may_be_one_way(one):
         doubt = ". Connections of which only one direction passes here look the same"
+    elif one.protocol == "udp" and one.source.share >= SENDER:
+        doubt = (
+            ". A program that sends each message from another port looks the same, and so do many "
+            "clients behind one NAT address"
+        )
     return (
         f"{_flood(one)} flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of "
         f"entries are {_kind(one)}{means}, {_share_of_senders(one)}, {_share_of_aim(one)}"
@@ -301,7 +306,7 @@ def silence(one: Unanswered, profile: TableProfile) -> str:
         count = f"({percent(one.share)} unreplied)"
         if is_one_way(one):
             return f"many senders of one-way messages, or a UDP flood, to {silent(one)} {count}"
-        return f"{silent(one)} is down or under a UDP flood from many sources {count}"
+        return f"{silent(one)} is down, one-way or under a UDP flood {count}"
     return f"{_does_not_answer(one, profile)} ({percent(one.share)} {_kind(one)})"
 
 
@@ -316,6 +321,8 @@ def silent(one: Unanswered) -> str:
 
 def _does_not_answer(one: Unanswered, profile: TableProfile) -> str:
     aim = silent(one)
+    if is_one_way(one) and not is_down(one):
+        return f"one-way messages {_senders(one, profile)} to {aim}"
     does = "do not answer" if aim.startswith("many destinations") else "does not answer"
     senders = _senders(one, profile)[len("from ") :].replace("forged", "many")  # clients, here
     return f"{aim} {does} {senders}"
@@ -373,7 +380,8 @@ def _why_silent(one: Unanswered) -> str:
         return f"{means}: it may be up, or down{flood}"
     if is_in_doubt(one):
         return (
-            "A service that is down and has as many clients looks like a flood from forged sources"
+            "A service that is down, or that takes messages and never answers (as of syslog or "
+            "statsd), looks like a flood from forged sources if it has as many clients"
         )
     if without_handshake(one):
         return (
