@@ -109,13 +109,14 @@ def begin(
     *,
     readers: int = 0,
     spare: int = 0,
-    capability: int = privileges.CAP_SYS_ADMIN,
+    capabilities: Sequence[int] = (privileges.CAP_SYS_ADMIN,),
     later_modules: Sequence[str] = (),
     open_files: Callable[[], None] | None = None,
 ) -> Session:
     """Start readers, open files, give up all privileges, open the state store.
 
-    readers: how many to start if this process has `capability`; each answers one request.
+    readers: how many to start if this process has one of `capabilities`, or all of them where sudo
+        can start better ones; each answers one request.
     spare: how many more a run may need, but a healthy one does not.
     later_modules: those that the check imports later.
     open_files: called before privileges are dropped if root itself started the check, without
@@ -126,7 +127,8 @@ def begin(
     as_root = privileges.is_root()
     if as_root:
         stage.watch()  # ordinary users open nothing before they have dropped privileges
-    if readers + spare and privileges.has(capability):
+    enough = all if options.sudo else any
+    if readers + spare and enough(map(privileges.has, capabilities)):
         from .kernel import reader_client, reader_command
 
         stage("starting the reader")

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from support import features
+
 
 @pytest.fixture(autouse=True)
 def measured(request, monkeypatch):
@@ -17,3 +19,9 @@ def measured(request, monkeypatch):
         for name in os.environ:
             if name.startswith("COVERAGE_PROCESS"):
                 monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def procfs():
+    """Skip where conntrack has no files in /proc/net (tests/vm/test_no_procfs.py is for that)."""
+    features.need_procfs()

@@ -24,6 +24,7 @@ NO_RING = "mount --bind /dev/null /dev/kmsg"
 NO_LOGS = "mount -t tmpfs none /var/log; mount -t tmpfs none /run/log 2>/dev/null || true"
 NO_JOURNAL = "mount --bind /bin/false $(command -v journalctl)"
 NO_PROC_COUNTERS = "mount -t tmpfs none /proc/$$/net; mount -t tmpfs none /proc/$$/task/$$/net"
+MAY_READ_RING = [*NOBODY, "--inh-caps", "+syslog", "--ambient-caps", "+syslog"]
 
 
 def lose_packets(name: str, limit: int = 8) -> None:
@@ -162,6 +163,7 @@ def test_full_a_namespace_with_a_reused_number_is_not_blamed(need, full):
     assert f"namespace {fresh} " not in result.out
 
 
+@pytest.mark.usefixtures("procfs")
 def test_full_counters_cover_the_window_without_privileges(need, full):
     need("dmesg")
     if Path("/proc/sys/kernel/dmesg_restrict").read_text().strip() != "1":
@@ -203,11 +205,22 @@ def test_full_reads_the_ring_buffer_through_sudo(overflowed, full, sudoers):
 def test_full_reads_the_ring_buffer_with_the_capability(overflowed, full):
     _, age = overflowed
 
-    ambient = ["--inh-caps", "+syslog", "--ambient-caps", "+syslog"]
-    result = full("-vvv", "--since", f"{age:.0f}s", user=[*NOBODY, *ambient])
+    result = full("-vvv", "--since", f"{age:.0f}s", user=MAY_READ_RING)
     assert result.code == 2
     assert any("Checked as uid 65534" in text for text in result.lines)
     assert any(text.startswith("Read /dev/kmsg by the reader: ") for text in result.lines)
+
+
+@pytest.mark.parametrize("more", [(), ("--netns", "all")], ids=["own", "all"])
+def test_full_reads_the_ring_buffer_also_where_other_capabilities_are_missing(
+    overflowed, full, more
+):
+    _, age = overflowed
+    hide = hidden(NO_PROC_COUNTERS)
+    result = full("-vvv", "--since", f"{age:.0f}s", *more, before=hide, user=MAY_READ_RING)
+    assert result.code == 2
+    assert any(text.startswith("Read /dev/kmsg by the reader: ") for text in result.lines)
+    assert "CAP_SYSLOG" not in result.out
 
 
 def test_full_leaves_out_what_a_program_writes_into_the_ring(full):
@@ -238,6 +251,7 @@ def test_full_looks_elsewhere_for_what_was_before_the_boot(full, logs):
 # --- the journal
 
 
+@pytest.mark.usefixtures("procfs")
 def test_full_reads_the_journal_where_the_ring_cannot_be_read(overflowed, full, tmp_path):
     _, age = overflowed
     need = tempfile.mkdtemp(prefix="check-conntrack-journal-")
@@ -455,6 +469,7 @@ def test_full_escapes_in_a_log_never_reach_the_output(full, logs):
 # --- the counters
 
 
+@pytest.mark.usefixtures("procfs")
 def test_full_the_second_run_knows_what_rose_since_the_first(overflowed, full, logs):
     name, _ = overflowed
     log = logs / "kern.log"
@@ -473,6 +488,7 @@ def test_full_the_second_run_knows_what_rose_since_the_first(overflowed, full, l
     assert "full_drops" not in gone.perfdata
 
 
+@pytest.mark.usefixtures("procfs")
 def test_full_drops_leave_the_window(overflowed, full, logs):
     name, _ = overflowed
     log = logs / "kern.log"
@@ -487,6 +503,7 @@ def test_full_drops_leave_the_window(overflowed, full, logs):
     assert late.code == 0
 
 
+@pytest.mark.usefixtures("procfs")
 def test_full_since_boot_needs_no_history(overflowed, full, logs):
     name, _ = overflowed
     log = logs / "kern.log"
@@ -497,6 +514,7 @@ def test_full_since_boot_needs_no_history(overflowed, full, logs):
     assert result.value("full_drops") > 0
 
 
+@pytest.mark.usefixtures("procfs")
 def test_full_drops_of_a_nearly_full_table_are_critical(overflowed, full, logs):
     name, _ = overflowed
     log = logs / "kern.log"
@@ -514,6 +532,7 @@ def test_full_drops_of_a_nearly_full_table_are_critical(overflowed, full, logs):
     assert (far.code, near.code, own.code) == (1, 2, 1)
 
 
+@pytest.mark.usefixtures("procfs")
 def test_full_finds_what_was_logged_while_the_log_could_not_be_read(full, logs):
     log = logs / "kern.log"
     log.write_text(line(900, "all is quiet", host=os.uname().nodename))
@@ -555,6 +574,7 @@ for n in itertools.count():
 """
 
 
+@pytest.mark.usefixtures("procfs")
 def test_full_a_table_that_evicts_is_told_from_one_that_drops(full, logs):
     log = logs / "kern.log"
     log.write_text(quiet())
@@ -592,6 +612,7 @@ def test_full_a_table_that_evicts_is_told_from_one_that_drops(full, logs):
     )
 
 
+@pytest.mark.usefixtures("procfs")
 def test_full_says_how_many_buckets_shorten_the_chains(netns, full, logs):
     log = logs / "kern.log"
     log.write_text(quiet())
@@ -616,6 +637,7 @@ def test_full_says_how_many_buckets_shorten_the_chains(netns, full, logs):
     assert any(f"{namespace.name}::chain_overflows" in text for text in elsewhere.lines)
 
 
+@pytest.mark.usefixtures("procfs")
 def test_full_reads_counters_over_netlink_where_proc_has_none(overflowed, full, logs, sudoers):
     name, _ = overflowed
     log = logs / "kern.log"
@@ -661,6 +683,7 @@ def test_full_conntrack_that_is_not_active_cannot_have_been_full(full, logs):
     assert judged.value("table_full") == 1
 
 
+@pytest.mark.usefixtures("procfs")
 def test_full_a_threshold_that_needs_a_history_is_a_warning_without_one(full, logs):
     log = logs / "kern.log"
     log.write_text(quiet())
@@ -750,6 +773,7 @@ for port in range(30000, 30060):
 """
 
 
+@pytest.mark.usefixtures("procfs")
 def test_full_source_nat_ports_that_are_exhausted_are_an_alarm(full, logs):
     log = logs / "kern.log"
     log.write_text(quiet())

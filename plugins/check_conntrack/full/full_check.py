@@ -135,10 +135,14 @@ def parser() -> cli.Parser:
     return made
 
 
-def _readers(options: argparse.Namespace) -> int:
-    """Return how many requests may need privileges: log, namespaces, the own counters."""
+def _capabilities(options: argparse.Namespace) -> list[int]:
+    """Return a capability for each request that may need one: log, namespaces, own counters."""
     log = (not options.log or gather.AUTO in options.log) and kmsg.is_restricted()
-    return int(log) + int(bool(options.netns)) + int(not os.path.exists(counters.PATH))
+    return (
+        [privileges.CAP_SYSLOG] * log
+        + [privileges.CAP_SYS_ADMIN] * bool(options.netns)
+        + [privileges.CAP_NET_ADMIN] * (not os.path.exists(counters.PATH))
+    )
 
 
 def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.CheckResult:
@@ -148,11 +152,7 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
     """
     thresholds = parse_thresholds(LABELS, options.warning, options.critical)
     with ExitStack() as stack:
-        capability = privileges.CAP_SYSLOG
-        if options.netns:
-            capability = privileges.CAP_SYS_ADMIN
-        elif not os.path.exists(counters.PATH):
-            capability = privileges.CAP_NET_ADMIN
+        needed = _capabilities(options)
         opened = LogFiles()
         stack.callback(opened.close)
         named = [path for path in options.log if path != gather.AUTO]
@@ -160,9 +160,9 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             options,
             stage,
             stack,
-            readers=_readers(options),
-            spare=int(bool(_readers(options))),  # for the owners of namespaces
-            capability=capability,
+            readers=len(needed),
+            spare=int(bool(needed)),  # for the owners of namespaces
+            capabilities=needed,
             later_modules=LATER_MODULES,
             # Logs that root names may be root's alone.
             open_files=(lambda: opened.preopen(named)) if named else None,

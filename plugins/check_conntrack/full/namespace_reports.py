@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ..kernel.reader_client import Frame
     from ..session import Session
     from ..state.counter_history import CounterRise
+
+STATS_CPU = "stats_cpu"  # the reader's name of the counters over ctnetlink
 
 
 class NamespaceReport(NamedTuple):
@@ -187,13 +190,18 @@ class NamespaceReading:
     def _own_by_netlink(self) -> tuple[counters.KernelCounters | None, str]:
         """Return the counters where /proc has none (CONFIG_NF_CONNTRACK_PROCFS is off)."""
         try:
-            frames = self._asking.ask([b"counters", os.fsencode(OWN)])
+            frames = {
+                frame.file: frame for frame in self._asking.ask([b"counters", os.fsencode(OWN)])
+            }
+            if STATS_CPU in frames and frames[STATS_CPU].errno in (errno.EPERM, errno.EACCES):
+                self._asking.session.forbidden = True
+                raise KernelError("permission denied (use --sudo)")
         except KernelError as error:
             self.unavailable.append(
                 f"counters: {counters.PATH} not found, and ctnetlink needs CAP_NET_ADMIN: {error}"
             )
             return None, ""
-        return self._counters({frame.file: frame for frame in frames})
+        return self._counters(frames)
 
     def _counters(
         self, frames: Mapping[str, Frame], entries: int | None = None
@@ -205,7 +213,7 @@ class NamespaceReading:
         """
         problem = ""
         for file, parse, origin in (
-            ("stats_cpu", counters.parse_stats_cpu, "the counters over ctnetlink"),
+            (STATS_CPU, counters.parse_stats_cpu, "the counters over ctnetlink"),
             ("stat", counters.parse_text, counters.PATH),
         ):
             frame = frames.get(file)

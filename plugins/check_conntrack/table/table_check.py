@@ -66,7 +66,7 @@ def run_check(options: argparse.Namespace, stage: signals.Stage) -> runner.Check
             stack,
             readers=table_options.readers_needed(options),
             spare=table_options.readers_to_spare(options),
-            capability=privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN,
+            capabilities=[privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN],
             later_modules=table_options.later_modules(options),
             open_files=files.open_all if options.source not in LIVE else None,
         )

@@ -113,7 +113,7 @@ def run_check(options: argparse.Namespace, stage: Stage) -> runner.CheckResult:
             stack,
             readers=bool(options.netns) + bool(options.listen),
             spare=int(bool(options.netns)),  # for the owners of namespaces
-            capability=privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN,
+            capabilities=[privileges.CAP_SYS_ADMIN if options.netns else privileges.CAP_NET_ADMIN],
             later_modules=LATER_MODULES,
         )
         usage, write = read(run, options, thresholds)
