@@ -19,7 +19,7 @@ from support.profiles import FORGED, address, cases, profile, stale, target, una
 # To be replaced by hand.
 PLACEHOLDER, VALUE = "FIRST-LAST", "203.0.113.1-203.0.113.4"
 # These look at something, which is not there.
-LOOKS = ("ss ", "timeout ", "ip ")
+LOOKS = ("ss ", "timeout ", "ip ", "ping ")
 
 
 @pytest.fixture(autouse=True)

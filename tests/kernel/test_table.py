@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from support import features
 from support.commands import EMULATED, NOBODY, SLOWNESS, run
 from support.entries import BOTH_WAYS, many_entries, mixed_entries, new_entry
 from support.machine import limit_lock, machine_limit
@@ -25,7 +26,6 @@ from support.oracle import figures_by_hand, insert_every_kind, without_seconds
 from support.tables import web_server
 
 LIMIT = 20000
-SOURCES = ("auto", "netlink", "proc", "conntrack")
 AMBIENT = [*NOBODY, "--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]
 
 # Takes connections and closes them, once it has said that it listens.
@@ -68,6 +68,10 @@ def fill(space, number, sources=300, seed=3):
     return space.count()
 
 
+def sources():
+    return ["auto", "netlink", *(["proc"] if features.has_procfs() else []), "conntrack"]
+
+
 def listing(space):
     return space.run("conntrack", "-L", "-o", "extended")
 
@@ -92,7 +96,7 @@ def assert_agrees(space, table, tmp_path):
 
     # All at a time, as far as there are processors.
     with machine_limit(LIMIT), ThreadPoolExecutor(2) as pool:
-        found = dict(zip((*SOURCES, "file"), pool.map(from_source, (*SOURCES, "file"))))
+        found = dict(zip((*sources(), "file"), pool.map(from_source, (*sources(), "file"))))
     for source, data in found.items():
         for label, number in truth.items():
             if label in data:
@@ -212,7 +216,7 @@ def test_zone_and_mark_agree_with_grep_in_every_source(space, table, tmp_path):
             (("--mark", "1/0x1"), sum(mark & 1 for mark in marks)),
             (("--zone", "2", "--mark", "3"), list(zip(zones, marks)).count(("2", 3))),
         ):
-            for source in (*SOURCES, str(file)):
+            for source in (*sources(), str(file)):
                 options = ("--source", source, *words)
                 result = table(*options, before=inside(space), user=())
                 assert result.value("entries") == wanted > 0, options
@@ -356,8 +360,10 @@ def test_each_namespace_is_evaluated(space, table):
         assert (result.value("entries"), result.value(f"{other.name}::entries")) == (300, 19000)
 
 
-@pytest.mark.parametrize("source", SOURCES[1:3])
+@pytest.mark.parametrize("source", ["netlink", "proc"])
 def test_empty_table_of_a_namespace_is_evaluated(space, table, source):
+    if source == "proc":
+        features.need_procfs()
     with machine_limit(LIMIT):
         result = table("--source", source, "--netns", space.name, "-w", "nat=1:", user=())
     assert (result.code, result.value("entries"), result.value("tcp")) == (1, 0, 0)
@@ -629,6 +635,8 @@ def kept():
 
 @pytest.mark.parametrize("source", ["netlink", "proc", "conntrack"])
 def test_snapshot_agrees_with_conntrack(space, table, kept, source):
+    if source == "proc":
+        features.need_procfs()
     with limit_lock():
         insert_every_kind(space)
     fill(space, 3000)

@@ -23,10 +23,15 @@ WHEELS = ("nagiosplugin", "pytest", "pytest-subprocess", "pytest-timeout", "hypo
 # The directories of a kernel package that the tests may need modules of.
 MODULES = (
     *("kernel/net", "kernel/lib", "kernel/crypto", "kernel/arch/x86/crypto"),
-    "kernel/drivers/net",
+    *("kernel/drivers/net", "kernel/fs/fuse", "kernel/fs/overlayfs"),
 )
 # The sources of conntrack's files in /proc/net.
 PROC_SOURCES = ("nf_conntrack_standalone.c", "nf_conntrack_expect.c")
+
+
+def _digest(*wanted: object) -> str:
+    """Return what tells an archive from one that other settings would make."""
+    return hashlib.sha256(repr(wanted).encode()).hexdigest()[:12]
 
 
 def cpio(folder: Path, target: Path) -> Path:
@@ -43,8 +48,7 @@ def cpio(folder: Path, target: Path) -> Path:
 
 def system(archive: str) -> Path:
     """Return the initramfs of the system, made where there is none of these packages yet."""
-    wanted = repr((RELEASE, PYTHON, PACKAGES, WHEELS)).encode()
-    made = BUILD / f"system-{hashlib.sha256(wanted).hexdigest()[:12]}.cpio"
+    made = BUILD / f"system-{_digest(RELEASE, PYTHON, PACKAGES, WHEELS)}.cpio"
     if made.exists():
         return made
     for old in BUILD.glob("system*.cpio"):
@@ -72,7 +76,7 @@ def system(archive: str) -> Path:
 
 def modules(kernel: Path) -> Path:
     """Return the initramfs of a kernel's modules."""
-    made = kernel / "modules.cpio"
+    made = kernel / f"modules-{_digest(MODULES)}.cpio"
     if made.exists():
         return made
     base = next(
