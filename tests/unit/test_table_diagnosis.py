@@ -218,7 +218,7 @@ def test_connections_without_a_handshake_may_have_their_answers_elsewhere():
         .endswith("Connections of which only one direction passes here look the same")
     )
     first_step = diagnosis.diagnose(many)[0].steps(many)[0]
-    assert "on 198.51.100.1, ss -tn 'sport = :443' lists their sources then" in first_step.text
+    assert "then ss -tn 'sport = :443' on 198.51.100.1 lists their sources." in first_step.text
     assert first_step.commands == ("ip route get 198.51.100.1",)
     certain = profile(unanswered(state="ESTABLISHED", **FORGED, reserved=6.0))
     assert first(certain) == (
@@ -363,7 +363,7 @@ def test_one_way_messages_are_not_called_unanswered_by_a_service_that_is_down():
     assert "let them accept untracked too" in text
     few = many_clients(514, sources=60, private=99.0)
     sentence = diagnosis.diagnose(few)[0].sentence(few)
-    assert sentence.endswith("also while all is well: it may be up, or down")
+    assert sentence.endswith("also while all is well, so the service may be up or down")
     assert "notrack" in advice(few)
     assert "flood" not in sentence + advice(few)
 
@@ -413,6 +413,13 @@ def test_own_program_that_sends_one_way_is_to_be_found():
     assert "notrack" in text
     assert "reject" not in text
     assert "reject" in advice(table._replace(zones=True))
+
+
+def test_service_that_may_be_down_is_looked_for_where_it_is_translated_to():
+    backend = target("10.1.0.1", 5353, protocol="udp")
+    steps = advice(many_clients(53, translated=100.0, backends=(backend,)))
+    assert "Find out first whether 10.1.0.1 udp/5353 is up." in steps
+    assert "  ping -c 3 -W 1 10.1.0.1" in steps
 
 
 def test_one_way_messages_whose_source_is_translated_stay_tracked():

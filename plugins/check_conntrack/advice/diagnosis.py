@@ -285,7 +285,7 @@ CAUSES = (
         "reset",
         lambda p: p.weighty and p.reset >= 40,
         _reset,
-        lambda p: f"{_reset(p)}. One end has sent a RST, and the kernel keeps these for seconds",
+        lambda p: f"{_reset(p)}. One end has sent a RST, and such entries last for seconds only",
         leaks.resets,
         room=True,
     ),

@@ -70,10 +70,10 @@ def unfinished(profile: TableProfile) -> list[Step]:
     states = "state fin-wait-1 state fin-wait-2 state closing state last-ack"
     text = (
         f"Find the end that does not finish: look {' and '.join(sides) or 'on both ends'}. "
-        "fin-wait-1, closing, last-ack: its FIN is not acknowledged, so the other end is gone or "
-        "filtered. fin-wait-2: the other end has not closed. Where neither has such a socket, both "
-        "are done, and their last packets take a way that does not lead through here (asymmetric "
-        "routes):"
+        "A socket in fin-wait-1, closing or last-ack: its FIN is not acknowledged, so the other "
+        "end is gone or filtered. One in fin-wait-2: the other end has not closed. Where neither "
+        "end has such a socket, both are done, and their last packets take a way that does not "
+        "lead through here (asymmetric routes):"
     )
     addresses = [item.address for item in (ends.source, ends.target) if item.address]
     # On another host nothing leads into this namespace.

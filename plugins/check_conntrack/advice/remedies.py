@@ -161,9 +161,9 @@ def against_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
                 0,
                 Step(
                     "Find out first whether these connections are in use, and their answers take a "
-                    f"way that does not lead through here (asymmetric routes, a failover): on "
-                    f"{where}, ss -tn 'sport = :{target.port}' lists their sources then. Correct "
-                    "the routes in that case, and do nothing of what follows:",
+                    "way that does not lead through here (asymmetric routes, a failover): then "
+                    f"ss -tn 'sport = :{target.port}' on {where} lists their sources. In that case "
+                    "correct the routes, and do nothing of what follows:",
                     (f"{profile.command}ip route get {target.address}",),
                 ),
             )
@@ -252,10 +252,8 @@ def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
     else:
         steps.append(rulesets.refuse(profile, target, f"{down}Until then"))
         if untrackable:
-            step = rulesets.untracked(profile, target)
             never = "If it is up and never answers (as of syslog or statsd), nothing is wrong. "
-            text = never + step.text.replace(", whether that is up or down", "")
-            steps.append(step._replace(text=text))
+            steps.append(rulesets.untracked(profile, target, never))
     if one_way and one.source.share >= SENDER:
         steps.append(
             Step(
@@ -265,7 +263,7 @@ def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
             )
         )
     if unanswered.is_in_doubt(one):
-        clients = "most senders are none of its clients" if one_way else "answers its clients"
+        clients = "most senders are not its clients" if one_way else "answers its clients"
         steps.append(
             Step(
                 f"If it is up and {clients}, this is a flood: let the provider filter "

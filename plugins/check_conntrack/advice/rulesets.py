@@ -262,16 +262,20 @@ def refuse(profile: TableProfile, target: TopItem, until: str = "Until it does")
     )
 
 
-def untracked(profile: TableProfile, target: TopItem) -> Step:
-    """Return how to let messages that nobody answers pass without an entry."""
+def untracked(profile: TableProfile, target: TopItem, if_up: str = "") -> Step:
+    """Return how to let messages that nobody answers pass without an entry.
+
+    if_up: the sentence before it, where it is right only for a service that is up.
+    """
+    whatever = "" if if_up else ", whether its program is up or down"
     table = "inet check_conntrack_untracked"
     to = f"{address_family(target.address)} daddr {target.address} "
     to += f"{target.protocol} dport {target.port} notrack"
     chains = "prerouting", "output"
     return Step(
-        f"Let what is sent to {target.name} pass without an entry: it needs none, whether its "
-        "program is up or down. Where rules here accept by ct state, let them accept untracked "
-        "too, or the messages are dropped:",
+        f"{if_up}Let what is sent to {target.name} pass without an entry: it needs none{whatever}. "
+        "Where rules here accept by ct state, let them accept untracked too, or the messages are "
+        "dropped:",
         nft(
             profile,
             f"add table {table}",

@@ -376,8 +376,8 @@ def _why_silent(one: Unanswered) -> str:
         return "So it is down"
     if is_one_way(one):
         means = "Nobody answers what is sent to this port, also while all is well"
-        flood = "; a flood from forged sources looks the same" if is_in_doubt(one) else ""
-        return f"{means}: it may be up, or down{flood}"
+        flood = ". A flood from forged sources looks the same" if is_in_doubt(one) else ""
+        return f"{means}, so the service may be up or down{flood}"
     if is_in_doubt(one):
         return (
             "A service that is down, or that takes messages and never answers (as of syslog or "
