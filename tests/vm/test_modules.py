@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from check_conntrack.kernel import reader as kernel_reader
 from support import overflow
 from support.commands import NOBODY
 from support.netns import Namespace, wait_until
@@ -114,3 +116,28 @@ def test_checks_load_no_module(host, usage, full, table, sudoers):
             for words, user in RUNS:
                 check(*words, user=user)
                 assert loaded().keys() == before, (check, words)
+
+
+REQUESTS = (
+    *((what, "processes") for what in ("limits", "counters", "table", "text", "timeouts")),
+    ("owners", "processes"),
+    ("table", "/proc/self/ns/net", "2:"),
+    ("table", "/proc/self/ns/net", "0:080008000200000f"),  # a mark
+    ("events", "/proc/self/ns/net", "100"),
+    ("log",),
+)
+
+
+def test_requests_of_the_reader_load_no_module(host):
+    with Namespace():
+        unload()
+        before = loaded().keys()
+        for fields in REQUESTS:
+            request = "".join(f"{field}\0" for field in fields).encode()
+            done = subprocess.run(
+                [sys.executable, "-ISB", kernel_reader.__file__],
+                input=request, capture_output=True, timeout=120,
+            )  # fmt: skip
+            assert done.returncode == 0, fields
+            assert done.stdout.endswith(b"end\n"), fields
+            assert loaded().keys() == before, fields
