@@ -20,7 +20,8 @@ PACKAGES := lintian man-db mmdebstrap python3-venv rpm2cpio cpio rpmlint zsh
 SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pycache__/*' 2>/dev/null)
 
 .PHONY: help run unit test incidents incidents-replay programs load definitions graphs screens deb rpm
-.PHONY: dist pyz packaging release test-packages machines kernels lint bench fuzz clean
+.PHONY: dist pyz packaging release test-packages packages-bookworm packages-others machines kernels
+.PHONY: lint bench fuzz clean
 
 help:
 	@echo 'make run            install into $(VENV) and run every check against this host'
@@ -148,7 +149,13 @@ release: packaging $(VENV)/.tested $(VENV)/.packaged
 
 test-packages: packaging $(VENV)/.tested $(VENV)/.packaged
 	$(call install,$(KERNEL) $(PACKAGES))
-	$(BIN)/python -m pytest tests/packages
+	$(MAKE) --jobs=2 --output-sync packages-bookworm packages-others
+
+# Two processes, and a system of one Debian for each of them.
+packages-bookworm:
+	$(BIN)/python -m pytest -k bookworm tests/packages
+packages-others:
+	$(BIN)/python -m pytest -k 'not bookworm' tests/packages
 
 machines:
 	$(call install,$(VM))

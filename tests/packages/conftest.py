@@ -24,6 +24,7 @@ from support.netns import Namespace
 
 TREE = Path(__file__).resolve().parent.parent.parent
 RELEASES = ("bookworm", "stable")
+RPM_RELEASE = "stable"
 CHECKS = ("check_conntrack_usage", "check_conntrack_full", "check_conntrack_table")
 NAME = "monitoring-plugins-conntrack"
 STATE = "/var/lib/check-conntrack"
@@ -87,6 +88,8 @@ class System:
     def begin(self) -> None:
         """Make it, in the background."""
         command: list[object] = [
+            "unshare",
+            "--mount",
             "mmdebstrap",
             "--variant=minbase",
             "--mode=root",
@@ -163,16 +166,26 @@ class System:
         return found - set(kept)
 
 
+class Systems(dict[str, System]):
+    """Systems by release, made from the first time on that somebody asks for one."""
+
+    def __init__(self, top: Path) -> None:
+        self._top = top
+
+    def __missing__(self, release: str) -> System:
+        self[release] = System(self._top / release, release)
+        self[release].begin()
+        return self[release]
+
+
 @pytest.fixture(scope="session")
 def systems(need):
-    """The systems by release; they are made while other tests run."""
+    """The systems by release."""
     need("mmdebstrap", "unshare", "chroot", "setpriv")
     top = Path(tempfile.mkdtemp(prefix="check-conntrack-systems-"))
     top.chmod(0o755)
-    made = {release: System(top / release, release) for release in RELEASES}
+    made = Systems(top)
     try:
-        for system in made.values():
-            system.begin()
         yield made
     finally:
         for system in made.values():
@@ -182,7 +195,7 @@ def systems(need):
 
 
 @pytest.fixture(scope="session")
-def dist(systems, tmp_path_factory):
+def dist(tmp_path_factory):
     """A folder with every package, as make leaves it."""
     out = tmp_path_factory.mktemp("dist")
     for what in ("deb", "rpm", "dist"):
@@ -216,7 +229,7 @@ def pages(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def older(systems, tmp_path_factory):
+def older(tmp_path_factory):
     """A folder with the packages of the last tag, or else of a changed copy of this tree."""
     tree = tmp_path_factory.mktemp("older") / "tree"
     tags = done("git", "tag", "--list", "v*", "--sort=-v:refname", cwd=TREE).split()

@@ -15,7 +15,7 @@ import pytest
 from support.graph_stores import templates
 from support.netns import Namespace
 
-from .conftest import RELEASES, TREE, System, build, done, only
+from .conftest import RELEASES, TREE, System, done
 
 WALK = "From an empty server to the first graph"
 STEPS = [str(number) for number in range(1, 8)]
@@ -75,9 +75,11 @@ def walk() -> str:
 
 
 @pytest.fixture(params=RELEASES)
-def server(request, systems, tmp_path):
+def server(request, systems):
     """A clean Debian with the package in root's directory, made to be without systemd."""
-    clean = systems[request.param].wait()
+    clean = systems[request.param]
+    package = request.getfixturevalue("deb")  # built while the system is made
+    clean.wait()
     top = Path(tempfile.mkdtemp(prefix="check-conntrack-server-"))
     top.chmod(0o755)
     try:
@@ -97,7 +99,7 @@ def server(request, systems, tmp_path):
         }.items():
             system.path(file).write_text(text)
             system.path(file).chmod(0o755)
-        shutil.copy(only(build("deb", tmp_path), "*.deb"), system.path("/root"))
+        shutil.copy(package, system.path("/root"))
         yield system
     finally:
         done("rm", "-rf", "--one-file-system", top)

@@ -19,6 +19,7 @@ from .conftest import (
     DISABLED,
     NAME,
     RELEASES,
+    RPM_RELEASE,
     STATE,
     compiled,
     done,
@@ -152,7 +153,7 @@ def test_a_debian_package_is_upgraded_and_downgraded_without_a_question(
 
 
 def test_an_rpm_package_is_upgraded_and_downgraded(older, rpm, systems, filled, roomy):
-    system = systems["stable"].wait()
+    system = systems[RPM_RELEASE].wait()
     inside = make_ready_for_rpm(system)
     before = system.files()
     tool = ["rpm", "--root", system.folder, "--nodeps"]
