@@ -399,6 +399,8 @@ def conclude(
         elif not options.no_state:
             notes.append(f"No history is kept: {trouble}")
     state = check.state
+    session.stage.result = CheckResult(state, _plain_words(check.results, state), check.perfdata)
+    session.stage("describing the verdict")
     detailed = options.verbose or state is not Ok
     lines = list(check.verbose_str) if detailed else []
     if problem and state is Unknown:
@@ -418,6 +420,17 @@ def conclude(
     result = CheckResult(state, text, check.perfdata, lines, notes)
     session.stage.result = result
     return result
+
+
+def _plain_words(results: Results, state: ServiceState) -> str:
+    """Return what was decisive, for when there is no time for a summary."""
+    if state is Ok:
+        return "within all thresholds"
+    decisive = [result for result in results.results if result.state is state]
+    if state is not Unknown:
+        alarms = [one for one in decisive if isinstance(one.metric.contextobj, LabelContext)]
+        return render.fit([*map(describe_alarm, alarms)] or [*map(str, decisive)])
+    return render.fit(map(str, decisive))
 
 
 def _unevaluated(

@@ -103,6 +103,8 @@ def _answer(
     except (UsageError, ThresholdError, KernelError) as error:
         result = CheckResult(Unknown, str(error))
     except StoppedError as error:
+        if stage.answer and stage.result is None:
+            return stage.answer  # what is known of it
         result = _stopped(stage, str(error))
     except KeyboardInterrupt:
         result = _stopped(stage, f"interrupted while {stage.now}")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LAST_MOMENT = 0.5  # seconds to print a verdict in, once somebody wants the check to stop
 RESERVE = 1.0  # seconds of the time-out that are kept for evaluating and printing ...
 RESERVED_SHARE = 1 / 8  # ... or this share of a short one
-FINISH = 0.12  # seconds of processor time that evaluating and printing takes; on a busy host more
+FINISH = 0.25  # seconds of processor time that evaluating and printing takes; on a busy host more
 MOST_RESERVED = 1 / 2  # of the time-out is kept for it
 LEAST_LEFT = 0.05  # seconds to print in, however late it is
 STACK = 1 << 17  # bytes, for the thread that prints in place of the main one
@@ -53,7 +53,8 @@ class Stage:
     deadline: time.monotonic() at which StoppedError is raised; None without a time-out.
     printing: whether output has begun, so that no other line may be printed.
     answer: exit code and output for when there is no time for a better one; None for one line.
-    result: the CheckResult, once it is known: what comes after it cannot cost the verdict.
+    result: the CheckResult, once it is known, if in plain words: what comes after it cannot cost
+        the verdict, and its better words are not stopped before the promised time.
     printed: returns exit code and output of the result, with the reason why there is no more.
     slowdown: seconds that a second of processor time has taken so far, at least 1.
     """
@@ -70,6 +71,7 @@ class Stage:
         self._end: float | None = None
         self._seconds = 0.0
         self._settled = False
+        self._stoppable = 0  # steps that are in stoppable()
         self._watcher: Watcher | None = None
         self._voice = allocate_lock()
 
@@ -94,7 +96,10 @@ class Stage:
         def expire(_: int, __: FrameType | None) -> None:
             if not _reasons:
                 _reasons.append(self._time_out())
-            raise StoppedError(_reasons[0])
+            if self.result is not None and not self._stoppable:
+                self.settle()  # the rest of the time is for the words
+            else:
+                raise StoppedError(_reasons[0])
 
         signal.signal(signal.SIGALRM, expire)
         # It comes again every second, in case an exception is lost where it is raised.
@@ -172,6 +177,7 @@ class Stage:
 
         Later steps are not stopped again: they are to evaluate and print what is known.
         """
+        self._stoppable += 1
         try:
             yield
         except StoppedError as error:
@@ -182,6 +188,8 @@ class Stage:
                 raise
             self.settle()
             report(stop_reason())
+        finally:
+            self._stoppable -= 1
 
 
 class Watcher:

@@ -64,7 +64,8 @@ def test_check_on_a_busy_host_ends_in_time_with_a_sample(large, table):
     assert took < GIVEN_UP
     # What is known in any case is evaluated: 150,000 of 160,000 are too many.
     assert quiet.code == result.code == 2
-    assert result.status.startswith(f"CONNTRACK_TABLE CRITICAL - {ENTRIES} of {LIMIT} entries")
+    # How much of the table is counted, and in how many words it is told, depends on the time.
+    assert "93.8%" in result.status
     assert result.value("usage") == pytest.approx(93.75, abs=0.06)
 
 

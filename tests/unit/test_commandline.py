@@ -589,6 +589,39 @@ def test_order_to_stop_after_the_verdict_does_not_cost_the_verdict(answer):
     assert answer(run_check) == (2, "T CRITICAL - full\nstopped by SIGTERM\n")
 
 
+def test_words_of_a_known_verdict_are_not_stopped_before_the_promised_time(answer):
+    def run_check(options, stage):
+        stage.set_timer(2)
+        stage.result = runner.CheckResult(nagios.Critical, "plain")
+        assert stage.left() < 1.8
+        time.sleep(stage.left() + 0.1)  # the alarm comes meanwhile
+        return runner.CheckResult(nagios.Critical, "in better words")
+
+    assert answer(run_check) == (2, "T CRITICAL - in better words\n")
+
+
+def test_time_that_is_up_before_the_verdict_leaves_what_is_known_of_it(answer):
+    def run_check(options, stage):
+        stage.set_timer(1)
+        stage.answer = 2, "T CRITICAL - the limits alone\n"
+        time.sleep(60)
+
+    assert answer(run_check) == (2, "T CRITICAL - the limits alone\n")
+
+
+def test_step_after_the_verdict_is_stopped_all_the_same(answer):
+    def run_check(options, stage):
+        stage.set_timer(2)
+        stage.result = runner.CheckResult(nagios.Critical, "plain")
+        problems = []
+        with stage.stoppable(problems.append):
+            stage("asking for names")
+            time.sleep(60)
+        return runner.CheckResult(nagios.Critical, *problems)
+
+    assert answer(run_check) == (2, "T CRITICAL - timed out after 2s while asking for names\n")
+
+
 def test_check_that_needs_longer_than_promised_ends_with_one_line():
     script = (
         "import sys, time\n"

@@ -18,7 +18,7 @@ from check_conntrack.kernel import reader as kernel_reader
 from check_conntrack.kernel.namespaces import Namespace
 from check_conntrack.state.codec import decode_each
 from check_conntrack.state.last_finding import LastFinding
-from check_conntrack.table import sources, table_check
+from check_conntrack.table import sources, summary, table_check
 from support import flows_dump, tables
 from support.addresses import address_message
 from support.processes import TIME_IS_UP
@@ -720,6 +720,20 @@ def test_time_out_after_the_verdict_does_not_cost_it(reader, sysctls, inspect, m
     run = inspect()
     assert run.state == "CRITICAL"
     assert "timed out after 8s while writing the state" in run.rest
+
+
+def test_order_to_stop_before_the_words_leaves_the_verdict(reader, sysctls, inspect, monkeypatch):
+    sysctls.holds(950, 1000)
+
+    def never(*_):
+        raise signals.StoppedError("stopped by SIGTERM")
+
+    monkeypatch.setattr(summary.TableSummary, "verbose", never)
+    run = inspect()
+    assert run.state == "CRITICAL"
+    assert run.text == "usage 95.0% (threshold 90)"
+    assert run.data["usage"].value == 95
+    assert "stopped by SIGTERM" in run.rest
 
 
 def test_time_out_while_sudo_works_is_no_lack_of_privileges(
