@@ -289,6 +289,10 @@ def test_owners_are_addresses_groups_and_folders_and_nothing_else(netns, reader)
     assert [frame.file for frame in own] == ["addresses"]
 
 
+def called(pid):
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 @pytest.mark.parametrize("alone", [False, True], ids=["beside another process", "alone"])
 def test_namespace_is_not_called_after_a_reader_that_looks_into_it(netns, reader, alone):
     namespace = netns()
