@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     from .cli import Parser
 
+# How the loader says that there is no memory for a library (glibc, elf/dl-load.c).
+NO_ROOM = ("failed to map segment", "annot allocate memory", "annot create shared object")
+
 
 class CheckResult(NamedTuple):
     """The verdict of a check, ready to be printed.
@@ -149,7 +152,8 @@ def _stopped(stage: Stage, reason: str) -> CheckResult:
 def _internal_error(
     error: Exception, stage: Stage, options: argparse.Namespace | None
 ) -> CheckResult:
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+    no_room = isinstance(error, ImportError) and any(each in str(error) for each in NO_ROOM)
+    if no_room or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return CheckResult(Unknown, f"out of memory while {stage.now}")
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return CheckResult(Unknown, f"{os.strerror(error.errno)} while {stage.now}")

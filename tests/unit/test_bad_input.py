@@ -183,6 +183,10 @@ def test_an_error_nobody_foresaw_is_unknown_with_its_place(check, monkeypatch):
     [
         (MemoryError, "out of memory"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
+        (
+            ImportError("/usr/lib/_ctypes.so: failed to map segment from shared object"),
+            "out of memory",
+        ),
         (KeyboardInterrupt, "interrupted"),
         (RecursionError, "internal error"),
     ],
