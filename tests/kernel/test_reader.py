@@ -303,6 +303,8 @@ def test_namespace_is_not_called_after_a_reader_that_looks_into_it(netns, reader
         there = holder or other
         try:
             assert wait_until(lambda: inode_of(there.pid) == namespace.inode)
+            # Until it has its name it is a Python that starts: no reader is in a foreign namespace.
+            assert wait_until(lambda: called(other.pid) == "reader.py")
             frames = ask(reader, "owners", "processes") + ask(reader, "limits", "processes")
         finally:
             other.stdin.close()
