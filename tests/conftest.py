@@ -20,6 +20,18 @@ from support.netns import Namespace
 PLUGINS = Path(__file__).parent.parent / "plugins"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each run a directory of its own for tmp_path, unless --basetemp names one.
+
+    In the directory that pytest shares between runs, two runs that end at the same time clear away
+    the same old directories, and the one that comes second fails.
+    """
+    if config.option.basetemp is None:
+        config.option.basetemp = tempfile.mkdtemp(prefix="check-conntrack-pytest-")
+        config.add_cleanup(partial(shutil.rmtree, config.option.basetemp, ignore_errors=True))
+
+
 @pytest.fixture(scope="session")
 def need():
     """A function that skips where root or a program is missing, and fails there in CI."""
