@@ -546,7 +546,10 @@ def test_scan_names_the_scanner_and_what_it_scans():
     table = profile(unanswered(state="SYN_SENT", **scanned))
     assert first(table) == "scan of 198.51.0.0/16 tcp/22 from 203.0.113.9 (90% SYN_SENT)"
     one_host = {**scanned, "destination": address("198.51.0.1", 100.0), "ports": 900}
-    assert "scan of 198.51.0.1, 900 ports" in first(profile(unanswered(**one_host)))
+    table = profile(unanswered(**one_host))
+    assert "scan of 198.51.0.1, 900 ports" in first(table)
+    at_length = diagnosis.diagnose(table)[0].sentence(table)
+    assert at_length.endswith("from 203.0.113.9, 100% to 198.51.0.1")
 
 
 def test_peer_to_peer_program_is_limited_and_not_blocked():

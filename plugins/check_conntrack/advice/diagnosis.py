@@ -8,6 +8,7 @@ unanswered.py.
 from __future__ import annotations
 
 from ..kernel.namedtuple import NamedTuple
+from ..render import percent
 from . import leaks, remedies, stale, unanswered
 from .table_profile import (
     FEWEST,
@@ -19,7 +20,6 @@ from .table_profile import (
     called,
     idle_goes_to_service,
     overlaps,
-    percent,
 )
 
 TYPE_CHECKING = False

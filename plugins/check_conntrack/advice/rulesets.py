@@ -6,8 +6,8 @@ that changes something has its undo.
 
 from __future__ import annotations
 
+from ..render import percent, plural
 from .capacity import Step
-from .table_profile import percent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _NUMBERED = "protocol "  # before the number of a protocol without a name
 
 def entries(number: int) -> str:
     """Return a number of entries with its noun."""
-    return f"{number} {'entry' if number == 1 else 'entries'}"
+    return plural(number, "entry", "entries")
 
 
 def nft(profile: TableProfile, *statements: str) -> tuple[str, ...]:

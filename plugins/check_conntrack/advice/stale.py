@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import render
 from ..kernel import destinations
 from . import rulesets
 from .capacity import Step
@@ -44,8 +45,8 @@ def sentence(profile: TableProfile) -> str:
     told = [_at_length(one) for one in profile.stale[:MOST_NAMED]]
     left = profile.stale[MOST_NAMED:]
     if left:
-        ways = "way" if len(left) == 1 else "ways"
-        told.append(f"and {_flows(sum(one.entries for one in left))} in {len(left)} other {ways}")
+        ways = render.plural(len(left), "other way")
+        told.append(f"and {_flows(sum(one.entries for one in left))} in {ways}")
     return (
         f"stale translations: {'; '.join(told)}. A flow keeps its translation as long as packets "
         "come, whatever the rules say by now"
@@ -74,7 +75,7 @@ def _elsewhere(one: StaleFlows) -> str:
 
 
 def _flows(number: int) -> str:
-    return f"{number} {'flow' if number == 1 else 'flows'}"
+    return render.plural(number, "flow")
 
 
 def steps(profile: TableProfile) -> list[Step]:

@@ -263,11 +263,6 @@ class TableProfile(NamedTuple):
         return self.usage is not None and self.usage >= PRESSED
 
 
-def percent(share: float) -> str:
-    """Return a share in words, never rounded up to a whole that it is not."""
-    return f"{int(share)}%" if 99 <= share < 100 else f"{share:.0f}%"
-
-
 def overlaps(one: float, other: float) -> bool:
     """Return whether most entries of the second share must be in the first."""
     return one + other - 100 >= other / 2

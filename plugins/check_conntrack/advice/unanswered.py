@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..kernel import destinations
-from .table_profile import CLOSED, LISTENS, NAMED, SENDER, TopItem, called, percent, with_owner
+from ..render import percent
+from .table_profile import CLOSED, LISTENS, NAMED, SENDER, TopItem, called, with_owner
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -243,9 +244,12 @@ def is_peer_to_peer(one: Unanswered) -> bool:
 
 def scan_at_length(one: Unanswered, profile: TableProfile) -> str:
     """Return the same with its evidence."""
+    aim = f"to {one.targets} destinations"
+    if one.destination.share >= SENDER:  # its ports are what was counted
+        aim = f"{percent(one.destination.share)} to {one.destination.name}"
     return (
         f"{scan(one, profile)}: {percent(one.share)} of entries are {_kind(one)}, "
-        f"{_share_of_senders(one)}, to {one.targets} destinations"
+        f"{_share_of_senders(one)}, {aim}"
     )
 
 
