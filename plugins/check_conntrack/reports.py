@@ -278,7 +278,7 @@ def table_state(
     if limits is None:
         return []
     if not limits.limit:
-        text = short = f"{limits.entries} entries in use, no limit"
+        text = short = f"{render.plural(limits.entries, 'entry', 'entries')} in use, no limit"
     elif limits.full:
         over = f" ({share})" if limits.entries > limits.limit else ""
         text, short = f"full: {limits.entries} of {limits.limit} entries{over}", "full"

@@ -367,6 +367,14 @@ def test_full_a_log_that_the_user_named_and_that_is_missing_is_unknown(host, mis
     assert host.run(*words, "--state-key", "x").state == "CRITICAL", "it never hides a full table"
 
 
+def test_full_number_of_other_losses_agrees_with_its_noun(host):
+    zone = "openvswitch: zone: 7 exceeds conntrack limit"
+    run = host.run("--log", host.logs(host.line(20, zone)))
+    assert '1 "zone limit" message in the last 15m' in run.text
+    run = host.run("--log", host.logs(host.line(20, zone), host.line(10, zone)))
+    assert '2 "zone limit" messages in the last 15m' in run.text
+
+
 def test_full_a_log_without_a_name_is_a_usage_error(host):
     run = host.run("--log", "")
     assert run.state == "UNKNOWN"

@@ -301,7 +301,7 @@ NOT_HEARD = {
     ),
     "cut event": (
         frame("events", event(1)[:-4]),
-        "truncated event: 40 bytes are left of 44",
+        "truncated event: 40 of 44 bytes",
     ),
     "no number": (frame("nf_conntrack_count", b"many"), "malformed answer from the reader"),
     "too little time": (

@@ -194,7 +194,7 @@ def test_reader_reads_the_ring_where_a_capability_is_missing(monkeypatch):
     assert asked == [[b"log"]]
     assert [each.netns for each in found.events if each.netns] == [77]
     assert codes(found) == [("/dev/kmsg", reasons.TIMED_OUT)]
-    assert found.read[0] == "/dev/kmsg by the reader: 1 records, 1 of the kernel's"
+    assert found.read[0] == "/dev/kmsg by the reader: records 1, of the kernel 1"
 
 
 def test_reader_without_the_capability_is_reported(monkeypatch):
@@ -289,8 +289,8 @@ def test_read_says_how_each_source_was_read(monkeypatch):
     older = log_reading(path, 1.0)._replace(files=(f"{path}.1", path), followed=True, shift=7200.0)
     Sources(monkeypatch, ring=SHORT, shown=HEARD, logs={path: older})
     assert look(start=None).read == (
-        "/dev/kmsg directly: 10 records, 10 of the kernel's",
-        "journal by journalctl: 30 entries of the kernel's",
+        "/dev/kmsg directly: records 10, of the kernel 10",
+        "journal by journalctl: entries of the kernel 30",
         f"{path}.1, {path}: 10 bytes since an earlier run, times corrected by 7200 s",
     )
     Sources(monkeypatch, ring=DENIED, shown=journal.Journal(status=journal.MISSING))

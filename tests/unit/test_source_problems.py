@@ -71,6 +71,18 @@ FOLDER = "/srv/*/kern.log: the folder cannot be listed: Permission denied"
             "-7200",
             f"{ZONE} 2h ahead (name that zone with --log-timezone)",
         ),
+        (
+            "/dev/kmsg",
+            reasons.RECORDS_LOST,
+            "1",
+            "/dev/kmsg: 1 unread record overwritten by newer ones (boot with a larger log_buf_len)",
+        ),
+        (
+            "journal",
+            reasons.RECORDS_LOST,
+            "12",
+            "journal: 12 unread records overwritten by newer ones (boot with a larger log_buf_len)",
+        ),
     ],
 )
 def test_problem_is_a_sentence(path, reason, detail, expected):

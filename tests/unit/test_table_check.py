@@ -331,7 +331,7 @@ def test_filter_without_an_end_is_followed_by_the_whole_table(reader, sysctls, i
     reader.hands_out("table", b"")
     run = inspect("--address", "10.0.0.7")
     assert [len(asked) for asked in reader.asked] == [6, 2]
-    assert "1 of 1000 entries match" in run.text
+    assert "1 of 1000 entries matches" in run.text
 
 
 def test_kernel_without_ctnetlink_is_read_from_proc(reader, sysctls, inspect):

@@ -106,6 +106,9 @@ def test_a_limit_of_0_is_no_limit(check, sysctls):
     assert (run.state, run.text) == ("OK", "5000 entries in use, no limit")
     assert list(run.data) == ["entries", "limit", "load_factor"]
     assert run.data["entries"].max is None
+    sysctls.holds(1, 0, 2048)
+    assert check().text == "1 entry in use, no limit"
+    sysctls.holds(5000, 0, 2048)
     assert check("-w", "entries=80%").state == "OK", "a share of no limit"
     assert check("-w", "entries=4000").state == "WARNING"
     assert check("-c", "limit=1:").text.endswith("limit 0 too low")

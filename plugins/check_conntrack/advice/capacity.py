@@ -169,7 +169,7 @@ def raise_limit(evidence: CapacityEvidence) -> list[Step]:
     if evidence.lowered_from > evidence.limit:
         return [_restore(evidence)]
     wanted = _raised(evidence)
-    counted = f"the peak of {evidence.peak} entries plus 30%"
+    counted = f"the peak of {render.plural(evidence.peak, 'entry', 'entries')} plus 30%"
     if evidence.reached > evidence.peak:
         counted = f"the limit of {evidence.reached} was reached; that plus 30%"
     if wanted == evidence.limit:

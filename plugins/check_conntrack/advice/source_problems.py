@@ -71,7 +71,7 @@ _SENTENCES = {
     ),
     reasons.TIMED_OUT: ("not read to its end in time", "raise --timeout"),
     reasons.RECORDS_LOST: (
-        "{detail} records were overwritten before they were read",
+        "{detail} unread record{s} overwritten by newer ones",
         "boot with a larger log_buf_len",
     ),
     reasons.LINES_LOST: (

@@ -137,7 +137,7 @@ def _walk(message: bytes, start: int, end: int, schema: Schema, path: Path, resu
             if value_end - value < rule:
                 raise netlink.MalformedError(
                     f"malformed netlink message: attribute {'.'.join(map(str, inner))} has "
-                    f"{value_end - value} bytes, not {rule}"
+                    f"length {value_end - value}, not {rule}"
                 )
             result.fields[inner] = value, value_end - value
 

@@ -59,10 +59,10 @@ class NewEntries:
         head = _HEAD.unpack_from
         while start < end:
             if end - start < _SMALLEST:
-                raise MalformedError(f"truncated event: {end - start} bytes are left")
+                raise MalformedError(f"truncated event: {end - start} of {_SMALLEST} bytes")
             length, kind, flags = head(data, start)
             if not _SMALLEST <= length <= end - start:
-                raise MalformedError(f"truncated event: {end - start} bytes are left of {length}")
+                raise MalformedError(f"truncated event: {end - start} of {length} bytes")
             self.events += 1
             if kind == _NEW:
                 if flags & NLM_F_CREATE:

@@ -264,7 +264,8 @@ class FullSummary(nagios.StatusSummary):
             counts = self.evidence.log.counts
             kinds = (("expectation table full", counts.expectations), ("zone limit", counts.zones))
             text = ", ".join(f'{times} "{kind}"' for kind, times in kinds if times)
-            return f"{text} messages{when}"
+            messages = "message" if counts.expectations + counts.zones == 1 else "messages"
+            return f"{text} {messages}{when}"
         results = sorted(results, key=lambda result: -result.metric.value)
         versions = []
         for most in (len(results), 3, 2, 1):

@@ -240,9 +240,9 @@ def read_answer(
         namespaces.append(Namespace(name, path, inode, limits, _birth(path, inode, called)))
     unread = _unread(closed, [part.path for parts in files.values() for part in parts.values()])
     if unread:
+        more = f" and of {len(unread) - 1} more" if unread[1:] else ""
         problems.append(
-            f"network namespaces of {len(unread)} processes, such as pid {unread[0]}: "
-            "cannot be entered (CAP_SYS_PTRACE)"
+            f"network namespace of pid {unread[0]}{more}: cannot be entered (CAP_SYS_PTRACE)"
         )
     return NamespaceScan(
         None,

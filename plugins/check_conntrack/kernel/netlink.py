@@ -41,7 +41,7 @@ def message_end(data: bytes, start: int) -> int:
     left = len(data) - start
     length: int = _LENGTH.unpack_from(data, start)[0] if left >= NLMSGHDR.size else 0
     if not NLMSGHDR.size <= length <= left:
-        raise MalformedError(f"truncated netlink message: {left} bytes are left of {length}")
+        raise MalformedError(f"truncated netlink message: {left} of {length} bytes")
     return start + length
 
 
@@ -64,7 +64,7 @@ def attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, in
         if not NLATTR.size <= length <= end - start:
             raise MalformedError(
                 f"malformed netlink message: attribute {kind & NLA_TYPE_MASK} has "
-                f"{length} bytes where {end - start} are left"
+                f"length {length} where {end - start} bytes are left"
             )
         yield kind & NLA_TYPE_MASK, start + NLATTR.size, start + length
         start += length + 3 & ~3

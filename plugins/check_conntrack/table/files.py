@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from .. import render
 from ..kernel import KernelError
 from ..kernel.table_file import (
     STANDARD_INPUT,
@@ -98,7 +99,8 @@ def compared(table: TableReading) -> TableReading:
     count, read = table.host.entries or 0, table.tally.read + table.tally.bad_lines
     if table.fault or read >= SAME_TABLE * count:
         return table
-    fault = f"incomplete: {table.tally.read} entries, nf_conntrack_count was {count}"
+    entries = render.plural(table.tally.read, "entry", "entries")
+    fault = f"incomplete: {entries}, nf_conntrack_count was {count}"
     return table._replace(fault=f"{table.origin}: {fault}")
 
 
@@ -129,7 +131,7 @@ def _refuse(name: str, start: bytes) -> None:
 
 def _fault(source: _FileSource, listing: Listing, tally: Tally, values: HostValues | None) -> str:
     """Return why a file does not hold the whole table; empty where nothing shows that."""
-    after = f"after {tally.read} entries"
+    after = f"after {render.plural(tally.read, 'entry', 'entries')}"
     if source.timed_out:
         return f"timed out {after} (allow more time with --timeout)"
     if source.error:

@@ -15,6 +15,7 @@ import time
 import zlib
 from contextlib import suppress
 
+from .. import render
 from ..kernel import atomic_write
 from ..kernel.namedtuple import NamedTuple
 
@@ -125,7 +126,8 @@ class Folder:
         lines = 0
         for piece in pieces:
             if expired():
-                raise SnapshotError(f"{self.path}: no time was left after {lines} entries")
+                written = render.plural(lines, "entry", "entries")
+                raise SnapshotError(f"{self.path}: no time was left after {written}")
             lines += piece.count(b"\n")
             atomic_write.write(descriptor, packer.compress(piece))
         atomic_write.write(descriptor, packer.flush())

@@ -11,6 +11,7 @@ import os
 from contextlib import suppress
 from itertools import groupby
 
+from .. import render
 from ..kernel import KernelError
 from ..kernel.limits import OWN
 from ..kernel.namedtuple import NamedTuple
@@ -302,7 +303,8 @@ class _DumpCounter:
 
 
 def _cut_short(tally: Tally) -> str:
-    return f"timed out after {tally.read} entries: the sample is smaller than usual"
+    read = render.plural(tally.read, "entry", "entries")
+    return f"timed out after {read}: the sample is smaller than usual"
 
 
 def batches(frames: Iterable[Frame]) -> Iterator[bytes]:

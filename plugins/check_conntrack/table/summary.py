@@ -166,7 +166,8 @@ class TableSummary(nagios.StatusSummary):
             lines += reports.namespace_table(report.namespaces, results, {}, most)
         if verbose > 2:
             lines += [
-                f"Read {one.table.origin}, {one.table.tally.read} entries"
+                f"Read {one.table.origin}, "
+                + render.plural(one.table.tally.read, "entry", "entries")
                 + (f", in net:[{one.namespace.inode}] {one.namespace.name}" if one.path else "")
                 for one in report.namespaces
                 if one.table
@@ -279,7 +280,8 @@ def _matching(report: NamespaceReport, match: Match) -> str:
     assert figures  # noqa: S101
     entries = report.limits.entries if report.limits else table.tally.read
     about = "about " if table.total else ""
-    text = f"{about}{figures.entries} of {max(entries, figures.entries)} entries match"
+    verb = "matches" if figures.entries == 1 else "match"
+    text = f"{about}{figures.entries} of {max(entries, figures.entries)} entries {verb}"
     if match.networks:
         scale = table.tally.scale(table.total)
         inbound, outbound = (
@@ -314,7 +316,7 @@ def _bad_lines(table: TableReading) -> str:
     number = table.tally.bad_lines
     if not number or table.unreadable:
         return table.unreadable
-    return f"{number} {'line' if number == 1 else 'lines'} could not be read"
+    return f"{render.plural(number, 'line')} could not be read"
 
 
 def _notes(report: NamespaceReport, results: Results) -> list[str]:

@@ -222,11 +222,12 @@ def _history(report: NamespaceReport, window: float) -> list[str]:
     lines = []
     if series and len(series.samples) > 1:
         span = series.samples[-1].at - series.samples[0].at
+        peak = render.plural(series.peak, "entry", "entries")
         growth = "" if report.growth is None else f"growth {report.growth:+.2f} entries/s"
         if growth and report.forecast.span < span:
             growth += f" in the last {render.duration(report.forecast.span)}"
         lines.append(
-            f"Trend: {growth}{growth and ', '}peak of {trend.PEAK_DAYS} days {series.peak} entries "
+            f"Trend: {growth}{growth and ', '}peak of {trend.PEAK_DAYS} days {peak} "
             f"({len(series.samples)} runs in {render.duration(span)})"
         )
     lines += reports.change_lines(series, window)

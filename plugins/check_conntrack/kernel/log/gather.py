@@ -188,7 +188,7 @@ class _Gathering:
             self._add_coverage(RING, SourceProblem(kmsg.PATH, code, detail or ""), ())
             return
         how = BY_READER if self.asked else DIRECTLY
-        count = f"{ring.records} records, {ring.kernel_records} of the kernel's"
+        count = f"records {ring.records}, of the kernel {ring.kernel_records}"
         self.read.append(f"{kmsg.PATH} {how}: {count}")
         oldest = self.window.end if ring.oldest is None else ring.oldest
         # What has been overwritten since. Where the host slept, times alone do not tell.
@@ -283,7 +283,7 @@ class _Gathering:
             elif not shown.entries:
                 problem = journal.journal_problem(probe, probed=True)
         if shown.status != journal.MISSING:
-            count = f"{shown.entries} entries of the kernel's"
+            count = f"entries of the kernel {shown.entries}"
             self.read.append(f"{journal.SOURCE} by {journal.PROGRAM}: {count}")
         self.sources.append(shown.events)
         spans = [] if problem or since is None else [Span(since, self.window.end)]
