@@ -644,6 +644,14 @@ def test_log_that_may_be_in_a_zone_behind_is_reported(log):
     assert found.shift == 0.0
 
 
+def test_log_that_may_be_in_a_zone_behind_covers_no_window_that_is_longer_than_the_shift(log):
+    """A message of 90 minutes ago bears a time from before the window of two hours."""
+    written(log, line(-3600 - 9000), line(-3600 - 5400, TEXT), line(-3600 - 30), at=-29)
+    found = read(log, start=NOW - 7200)
+    assert found.coverage.spans[-1].end < NOW - 3600
+    assert (found.coverage.reason, found.coverage.detail) == (reasons.TIME_ZONE, "3600")
+
+
 def test_given_zone_is_used(log):
     written(log, line(-5400 - 3000), line(-5430, TEXT), at=-29)
     found = read(log, start=START, zone=parse_zone("-01:30"))

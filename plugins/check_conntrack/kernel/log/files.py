@@ -353,6 +353,8 @@ class _Log:
         elif start is not None and newest.usable:
             written = self._last(chain)
             alive = self.start is None or written >= min(self.start, self.now - ALIVE)
+            # By a zone that is not certain the last line may be of now, and all others later too.
+            alive = alive and self.zone.certain
             end = self.now if alive and not self._everything else written
             spans.append(Span(start, max(start, end)))
             if not alive:
