@@ -422,6 +422,44 @@ def test_empty_log_is_a_gap_and_empty_standard_input_is_missing(host, monkeypatc
     assert found.missing == silent.problems
 
 
+@pytest.mark.parametrize(
+    ("window", "text"),
+    [
+        (900.0, line(30 - 3600, FULL, "router")),  # in another time zone, or delayed by a relay
+        (60.0, line(-1, FULL)),  # whole seconds: it may have been written after the run of NOW
+    ],
+)
+def test_message_added_since_the_run_before_counts_once_whatever_its_time(host, window, text):
+    written(host.log, line(-7200), line(-30), at=-30)
+    host.run(at=0.0, window=window)
+    append(host.log, text, line(50))
+    os.utime(host.log, (NOW + 50, NOW + 50))
+    found = host.run(at=60.0, window=window)
+    assert host.counted == 1
+    assert NOW <= [event.time for event in found.events][-1] <= NOW + 60
+    host.run(at=120.5, window=60.0)
+    assert host.counted == 0
+
+
+def test_message_added_since_the_run_before_counts_where_the_last_line_is_of_a_zone_ahead(host):
+    """Then all times of the log are read in that zone."""
+    written(host.log, line(-7200), line(-30), at=-30)
+    host.run()
+    append(host.log, line(40, FULL), line(3600 + 50, host="router"))
+    os.utime(host.log, (NOW + 50, NOW + 50))
+    host.run(at=60.0)
+    assert host.counted == 1
+
+
+def test_lines_of_days_ago_that_a_daemon_writes_anew_do_not_count_as_new(host):
+    written(host.log, line(-7200), line(-30), at=-30)
+    host.run()
+    append(host.log, line(-2 * 86400, FULL), line(50))
+    os.utime(host.log, (NOW + 50, NOW + 50))
+    host.run(at=60.0)
+    assert host.counted == 0
+
+
 def test_glob_reads_each_log_once_with_its_rotated_parts(host):
     written(host.folder / "kern.log.2.gz", gzip.compress(line(-9000, FULL)), at=-9000)
     written(host.folder / "kern.log.1", line(-500, FULL), at=-500)

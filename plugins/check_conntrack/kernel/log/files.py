@@ -18,6 +18,7 @@ from .events import Event, fold, merge
 from .opening import LogFiles
 from .part import LogPart, ZoneGuess, guess_zone
 from .scanner import MOST_EVENTS, Scanner
+from .stamps import WIDEST_ZONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -448,6 +449,27 @@ def _without_twins(rotated: Sequence[RotatedPart]) -> list[LogPart]:
 
 
 # --- several runs
+
+
+def dated_by_arrival(reading: LogReading, read_at: float, start: float) -> LogReading:
+    """Return the reading with no event from before the run that read the log up to its cursor.
+
+    What was added to a log since then is new, also where its time is earlier: it was delayed, the
+    clock was set, its host is in another time zone, or its time has whole seconds only. No earlier
+    run has counted it, so it is dated with that run (`read_at`), or with the `start` of the window
+    where that is later. Times that no zone explains are kept: a daemon writes old lines anew.
+    """
+    after = max(read_at, start)
+    before = min(read_at, start)
+
+    def dated(event: Event) -> Event:
+        if event.time is None or not before - WIDEST_ZONE <= event.time < before:
+            return event
+        return event._replace(time=after)
+
+    return reading._replace(
+        events=tuple(map(dated, reading.events)), pending=tuple(map(dated, reading.pending))
+    )
 
 
 def reconcile(remembered: Sequence[Event], reading: LogReading) -> tuple[Event, ...]:

@@ -340,6 +340,8 @@ class _Gathering:
             since = " since an earlier run" if reading.followed else ""
             shift = f", times corrected by {round(reading.shift)} s" if reading.shift else ""
             self.read.append(f"{', '.join(reading.files)}: {reading.read} bytes{since}{shift}")
+        if history and start is not None and reading.followed:
+            reading = files.dated_by_arrival(reading, history.cursor.read_at, start)
         earlier = self._still_wanted(history.events, reading) if history else ()
         events = files.reconcile(earlier, reading)
         self.sources.append((*events, *reading.pending))
