@@ -1,14 +1,15 @@
 """Say what to do about a cause: steps with commands that can be pasted. Pure functions, no I/O.
 
-Nothing here raises a limit; capacity.py does. Rules and commands are made in rulesets.py; the steps
-against connections that nobody closes are in leaks.py.
+Steps against unanswered entries are in unanswered_steps.py, against connections that nobody closes
+in leaks.py, against stale translations in stale.py. Rules and commands are made in rulesets.py.
+Nothing here raises a limit; capacity.py does.
 """
 
 from __future__ import annotations
 
-from . import rulesets, unanswered
+from . import rulesets
 from .capacity import Step, lines_of
-from .table_profile import NAMED, SENDER, TopItem
+from .table_profile import SENDER
 from .timeout_steps import shorter
 
 TYPE_CHECKING = False
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from .diagnosis import Cause
-    from .table_profile import TableProfile, Unanswered
-
-LEAVE = "Leave the limit as it is: a larger table only takes longer to fill."
+    from .table_profile import TableProfile, TopItem
 
 
 def advice_lines(profile: TableProfile, causes: Collection[Cause]) -> list[str]:
@@ -27,310 +26,6 @@ def advice_lines(profile: TableProfile, causes: Collection[Cause]) -> list[str]:
 
 
 # --- steps of each cause
-
-
-def _culprit(one: Unanswered) -> TopItem | None:
-    """Return the source or the source network that stands behind unanswered entries."""
-    if one.source.share >= NAMED:
-        return one.source
-    return one.network if one.network.share >= 50 else None
-
-
-def _state(one: Unanswered) -> tuple[str, ...]:
-    """Return the options that choose the state of such entries; empty where TCP has none."""
-    if one.protocol != "tcp" or not one.state.isupper():
-        return ()
-    return ("--state", one.state)
-
-
-def _ends_by_itself(one: Unanswered) -> Step:
-    """Return why entries in a state that answered ones have too are not deleted."""
-    # conntrack -D takes "-u UNREPLIED" and deletes answered entries all the same (1.4.7).
-    return Step(
-        f"conntrack(8) cannot delete these alone: answered connections are {one.state} too. They "
-        "time out, and until then the kernel evicts them first, because they are not assured."
-    )
-
-
-def _from(one: Unanswered, item: TopItem) -> tuple[str, ...]:
-    """Return the options that choose such entries of a source."""
-    return ("-p", rulesets.protocol(one.protocol), *_state(one), "-s", item.address)
-
-
-def against_source(profile: TableProfile, one: Unanswered) -> list[Step]:
-    """Return what ends a scan or a flood that has one source or one network."""
-    item = _culprit(one)
-    if item is None:
-        return []
-    steps = []
-    if rulesets.may_block(profile, item):
-        steps.append(rulesets.block(profile, item))
-    elif "/" in item.address:
-        what = profile.here if item.address in profile.own else "the default gateway"
-        steps.append(
-            Step(f"{item.name} holds an address of {what}: block hosts in it, not all of it.")
-        )
-    elif item.address in profile.gateways:
-        steps.append(Step(f"{item.name} is the default gateway: ask there who is behind it."))
-    else:
-        steps.append(_own_program(profile, item))
-    return steps + rulesets.frees(profile, item, item.entries, *_from(one, item))
-
-
-def against_syn_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
-    """Return what ends a SYN flood: block its source, or let a SYN proxy answer."""
-    steps = against_source(profile, one)
-    target = one.target
-    if not steps or (one.source.share < 50 and one.network.share < 80):
-        if target.share >= 50 and not profile.zones and one.translated < 1:
-            steps.append(rulesets.synproxy(profile, target))
-        elif target.share >= 50:
-            why = "translated here" if one.translated >= 1 else "in a zone"
-            steps.append(
-                Step(
-                    f"{target.name} is {why}, and a SYN proxy would break it here: run one on the "
-                    "host behind (nft synproxy), and limit sources here:"
-                )
-            )
-            steps.append(rulesets.limit(profile, target))
-        states = [one.state] if one.state.isupper() else ["SYN_RECV", "SYN_SENT"]
-        where = rulesets.toward(target)[2:] if target.share >= 50 else ()
-        number = target.entries if target.share >= 50 else one.entries
-        commands = [
-            command
-            for state in states
-            for command in rulesets.deletes(profile, target, "-p", "tcp", "--state", state, *where)
-        ]
-        if commands:
-            steps.append(Step(rulesets.free_text(number), tuple(commands)))
-    elif target.share >= 50:
-        steps.append(rulesets.limit(profile, target))
-    steps.append(Step(LEAVE))
-    steps.append(shorter(profile, "tcp_timeout_syn_recv", 15))
-    return steps
-
-
-_UNANSWERED_TIMEOUTS = {
-    "udp": ("udp_timeout", 10),
-    "icmp": ("icmp_timeout", 10),
-    "icmpv6": ("icmpv6_timeout", 10),
-    "gre": ("gre_timeout", 10),
-}
-
-_HANDSHAKE_TIMEOUTS = {
-    "": ("tcp_timeout_syn_sent", 30),
-    "SYN_SENT": ("tcp_timeout_syn_sent", 30),
-    "SYN_RECV": ("tcp_timeout_syn_recv", 15),
-    unanswered.HALF_OPEN: ("tcp_timeout_syn_recv", 15),
-}
-
-
-def _shorter_unanswered(profile: TableProfile, one: Unanswered) -> list[Step]:
-    if one.protocol in ("sctp", "dccp"):
-        return []  # their first packets are forgotten soon
-    if one.protocol == "tcp":
-        # Of an unreplied ESTABLISHED entry the version of the kernel decides which timeout it has.
-        timeout = _HANDSHAKE_TIMEOUTS.get(one.state)
-        return [shorter(profile, *timeout)] if timeout else []
-    name, wanted = _UNANSWERED_TIMEOUTS.get(one.protocol, ("generic_timeout", 60))
-    return [shorter(profile, name, wanted)]
-
-
-def against_scan(profile: TableProfile, one: Unanswered) -> list[Step]:
-    """Return what ends a scan."""
-    if unanswered.is_peer_to_peer(one) and one.source.share >= SENDER:
-        # It may be a customer, whose other traffic goes on.
-        same = profile.source.address == one.source.address
-        limited = ask_source(profile if same else profile._replace(source=one.source))
-        return [*limited, Step(LEAVE), *_shorter_unanswered(profile, one)]
-    return [*against_source(profile, one), Step(LEAVE), *_shorter_unanswered(profile, one)]
-
-
-def against_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
-    """Return what ends a flood of a protocol without a handshake, or of TCP that does without."""
-    steps = against_source(profile, one)
-    target = one.target
-    if unanswered.without_handshake(one):
-        if not steps:
-            steps.append(_ends_by_itself(one))
-        if profile.tcp_loose != 0:
-            steps = [rulesets.strict(profile), *steps]
-        if unanswered.may_be_one_way(one) and target.port:
-            where = profile.here if target.address in profile.own else target.address
-            steps.insert(
-                0,
-                Step(
-                    "Find out first whether these connections are in use, and their answers take a "
-                    "way that does not lead through here (asymmetric routes, a failover): then "
-                    f"ss -tn 'sport = :{target.port}' on {where} lists their sources. In that case "
-                    "correct the routes, and do nothing of what follows:",
-                    (f"{profile.command}ip route get {target.address}",),
-                ),
-            )
-    elif not steps and target.share >= 50:
-        steps.append(
-            Step(
-                f"The sources are many: let the provider filter {one.protocol} to {target.address} "
-                "before it arrives, or drop it here while that host can do without:",
-                *rulesets.dropped(profile, target),
-            )
-        )
-        steps += rulesets.frees(profile, target, target.entries, *rulesets.toward(target))
-    return [*steps, Step(LEAVE), *_shorter_unanswered(profile, one)]
-
-
-def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
-    """Return what to do where a destination does not answer."""
-    target = one.target
-    steps = []
-    if unanswered.is_in_doubt(one) or unanswered.is_one_way(one):
-        return _in_doubt(profile, one)
-    if target.share >= 50:
-        steps.append(_why_silent(profile, one))
-        options = (*rulesets.toward(target), *_state(one))
-        if one.translated >= 1:
-            steps.append(rulesets.behind(profile, target, one.backends, *options))
-        elif target.protocol in ("tcp", "udp") and target.port:
-            steps.append(rulesets.refuse(profile, target))
-        if unanswered.without_handshake(one):
-            steps.append(_ends_by_itself(one))
-        else:
-            steps += rulesets.frees(profile, target, target.entries, *options)
-    else:
-        steps.append(
-            Step(
-                "Find out where the answers get lost: a firewall, a missing route back, a host "
-                "that is down."
-            )
-        )
-    steps += _own_sockets(profile, one)
-    return [*steps, Step(LEAVE), *_shorter_unanswered(profile, one)]
-
-
-def _own_sockets(profile: TableProfile, one: Unanswered) -> list[Step]:
-    """Return how to find the program where the connections are this host's own."""
-    if one.source.share < NAMED or one.source.address not in profile.own:
-        return []
-    return [
-        Step(
-            f"The connections are {profile.here}'s own: find the program.",
-            (f"{profile.command}{_sockets_of(one)}",),
-        )
-    ]
-
-
-def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
-    """Return what to do where UDP to one target may be unanswered because it is down, or is not.
-
-    First what finds out. Nothing here drops what real clients send to a service that works.
-    """
-    target = one.target
-    asked = one.backend if one.backend.name else target
-    first = f"Find out first whether {asked.name} is up."
-    if unanswered.is_down(one):
-        first = f"Find out why {asked.name} is down."
-    text = f"{first} {_on_server(profile, one)}"
-    steps = [Step(text, _tries(profile, one))]
-    options = rulesets.toward(target)
-    one_way = unanswered.is_one_way(one)
-    # What is not tracked is not translated, and before tracking no packet has a zone.
-    untrackable = not profile.zones and one.source_translated < 1
-    down = "If it is down, start it. "
-    if one.translated >= 1:
-        step = rulesets.behind(profile, target, one.backends, *options)
-        text = step.text.replace(" Take ", " If it is down, start it or take ")
-        steps.append(step._replace(text=text if text != step.text else down + text))
-        if one_way:
-            steps.append(
-                Step(
-                    "If it is up, nothing is wrong: these entries translate the messages, so they "
-                    "are needed. A shorter timeout (below) makes them fewer."
-                )
-            )
-    elif one_way and untrackable:
-        steps.append(rulesets.untracked(profile, target))
-    else:
-        steps.append(rulesets.refuse(profile, target, f"{down}Until then"))
-        if untrackable:
-            never = "If it is up and never answers (as of syslog or statsd), nothing is wrong. "
-            steps.append(rulesets.untracked(profile, target, never))
-    if one_way and one.source.share >= SENDER:
-        steps.append(
-            Step(
-                f"{one.source.name} takes another port for each message, and each port is an "
-                "entry: let its program keep one socket open. Many senders behind one NAT address "
-                "look the same."
-            )
-        )
-    if unanswered.is_in_doubt(one):
-        clients = "most senders are not its clients" if one_way else "answers its clients"
-        steps.append(
-            Step(
-                f"If it is up and {clients}, this is a flood: let the provider filter "
-                f"{one.protocol} to {target.address} before it arrives. Nothing here tells "
-                "its packets from those of clients, so a rule here would shut these out too."
-            )
-        )
-    steps += rulesets.frees(profile, target, target.entries, *options)
-    steps += _own_sockets(profile, one)
-    return [*steps, Step(LEAVE), *_shorter_unanswered(profile, one)]
-
-
-def _why_silent(profile: TableProfile, one: Unanswered) -> Step:
-    """Return how to find out why a target, or what it is translated to, does not answer."""
-    asked = one.backends[: rulesets.MOST_BACKENDS] or (one.target,)
-    names = asked[0].name if len(asked) == 1 else f"what is behind {one.target.name}"
-    text = (
-        f"Find out why {names} does not answer: service down, host down, a firewall before it, or "
-        "no route back."
-    )
-    if one.target.protocol == "tcp":
-        text += (
-            ' Where "open" is printed, it answers this host: then its answers to the others take '
-            "another way (asymmetric routes) or are filtered. Refuse and delete nothing then."
-        )
-    elif one.target.protocol == "udp" and asked[0].port:
-        text += f" {_on_server(profile, one)}"
-    return Step(text, _tries(profile, one))
-
-
-def _tries(profile: TableProfile, one: Unanswered) -> tuple[str, ...]:
-    """Return the commands that try a target, or what it is translated to."""
-    asked = one.backends[: rulesets.MOST_BACKENDS] or (one.target,)
-    found = [f"ip route get {asked[0].address}"]
-    if one.target.protocol == "tcp":
-        found += [
-            f"timeout 3 bash -c '</dev/tcp/{item.address}/{item.port}' && echo open"
-            for item in asked
-        ]
-    elif one.target.protocol == "udp" and one.target.port:
-        if one.target.address in profile.own and not one.backends:
-            found = [_sockets_on(one.target.port)]
-        else:
-            found += [f"ping -c 3 -W 1 {item.address}" for item in asked]
-    return tuple(f"{profile.command}{each}" for each in found)
-
-
-def _on_server(profile: TableProfile, one: Unanswered) -> str:
-    """Return how to see whether a program takes what is sent to a UDP service."""
-    asked = one.backends or (one.target,)
-    if one.target.address in profile.own and not one.backends:
-        return "Its program must be in this list:"
-    return (
-        f"A host that is up may ignore ping. Run {_sockets_on(asked[0].port)} there: its program "
-        "must be in that list."
-    )
-
-
-def _sockets_on(port: int) -> str:
-    return f"ss -lunp 'sport = :{port}'"
-
-
-def _sockets_of(one: Unanswered) -> str:
-    """Return the command that shows whose the connections of a source of this host are."""
-    if one.protocol == "tcp":
-        return f"ss -tanp src {one.source.address}"
-    return "ss -uanp" if one.protocol == "udp" else "ss -wanp"  # these are seldom bound to it
 
 
 def more_ports(profile: TableProfile) -> list[Step]:
@@ -418,7 +113,8 @@ def caching(profile: TableProfile) -> list[Step]:
     ]
 
 
-def _own_program(profile: TableProfile, source: TopItem) -> Step:
+def own_program(profile: TableProfile, source: TopItem) -> Step:
+    """Return how to find the program of the namespace itself that opens connections."""
     return Step(
         f"{source.name} is {profile.here} itself: look for the program.",
         (f"{profile.command}ss -tuanp src {source.address}",),
@@ -429,7 +125,7 @@ def ask_source(profile: TableProfile) -> list[Step]:
     """Return what helps against one dominant source."""
     source = profile.source
     if source.address in profile.own:
-        return [_own_program(profile, source)]
+        return [own_program(profile, source)]
     steps = [Step(f"Find out what {source.name} does, and whether it should.")]
     if source.address in profile.gateways:
         steps.append(Step(f"{source.name} is the default gateway: ask there who is behind it."))
