@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from ..advice.diagnosis import Cause
     from ..advice.table_profile import TableProfile
     from ..state.last_finding import LastFinding
-    from .resource import NamespaceReport, TableReader
+    from .report import NamespaceReport
+    from .resource import TableReader
 
 
 class Diagnoses:

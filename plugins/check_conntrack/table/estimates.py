@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nagiosplugin.state import ServiceState
 
     from ..ranges import AlertRange, Label, LabelThresholds, Thresholds
-    from .resource import NamespaceReport
+    from .report import NamespaceReport
 
 _CONFIDENCE = 1.96  # standard deviations: 95% of samples lie within the margin
 _SHARES = ("top_source_share", "top_destination_share", "top_service_share", "top_zone_share")

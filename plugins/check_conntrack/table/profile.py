@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..flows.unanswered import Endpoint, UnansweredGroup
     from ..kernel.own_addresses import OwnAddresses
     from .names import Names
-    from .resource import NamespaceReport
+    from .report import NamespaceReport
 
 # A timeout shows where this many established entries, and this share of them, have just been
 # renewed: they have nearly all of it left. Entries from before a lower timeout have more left.

@@ -1,8 +1,8 @@
 """Acquire the tables: from the first source that gives them, for each network namespace.
 
-`TableReader.read` does all reading and returns a TableReport; TableResource only hands its figures
-to nagiosplugin. Peaks of earlier runs are read here, and written by `remember_peaks` after the
-verdict.
+`TableReader.read` does all reading and returns a TableReport (report.py); TableResource only hands
+its figures to nagiosplugin. Peaks of earlier runs are read here, and written by `remember_peaks`
+after the verdict.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from functools import partial
 
 from nagiosplugin import Metric, Resource
 
-from .. import nagios, namespaces, session
+from .. import namespaces, session
 from ..kernel import KernelError
 from ..kernel.limits import OWN, number, read_limits
-from ..kernel.namedtuple import NamedTuple
 from ..kernel.namespaces import Namespace
 from ..kernel.source import FileReading
 from ..kernel.table_file import HostValues
 from ..reports import Histories, Owners
-from ..state import trend
-from ..state.forecast import forecast
 from . import sources
 from .estimates import margins
-from .options import LABELS, MOST_NAMESPACES, NAMESPACE_LABELS
+from .options import MOST_NAMESPACES
+from .report import TREND_WINDOW, NamespaceReport, TableReport
 from .sources import SourceError, TableReading
 
 TYPE_CHECKING = False
@@ -34,10 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import ExitStack
 
-    from ..advice.table_profile import StaleFlows
-    from ..flows.figures import Figures
     from ..kernel.conntrack_cli import Conntrack
-    from ..kernel.limits import Limits
     from ..kernel.namespaces import NamespaceScan
     from ..kernel.own_addresses import OwnAddresses
     from ..session import Session
@@ -47,97 +42,7 @@ if TYPE_CHECKING:
     from .sources import ReadRequest
 
 
-TREND_WINDOW = 3600.0  # seconds, as of check_conntrack_usage
 NOT_READ = "timed out before the table was read (allow more time with --timeout)"
-
-
-class NamespaceReport(NamedTuple):
-    """The figures of one network namespace, or of the host that a file came from.
-
-    namespace: with a file, its name and its limits as far as the file says them. table: None where
-    it was not read. series: its limits and peaks of earlier runs; None if none are kept.
-    was_read: whether its table was asked for. stale: flows with a stale translation.
-    """
-
-    namespace: Namespace
-    table: TableReading | None = None
-    figures: Figures | None = None
-    series: Series | None = None
-    was_read: bool = True
-    stale: tuple[StaleFlows, ...] = ()
-
-    @property
-    def peak(self) -> int:
-        """Return the largest count known, in entries."""
-        return self.series.peak if self.series else self.namespace.entries
-
-    @property
-    def lowered_from(self) -> int:
-        """Return the limit that was lowered to the present one lately; 0 for none."""
-        change = trend.lowered(self.series) if self.series else None
-        return change.old if change else 0
-
-    @property
-    def time_to_full(self) -> float | None:
-        """Return the seconds until the table is full; None if that is not known or not in sight."""
-        if self.series is None or self.limits is None:
-            return None
-        held = self.series.held_before_boot(TREND_WINDOW)
-        return forecast(self.series.samples, self.limits.limit, held).time_to_full
-
-    @property
-    def limits(self) -> Limits | None:
-        """Return its entries and their limit; None where they are not known."""
-        return self.namespace.limits
-
-    @property
-    def path(self) -> str:
-        """Return what leads into it; empty for a file."""
-        return self.namespace.path
-
-    @property
-    def prefix(self) -> str:
-        """Return what its labels begin with."""
-        return self.namespace.prefix
-
-    def metrics(self, *, hidden: bool) -> Iterator[Metric]:
-        """Yield the figures in the order of LABELS; only the main ones of further namespaces."""
-        values = dict(zip(self.figures._fields, self.figures)) if self.figures else {}
-        if self.figures:
-            values["stale"] = sum(one.entries for one in self.stale)
-        most: dict[str, int | None] = {}
-        limits = self.limits
-        if limits:
-            values["usage"] = limits.usage
-            values.setdefault("entries", limits.entries)
-            most["entries"] = limits.limit or None
-            if self.figures and limits.limit:
-                values["protected_usage"] = 100 * self.figures.protected / limits.limit
-        for label in LABELS:
-            value = values.get(label.name)
-            if value is not None and (not self.prefix or label.name in NAMESPACE_LABELS):
-                yield Metric(
-                    self.prefix + label.name,
-                    value,
-                    min=label.minimum,
-                    max=100 if label.unit == "%" else most.get(label.name),
-                    context=(nagios.HIDDEN if hidden else "") + label.name,
-                )
-
-
-class TableReport(NamedTuple):
-    """All that a run has read.
-
-    namespaces: the one that plain labels speak of first, then the others, the fullest first.
-    problems: sentences on what could not be read. errors: of each source that gave no table.
-    inactive: conntrack is not active on this host. from_file: the table may come from another host.
-    """
-
-    namespaces: tuple[NamespaceReport, ...] = ()
-    problems: tuple[str, ...] = ()
-    errors: tuple[SourceError, ...] = ()
-    inactive: bool = False
-    from_file: bool = False
 
 
 class TableResource(Resource):

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ..flows.match import Match
     from ..state.last_finding import LastFinding
     from .names import Names
-    from .resource import NamespaceReport, TableReader, TableReport
+    from .report import NamespaceReport, TableReport
+    from .resource import TableReader
     from .sources import TableReading
 
 TITLE = "CONNTRACK_TABLE"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
     from ..kernel.conntrack_cli import Conntrack
-    from .resource import NamespaceReport, TableReport
+    from .report import NamespaceReport, TableReport
 
 __all__ = [
     "EXAMPLES",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..kernel.owners import Owner
     from ..kernel.reader_client import Frame
     from ..session import Session
-    from .resource import NamespaceReport
+    from .report import NamespaceReport
     from .sources import TableReading
 
 # So many entries are written from a dump in about a second.
