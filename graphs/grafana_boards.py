@@ -31,7 +31,7 @@ TITLES = ("How full is it?", "Has it been full?", "What fills it?")
 
 
 def _graphite_query(panel: Panel, curve: Curve) -> dict[str, Any]:
-    """For what Icinga's GraphiteWriter files."""
+    """Return the query of a curve for what Icinga's GraphiteWriter writes."""
     folder = f"icinga2.$host.services.${panel.check}.*.perfdata."
     namespace = "$namespace." if panel.namespaced else ""
     metric = drawn(panel, curve, f"{folder}{namespace}{curve.label}.{curve.field}")
@@ -43,7 +43,7 @@ def _graphite_query(panel: Panel, curve: Curve) -> dict[str, Any]:
 
 
 def _influxdb_query(panel: Panel, curve: Curve) -> dict[str, Any]:
-    """In InfluxQL, for Icinga's InfluxdbWriter."""
+    """Return the same in InfluxQL, for Icinga's InfluxdbWriter."""
     figure = f'{ {"avg": "mean"}.get(panel.keep, panel.keep) }("{curve.field}")'
     if panel.keep == "rate":
         figure = f'non_negative_derivative(last("{curve.field}"), 1s)'
@@ -67,7 +67,7 @@ def _influxdb_query(panel: Panel, curve: Curve) -> dict[str, Any]:
 
 
 def _measurement(check: str) -> str:
-    """The measurements a check's figures are in; NRPE and SSH have their own command's name."""
+    """Return the measurements of a check's figures: its command's name, or that of NRPE or SSH."""
     return f"/^(conntrack_{check}|nrpe|by_ssh)$/"
 
 
@@ -78,7 +78,7 @@ QUERIES = {"graphite": _graphite_query, "influxdb": _influxdb_query}
 
 
 def _choices(kind: str) -> dict[str, tuple[str, str]]:
-    """The queries behind the dashboard's variables, each with what is taken of an answer."""
+    """Return the queries behind the dashboard's variables, each with what is taken of an answer."""
     if kind == "graphite":
         # Only expand() gives whole paths, of which the expression takes a part.
         services = {check: f"icinga2.$host.services.conntrack-{check}*" for check in CHECKS}
@@ -114,7 +114,7 @@ ALL = {
 
 
 def _variables(kind: str) -> list[dict[str, Any]]:
-    """What is chosen at the top of the dashboard: data source, host, services, namespaces."""
+    """Return the variables at the top of the dashboard: data source, host, services, namespaces."""
     labels = {"host": "Host", "namespace": "Namespaces"}
     found: list[dict[str, Any]] = [
         {"name": "datasource", "label": "Data source", "type": "datasource", "query": kind}
@@ -143,7 +143,7 @@ def _variables(kind: str) -> list[dict[str, Any]]:
 
 
 def _panel(kind: str, panel: Panel, at: tuple[int, int]) -> dict[str, Any]:
-    """A panel of type timeseries, at a column and a line of the grid."""
+    """Return a panel of type timeseries, at a column and a line of the grid."""
     source = {"type": kind, "uid": "${datasource}"}
     # The thresholds of each of many namespaces would hide the curves.
     curves = [curve for curve in panel.curves if not (panel.namespaced and curve.style == "dash")]

@@ -65,12 +65,12 @@ class Panel(NamedTuple):
 
     @property
     def style(self) -> str:
-        """The style of the first curve: that of all, if they are stacked."""
+        """Return the style of the first curve: that of all, if they are stacked."""
         return self.curves[0].style
 
     @property
     def highest(self) -> float | None:
-        """The ceiling in the unit of the label, which has seconds for hours."""
+        """Return the ceiling in the unit of the label, which has seconds for hours."""
         if self.ceiling is None or self.unit != "hours":
             return self.ceiling
         return self.ceiling * HOUR

@@ -78,17 +78,17 @@ class Check(NamedTuple):
 
     @property
     def command(self) -> str:
-        """The name of the CheckCommand, which its custom variables begin with."""
+        """Return the name of the CheckCommand, which its custom variables begin with."""
         return f"conntrack_{self.name}"
 
     @property
     def service(self) -> str:
-        """The name of the service template, of the service, and of the runbook's chapter."""
+        """Return the name of the service template, of the service, and of the runbook's chapter."""
         return f"conntrack-{self.name}"
 
     @property
     def all_notes(self) -> str:
-        """The notes, with the place of the runbook."""
+        """Return the notes, with the place of the runbook."""
         return f"{self.notes} Runbook: {RUNBOOK}, conntrack {self.name}"
 
 
@@ -147,7 +147,7 @@ class Option(NamedTuple):
 
     @property
     def set_if(self) -> str:
-        """The condition in Icinga's language; empty if there is none."""
+        """Return the condition in Icinga's language; empty if there is none."""
         if not self.level:
             return self.condition
         compare = ">=" if self.level == 3 else "=="
@@ -205,7 +205,7 @@ def defaults(check: Check) -> dict[str, Any]:
 
 
 def quoted(text: str) -> str:
-    """A string of Icinga's language."""
+    """Return a string of Icinga's language."""
     return json.dumps(text, ensure_ascii=True)
 
 
@@ -213,7 +213,7 @@ def quoted(text: str) -> str:
 
 
 def commands() -> str:
-    """The text of conntrack-commands.conf."""
+    """Return the text of conntrack-commands.conf."""
     return HEADER + "".join(_command(check) for check in CHECKS)
 
 
@@ -284,7 +284,7 @@ def basket() -> str:
 def _field(
     fields: dict[str, dict[str, Any]], variable: str, caption: str, text: str, kind: str
 ) -> dict[str, Any]:
-    """A new data field, and the reference to it."""
+    """Return a new data field, and the reference to it."""
     number = len(fields) + 1
     fields[str(number)] = {
         "varname": variable,
@@ -353,7 +353,7 @@ def _basket_argument(option: Option) -> dict[str, Any]:
 
 
 def _basket_common() -> dict[str, Any]:
-    """The template that all services import: the one place for a notes_url."""
+    """Return the template that all services import: the one place for a notes_url."""
     return {
         "enable_flapping": True,
         "fields": [],
@@ -382,7 +382,7 @@ def _basket_template(check: Check) -> dict[str, Any]:
 
 
 def _basket_host(fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """A host template; the services run on the host's agent, which therefore must exist."""
+    """Return a host template; the services run on the host's agent, which therefore must exist."""
     text = "Network namespaces of the host, each with a usage service of its own"
     return {
         "fields": [_field(fields, "conntrack_netns", "Conntrack: namespaces", text, "Array")],

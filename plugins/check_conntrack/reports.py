@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
         @property
         def namespace(self) -> Namespace:
-            """The namespace."""
+            """Return the namespace."""
 
     AnyReport = TypeVar("AnyReport", bound=Report)
 

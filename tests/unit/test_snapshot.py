@@ -40,8 +40,8 @@ def never():
     return False
 
 
-def save(folder, part=BEGIN, now=NOW, pieces=(b"one\n",), place="", expired=never):
-    path = folder.save(place, part, now, iter(pieces), expired)
+def save(folder, part=BEGIN, now=NOW, pieces=(b"one\n",), namespace="", expired=never):
+    path = folder.save(namespace, part, now, iter(pieces), expired)
     os.utime(path, (now, now))
     return path
 
@@ -104,9 +104,9 @@ def test_snapshot_is_gzip_for_its_owner_only(folder, tmp_path):
 
 
 def test_snapshots_of_namespaces_do_not_mix(folder):
-    save(folder, place="r1")
-    save(folder, place="r1-begin/../x")
-    save(folder, place="")
+    save(folder, namespace="r1")
+    save(folder, namespace="r1-begin/../x")
+    save(folder, namespace="")
     assert len(folder.kept("r1")) == len(folder.kept("")) == 1
     folder.prune("r1", 1)
     assert len(folder.kept("r1-begin/../x")) == 1

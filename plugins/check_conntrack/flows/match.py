@@ -62,7 +62,7 @@ def protocol_number(text: str) -> int:
 
 
 def state_numbers(text: str) -> frozenset[tuple[int, int]]:
-    """The (protocol, state) pairs a state's name stands for; raises ValueError for no state."""
+    """Return the (protocol, state) pairs of a state's name; raises ValueError for no state."""
     found = frozenset(
         (protocol, number)
         for protocol, names in STATE_NAMES.items()
@@ -157,7 +157,7 @@ class Match(NamedTuple):
 
 
 def positions(entry: Entry) -> tuple[bytes, bytes, bytes, bytes]:
-    """The four addresses in the order of the position constants."""
+    """Return the four addresses in the order of the position constants."""
     one, two = entry.original, entry.reply
     return one.source, one.destination, two.source, two.destination
 
@@ -170,7 +170,7 @@ def _ports(entry: Entry) -> tuple[int | None, ...]:
 
 
 def kernel_filters(match: Match) -> list[tuple[ct.KernelFilter, Match]]:
-    """The dumps that together hold every entry the match accepts, each with its own match.
+    """Return the dumps that together hold every entry the match accepts, each with its own match.
 
     Up to two exact IPv4 addresses become four dumps each, one a position (the kernel joins the
     directions with AND). IPv6 addresses cannot be asked for: ctnetlink_filter_match_tuple() takes
@@ -178,9 +178,9 @@ def kernel_filters(match: Match) -> list[tuple[ct.KernelFilter, Match]]:
     become a dump of their family. One protocol, zone or mark narrows every dump; not zone 0, which
     the first kernels that filtered by zones took for any. An empty list: only the whole table will
     do, with the match as it is. Old kernels ignore filters, so that every answer is to be filtered
-    again, by the match that stands beside it. Each dump walks the whole hash, which is
-    one for all namespaces: 0.3 s at a million entries, whatever it finds. Those of one place are
-    walked at the same time (reader.py, `first`).
+    again, by the match that stands beside it. Each dump walks the whole hash, which is one for all
+    namespaces: 0.3 s at a million entries, whatever it finds. Those of one namespace walk it at the
+    same time (reader.py, `first`).
     """
     protocol = next(iter(match.protocols)) if len(match.protocols) == 1 else None
     zone = next(iter(match.zones)) if len(match.zones) == 1 else 0

@@ -115,7 +115,7 @@ def _counter_words(counters: FlowCounters | None) -> list[str]:
 
 
 def listing(batches: Iterable[bytes], status: netlink.DumpStatus) -> Iterator[bytes]:
-    """The lines of a dump's entries, those of a batch at a time.
+    """Return the lines of a dump's entries, those of a batch at a time.
 
     Raises TableError for a dump that is damaged or refused.
     """
@@ -146,7 +146,7 @@ def _general(message: bytes) -> str:
 
 
 def _shape(message: bytes) -> tuple[int, _Format]:
-    """The bytes that all messages of one shape share, as a mask, and how to write them."""
+    """Return the bytes that all messages of one shape share, as a mask, and how to write them."""
     fields, _ = layout = netlink.layout(message)
     fixed = layout.mask(len(message))
     protocol_at = fields[ct.CTA_TUPLE_ORIG, ct.CTA_TUPLE_PROTO, ct.CTA_PROTO_NUM][0]
@@ -168,13 +168,13 @@ class _Template:
         self.spans.append((self.fields[path][0], code))
 
     def word(self, text: str, code: str, *path: int) -> None:
-        """A word with a value in it, where the message has one."""
+        """Add a word with a value in it, if the message has one."""
         if path in self.fields:
             self.take(code, *path)
             self.text += text
 
     def direction(self, kind: int, family: int, protocol: int) -> int:
-        """The words of a tuple and its counters; returns how many values there are by then."""
+        """Add the words of a tuple and its counters; returns how many values there are by then."""
         first, code = (ct.CTA_IP_V4_SRC, "4s") if family == 4 else (ct.CTA_IP_V6_SRC, "16s")
         self.take(code, kind, ct.CTA_TUPLE_IP, first)
         self.take(code, kind, ct.CTA_TUPLE_IP, first + 1)
@@ -200,7 +200,7 @@ class _Template:
             )
 
     def unpacker(self) -> Callable[[bytes], tuple[Any, ...]]:
-        """A function that takes a message apart into the values, in the order of the words."""
+        """Return a function that unpacks a message into its values, in the order of the words."""
         order = sorted(range(len(self.spans)), key=lambda index: self.spans[index][0])
         layout, at = ">", 0
         for index in order:
@@ -213,7 +213,7 @@ class _Template:
 
 
 def _template(message: bytes, fields: dict[tuple[int, ...], tuple[int, int]]) -> _Format | None:
-    """How to write messages of this shape; None where only the general decoder knows."""
+    """Return how to write messages of this shape; None where only the general decoder knows."""
     zones = [(kind, ct.CTA_TUPLE_ZONE) for kind in _COUNTERS]
     if any(path[0] in _UNUSUAL or path in zones for path in fields):
         return None

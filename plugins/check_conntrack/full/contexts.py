@@ -98,8 +98,8 @@ def history_notes(evaluation: Evaluation, thresholds: Thresholds) -> list[str]:
     if not found:
         return []
     names = [label.name for label in LABELS if any(label.name == name for _, name, _ in found)]
-    places = list(dict.fromkeys(where for _, _, where in found))
-    where = "" if places == [""] else f" in {render.plural(len(places), 'namespace')}"
+    found_in = list(dict.fromkeys(where for _, _, where in found))
+    where = "" if found_in == [""] else f" in {render.plural(len(found_in), 'namespace')}"
     since = max(since for since, _, _ in found)
     watching = evidence.earlier.run.watching if evidence.earlier.run else evidence.now.at
     why = "no earlier run is known"

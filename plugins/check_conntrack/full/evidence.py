@@ -69,17 +69,17 @@ class Evidence(NamedTuple):
 
     @property
     def first(self) -> NamespaceReport | None:
-        """The namespace that the plain labels speak of."""
+        """Return the namespace that the plain labels speak of."""
         return self.reports[0] if self.has_first else None
 
     @property
     def others(self) -> tuple[NamespaceReport, ...]:
-        """Further namespaces, the worst first."""
+        """Return further namespaces, the worst first."""
         return self.reports[1:] if self.has_first else self.reports
 
     @property
     def shown(self) -> tuple[NamespaceReport, ...]:
-        """The namespaces that there is something to say about."""
+        """Return the namespaces that there is something to say about."""
         return (
             *self.reports[: int(self.has_first)],
             *(each for each in self.others if each.notable),
@@ -87,7 +87,7 @@ class Evidence(NamedTuple):
 
     @property
     def series(self) -> Series | None:
-        """The peaks and the changes of the limit of the first namespace."""
+        """Return the peaks and the changes of the limit of the first namespace."""
         return self.kept.run.series if self.kept.run else None
 
     @property

@@ -67,12 +67,12 @@ class NamespaceReport(NamedTuple):
 
     @property
     def inode(self) -> int:
-        """Its number."""
+        """Return its number."""
         return self.namespace.inode
 
     @property
     def limits(self) -> Limits | None:
-        """Its entries and their limit; None where they could not be read."""
+        """Return its entries and their limit; None where they could not be read."""
         return self.namespace.limits
 
     @property
@@ -89,12 +89,12 @@ class NamespaceReport(NamedTuple):
 
     @property
     def full_drops(self) -> int:
-        """Packets dropped in the window that failed inserts do not explain, as far as known."""
+        """Return the drops in the window that failed inserts do not explain; 0 if not known."""
         return (self.rise.full_drops or 0) if self.rise else 0
 
     @property
     def evicted(self) -> int:
-        """Entries evicted early in the window, as far as known."""
+        """Return the entries evicted early in the window; 0 if that is not known."""
         return (self.rise.early_drops or 0) if self.rise else 0
 
     @property

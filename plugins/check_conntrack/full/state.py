@@ -49,7 +49,7 @@ class RunTime(NamedTuple):
 
     @property
     def boot_time(self) -> float:
-        """When this boot began, in seconds since the epoch."""
+        """Return when this boot began, in seconds since the epoch."""
         return self.at - self.up
 
 
@@ -74,7 +74,7 @@ class RunState(NamedTuple):
 
     @property
     def boot_time(self) -> float:
-        """When its boot began, by the clock of that run."""
+        """Return when its boot began, by the clock of that run."""
         return self.at - self.up
 
 

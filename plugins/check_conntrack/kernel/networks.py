@@ -19,7 +19,7 @@ class Network(NamedTuple):
     prefix: int
 
     def mask(self) -> bytes:
-        """The prefix as a packed mask."""
+        """Return the prefix as a packed mask."""
         return prefix_mask(self.prefix, len(self.address))
 
     def holds(self, address: bytes) -> bool:
@@ -49,7 +49,7 @@ def packed_address(text: str) -> bytes:
 
 
 def network(text: str) -> Network:
-    """`10.0.0.0/8`, `2001:db8::/32`, or one address; raises ValueError with the reason.
+    """Return `10.0.0.0/8`, `2001:db8::/32` or one address as a Network; raises ValueError.
 
     Host bits are cleared in silence: 10.1.2.3/8 means 10.0.0.0/8.
     """

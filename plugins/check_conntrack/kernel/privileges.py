@@ -47,7 +47,7 @@ class Privileges(NamedTuple):
 
     @property
     def usable(self) -> int:
-        """The capabilities that this process, or a program it executes, could use by itself."""
+        """Return the capabilities that this process, or a program it executes, could use."""
         return self.inheritable | self.permitted | self.effective | self.ambient
 
     def __str__(self) -> str:

@@ -41,7 +41,7 @@ DEFAULTS = {
 
 
 def read_timeouts() -> dict[str, int]:
-    """The timeouts of this process's own network namespace, as far as they can be read."""
+    """Return the timeouts of this process's own network namespace, as far as they can be read."""
     return _known(read_file(NEW + name) for name in DEFAULTS)
 
 
@@ -54,7 +54,7 @@ def read_tcp_loose() -> int | None:
 
 
 def timeouts_of(frames: Iterable[Frame]) -> dict[str, int]:
-    """The timeouts among what the reader told of a namespace, as far as it could read them."""
+    """Return the timeouts of a namespace that the reader could read."""
     folder = os.path.dirname(NEW)
     return _known(
         FileReading(f"{folder}/{frame.file}", frame.data, frame.errno)

@@ -39,10 +39,10 @@ class SnapshotError(Exception):
 
 
 class Kept(NamedTuple):
-    """A snapshot in the folder: of which place, taken when (seconds since the epoch)."""
+    """A snapshot in the folder: of which namespace, taken when (seconds since the epoch)."""
 
     name: str
-    place: str
+    namespace: str
     at: float
     part: str
 
@@ -72,8 +72,8 @@ class Folder:
             code = errno.EROFS if flags & os.ST_RDONLY else errno.EACCES
             raise SnapshotError(f"{self.path}: {os.strerror(code)}")
 
-    def kept(self, place: str) -> list[Kept]:
-        """This user's snapshots of a place, the oldest first. Raises SnapshotError.
+    def kept(self, namespace: str) -> list[Kept]:
+        """Return this user's snapshots of a namespace, the oldest first. Raises SnapshotError.
 
         Others' files of such names, in a folder for several, count for nothing and stay.
         """
@@ -84,16 +84,16 @@ class Folder:
         found = []
         for name in names:
             match = _NAME.fullmatch(name)
-            if match and (match[1] or "") == _safe(place):
+            if match and (match[1] or "") == _safe(namespace):
                 with suppress(OSError):
                     status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
                     if status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode):
-                        found.append(Kept(name, place, status.st_mtime, match[2]))
+                        found.append(Kept(name, namespace, status.st_mtime, match[2]))
         return sorted(found, key=lambda kept: (kept.at, kept.name))
 
     def save(
         self,
-        place: str,
+        namespace: str,
         part: str,
         now: float,
         pieces: Iterable[bytes],
@@ -103,7 +103,7 @@ class Folder:
 
         `expired` is asked as often as there is a piece.
         """
-        middle = f"{_safe(place)}-" if place else ""
+        middle = f"{_safe(namespace)}-" if namespace else ""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         name = f"conntrack-{middle}{stamp}-{part}.txt.gz"
         # Two runs at once do not meet in one file.
@@ -141,9 +141,9 @@ class Folder:
                     if status.st_uid == os.geteuid() and status.st_mtime < now - _STALE:
                         os.unlink(name, dir_fd=self._descriptor)
 
-    def prune(self, place: str, keep: int) -> None:
-        """Leave so many snapshots of a place. Raises SnapshotError."""
-        for kept in superfluous(self.kept(place), keep):
+    def prune(self, namespace: str, keep: int) -> None:
+        """Leave so many snapshots of a namespace. Raises SnapshotError."""
+        for kept in superfluous(self.kept(namespace), keep):
             try:
                 os.unlink(kept.name, dir_fd=self._descriptor)
             except OSError as error:
@@ -160,7 +160,7 @@ def check_writable(path: str) -> None:
 
 
 def superfluous(kept: Iterable[Kept], keep: int) -> list[Kept]:
-    """The snapshots that go so that `keep` stay; `kept` has the oldest first.
+    """Return the snapshots that go so that `keep` stay; `kept` has the oldest first.
 
     First what came later in an incident, the oldest first, but not the newest of all; then the
     beginnings of incidents, the oldest first.
@@ -176,18 +176,18 @@ def superfluous(kept: Iterable[Kept], keep: int) -> list[Kept]:
     return gone
 
 
-def due(memory: object, kept: Iterable[Kept], now: float) -> str:
-    """BEGIN, LATER, or nothing: which snapshot a problem calls for.
+def due(earlier: object, kept: Iterable[Kept], now: float) -> str:
+    """Return which snapshot a problem calls for: BEGIN, LATER, or nothing.
 
-    `memory` is what `remember` made of the last run, or anything else where that is not known:
+    `earlier` is what `remember` made of the last run, or anything else where that is not known:
     then the snapshots there are tell.
     """
-    if isinstance(memory, dict) and memory.get("problem") is False:
+    if isinstance(earlier, dict) and earlier.get("problem") is False:
         return BEGIN
     ages = [now - one.at for one in kept]
-    if isinstance(memory, dict) and type(memory.get("saved")) in (int, float):
-        # Not their difference: no float holds whatever a damaged memory may say.
-        return "" if now - AGAIN < memory["saved"] <= now else LATER
+    if isinstance(earlier, dict) and type(earlier.get("saved")) in (int, float):
+        # Not their difference: no float holds whatever a damaged state may say.
+        return "" if now - AGAIN < earlier["saved"] <= now else LATER
     youngest = min((age for age in ages if age >= 0), default=None)
     if youngest is None or youngest >= 2 * AGAIN:
         return BEGIN
@@ -195,11 +195,11 @@ def due(memory: object, kept: Iterable[Kept], now: float) -> str:
 
 
 def remember(*, problem: bool, saved: float | None) -> dict[str, object]:
-    """The facts that the next run needs."""
+    """Return the facts that the next run needs."""
     if not problem or saved is None:
         return {"problem": False}
     return {"problem": True, "saved": round(saved)}
 
 
-def _safe(place: str) -> str:
-    return "".join(character if character in _SAFE else "_" for character in place)[:64]
+def _safe(namespace: str) -> str:
+    return "".join(character if character in _SAFE else "_" for character in namespace)[:64]

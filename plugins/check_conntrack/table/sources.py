@@ -155,7 +155,7 @@ def _by_path(frames: Iterable[Frame]) -> Iterator[tuple[str, Iterator[Frame]]]:
 def read_netlink(
     session: Session, request: ReadRequest, counts: Mapping[str, int]
 ) -> dict[str, TableReading | SourceError]:
-    """The tables of the namespaces at the paths of `counts`, over ctnetlink.
+    """Return the tables of the namespaces at the paths of `counts`, over ctnetlink.
 
     `counts` say how many entries each held a moment ago. A path whose namespace is gone is left
     out. Raises KernelError where the reader cannot be asked.
@@ -366,7 +366,7 @@ def _count_text(pieces: Iterator[bytes], request: ReadRequest, stage: Stage) -> 
 def read_proc(
     session: Session, request: ReadRequest, counts: Mapping[str, int]
 ) -> dict[str, TableReading | SourceError]:
-    """The tables of the namespaces at the paths of `counts`, from /proc/net/nf_conntrack.
+    """Return the tables of the namespaces at the paths of `counts`, from /proc/net/nf_conntrack.
 
     Raises KernelError where the reader cannot be asked.
     """
@@ -419,7 +419,7 @@ def read_conntrack(
     request: ReadRequest,
     counts: Mapping[str, int],
 ) -> dict[str, TableReading | SourceError]:
-    """The table of the own namespace, as conntrack(8) lists it."""
+    """Return the table of the own namespace, as conntrack(8) lists it."""
     stage("reading what conntrack -L prints")
     listing = program.listing()
     tally, complete = _count_text(iter(lambda: listing.read(1 << 18), b""), request, stage)

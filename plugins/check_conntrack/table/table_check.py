@@ -185,7 +185,7 @@ def _save(
     report: NamespaceReport,
     deadline: float | None,
     now: float,
-    memory: object,
+    earlier: object,
 ) -> str:
     """Write a snapshot if one is due; returns the line about it, empty where none is due."""
     from . import snapshots
@@ -196,7 +196,7 @@ def _save(
     reader.session.stage(f"saving the table in {options.save}")
     folder = snapshots.Folder(options.save)
     try:
-        part = snapshots.due(memory, folder.kept(report.namespace.name), now)
+        part = snapshots.due(earlier, folder.kept(report.namespace.name), now)
         # The first snapshot of an incident stays; with room for one, it is the only one.
         if not part or (part == snapshots.LATER and options.keep == 1):
             return ""

@@ -98,7 +98,7 @@ class EventCounts(NamedTuple):
 
     @property
     def other_loss(self) -> int:
-        """Messages of loss that do not concern the table itself."""
+        """Return messages of loss that do not concern the table itself."""
         return self.expectations + self.zones
 
 

@@ -56,7 +56,7 @@ class RotatedPart(NamedTuple):
 
     @property
     def number(self) -> int:
-        """The number in the name, 0 or 1 for the newest part; -1 without one."""
+        """Return the number in the name, 0 or 1 for the newest part; -1 without one."""
         return -self.order[0] if self.scheme == "number" else -1
 
 
