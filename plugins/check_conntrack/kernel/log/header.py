@@ -147,7 +147,7 @@ class _HeaderParser:
             self.words.append(match["unifi"].strip('"'))
 
     def _uptime(self, seconds: str, fraction: str) -> None:
-        if len(seconds) == 10 and len(fraction) < 6:
+        if len(seconds) == 10:  # no host has been up for 31 years
             self._date_words(f"{seconds}.{fraction}")
             return
         self.monotonic = int(seconds) * 1000000 + int(fraction[:6].ljust(6, "0"))

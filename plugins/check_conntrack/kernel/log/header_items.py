@@ -20,14 +20,15 @@ SPECIAL = re.compile(
     # a priority, with the version of RFC 5424
     r"<(?P<priority>[0-9]{1,3})>(?P<version>[1-9] )?"
     r"|(?P<unranked>\A1 )(?=[0-9]{4}-[0-9]{2}-[0-9]{2}T)"
-    # the kernel's stamp: with a CPU (Amlogic), a caller, or the time since the line before
+    # the kernel's stamp: with a CPU (Amlogic), a caller, or the time since the line before; real-time
+    # kernels put the CPU behind it
     r"|\[ *(?P<seconds>[0-9]{1,12})\.(?P<fraction>[0-9]{1,9})(?:@[0-9]+)?"
-    r"(?: *<[ +]*[0-9.]+ *>)?(?: *[TC][0-9]+)? *\]"
-    # a record of /dev/kmsg as it is
-    r"|(?P<kmsg>[0-9]{1,10}),[0-9]{1,20},(?P<micros>[0-9]{1,20}),[^,;\s]*(?:,[^;\s]*)?;"
+    r"(?: *<[ +]*[0-9.]+ *>)?(?: *[TC][0-9]+)? *\](?: [0-9]{3}:(?= ))?"
+    # a record of /dev/kmsg as it is; netconsole may put the kernel's release before it
+    r"|(?:[0-9]+\.[\w.+~-]{1,100},)?(?P<kmsg>[0-9]{1,10}),[0-9]{1,20},(?P<micros>[0-9]{1,20}),[^,;\s]*(?:,[^;\s]*)?;"
     # the caller: printk's, Samsung's, MediaTek's
     r"|(?P<caller>\[ *[TC][0-9]{1,10}\]|\[[0-9]+: *[^\]:]{1,40}: *[0-9]+\]"
-    r"|-?\([0-9]+\)\[[0-9]+:[^\]]{1,40}\])"
+    r"|[-.]?\([0-9]+\)\[[0-9]+:[^\]]{1,40}\])"
     r"|(?P<dropped>\*\* ?[0-9]+ printk messages? dropped ?\*\*)"
     r"|(?:-- )?message repeated (?P<times>[0-9]{1,9}) times?: \[ ?"
     # dmesg -x

@@ -264,7 +264,7 @@ class Dates:
 
     def _take_zone(self, word: str) -> bool:
         if self.zone is not None:
-            return False
+            return self.zone[0] in "+-" and word in ZONES  # Go writes both: "+0000 UTC"
         match = re.fullmatch(_OFFSET, word)
         if match is not None:
             self.zone = match["offset"]
