@@ -39,6 +39,8 @@ FORMS = {
         -660,
         12,
     ),
+    "of a central host": (said(-60, LIMITED.replace("imjournal", "imudp")), -660, 12),
+    "of a program": (said(-60, LIMITED.replace("imjournal", "imjournal from <gw:shop>")), -660, 12),
     "ISO 8601": (f"2026-11-21T21:59:00.5+00:00 gw rsyslogd: {LIMITED}\n".encode(), -659.5, 12),
     "RFC 5424": (f"<46>1 2026-11-21T21:59:00Z gw rsyslogd - - - {LIMITED}\n".encode(), -660, 12),
     "RHEL 7": (said(-60, LIMITED.partition(" (")[0], "rsyslogd-2177"), -660, 12),
@@ -141,6 +143,33 @@ def test_loss_that_is_told_later_takes_back_what_was_claimed(tmp_path):
     assert run(log, histories, at=600)[1] == reasons.LINES_LOST
     append(log, line(1290))
     assert run(log, histories, at=1300)[1] == "", "it has left the window"
+
+
+BEGUN = "imjournal from <gw:shop>: begin to drop messages due to rate-limiting"
+
+
+def test_loss_that_has_begun_is_a_gap_until_it_is_told_how_much(tmp_path):
+    log, histories = tmp_path / "kern.log", {}
+    written(log, line(-7200), said(-60, BEGUN), line(-20), at=-20)
+    spans, reason, detail = run(log, histories)
+    assert (spans, reason, detail) == (
+        [(-7200, pytest.approx(-62, abs=1))],
+        reasons.LINES_LOST,
+        "1",
+    )
+    append(log, said(520, LIMITED), line(590))
+    spans, reason, detail = run(log, histories, at=600)
+    assert (reason, detail) == (reasons.LINES_LOST, "12")
+    assert [round(end) for _, end in spans] == [-82, 600]
+
+
+def test_loss_that_is_over_counts_once(tmp_path):
+    log = tmp_path / "kern.log"
+    limited = LIMITED.replace("600", "30")
+    written(log, line(-7200), said(-60, BEGUN), said(-50, limited), line(-20), at=-20)
+    spans, reason, detail = run(log, {})
+    assert (reason, detail) == (reasons.LINES_LOST, "12")
+    assert [round(end) for _, end in spans] == [-82, 0]
 
 
 def test_holes_take_parts_of_spans_and_leave_others_as_they_are():

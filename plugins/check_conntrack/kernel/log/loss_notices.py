@@ -1,8 +1,11 @@
 """Find what a log itself says of lines that it lost.
 
 - rsyslog: "imjournal: N messages lost due to rate-limiting (20000 allowed within 600 seconds)", and
-  imklog the same. imuxsock takes no lines of the kernel, so its notices say nothing of them, and
-  neither does "Suppressed N messages from" of journald: it limits services alone.
+  imklog the same, and on a central host what takes the lines of others (imudp, imptcp, and tcperver
+  for imtcp). N is told when the interval is over; until then "imjournal from <gw:shop>: begin to
+  drop messages due to rate-limiting" stands for it. imuxsock takes no lines of the kernel, so its
+  notices say nothing of them, and neither does "Suppressed N messages from" of journald: it limits
+  services alone.
 - journald: "Missed N kernel messages". In the journal itself journal.py finds them.
 - The kernel on a console: "** N printk messages dropped **".
 
@@ -24,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datetime import tzinfo
 
-NEEDLES = (b"lost due to rate-limiting", b" kernel messages", b"printk messages dropped")
+NEEDLES = (b"due to rate-limiting", b" kernel messages", b"printk messages dropped")
 SMALL = 4 << 20
 """Bytes that are always searched."""
 FAST = 2
@@ -32,13 +35,15 @@ FAST = 2
 rsyslog allows 33 lines a second."""
 WATCHED = 15
 """Minutes; rsyslog tells what it lost when its interval of 10 minutes is over."""
+MOST_LOSSES = 1000
 RATE_INTERVAL = 600.0
 """Seconds; rsyslog's default, where an old one does not name it."""
 _DAY = 1440
 _CLOCK = re.compile(rb"(?<![0-9])([01][0-9]|2[0-3]):([0-5][0-9]):[0-5][0-9]")
 _CLOCK_WITHIN = 64  # bytes of a line
 _LIMITED = re.compile(
-    r"\bim(?:journal|klog): (?P<number>[0-9]{1,10}) messages lost due to rate-limiting"
+    r"\b(?:im(?:journal|klog|udp|ptcp)|tcps?erver)(?:\[[0-9]{1,5}\])?(?: from <[^>]{0,300}>)?: "
+    r"(?:(?P<begun>begin to drop)|(?P<number>[0-9]{1,10})) messages (?:lost )?due to rate-limiting"
     r"(?: \([0-9]{1,10} allowed within (?P<seconds>[0-9]{1,6}) seconds\))?\s*\Z"
 )
 _MISSED = re.compile(r": Missed (?P<number>[0-9]{1,10}) kernel messages\s*\Z")
@@ -52,10 +57,14 @@ _PROGRAMS = (
 
 
 class Loss(NamedTuple):
-    """Lines that a log says it lost: when, and how many."""
+    """Lines that a log says it lost.
+
+    span: when. number: how many, at least. begun: it may go on, to the end of the span at most.
+    """
 
     span: Span
     number: int
+    begun: bool = False
 
 
 class LossWatch:
@@ -82,6 +91,13 @@ class LossWatch:
         return self._fast is not None and (before - self._fast) % _DAY <= WATCHED
 
 
+def with_loss(losses: list[Loss], loss: Loss) -> list[Loss]:
+    """Return the losses with another one; one that had begun is over where it tells how many."""
+    if losses and losses[-1].begun and loss.span.start <= losses[-1].span.start <= loss.span.end:
+        losses = losses[:-1]
+    return [*losses, loss] if len(losses) < MOST_LOSSES else losses
+
+
 def parse_loss(text: str, before: str, reference: float, zone: tzinfo | None = None) -> Loss | None:
     """Return the loss that a line tells of; None for other lines, and where its time is unknown.
 
@@ -94,6 +110,8 @@ def parse_loss(text: str, before: str, reference: float, zone: tzinfo | None = N
     match = pattern.search(text) if pattern else None
     if match is None or end is None:
         return None
+    if pattern is _LIMITED and match["begun"]:
+        return Loss(Span(end, end + RATE_INTERVAL), 1, begun=True)
     if pattern is _LIMITED:
         start = end - float(match["seconds"] or RATE_INTERVAL)
     else:

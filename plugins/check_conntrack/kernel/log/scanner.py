@@ -31,7 +31,6 @@ LONGEST_LINE = 1 << 15
 MOST_EVENTS = 20000
 """Events kept one by one; beyond it older ones are folded together."""
 MOST_HOSTS = 8
-MOST_LOSSES = 1000
 SHORT = 512
 """Bytes of a line that hold its time."""
 LARGE = 4 << 20
@@ -196,8 +195,8 @@ class Scanner:
                 loss = loss_notices.parse_loss(
                     text, before.decode("utf-8", "replace"), self._reference, self._zone
                 )
-                if loss is not None and len(self.losses) < MOST_LOSSES:
-                    self.losses.append(loss)
+                if loss is not None:
+                    self.losses = loss_notices.with_loss(self.losses, loss)
 
     def _search(
         self, buffer: bytearray, begin: int, stop: int, needle: bytes, starts: dict[int, int]
