@@ -20,8 +20,8 @@ SPECIAL = re.compile(
     # a priority, with the version of RFC 5424
     r"<(?P<priority>[0-9]{1,3})>(?P<version>[1-9] )?"
     r"|(?P<unranked>\A1 )(?=[0-9]{4}-[0-9]{2}-[0-9]{2}T)"
-    # the kernel's stamp: with a CPU (Amlogic), a caller, or the time since the line before; real-time
-    # kernels put the CPU behind it
+    # the stamp of the kernel: with a CPU (Amlogic), a caller, or the time since the line before;
+    # real-time kernels put the CPU behind it
     r"|\[ *(?P<seconds>[0-9]{1,12})\.(?P<fraction>[0-9]{1,9})(?:@[0-9]+)?"
     r"(?: *<[ +]*[0-9.]+ *>)?(?: *[TC][0-9]+)? *\](?: [0-9]{3}:(?= ))?"
     # a record of /dev/kmsg as it is; netconsole may put the kernel's release before it
