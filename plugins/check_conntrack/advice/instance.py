@@ -56,14 +56,14 @@ def _connections(interface: str) -> list[Step]:
             (TABLE_CHECK,),
         ),
         Step(
-            "Have EC2 not track them: it does not where the security group allows the port from "
+            "Change the security group so that EC2 does not track them: allow the port from "
             "0.0.0.0/0 and ::/0, and all ports in the other direction. Filter with a network ACL "
             f"then. See the groups and the idle timeouts of {interface} (AWS CLI):",
             (_TOKEN, _ENI.format(interface), _DESCRIBE),
         ),
         Step(
-            "Have EC2 forget idle connections sooner: by default after 5 days (Nitro v6 types: "
-            "350 s already, so leave it). Applications need keepalives within that time:",
+            "Let EC2 forget idle connections sooner: by default it does after 5 days (Nitro v6 "
+            "types: after 350 s, so leave it). Applications need keepalives within that time:",
             (_MODIFY.format(3600, 60),),
             (_MODIFY.format(432000, 180),),
         ),

@@ -223,7 +223,7 @@ def strict(profile: TableProfile) -> Step:
     """Return how to take up connections by their handshake alone."""
     sysctl = f"{profile.command}sysctl -w {_CONNTRACK}tcp_loose="
     return Step(
-        "Have only a handshake begin an entry. Connections that are tracked go on; those that this "
+        "Let only a handshake begin an entry. Connections that are tracked go on; those that this "
         "host begins to see in their middle (after a failover or a restart of it) are invalid "
         "then, and break where rules drop invalid packets or translate:",
         (f"{sysctl}0",),
