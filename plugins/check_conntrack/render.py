@@ -156,7 +156,7 @@ def _cut(sentence: str, width: int) -> str:
     thing, colon, problem = sentence.partition(": ")
     room = max(width - len(colon + problem), 16)
     if len(thing) > room:
-        # Of a path the end says most, of a name its beginning.
+        # The end of a path says most, and the beginning of a name.
         words, slash, path = thing.partition("/")
         left = room - len(words) - 3
         thing = words + "..." + path[-left:] if slash and left > 8 else thing[: room - 3] + "..."

@@ -368,7 +368,7 @@ def diagnose(profile: TableProfile) -> list[Cause]:
     if profile.entries < FEWEST:
         return [cause for cause in CAUSES if not cause.fills and cause.matches(profile)]
     found = [cause for cause in CAUSES if not cause.plain and cause.matches(profile)]
-    # Of those that unanswered entries stand for, the largest comes first.
+    # The largest of those that unanswered entries stand for comes first.
     order = [unanswered.verdict(one, profile) for one in unanswered.joined(profile.unanswered)]
     places = [at for at, cause in enumerate(found) if cause.name in order]
     ranked = sorted((found[at] for at in places), key=lambda cause: order.index(cause.name))

@@ -118,7 +118,7 @@ def _shorter_unanswered(profile: TableProfile, one: Unanswered) -> list[Step]:
     if one.protocol in ("sctp", "dccp"):
         return []  # their first packets are forgotten soon
     if one.protocol == "tcp":
-        # Of an unreplied ESTABLISHED entry the version of the kernel decides which timeout it has.
+        # Which timeout an unreplied ESTABLISHED entry has depends on the version of the kernel.
         timeout = _HANDSHAKE_TIMEOUTS.get(one.state)
         return [shorter(profile, *timeout)] if timeout else []
     name, wanted = _UNANSWERED_TIMEOUTS.get(one.protocol, ("generic_timeout", 60))

@@ -128,7 +128,7 @@ def _walk(message: bytes, start: int, end: int, schema: Schema, path: Path, resu
         rule = schema.get(kind)
         inner = (*path, kind)
         if isinstance(rule, dict):
-            # Of two alike the last counts, with all that nests in it.
+            # If two are alike, the last one counts, with all that nests in it.
             for old in [key for key in result.fields if key[: len(inner)] == inner]:
                 del result.fields[old]
             result.fields[inner] = value, value_end - value

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from check_conntrack.flows.tally import Tally
 
 READ_SIZE = 1 << 18
-# Of a bad line, this much is kept to be shown.
+# So much of a bad line is kept to be shown.
 KEPT_OF_LINE = 200
 # So many lines at the beginning of a text show whether something stands before every entry.
 FIRST_LINES = 20

@@ -157,7 +157,7 @@ class Process(NamedTuple):
 def paths_of(groups: bytes) -> list[str]:
     """Return the different paths in /proc/PID/cgroup; those that systemd keeps come first."""
     paths: dict[str, None] = {}
-    # Of what splitlines() takes for the end of a line, a name may have all but the newline.
+    # splitlines() would end a line at characters that a name may have; only the newline is refused.
     lines = groups.decode("utf-8", "replace").split("\n")
     for line in sorted(lines, key=lambda line: not line.startswith(("0::", "1:name="))):
         fields = line.split(":", 2)

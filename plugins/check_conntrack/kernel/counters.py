@@ -79,7 +79,7 @@ class NetlinkError(OSError):
     """The kernel refused the request: EPERM without CAP_NET_ADMIN."""
 
 
-# -- the text ------------------------------------------------------------------------------------
+# --- the text
 
 
 def parse_text(text: bytes) -> KernelCounters:
@@ -138,7 +138,7 @@ def read_text(path: str = PATH) -> KernelCounters:
         os.close(descriptor)
 
 
-# -- netlink -------------------------------------------------------------------------------------
+# --- netlink
 
 IPCTNL_MSG_CT_GET_STATS_CPU, IPCTNL_MSG_CT_GET_STATS = 4, 5
 CTA_STATS_GLOBAL_MAX_ENTRIES = 2
@@ -214,7 +214,7 @@ def _cpu(replies: bytes, start: int, end: int) -> CpuCounters:
     return CpuCounters(number, **fields)
 
 
-# -- arithmetic ----------------------------------------------------------------------------------
+# --- arithmetic
 
 
 def total(counters: KernelCounters) -> CpuCounters:

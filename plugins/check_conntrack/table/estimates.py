@@ -65,7 +65,7 @@ def _half_width(share: float, sample: int) -> float:
     if not sample:
         return 1.0
     share = min(max(share, 0.0), 1.0)
-    # Of what was not seen at all, or seen without exception, up to 3 in `sample` may differ.
+    # What was not seen at all, or seen without exception, may differ by up to 3 in `sample`.
     return max(_CONFIDENCE * math.sqrt(share * (1 - share) / sample), min(3 / sample, 1.0))
 
 

@@ -165,7 +165,7 @@ def read_netlink(
     filters: list[tuple[str, Match]] = []
     if request.match.narrows():
         found = match.kernel_filters(request.match)
-        # Of one address, zone or mark the kernel may let few enough pass.
+        # A filter for one address, zone or mark may let few enough pass.
         exact = any(each.only or kernel.zone or kernel.mark for kernel, each in found)
         few = not request.most or sum(counts.values()) <= request.most
         # A sample of the whole table says how many entries match; the first N that a filter lets

@@ -1,17 +1,18 @@
 """Find stale translations: from a tally, and from what the kernel knows of their targets.
 
-A flow without a reply is one where it had a packet in the first half of its timeout, and
+A flow without a reply counts if it had a packet in the first half of its timeout, and
 
 - its target is gone (kernel/destinations.py), or
-- newer flows to the same destination go elsewhere and are answered, no new one goes where this one
-  does, and its target is not known to be there. New is a flow that ended within seconds, some time
-  ago. Of a target that a rule still chooses there would be as many, ended without a reply, as of
-  each of the others. A flow from before there was a rule, which is not translated, is another.
+- newer flows to the same destination go elsewhere and are answered, none goes to this target, and
+  the target is not known to be there. A newer flow is one that ended within seconds, some time ago.
+  If a rule still chose this target, as many would have ended there as at each other target. A flow
+  that began before there was a rule is not translated, and counts in the same way.
 
-A flow that was answered before is one where it had a packet within seconds, and its target is gone
-for certain: nobody can have answered that packet. Newer flows elsewhere say nothing of it.
+A flow that was answered before counts if it had a packet within seconds, and its target is gone for
+certain: nobody can have answered that packet. Newer flows elsewhere say nothing of such a flow.
 
-So UDP that is sent one way to a host that is there is none, and without evidence nothing is.
+So UDP that is sent one way to a host that is there does not count, and without evidence nothing
+does.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from .sources import TableReading
 
 MOST_LOOKED_UP = 32  # targets, of those with the most flows
-# So many brief flows to each other target: if new flows went to this one too, some were left here.
+# With so many brief flows to each other target, new flows to this one would have left some here.
 FEWEST_BRIEF = 10
 _STREAM = "udp_timeout_stream"
 _TIMEOUTS = {IPPROTO_UDP: "udp_timeout", IPPROTO_TCP: "tcp_timeout_syn_sent"}

@@ -204,7 +204,7 @@ class TableSummary(nagios.StatusSummary):
         limits = report.limits
         if limits and all(cause.room for cause in causes if cause.fills):
             if self.report.from_file:
-                # Of that host no more is known.
+                # Nothing else is known of that host.
                 evidence = capacity.CapacityEvidence(
                     limits.entries, limits.limit, limits.entries, limits.buckets
                 )

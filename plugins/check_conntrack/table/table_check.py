@@ -112,7 +112,7 @@ def _not_applicable(report: TableReport) -> Container[str]:
         return [label.name for label in LABELS]
     limits = [one.limits for one in report.namespaces if one.limits]
     if limits and not any(each.limit for each in limits):
-        # A bound in percent of the entries needs no limit, nor has it one for `entries`.
+        # There is no usage, and a bound in percent for `entries` is a share of the limit.
         return ("usage", "protected_usage", "entries")
     return ()
 

@@ -102,7 +102,7 @@ class EventCounts(NamedTuple):
         return self.expectations + self.zones
 
 
-# -- windows -------------------------------------------------------------------------------------
+# --- windows
 
 
 def last_seconds(seconds: float, now: float, previous: float | None = None) -> Window:
@@ -186,7 +186,7 @@ def _when(event: Event) -> float:
     return float("-inf") if event.time is None else event.time
 
 
-# -- merging -------------------------------------------------------------------------------------
+# --- merging
 
 
 class _MergedEvent:
@@ -382,7 +382,7 @@ def _pair(events: Iterable[_MergedEvent], event: Event, need: int) -> int:
     return need
 
 
-# -- keeping -------------------------------------------------------------------------------------
+# --- keeping
 
 # Seconds, longer than any log. Then hosts are folded too: an attacker may have invented them.
 _WIDEST = 60.0**6

@@ -76,7 +76,7 @@ class _HeaderParser:
         self.times = 1
         self.proof = ""
 
-    # -- items -----------------------------------------------------------------------------------
+    # --- items
 
     def step(self) -> None:
         """Read one item."""
@@ -182,7 +182,7 @@ class _HeaderParser:
             self.dates.append(dates)
         return bool(dates)
 
-    # -- words -----------------------------------------------------------------------------------
+    # --- words
 
     def _word(self, word: str) -> None:
         if '"' in word or "`" in word or word[0] in "'\u2018\u201c\u201e\u00ab":
@@ -321,7 +321,7 @@ class _HeaderParser:
         self.words.clear()
         self.marked = True
 
-    # -- the outcome -----------------------------------------------------------------------------
+    # --- the outcome
 
     def header(self, reference: float, zone: tzinfo | None) -> Header:
         """Return the header as far as it was read."""
