@@ -581,6 +581,14 @@ def test_own_connections_that_nobody_answers_are_no_flood():
     assert "ss -tanp src 10.5.5.5" in advice(table)
 
 
+def test_own_address_of_ipv6_is_written_as_ss_takes_it():
+    own = {"own": frozenset({"2001:db8::5"}), "command": "nsenter -n "}
+    silent = profile(unanswered(state="SYN_SENT", source=address("2001:db8::5")), **own)
+    assert "  nsenter -n ss -tanp src '[2001:db8::5]'" in advice(silent).splitlines()
+    busy = profile(source=address("2001:db8::5", 80.0), **own)
+    assert "  nsenter -n ss -tuanp src '[2001:db8::5]'" in advice(busy).splitlines()
+
+
 @pytest.mark.parametrize("item", ["address", "network"])
 def test_advice_says_what_it_does_not_know_of_a_source(item):
     more = {} if item == "address" else {"source": address("203.0.113.9", 10.0)}

@@ -113,11 +113,16 @@ def caching(profile: TableProfile) -> list[Step]:
     ]
 
 
+def bound_to(item: TopItem) -> str:
+    """Return the filter of ss(8) for an own address; it takes one of IPv6 in brackets alone."""
+    return f"src '[{item.address}]'" if ":" in item.address else f"src {item.address}"
+
+
 def own_program(profile: TableProfile, source: TopItem) -> Step:
     """Return how to find the program of the namespace itself that opens connections."""
     return Step(
         f"{source.name} is {profile.here} itself: look for the program.",
-        (f"{profile.command}ss -tuanp src {source.address}",),
+        (f"{profile.command}ss -tuanp {bound_to(source)}",),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from . import rulesets, unanswered
 from .capacity import Step
-from .remedies import ask_source, own_program
+from .remedies import ask_source, bound_to, own_program
 from .table_profile import NAMED, SENDER, TopItem
 from .timeout_steps import shorter
 
@@ -318,5 +318,5 @@ def _sockets_on(port: int) -> str:
 def _sockets_of(one: Unanswered) -> str:
     """Return the command that shows whose the connections of a source of this host are."""
     if one.protocol == "tcp":
-        return f"ss -tanp src {one.source.address}"
+        return f"ss -tanp {bound_to(one.source)}"
     return "ss -uanp" if one.protocol == "udp" else "ss -wanp"  # these are seldom bound to it
