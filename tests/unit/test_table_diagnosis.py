@@ -571,6 +571,25 @@ def test_peer_to_peer_program_is_limited_and_not_blocked():
     assert "check_conntrack_block" in advice(scan)
 
 
+def test_peer_to_peer_program_over_tcp_is_limited_and_not_blocked():
+    spread = {
+        "target": target("203.0.112.5", 51413, 0.1),
+        "destination": address("203.0.112.5", 0.1),
+        "targets": 900,
+        "ports": 880,
+    }
+    table = profile(unanswered(state="SYN_SENT", **spread))
+    assert first(table) == (
+        "scan or peer-to-peer traffic from 203.0.113.9 to 900 destinations (90% SYN_SENT)"
+    )
+    assert "Limit 203.0.113.9 to 1000 connections" in advice(table)
+    assert "check_conntrack_block" not in advice(table)
+    for scan in ({"ports": 3}, {"destination_network": address("203.0.0.0/16", 99.0)}):
+        table = profile(unanswered(state="SYN_SENT", **{**spread, **scan}))
+        assert "peer-to-peer" not in first(table)
+        assert "check_conntrack_block" in advice(table)
+
+
 def test_own_connections_that_nobody_answers_are_no_flood():
     one = unanswered(state="SYN_SENT", source=address("10.5.5.5"))
     table = profile(one, own=frozenset({"10.5.5.5"}))

@@ -238,8 +238,11 @@ def scan(one: Unanswered, profile: TableProfile) -> str:
 
 def is_peer_to_peer(one: Unanswered) -> bool:
     """Return whether a scan may be a peer-to-peer program: each peer has a port of its own."""
-    many = one.destination.share < NAMED and one.ports >= one.targets / 2
-    return many and one.protocol == "udp"
+    if one.destination.share >= NAMED or one.ports < max(one.targets / 2, 1):
+        return False
+    # Peers of TCP are all over the Internet; a scan of all ports of a network is in that network.
+    everywhere = one.destination_network.share < SENDER
+    return one.protocol == "udp" or (one.state == "SYN_SENT" and everywhere)
 
 
 def scan_at_length(one: Unanswered, profile: TableProfile) -> str:
