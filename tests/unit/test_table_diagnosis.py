@@ -787,6 +787,48 @@ def test_service_that_does_not_answer_anywhere_is_named():
     assert "  ss -uanp" in advice(table).splitlines()
 
 
+LAN = {
+    "source": address("192.168.1.74", 2.0, 20),
+    "network": address("192.168.1.0/24", 99.0),
+    "target": target("192.0.2.7", 443, 1.0),
+    "destination": address("192.0.2.7", 1.0),
+    "sources": 120,
+    "targets": 700,
+    "ports": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "served", [{"private": 100.0}, {"source_translated": 95.0}, {"own": "192.168.1.0/24"}]
+)
+@pytest.mark.parametrize(("protocol", "state"), [("tcp", "SYN_SENT"), ("udp", ""), ("icmp", "")])
+def test_network_whose_way_out_is_broken_is_neither_a_scan_nor_a_flood(served, protocol, state):
+    more = dict(served)
+    own = frozenset(filter(None, [more.pop("own", "")]))
+    table = profile(unanswered(protocol, state, **LAN, **more), own=own)
+    assert first(table).startswith("many destinations do not answer 192.168.1.0/24 (90% ")
+    sentence = diagnosis.diagnose(table)[0].sentence(table)
+    assert sentence.endswith(
+        "That is a broken way there or back (upstream, route, firewall), or hosts that are down; "
+        "or the senders scan"
+    )
+    steps = diagnosis.diagnose(table)[0].steps(table)
+    assert steps[0].commands == ("ip route get 192.0.2.7", "ping -c 3 -W 1 192.0.2.7")
+    assert "nft" not in advice(table)
+    # The most of them go to one resolver.
+    busy = {**LAN, "target": target("192.0.2.53", 53, 33.0, protocol=protocol), **more}
+    table = profile(unanswered(protocol, state, **busy), own=own)
+    assert first(table).startswith("many destinations do not answer 192.168.1.0/24 (90% ")
+
+
+@pytest.mark.parametrize(
+    "named", [{"private": 0.0}, {"sources": 3}, {"source": address("192.168.1.74", 60.0)}]
+)
+def test_network_of_others_or_one_host_of_it_scans(named):
+    table = profile(unanswered(state="SYN_SENT", **{**LAN, "private": 100.0, **named}))
+    assert first(table).startswith("scan of 700 destinations from 192.168.1.")
+
+
 def test_service_is_named_once():
     service = TopItem("tcp/8080", 99.0, 900, "", 0, "tcp", 8080)
     table = profile(

@@ -24,6 +24,7 @@ _SERVICES = frozenset(
 _ONE_WAY = frozenset((162, 514, 2055, 4739, 6343, 8125, 9995, 9996, 12201, 25826))
 MOSTLY = 80.0  # percent of the sources that say where all are from
 FORGED = 1.0  # percent of the sources that nobody has, from which on they are forged
+FEWEST_CLIENTS = 5  # hosts of one network, for clients and no scanners
 FEWEST_ANSWERED = 3  # flows that were answered of late, for a service that works
 HALF_OPEN = "half open"  # SYN_SENT and SYN_RECV together
 # What a connection in one of these states stands for: a flood of segments makes none of them.
@@ -37,7 +38,8 @@ def verdict(one: Unanswered, profile: TableProfile) -> str:
     """Return what unanswered entries look like: the name of a cause."""
     if one.protocol == "tcp" and one.state in _CLOSING:
         return _CLOSING[one.state]
-    source = one.source.share >= SENDER or one.network.share >= SENDER
+    network = one.network.share >= SENDER and not are_clients(one, profile)
+    source = one.source.share >= SENDER or network
     target = one.target.share >= SENDER
     if one.source.share >= SENDER and one.source.address in profile.own:
         return SILENCE
@@ -53,6 +55,16 @@ def verdict(one: Unanswered, profile: TableProfile) -> str:
     if one.protocol == "udp" and target and not _is_udp_flood(one):
         return SILENCE
     return FLOOD
+
+
+def are_clients(one: Unanswered, profile: TableProfile) -> bool:
+    """Return whether the senders are many hosts of a network that this gateway serves.
+
+    Where none of them stands out, they hardly scan all together: their way out is broken.
+    """
+    served = one.private >= MOSTLY or one.source_translated >= SENDER
+    served = served or one.network.address in profile.own
+    return served and one.sources >= FEWEST_CLIENTS and one.source.share < SENDER
 
 
 def _is_udp_flood(one: Unanswered) -> bool:
@@ -396,6 +408,10 @@ def _why_silent(one: Unanswered) -> str:
             "or nobody answers"
         )
     why = "a dead service or host, a firewall, or a missing route back"
-    if one.protocol in ("tcp", "udp"):
+    if one.target.share < SENDER and one.destination.share < SENDER:
+        why = "a broken way there or back (upstream, route, firewall), or hosts that are down"
+        if one.sources >= FEWEST_CLIENTS:
+            why += "; or the senders scan"
+    elif one.protocol in ("tcp", "udp"):
         why += "; or a flood that it no longer answers"
     return f"That is {why}"

@@ -186,14 +186,24 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
         else:
             steps += rulesets.frees(profile, target, target.entries, *options)
     else:
-        steps.append(
-            Step(
-                "Find out where the answers get lost: a firewall, a missing route back, a host "
-                "that is down."
-            )
-        )
+        steps.append(_way_out(profile, one))
     steps += _own_sockets(profile, one)
     return [*steps, Step(_LEAVE), *_shorter_unanswered(profile, one)]
+
+
+def _way_out(profile: TableProfile, one: Unanswered) -> Step:
+    """Return how to look for what loses the answers of many destinations."""
+    text = (
+        "Find out where the answers get lost: the way out (upstream, default route), a firewall, "
+        "a missing route back, a host that is down."
+    )
+    address = one.destination.address
+    if not address:
+        return Step(text)
+    return Step(
+        f"{text} See which way packets to one of them take, {address}, and try it:",
+        (f"{profile.command}ip route get {address}", f"{profile.command}ping -c 3 -W 1 {address}"),
+    )
 
 
 def _own_sockets(profile: TableProfile, one: Unanswered) -> list[Step]:
