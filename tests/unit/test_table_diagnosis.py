@@ -233,6 +233,31 @@ def test_connections_without_a_handshake_may_have_their_answers_elsewhere():
     assert "Only one direction of these connections passes here (asymmetric routes" in sentence
 
 
+def test_connections_of_which_the_answers_alone_pass_are_no_scan():
+    answers = {
+        "source": address("10.1.0.80", 100.0),
+        "target": target("198.18.0.9", 40001, 0.1),
+        "destination": address("198.18.0.9", 1.0),
+        "destination_network": address("198.18.0.0/16", 100.0),
+        "targets": 900,
+        "ports": 880,
+    }
+    table = profile(unanswered(state="ESTABLISHED", **answers))
+    assert first(table) == (
+        "TCP ACK flood or one-way connections to 198.18.0.0/16 from 10.1.0.80 (90% unreplied)"
+    )
+    step = diagnosis.diagnose(table)[0].steps(table)[0]
+    assert step.text.startswith(
+        "Find out first whether these connections are in use, and the packets of their clients "
+        "take a way that does not lead through here (asymmetric routes, a failover): then ss -tn "
+        "on the host that sends lists their destinations."
+    )
+    assert step.commands == ("ip route get 198.18.0.9",)
+    for named in ({"ports": 3}, {"destination": address("198.18.0.9", 100.0)}):
+        scan = profile(unanswered(state="ESTABLISHED", **{**answers, **named}))
+        assert first(scan).startswith("scan of 198.18.0.")
+
+
 @pytest.mark.parametrize("more", [FORGED, {**FORGED, "spread": 9.0}])
 def test_answered_connections_of_the_same_state_are_not_deleted(more):
     text = advice(profile(unanswered(state="ESTABLISHED", **more)))

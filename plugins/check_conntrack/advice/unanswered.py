@@ -43,7 +43,7 @@ def verdict(one: Unanswered, profile: TableProfile) -> str:
     target = one.target.share >= SENDER
     if one.source.share >= SENDER and one.source.address in profile.own:
         return SILENCE
-    if source and one.target.share <= NAMED and one.targets >= 50:
+    if source and one.target.share <= NAMED and one.targets >= 50 and not are_answers(one):
         return SCAN
     if one.state in ("SYN_RECV", HALF_OPEN):
         return SYN_FLOOD
@@ -167,8 +167,20 @@ def may_be_one_way(one: Unanswered) -> bool:
 
     They are taken up in their middle, after a failover for example. Each source has one.
     """
+    if are_answers(one):
+        return True
     lone = one.source.share < SENDER and one.network.share < SENDER
     return without_handshake(one) and lone and one_each(one) and not forged(one)
+
+
+def are_answers(one: Unanswered) -> bool:
+    """Return whether of connections only what servers send may pass here.
+
+    It goes to as many ports as there are connections, and to many hosts; a scan asks few ports of
+    many hosts, or many of one. The clients' packets take another way.
+    """
+    wide = one.destination.share < NAMED and one.ports >= one.targets / 2
+    return without_handshake(one) and wide and not one_each(one)
 
 
 # --- words

@@ -144,18 +144,10 @@ def against_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
             steps.append(_ends_by_itself(one))
         if profile.tcp_loose != 0:
             steps = [rulesets.strict(profile), *steps]
-        if unanswered.may_be_one_way(one) and target.port:
-            where = profile.here if target.address in profile.own else target.address
-            steps.insert(
-                0,
-                Step(
-                    "Find out first whether these connections are in use, and their answers take a "
-                    "way that does not lead through here (asymmetric routes, a failover): then "
-                    f"ss -tn 'sport = :{target.port}' on {where} lists their sources. In that case "
-                    "correct the routes, and do nothing of what follows:",
-                    (f"{profile.command}ip route get {target.address}",),
-                ),
-            )
+        if unanswered.are_answers(one):
+            steps.insert(0, _other_direction(profile, one.destination, "packets of their clients"))
+        elif unanswered.may_be_one_way(one) and target.port:
+            steps.insert(0, _other_direction(profile, target, "answers"))
     elif not steps and target.share >= 50:
         steps.append(
             Step(
@@ -166,6 +158,23 @@ def against_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
         )
         steps += rulesets.frees(profile, target, target.entries, *rulesets.toward(target))
     return [*steps, Step(_LEAVE), *_shorter_unanswered(profile, one)]
+
+
+def _other_direction(profile: TableProfile, item: TopItem, what: str) -> Step:
+    """Return how to see whether connections are in use of which one direction passes here.
+
+    item: where they go to. what: passes elsewhere.
+    """
+    where = profile.here if item.address in profile.own else item.address
+    sockets = f"ss -tn 'sport = :{item.port}' on {where} lists their sources"
+    if not item.port:
+        sockets = "ss -tn on the host that sends lists their destinations"
+    return Step(
+        f"Find out first whether these connections are in use, and the {what} take a way that does "
+        f"not lead through here (asymmetric routes, a failover): then {sockets}. In that case "
+        "correct the routes, and do nothing of what follows:",
+        (f"{profile.command}ip route get {item.address}",),
+    )
 
 
 def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
