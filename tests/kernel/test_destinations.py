@@ -13,6 +13,7 @@ from check_conntrack.kernel.destinations import (
     INCOMPLETE,
     NO_ROUTE,
     THERE,
+    TO_ALL,
     UNKNOWN,
     Destination,
 )
@@ -68,6 +69,7 @@ def look_up(namespace, *addresses):
         ("10.10.0.1", NO_ROUTE, ""),
         ("2001:db8:6::1", NO_ROUTE, ""),
         ("2001:db8:7::1", NO_ROUTE, ""),
+        ("10.5.0.255", TO_ALL, ""),  # broadcast
         ("10.9.0.1", UNKNOWN, ""),  # behind a gateway
         ("2001:db8:9::1", UNKNOWN, ""),
     ],

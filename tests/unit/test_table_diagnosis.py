@@ -407,6 +407,31 @@ def test_one_way_messages_from_one_address_are_no_silence():
     assert diagnosis.diagnose(flood)[0].sentence(flood).endswith("behind one NAT address")
 
 
+def test_messages_to_a_group_are_one_way_and_nobody_is_down():
+    clients = {"sources": 400, "private": 99.0, "reached": "to all"}
+    table = many_clients(1900, **clients)
+    assert (
+        first(table)
+        == "one-way messages from many sources to 10.0.0.53 udp/1900 (90% unreplied UDP)"
+    )
+    assert diagnosis.diagnose(table)[0].sentence(table).endswith("also while all is well")
+    text = advice(table)
+    assert text.startswith("Nothing is down.")
+    assert "ip daddr 10.0.0.53 udp dport 1900 notrack" in text
+    for wrong in ("ping", "reject", "is down,", "Until"):
+        assert wrong not in text
+    assert "notrack" not in advice(many_clients(1900, **clients, source_translated=90.0))
+    one = many_clients(1900, **clients, source=address("10.7.7.7", 99.0))
+    assert first(one).startswith("one-way messages from 10.7.7.7 to 10.0.0.53 udp/1900")
+    assert "let its program keep one socket open" in advice(one)
+
+
+@pytest.mark.parametrize("group", ["239.255.255.250", "255.255.255.255", "ff02::fb"])
+def test_group_is_known_by_its_address(group):
+    one = many_clients().unanswered[0]._replace(target=target(group, 1900, protocol="udp"))
+    assert table_profile._reached(one, here=False).reached == "to all"
+
+
 def test_service_on_an_unknown_port_may_be_one_that_never_answers():
     text = advice(many_clients(5514))
     assert "If it is down, start it. Until then, refuse" in text

@@ -70,7 +70,7 @@ def are_clients(one: Unanswered, profile: TableProfile) -> bool:
 def _is_udp_flood(one: Unanswered) -> bool:
     """Return whether UDP to one target is a flood for certain, or has one source."""
     if one.source.share >= SENDER:
-        return one.target.port not in _SERVICES
+        return one.target.port not in _SERVICES and one.reached != destinations.TO_ALL
     # Clients of a service that is down come back, each from other ports, and are few.
     return one_each(one) and (forged(one) or answers_others(one))
 
@@ -96,7 +96,8 @@ def is_down(one: Unanswered) -> bool:
 
 def is_one_way(one: Unanswered) -> bool:
     """Return whether entries are of a service that nobody answers while all is well."""
-    return one.protocol == "udp" and one.target.share >= SENDER and one.target.port in _ONE_WAY
+    known = one.target.port in _ONE_WAY or one.reached == destinations.TO_ALL
+    return one.protocol == "udp" and one.target.share >= SENDER and known
 
 
 def answers_others(one: Unanswered) -> bool:
@@ -405,6 +406,11 @@ def _why_silent(one: Unanswered) -> str:
     """Return what it may mean that a destination does not answer."""
     if is_down(one):
         return "So it is down"
+    if one.reached == destinations.TO_ALL:
+        return (
+            "That is the address of a group or of a whole network: nobody answers from it, also "
+            "while all is well"
+        )
     if is_one_way(one):
         means = "Nobody answers what is sent to this port, also while all is well"
         flood = ". A flood from forged sources looks the same" if is_in_doubt(one) else ""

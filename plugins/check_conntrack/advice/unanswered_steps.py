@@ -5,6 +5,7 @@ Pure functions, no I/O. Which of these it is, and its sentences, are in unanswer
 
 from __future__ import annotations
 
+from ..kernel import destinations
 from . import rulesets, unanswered
 from .capacity import Step
 from .remedies import ask_source, bound_to, own_program
@@ -181,6 +182,8 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
     """Return what to do where a destination does not answer."""
     target = one.target
     steps = []
+    if one.reached == destinations.TO_ALL and unanswered.is_one_way(one):
+        return _to_all(profile, one)
     if unanswered.is_in_doubt(one) or unanswered.is_one_way(one):
         return _in_doubt(profile, one)
     if target.share >= 50:
@@ -262,14 +265,8 @@ def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
         if untrackable:
             never = "If it is up and never answers (as of syslog or statsd), nothing is wrong. "
             steps.append(rulesets.untracked(profile, target, never))
-    if one_way and one.source.share >= SENDER:
-        steps.append(
-            Step(
-                f"{one.source.name} takes another port for each message, and each port is an "
-                "entry: let its program keep one socket open. Many senders behind one NAT address "
-                "look the same."
-            )
-        )
+    if one_way:
+        steps += _one_socket(one)
     if unanswered.is_in_doubt(one):
         clients = "most senders are not its clients" if one_way else "answers its clients"
         steps.append(
@@ -280,6 +277,36 @@ def _in_doubt(profile: TableProfile, one: Unanswered) -> list[Step]:
             )
         )
     steps += rulesets.frees(profile, target, target.entries, *options)
+    steps += _own_sockets(profile, one)
+    return [*steps, Step(_LEAVE), *_shorter_unanswered(profile, one)]
+
+
+def _one_socket(one: Unanswered) -> list[Step]:
+    """Return what helps where one source sends each message from another port."""
+    if one.source.share < SENDER:
+        return []
+    return [
+        Step(
+            f"{one.source.name} takes another port for each message, and each port is an entry: "
+            "let its program keep one socket open. Many senders behind one NAT address look the "
+            "same."
+        )
+    ]
+
+
+def _to_all(profile: TableProfile, one: Unanswered) -> list[Step]:
+    """Return what to do about UDP to a multicast or broadcast address."""
+    target = one.target
+    steps = [
+        Step(
+            f"Nothing is down. If so many messages to {target.name} are not wanted, find out which "
+            "programs send them (discovery of services, names or devices)."
+        ),
+        *_one_socket(one),
+    ]
+    if not profile.zones and one.source_translated < 1 and one.translated < 1:
+        steps.append(rulesets.untracked(profile, target))
+    steps += rulesets.frees(profile, target, target.entries, *rulesets.toward(target))
     steps += _own_sockets(profile, one)
     return [*steps, Step(_LEAVE), *_shorter_unanswered(profile, one)]
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 NETLINK_ROUTE = 0
 RTM_GETROUTE, RTM_GETNEIGH, RTM_GETRULE = 26, 30, 34
-RTN_LOCAL = 2
+RTN_LOCAL, RTN_BROADCAST, RTN_MULTICAST = 2, 3, 5
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_VIA = 1, 4, 5, 18
 NDA_DST = 1
 NUD_INCOMPLETE, NUD_FAILED = 0x01, 0x20
@@ -53,11 +53,12 @@ _LARGEST = 1 << 16  # bytes of one answer
 _MOST_ANSWERS = 64  # of a dump
 
 # What is known of a destination.
-THERE, NO_ROUTE, FAILED, INCOMPLETE, UNKNOWN = (
+THERE, NO_ROUTE, FAILED, INCOMPLETE, TO_ALL, UNKNOWN = (
     "there",
     "no route",
     "failed",
     "incomplete",
+    "to all",
     "unknown",
 )
 GONE = frozenset({NO_ROUTE, FAILED, INCOMPLETE})
@@ -67,7 +68,8 @@ class Destination(NamedTuple):
     """What is known of a destination.
 
     Attributes:
-        code: THERE, or one of GONE; UNKNOWN also behind a gateway, which says nothing of it
+        code: THERE, or one of GONE; TO_ALL for a multicast or broadcast address, from which nobody
+            answers; UNKNOWN also behind a gateway, which says nothing of it
         device: the interface that it is next to; empty for none
         certain: no rule may send some packets another way than the one that was asked for
     """
@@ -141,6 +143,8 @@ def _look_up(link: _Link, address: str) -> Destination:
     values = _values(route, NLMSGHDR.size + _RTMSG.size)
     if kind == RTN_LOCAL:
         return Destination(THERE)
+    if kind in (RTN_BROADCAST, RTN_MULTICAST):
+        return Destination(TO_ALL)
     if RTA_GATEWAY in values or RTA_VIA in values or len(values.get(RTA_OIF, b"")) < _INDEX.size:
         return Destination(UNKNOWN)
     index = _INDEX.unpack_from(values[RTA_OIF])[0]

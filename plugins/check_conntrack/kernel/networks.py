@@ -87,3 +87,10 @@ def is_private(address: bytes) -> bool:
 def is_reserved(address: bytes) -> bool:
     """Return whether nobody has an address: 240.0.0.0/4, and 6000:: to fbff:: (RFC 4291)."""
     return address[0] >= 0xF0 if len(address) == 4 else 0x60 <= address[0] < 0xFC
+
+
+def is_for_all(address: bytes) -> bool:
+    """Return whether an address is multicast (224.0.0.0/4, ff00::/8) or 255.255.255.255."""
+    if len(address) != 4:
+        return address[0] == 0xFF
+    return address[0] & 0xF0 == 0xE0 or address == b"\xff" * 4

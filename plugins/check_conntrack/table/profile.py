@@ -21,6 +21,7 @@ from ..flows.translations import Answers
 from ..kernel import ctnetlink as ct
 from ..kernel import destinations, host, limits, sockets
 from ..kernel.limits import OWN
+from ..kernel.networks import is_for_all, packed_address
 from ..kernel.own_addresses import NOT_KNOWN, holds_any
 from ..kernel.timeouts import DEFAULTS, read_tcp_loose
 
@@ -316,6 +317,8 @@ def _reached(one: Unanswered, *, here: bool) -> Unanswered:
     here: they are of the namespace of this process, whose routes and neighbours are asked.
     """
     item = one.backend if one.backend.name else one.target
+    if item.address and is_for_all(packed_address(item.address)):
+        return one._replace(reached=destinations.TO_ALL)
     if not here or one.target.share < SENDER or not item.address or one.backends[1:]:
         return one
     found = destinations.look_up([item.address]).get(item.address)
