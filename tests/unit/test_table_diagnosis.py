@@ -903,6 +903,22 @@ def test_second_cause_is_named_where_there_is_room(file, inspect):
     assert run.text.endswith("; also leaked connections")
 
 
+def test_largest_cause_of_those_that_go_on_now_comes_first():
+    scan = unanswered(state="SYN_SENT", share=30.0, target=target("192.0.2.1", 22, 1.0), targets=99)
+
+    def names(**named):
+        return [cause.name for cause in diagnosis.diagnose(profile(scan, **named))]
+
+    assert names(close_wait=60.0) == ["close_wait", "scan"]
+    assert names(close_wait=26.0) == ["scan", "close_wait"]
+    assert names(fin_wait=40.0, last_ack=5.0) == ["closing", "scan"]
+    assert names(reset=60.0) == ["reset", "scan"]
+    # What has lasted for days is not why it alarms now.
+    assert names(idle=60.0) == ["scan", "idle"]
+    pool = {"pool": target("192.0.2.1"), "pool_address": "203.0.113.1", "pool_size": 9}
+    assert names(close_wait=60.0, **pool) == ["nat ports", "close_wait", "scan"]
+
+
 def test_restricted_pool_is_widened_with_the_addresses_found():
     table = profile(
         pool=target("192.0.2.14", 443, 95.0),

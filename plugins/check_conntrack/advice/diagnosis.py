@@ -363,15 +363,31 @@ CAUSES = (
 NO_CAUSE = "no dominant cause found"
 
 
+def _passing(profile: TableProfile) -> dict[str, float]:
+    """Return the shares of causes whose entries soon end by themselves, by name.
+
+    So many of them come from what goes on now. Idle connections may be of last week.
+    """
+    shares = {
+        "close_wait": profile.close_wait,
+        "closing": profile.fin_wait + profile.last_ack,
+        "reset": profile.reset,
+    }
+    for one in unanswered.joined(profile.unanswered):
+        name = unanswered.verdict(one, profile)
+        shares[name] = max(one.share, shares.get(name, 0.0))
+    return shares
+
+
 def diagnose(profile: TableProfile) -> list[Cause]:
     """Return the causes that match, the weightiest first; empty for a healthy table."""
     if profile.entries < FEWEST:
         return [cause for cause in CAUSES if not cause.fills and cause.matches(profile)]
     found = [cause for cause in CAUSES if not cause.plain and cause.matches(profile)]
-    # The largest of those that unanswered entries stand for comes first.
-    order = [unanswered.verdict(one, profile) for one in unanswered.joined(profile.unanswered)]
-    places = [at for at, cause in enumerate(found) if cause.name in order]
-    ranked = sorted((found[at] for at in places), key=lambda cause: order.index(cause.name))
+    # The largest of those whose entries last for minutes at most comes first.
+    shares = _passing(profile)
+    places = [at for at, cause in enumerate(found) if cause.name in shares]
+    ranked = sorted((found[at] for at in places), key=lambda cause: -shares[cause.name])
     for at, cause in zip(places, ranked):
         found[at] = cause
     if not any(cause.fills for cause in found):
