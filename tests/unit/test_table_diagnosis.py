@@ -368,6 +368,23 @@ def test_evidence_for_a_flood_is_told_and_the_service_is_not_called_down(named, 
     assert words in diagnosis.diagnose(table)[0].sentence(table)
 
 
+@pytest.mark.parametrize("protocol", ["udp", "icmp"])
+def test_flood_on_a_whole_network_is_told_by_forged_sources(protocol):
+    everywhere = {
+        **FORGED,
+        "target": target("10.9.0.7", 9, 1.0, protocol=protocol),
+        "destination": address("10.9.0.7", 1.0),
+        "destination_network": address("10.9.0.0/24", 100.0),
+        "targets": 900,
+        "ports": 90,
+    }
+    table = profile(unanswered(protocol, "", **everywhere, reserved=6.0))
+    assert first(table).endswith(" flood on 10.9.0.0/24 from forged sources (90% unreplied)")
+    assert f"let the provider filter {protocol} to 10.9.0.0/24 before" in advice(table)
+    table = profile(unanswered(protocol, "", **everywhere))
+    assert first(table).startswith("10.9.0.0/24 does not answer many sources (90% unreplied")
+
+
 @pytest.mark.parametrize(
     "named", [{"reserved": 0.5}, {"recent": 2, "answered": 2}, {"answered": 9}]
 )
@@ -860,7 +877,7 @@ def test_network_whose_way_out_is_broken_is_neither_a_scan_nor_a_flood(served, p
     sentence = diagnosis.diagnose(table)[0].sentence(table)
     assert sentence.endswith(
         "That is a broken way there or back (upstream, route, firewall), or hosts that are down; "
-        "or the senders scan"
+        "or a scan or a flood from many hosts"
     )
     steps = diagnosis.diagnose(table)[0].steps(table)
     assert steps[0].commands == ("ip route get 192.0.2.7", "ping -c 3 -W 1 192.0.2.7")

@@ -50,8 +50,10 @@ def verdict(one: Unanswered, profile: TableProfile) -> str:
     if without_handshake(one) and (source or (one_each(one) and one.private < MOSTLY)):
         return FLOOD
     # A peer that is down leaves the first packet of a handshake without an answer.
-    if one.protocol in ("tcp", "sctp", "dccp") or not (source or target):
+    if one.protocol in ("tcp", "sctp", "dccp"):
         return SILENCE
+    if not (source or target):
+        return FLOOD if one_each(one) and forged(one) else SILENCE
     if one.protocol == "udp" and target and not _is_udp_flood(one):
         return SILENCE
     return FLOOD
@@ -429,7 +431,7 @@ def _why_silent(one: Unanswered) -> str:
     if one.target.share < SENDER and one.destination.share < SENDER:
         why = "a broken way there or back (upstream, route, firewall), or hosts that are down"
         if one.sources >= FEWEST_CLIENTS:
-            why += "; or the senders scan"
+            why += "; or a scan or a flood from many hosts"
     elif one.protocol in ("tcp", "udp"):
         why += "; or a flood that it no longer answers"
     return f"That is {why}"

@@ -158,6 +158,15 @@ def against_flood(profile: TableProfile, one: Unanswered) -> list[Step]:
             )
         )
         steps += rulesets.frees(profile, target, target.entries, *rulesets.toward(target))
+    elif not steps:
+        network = one.destination_network
+        where = network.address if network.share >= SENDER else "the destinations"
+        steps.append(
+            Step(
+                "The sources and the destinations are many: let the provider filter "
+                f"{one.protocol} to {where} before it arrives."
+            )
+        )
     return [*steps, Step(_LEAVE), *_shorter_unanswered(profile, one)]
 
 
