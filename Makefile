@@ -25,7 +25,7 @@ SUITE := setup.cfg pyproject.toml $(shell find plugins -type f ! -path '*/__pyca
 
 help:
 	@echo 'make run            install into $(VENV) and run every check against this host'
-	@echo 'make unit           run the unit tests: half a minute, no root'
+	@echo 'make unit           run the unit tests: a minute, no root'
 	@echo 'make test           run all tests; installs the test tools, and as root on Debian the'
 	@echo '                    programs that the tests talk to. COVERAGE=yes measures branches'
 	@echo 'make lint           run ruff, mypy, import-linter, bandit and pip-audit'
