@@ -22,7 +22,7 @@ class InstanceReport(NamedTuple):
     """The refusals of EC2 in the window.
 
     window: the figures, and what the next run gets.
-    allowances: what each interface says.
+    allowances: what each interface reports.
     problems: what could not be read, as sentences.
     """
 

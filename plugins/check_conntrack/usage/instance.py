@@ -29,11 +29,11 @@ STATE_KEY = "instance/peak"
 class InstanceReport(NamedTuple):
     """The connections that EC2 can still track for this instance.
 
-    available: the fewest that an interface says; None where none says it.
+    available: the fewest that an interface reports; None where none does.
     interface: the one that says so.
     kind: the instance type, or the boot id where that is not known.
     kept: the most that earlier runs have seen; None where there was none with this type.
-    allowances: what each interface says.
+    allowances: what each interface reports.
     problems: what could not be read, as sentences.
     """
 
@@ -100,7 +100,7 @@ class InstanceReport(NamedTuple):
         return instance.advise(labels, self.interface)
 
     def lines(self) -> list[str]:
-        """Return what each interface says, for -v."""
+        """Return what each interface reports, for -v."""
         text = [
             f"EC2 ({render.clean(each.interface)}): {each.available} more connections are possible"
             for each in self.allowances
