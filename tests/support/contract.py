@@ -83,6 +83,10 @@ class Run:
             else:
                 columns = len(cells)
 
+    def values(self, *labels: str) -> list[float | None]:
+        """Return the values of labels; None where a label is absent."""
+        return [self.data[each].value if each in self.data else None for each in labels]
+
     @property
     def rest(self) -> str:
         """The long output."""

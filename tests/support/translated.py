@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from check_conntrack.flows import tally
+from check_conntrack.flows import bulk, tally
 from check_conntrack.flows.netlink import entry_at
 from check_conntrack.kernel import ctnetlink as ct
 from support import flows_dump as dump
@@ -50,4 +50,11 @@ def slowly(messages: Iterable[bytes]) -> tally.Tally:
     one = tally.Tally()
     for message in messages:
         one.add(entry_at(message))
+    return one
+
+
+def columns(messages: Iterable[bytes]) -> tally.Tally:
+    """Return a tally to which the entries were added by columns, as a dump is counted."""
+    one = tally.Tally()
+    bulk.count([b"".join(messages), dump.done()], one)
     return one

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from check_conntrack.kernel.namedtuple import NamedTuple
 from check_conntrack.state.codec import decode, decode_each, encode
+from support.json_values import JSON
 
 
 class Color(enum.Enum):
@@ -49,13 +50,6 @@ WHOLES = st.builds(
     st.tuples(st.text(max_size=5), PARTS),
     st.none() | PARTS,
     st.lists(st.none() | st.integers(0, 9), max_size=3).map(tuple),
-)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
-    ),
-    max_leaves=8,
 )
 
 

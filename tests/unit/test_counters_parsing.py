@@ -80,7 +80,7 @@ def test_missing_file_and_malformed_file_raise_different_errors(tmp_path):
     assert ct.read_text(str(path)) == ct.parse_text(NEW)
 
 
-# -- netlink
+# --- netlink
 
 
 def message(kind, body, res_id=0):

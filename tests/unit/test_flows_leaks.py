@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from check_conntrack.flows import bulk, leaks, tally
+from check_conntrack.flows import leaks
 from check_conntrack.kernel import ctnetlink as ct
 from support import flows_dump as dump
-from support.translated import slowly
+from support.translated import columns, slowly
 
 ESTABLISHED, CLOSE_WAIT, *_ = leaks.STATES
 HOST = bytes((10, 0, 0, 7))
-
-
-def columns(messages):
-    one = tally.Tally()
-    bulk.count([b"".join(messages), dump.done()], one)
-    return one
 
 
 def connection(number, state=ESTABLISHED, source=HOST, timeout=400000, zone=None):

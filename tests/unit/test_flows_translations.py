@@ -6,13 +6,13 @@ import io
 
 import pytest
 
-from check_conntrack.flows import bulk, tally, text, text_writer
+from check_conntrack.flows import tally, text, text_writer
 from check_conntrack.flows import translations as module
 from check_conntrack.flows.netlink import entry_at
 from check_conntrack.kernel import ctnetlink as ct
 from support import flows_dump as dump
 from support.flows_dump import everything
-from support.translated import ANSWERED, CONFIRMED, NEW, OLD, SERVICE, V6, flow, slowly
+from support.translated import ANSWERED, CONFIRMED, NEW, OLD, SERVICE, V6, columns, flow, slowly
 
 MIXED = [
     *(flow(n) for n in range(20)),
@@ -27,12 +27,6 @@ MIXED = [
     *(dump.entry(protocol=17, status=CONFIRMED, sport=n) for n in range(9)),  # not translated
     *(flow(n, timeout=None) for n in range(110, 115)),
 ]
-
-
-def columns(messages):
-    one = tally.Tally()
-    bulk.count([b"".join(messages), dump.done()], one)
-    return one
 
 
 def groups(one):

@@ -31,6 +31,7 @@ from check_conntrack.kernel.owners import Owner, Ownership
 from check_conntrack.state import counter_history, state_store
 from check_conntrack.state.counter_history import CounterRise, NamespaceState
 from support.full_host import MESSAGE, Host, Namespace
+from support.json_values import JSON
 
 NO_NETNS = ("--netns", "all")
 
@@ -52,10 +53,6 @@ def store(tmp_path):
     opened = state_store.Store.open(str(tmp_path / "kept"), {}, None)
     yield opened
     opened.close()
-
-
-def values(run, *names):
-    return [run.data[name].value if name in run.data else None for name in names]
 
 
 # --- what OK means: the whole window was covered
@@ -81,7 +78,7 @@ def test_full_the_first_run_is_ok_for_this_moment_and_says_since_when_it_watches
     run = busy.run()
     assert run.state == "OK"
     assert run.text == f"not full now (counters), watching since {busy.clock()}"
-    assert values(run, "full_drops", "early_drops") == [None, 0]
+    assert run.values("full_drops", "early_drops") == [None, 0]
 
 
 @pytest.mark.parametrize("since", ["15m", "1d"])
@@ -611,7 +608,7 @@ def test_full_inserts_that_fail_together_with_drops_are_an_alarm(host):
         "200 inserts failed together with drops in the last 15m: "
         "source-NAT ports are exhausted, or packets clashed"
     )
-    assert values(run, "full_drops", "insert_failures") == [0, 200]
+    assert run.values("full_drops", "insert_failures") == [0, 200]
 
 
 @pytest.mark.parametrize(
@@ -635,7 +632,7 @@ def test_full_long_chains_are_told_from_failed_inserts(host):
     host.own.counters = {"insert_failed": 50, "chaintoolong": 50}
     run = host.run()
     assert run.text == "50 inserts refused in the last 15m: hash chains too long"
-    assert values(run, "insert_failures", "chain_overflows") == [0, 50]
+    assert run.values("insert_failures", "chain_overflows") == [0, 50]
 
 
 # --- limits that were changed
@@ -1075,15 +1072,6 @@ def test_full_state_holds_more_logs_than_fit_by_leaving_out_some(store):
     assert store.notes == [
         f"too many log files to keep: {left} of 1500 are read from the start each run"
     ]
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
-    ),
-    max_leaves=8,
-)
 
 
 @given(JSON, JSON, JSON)

@@ -28,10 +28,6 @@ def host(tmp_path, monkeypatch, capfd, signals):
     return Host(tmp_path, monkeypatch, capfd)
 
 
-def values(run, *names):
-    return [run.data[name].value if name in run.data else None for name in names]
-
-
 LABELS = ("instance_available", "instance_usage")
 
 # --- usage
@@ -40,14 +36,14 @@ LABELS = ("instance_available", "instance_usage")
 def test_usage_elsewhere_than_on_ec2_has_no_label_of_it(check):
     run = check("-w", "instance_available=1000:", "-c", "instance_usage=50")
     assert run.state == "OK", "a limit that does not exist is not reached"
-    assert values(run, *LABELS) == [None, None]
+    assert run.values(*LABELS) == [None, None]
 
 
 def test_usage_knows_the_share_from_the_second_run_on(check, eth0):
-    assert values(check(), *LABELS) == [76957, None]
+    assert check().values(*LABELS) == [76957, None]
     eth0.sets(available=30000)
     run = check()
-    assert values(run, *LABELS) == [30000, 61.0]
+    assert run.values(*LABELS) == [30000, 61.0]
     assert run.state == "OK"
     assert "EC2" not in run.text
     data = list(run.data)
@@ -91,7 +87,7 @@ def test_usage_takes_the_interface_with_the_fewest_left_and_says_which(check, in
     eth0.sets(available=50000)
     other.sets(available=900)
     run = check("-w", "instance_available=1000:")
-    assert values(run, *LABELS) == [900, 98.5]
+    assert run.values(*LABELS) == [900, 98.5]
     assert "900 of 60000 left (eth1)" in run.text
     assert any("/sys/class/net/eth1/address" in line for line in run.lines)
 
@@ -113,12 +109,12 @@ def test_usage_keeps_the_peak_over_a_reboot_but_not_for_another_type(
     check()
     monkeypatch.setattr(usage_instance, "boot_id", lambda: "b" * 32)
     eth0.sets(available=30000)
-    assert values(check(), *LABELS) == [30000, 61.0 if known else None]
+    assert check().values(*LABELS) == [30000, 61.0 if known else None]
     if known:
         instance.product.write_text("t3.nano\n")
-        assert values(check(), *LABELS) == [30000, None]
+        assert check().values(*LABELS) == [30000, None]
     eth0.sets(available=15000)
-    assert values(check(), *LABELS) == [15000, 50.0]
+    assert check().values(*LABELS) == [15000, 50.0]
 
 
 def test_usage_a_threshold_that_the_driver_cannot_serve_is_unknown(check, eth0):
@@ -134,7 +130,7 @@ def test_usage_says_that_a_device_does_not_answer(check, eth0):
     eth0.answers = False
     run = check("-v")
     assert "Not read: eth0: the device did not answer its driver" in run.lines
-    assert values(run, *LABELS) == [None, None]
+    assert run.values(*LABELS) == [None, None]
     assert run.state == "OK"
 
 
@@ -158,12 +154,12 @@ def test_usage_without_state_knows_no_share_and_says_so_if_it_is_needed(check, e
 def test_full_elsewhere_than_on_ec2_has_no_label_of_it(host):
     run = host.run("-w", "instance_refused=0", "-c", "linklocal_refused=0")
     assert run.state == "OK"
-    assert values(run, "instance_refused", "linklocal_refused") == [None, None]
+    assert run.values("instance_refused", "linklocal_refused") == [None, None]
 
 
 def test_full_counts_what_ec2_refused_in_the_window(host, eth0):
     eth0.sets(available=0, refused=5000, linklocal=7)
-    assert values(host.run(), "instance_refused", "linklocal_refused") == [None, None]
+    assert host.run().values("instance_refused", "linklocal_refused") == [None, None]
     for refused, state in ((5080, "OK"), (5150, "WARNING"), (6100, "CRITICAL")):
         host.passes(60)
         eth0.sets(available=0, refused=refused, linklocal=9)
@@ -173,13 +169,13 @@ def test_full_counts_what_ec2_refused_in_the_window(host, eth0):
         "EC2 refused 1100 packets in the last 15m at its own connection limit (eth0)"
     )
     assert run.data["instance_refused"].spelled == "1100;100;1000;0"
-    assert values(run, "linklocal_refused") == [2]
+    assert run.values("linklocal_refused") == [2]
     host.passes(960)
     assert host.run().data["instance_refused"].value == 0
 
 
 def test_full_counts_from_zero_at_once(host, eth0):
-    assert values(host.run(), "instance_refused", "linklocal_refused") == [0, 0]
+    assert host.run().values("instance_refused", "linklocal_refused") == [0, 0]
     host.passes(60)
     eth0.sets(available=0, refused=2000)
     assert host.run().state == "CRITICAL"

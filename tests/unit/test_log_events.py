@@ -85,7 +85,7 @@ def test_figures_are_those_of_the_contract():
     assert ev.count_events([]) == ev.EventCounts()
 
 
-# -- merging
+# --- merging
 
 
 def stamped(microseconds, **more):

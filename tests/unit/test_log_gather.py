@@ -20,6 +20,7 @@ from check_conntrack.kernel.log.rotation import LogCursor
 from check_conntrack.kernel.reader_client import Frame
 from check_conntrack.kernel.reasons import SourceProblem
 from check_conntrack.state.codec import decode, encode
+from support.json_values import JSON
 from support.logs import NOW, append, copy_and_truncate, count, full, line, never, rename, written
 
 BOOT = "b" * 32
@@ -576,13 +577,6 @@ def test_histories_of_many_logs_stay_small(monkeypatch):
     assert size < 256 * 1024
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
-    ),
-    max_leaves=8,
-)
 HISTORY = gather.LogHistory(
     LogCursor(3, 4, 5, False, True, 6.0, 5.0, 7.0, event(6.0, 1)),
     (event(5.0, 1), event(6.0, 2)),

@@ -19,13 +19,7 @@ EVENING = 1763677822.0  # 2025-11-20 22:30:22 UTC
 HOUR = 3600.0
 
 
-@pytest.fixture(autouse=True)
-def _utc(monkeypatch):
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("utc")
 
 
 @pytest.mark.parametrize(
@@ -146,7 +140,7 @@ def test_dates_with_an_offset_agree_with_datetime(moment, quarters):
         )
 
 
-# -- zones
+# --- zones
 
 
 @pytest.mark.parametrize(
