@@ -1026,7 +1026,7 @@ def test_full_more_namespaces_than_are_kept_are_said_and_known_ones_stay(host, m
     host.passes(60)
     further(host, "edcba", drop=5)
     run = host.run("--netns", "all")
-    assert "2 of 5 further namespaces are too many to keep" in run.out
+    assert "no room to keep 2 of 5 further namespaces" in run.out
     host.passes(1000)
     further(host, "edcba", drop=6)
     assert {name: count for name, count in drops(host).items() if count == 1}.keys() >= set("edc")
@@ -1070,7 +1070,7 @@ def test_full_state_holds_more_logs_than_fit_by_leaving_out_some(store):
     assert len(again.logs) > 400
     left = 1500 - len(again.logs)
     assert store.notes == [
-        f"too many log files to keep: {left} of 1500 are read from the start each run"
+        f"too many log files to keep: each run reads {left} of 1500 from the start"
     ]
 
 

@@ -152,7 +152,7 @@ def write_service(store: Store, key: str, state: ServiceState) -> None:
         plain["logs"] = kept = _fitting(logs, room + state_store.size(logs))
         left = len(logs) - len(kept)
         store.notes.append(
-            f"too many log files to keep: {left} of {len(logs)} are read from the start each run"
+            f"too many log files to keep: each run reads {left} of {len(logs)} from the start"
         )
     store.update(key, lambda _: plain)
 
@@ -223,7 +223,7 @@ def write_namespaces(
         "rows": {name: encode(row) for name, row in _short(kept).items()},
     }
     store.update(key, lambda _: plain, state_store.MANY)
-    return f"{lost} of {len(live)} further namespaces are too many to keep" if lost else ""
+    return f"no room to keep {lost} of {len(live)} further namespaces" if lost else ""
 
 
 def _short(rows: Mapping[str, NamespaceState]) -> dict[str, NamespaceState]:
