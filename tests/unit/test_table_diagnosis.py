@@ -449,6 +449,38 @@ def test_group_is_known_by_its_address(group):
     assert table_profile._reached(one, here=False).reached == "to all"
 
 
+@pytest.mark.parametrize(("port", "name"), [(4789, "VXLAN"), (8472, "VXLAN"), (6081, "GENEVE")])
+@pytest.mark.parametrize("share", [90.0, 2.0])
+@pytest.mark.parametrize("own", [True, False])
+def test_tunnel_is_no_silence_and_is_never_refused(port, name, share, own):
+    one = unanswered(
+        "udp",
+        "",
+        source=address("10.0.0.11", 60.0),
+        network=address("10.0.0.0/24", 100.0),
+        target=target("10.0.0.12", port, share, protocol="udp"),
+        destination=address("10.0.0.12", share),
+        sources=40,
+        targets=80,
+    )
+    table = profile(one, own=frozenset({"10.0.0.11"} if own else ()))
+    aim = f"10.0.0.12 udp/{port}" if share > 50 else f"many destinations udp/{port}"
+    whose = "10.0.0.11 (this host)" if own else "10.0.0.11"
+    assert first(table) == f"{name} tunnel from {whose} to {aim} (90% unreplied UDP)"
+    assert diagnosis.diagnose(table)[0].sentence(table).endswith("also while all is well")
+    text = advice(table)
+    assert f"check_conntrack_untracked output udp dport {port} notrack" in text
+    for wrong in ("reject", "saddr", "does not answer", "find the program", "one socket"):
+        assert wrong not in text
+    translated = profile(one._replace(source_translated=90.0))
+    assert "notrack" not in advice(translated)
+    forged = one._replace(
+        reserved=6.0, source=TopItem(), network=TopItem(), spread=99.0, sources=900
+    )
+    if share > 50:
+        assert first(profile(forged)).startswith(f"UDP flood on 10.0.0.12 udp/{port} from forged")
+
+
 def test_service_on_an_unknown_port_may_be_one_that_never_answers():
     text = advice(many_clients(5514))
     assert "If it is down, start it. Until then, refuse" in text

@@ -269,8 +269,9 @@ def untracked(profile: TableProfile, target: TopItem, if_up: str = "") -> Step:
     """
     whatever = "" if if_up else ", whether its program is up or down"
     table = "inet check_conntrack_untracked"
-    to = f"{address_family(target.address)} daddr {target.address} "
-    to += f"{target.protocol} dport {target.port} notrack"
+    to = f"{target.protocol} dport {target.port} notrack"
+    if target.address:
+        to = f"{address_family(target.address)} daddr {target.address} {to}"
     chains = "prerouting", "output"
     return Step(
         f"{if_up}Let what is sent to {target.name} pass without an entry: it needs none{whatever}. "

@@ -22,6 +22,8 @@ _SERVICES = frozenset(
 # Those of them that nobody answers while all is well: TFTP's notices, SNMP traps, syslog, NetFlow,
 # IPFIX, sFlow, statsd, collectd, GELF.
 _ONE_WAY = frozenset((162, 514, 2055, 4739, 6343, 8125, 9995, 9996, 12201, 25826))
+# Tunnels in UDP: each flow in them takes a source port of its own, and answers are other entries.
+_TUNNELS = {2152: "GTP-U", 4789: "VXLAN", 6081: "GENEVE", 8472: "VXLAN"}
 MOSTLY = 80.0  # percent of the sources that say where all are from
 FORGED = 1.0  # percent of the sources that nobody has, from which on they are forged
 FEWEST_CLIENTS = 5  # hosts of one network, for clients and no scanners
@@ -38,6 +40,8 @@ def verdict(one: Unanswered, profile: TableProfile) -> str:
     """Return what unanswered entries look like: the name of a cause."""
     if one.protocol == "tcp" and one.state in _CLOSING:
         return _CLOSING[one.state]
+    if tunnel(one) and not forged(one):
+        return SILENCE
     network = one.network.share >= SENDER and not are_clients(one, profile)
     source = one.source.share >= SENDER or network
     target = one.target.share >= SENDER
@@ -100,6 +104,12 @@ def is_one_way(one: Unanswered) -> bool:
     """Return whether entries are of a service that nobody answers while all is well."""
     known = one.target.port in _ONE_WAY or one.reached == destinations.TO_ALL
     return one.protocol == "udp" and one.target.share >= SENDER and known
+
+
+def tunnel(one: Unanswered) -> str:
+    """Return the name of the tunnel that entries are of; empty for none."""
+    known = one.target.share >= SENDER or one.ports == 1
+    return _TUNNELS.get(one.target.port, "") if one.protocol == "udp" and known else ""
 
 
 def answers_others(one: Unanswered) -> bool:
@@ -355,6 +365,8 @@ def silent(one: Unanswered) -> str:
 
 def _does_not_answer(one: Unanswered, profile: TableProfile) -> str:
     aim = silent(one)
+    if tunnel(one):
+        return f"{tunnel(one)} tunnel {_senders(one, profile)} to {aim}"
     if is_one_way(one) and not is_down(one):
         return f"one-way messages {_senders(one, profile)} to {aim}"
     does = "do not answer" if aim.startswith("many destinations") else "does not answer"
@@ -412,6 +424,11 @@ def _why_silent(one: Unanswered) -> str:
         return (
             "That is the address of a group or of a whole network: nobody answers from it, also "
             "while all is well"
+        )
+    if tunnel(one):
+        return (
+            "Each flow in a tunnel takes a source port of its own, and what comes back is another "
+            "entry, so none is ever answered, also while all is well"
         )
     if is_one_way(one):
         means = "Nobody answers what is sent to this port, also while all is well"

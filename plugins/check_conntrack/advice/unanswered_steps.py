@@ -191,6 +191,8 @@ def against_silence(profile: TableProfile, one: Unanswered) -> list[Step]:
     """Return what to do where a destination does not answer."""
     target = one.target
     steps = []
+    if unanswered.tunnel(one):
+        return _tunnel(profile, one)
     if one.reached == destinations.TO_ALL and unanswered.is_one_way(one):
         return _to_all(profile, one)
     if unanswered.is_in_doubt(one) or unanswered.is_one_way(one):
@@ -317,6 +319,18 @@ def _to_all(profile: TableProfile, one: Unanswered) -> list[Step]:
         steps.append(rulesets.untracked(profile, target))
     steps += rulesets.frees(profile, target, target.entries, *rulesets.toward(target))
     steps += _own_sockets(profile, one)
+    return [*steps, Step(_LEAVE), *_shorter_unanswered(profile, one)]
+
+
+def _tunnel(profile: TableProfile, one: Unanswered) -> list[Step]:
+    """Return what to do about the entries of a tunnel in UDP, whose hosts may be many."""
+    port = one.target.port
+    item = TopItem(f"udp/{port}", protocol="udp", port=port)
+    fine = f"Nothing is down while the network in the {unanswered.tunnel(one)} tunnel works. "
+    steps = [Step(f"{fine}Its many flows take these entries.")]
+    if not profile.zones and one.source_translated < 1 and one.translated < 1:
+        steps = [rulesets.untracked(profile, item, fine)]
+        steps += rulesets.frees(profile, item, one.entries, "-p", "udp", "--dport", str(port))
     return [*steps, Step(_LEAVE), *_shorter_unanswered(profile, one)]
 
 
