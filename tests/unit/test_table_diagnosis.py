@@ -244,7 +244,7 @@ def test_connections_of_which_the_answers_alone_pass_are_no_scan():
     }
     table = profile(unanswered(state="ESTABLISHED", **answers))
     assert first(table) == (
-        "TCP ACK flood or one-way connections to 198.18.0.0/16 from 10.1.0.80 (90% unreplied)"
+        "one-way connections from 10.1.0.80 to 198.18.0.0/16, or a TCP ACK flood (90% unreplied)"
     )
     step = diagnosis.diagnose(table)[0].steps(table)[0]
     assert step.text.startswith(

@@ -313,8 +313,14 @@ def _flood(one: Unanswered) -> str:
     return "TCP ACK" if without_handshake(one) else _upper(one)
 
 
+def _answers(one: Unanswered, profile: TableProfile) -> str:
+    return f"one-way connections {_senders(one, profile)} to {_aim(one)}, or a TCP ACK flood"
+
+
 def flood(one: Unanswered, profile: TableProfile) -> str:
     """Return the target and the sources of a flood, for the status line."""
+    if are_answers(one):
+        return f"{_answers(one, profile)} ({percent(one.share)} unreplied)"
     if may_be_one_way(one):
         return (
             f"TCP ACK flood or one-way connections to {_aim(one)} {_senders(one, profile)} "
@@ -329,8 +335,11 @@ def flood(one: Unanswered, profile: TableProfile) -> str:
 def flood_at_length(one: Unanswered, profile: TableProfile) -> str:
     """Return the same with its evidence."""
     means = " (taken up from a packet without a handshake)" if without_handshake(one) else ""
-    doubt = ""
-    if may_be_one_way(one):
+    what, doubt = f"{_flood(one)} flood on {_aim(one)} {_senders(one, profile)}", ""
+    if are_answers(one):
+        what = _answers(one, profile)
+        doubt = ". The answers of a server look so where its clients' packets take another way"
+    elif may_be_one_way(one):
         doubt = ". Connections of which only one direction passes here look the same"
     elif one.protocol == "udp" and one.source.share >= SENDER:
         doubt = (
@@ -338,9 +347,8 @@ def flood_at_length(one: Unanswered, profile: TableProfile) -> str:
             "clients behind one NAT address"
         )
     return (
-        f"{_flood(one)} flood on {_aim(one)} {_senders(one, profile)}: {percent(one.share)} of "
-        f"entries are {_kind(one)}{means}, {_share_of_senders(one)}, {_share_of_aim(one)}"
-        f"{_evidence(one, profile)}{doubt}"
+        f"{what}: {percent(one.share)} of entries are {_kind(one)}{means}, "
+        f"{_share_of_senders(one)}, {_share_of_aim(one)}{_evidence(one, profile)}{doubt}"
     )
 
 
