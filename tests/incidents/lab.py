@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PROGRAMS = (
     *("nft", "iptables", "conntrack", "sysctl", "nsenter", "ip", "echo", "printf", "ss", "nc"),
-    "ping",
+    *("ping", "timeout"),
 )
 _OF_THE_MACHINE = re.compile(r"nf_conntrack_(max|buckets|expect_max)|parameters/hashsize")
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from incidents import floods, healthy, history, leaks, nat, nodes, stale, udp
+from incidents import floods, healthy, history, leaks, nat, nodes, outages, stale, udp
 from incidents.lab import INCIDENTS, Row
 
 # Importing them adds their incidents.
-MODULES = floods, udp, leaks, nat, nodes, stale, history, healthy
+MODULES = floods, udp, outages, leaks, nat, nodes, stale, history, healthy
 
 
 def _parameters():
