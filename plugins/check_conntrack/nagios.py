@@ -227,20 +227,6 @@ def results_of(prefix: str, labels: Sequence[Label], results: Results) -> list[R
     return [results[name] for name in names if name in results]
 
 
-def decisive(results: Sequence[Iterable[Result]], fullness: Sequence[tuple[float, int]]) -> int:
-    """Return which of several namespaces the status line is about: of the worst, the fullest.
-
-    results: those of each namespace. If all are OK it is the first namespace.
-    """
-    states = [worst(result.state for result in each) for each in results]
-    decides = worst(states)
-    if decides is Ok:
-        return 0
-    return max(
-        (at for at, state in enumerate(states) if state is decides), key=fullness.__getitem__
-    )
-
-
 def alarm_lines(
     results: Sequence[Result], more: Callable[[Result], str] = lambda _: ""
 ) -> list[str]:

@@ -393,14 +393,6 @@ class Tally:
             number += count if key_port == port else 0
         return 100 * number / self.kept if self.kept else 0.0
 
-    @property
-    def longest_established(self) -> int:
-        """Return the longest time that an established TCP entry has left, in seconds, rounded down.
-
-        Right to 2**IDLE_SHIFT seconds; 0 for none.
-        """
-        return max(self.established_timeouts, default=0) << IDLE_SHIFT
-
     def top_pools(self, number: int, total: int | None = None) -> list[Top]:
         """Return the fullest source-NAT pools; the share is of the ports that each may take."""
         scale = self.scale(total)
