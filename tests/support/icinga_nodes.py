@@ -33,7 +33,6 @@ READER = f"{PLUGINS}/check_conntrack/kernel/reader.py"
 SUDOERS = TREE / "nrpe" / "sudoers"
 NRPE = "/usr/sbin/nrpe"
 USER = ("setpriv", "--reuid", "nagios", "--regid", "nagios", "--clear-groups")
-PASSWORD = "secret"
 # Folders of the daemon's user.
 OWN = ("etc", "data", "log", "cache", "spool", "run", "seen", "seen.new", "home")
 PATIENCE = 60  # seconds until something is taken for broken

@@ -34,9 +34,10 @@ from __future__ import annotations
 
 import itertools
 
-from check_conntrack.flows.columns import equals, histogram
-from check_conntrack.flows.count_rows import count_rows
-from check_conntrack.flows.netlink import (
+from ..kernel.netlink import NLMSGHDR, MalformedError, message_end
+from .columns import equals, histogram
+from .count_rows import count_rows
+from .netlink import (
     Batch,
     DumpStatus,
     TableError,
@@ -45,15 +46,14 @@ from check_conntrack.flows.netlink import (
     layout,
     messages,
 )
-from check_conntrack.flows.shape import HEAD, Shape, shape_of
-from check_conntrack.kernel.netlink import NLMSGHDR, MalformedError, message_end
+from .shape import HEAD, Shape, shape_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Callable
 
-    from check_conntrack.flows.tally import Tally
+    from .tally import Tally
 
 # Messages of one kind are counted when so many are ready: enough to fill columns, and so few that
 # a pipe holds what its other end writes meanwhile. Neither end then waits for the other.

@@ -15,9 +15,10 @@ import operator
 import struct
 import sys
 
-from check_conntrack.flows import groups, leaks, translations
-from check_conntrack.flows import tally as t
-from check_conntrack.flows.columns import (
+from ..kernel import ctnetlink as ct
+from . import groups, leaks, translations
+from . import tally as t
+from .columns import (
     address_keys,
     equals,
     histogram,
@@ -27,25 +28,24 @@ from check_conntrack.flows.columns import (
     weave,
     zoned_keys,
 )
-from check_conntrack.flows.entry import IPPROTO_TCP, IPPROTO_UDP, has_ports
-from check_conntrack.flows.match import (
+from .entry import IPPROTO_TCP, IPPROTO_UDP, has_ports
+from .match import (
     ORIGINAL_DESTINATION,
     ORIGINAL_SOURCE,
     REPLY_DESTINATION,
     REPLY_SOURCE,
     Match,
 )
-from check_conntrack.flows.nat_pools import FIRST_PORT
-from check_conntrack.flows.unanswered import NO_STATE
-from check_conntrack.kernel import ctnetlink as ct
+from .nat_pools import FIRST_PORT
+from .unanswered import NO_STATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Callable
 
-    from check_conntrack.flows.columns import Column
-    from check_conntrack.flows.shape import Shape
+    from .columns import Column
+    from .shape import Shape
 
 _LOW_FLAGS = translation(lambda value: value & groups.KEPT_LOW)
 _HIGH_FLAGS = translation(lambda value: value & groups.KEPT_HIGH)

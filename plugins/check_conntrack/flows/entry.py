@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import socket
 
-from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.namedtuple import NamedTuple
+from ..kernel import ctnetlink as ct
+from ..kernel.namedtuple import NamedTuple
 
 IPPROTO_ICMP = 1
 IPPROTO_TCP = 6

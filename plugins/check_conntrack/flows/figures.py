@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 
-from check_conntrack.flows.entry import (
+from ..kernel import ctnetlink as ct
+from ..kernel.namedtuple import NamedTuple
+from .entry import (
     IPPROTO_GRE,
     IPPROTO_ICMP,
     IPPROTO_ICMPV6,
@@ -12,7 +14,7 @@ from check_conntrack.flows.entry import (
     IPPROTO_TCP,
     IPPROTO_UDP,
 )
-from check_conntrack.flows.groups import (
+from .groups import (
     ASSURED,
     DESTINATION_NAT,
     EXPECTED,
@@ -20,14 +22,12 @@ from check_conntrack.flows.groups import (
     SEEN_REPLY,
     SOURCE_NAT,
 )
-from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.namedtuple import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from check_conntrack.flows.tally import Tally
+    from .tally import Tally
 
 
 class Figures(NamedTuple):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from check_conntrack.flows.entry import IPPROTO_TCP
-from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.namedtuple import NamedTuple
+from ..kernel import ctnetlink as ct
+from ..kernel.namedtuple import NamedTuple
+from .entry import IPPROTO_TCP
 
 # Flags of a group: the kernel's bits where they fit a byte, and own ones for what tuples show.
 EXPECTED = ct.IPS_EXPECTED

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from check_conntrack.flows.entry import PROTOCOL_NAMES, address_text
+from .entry import PROTOCOL_NAMES, address_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from check_conntrack.flows.nat_pools import Pool
+    from .nat_pools import Pool
 
 # Names of /etc/protocols that conntrack(8) takes and does not print.
 _OTHER_NAMES = {2: "igmp", 4: "ipip", 41: "ipv6", 50: "esp", 51: "ah", 89: "ospf", 112: "vrrp"}

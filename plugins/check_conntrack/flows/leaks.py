@@ -9,16 +9,16 @@ from __future__ import annotations
 import collections
 import struct
 
-from check_conntrack.flows.columns import slices, weave
-from check_conntrack.flows.unanswered import Endpoint
-from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.namedtuple import NamedTuple
+from ..kernel import ctnetlink as ct
+from ..kernel.namedtuple import NamedTuple
+from .columns import slices, weave
+from .unanswered import Endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from check_conntrack.flows.columns import Column
+    from .columns import Column
 
 MOST_FLOWS = 1 << 12
 STATES = (

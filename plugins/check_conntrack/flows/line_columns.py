@@ -9,14 +9,14 @@ from __future__ import annotations
 import array
 import itertools
 
-from check_conntrack.flows.entry import IPPROTO_GRE, IPPROTO_ICMP, IPPROTO_ICMPV6
-from check_conntrack.flows.text_line import UINT32_MAX, LineLayout
+from .entry import IPPROTO_GRE, IPPROTO_ICMP, IPPROTO_ICMPV6
+from .text_line import UINT32_MAX, LineLayout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from check_conntrack.flows.tally import Tally
+    from .tally import Tally
 
     _Two = tuple[list[str], list[str]]
 

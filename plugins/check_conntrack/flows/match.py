@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import socket
 
-from check_conntrack.flows.entry import (
+from ..kernel import ctnetlink as ct
+from ..kernel.namedtuple import NamedTuple
+from ..kernel.networks import Network, network
+from .entry import (
     IPPROTO_DCCP,
     IPPROTO_GRE,
     IPPROTO_ICMP,
@@ -22,9 +25,6 @@ from check_conntrack.flows.entry import (
     STATE_NAMES,
     Entry,
 )
-from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.namedtuple import NamedTuple
-from check_conntrack.kernel.networks import Network, network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import heapq
 import struct
 
-from check_conntrack.flows.heavy_hitters import HeavyHitters
-from check_conntrack.kernel.namedtuple import NamedTuple
+from ..kernel.namedtuple import NamedTuple
+from .heavy_hitters import HeavyHitters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

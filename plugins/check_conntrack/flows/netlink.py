@@ -10,10 +10,10 @@ than its value, never shorter; of two alike the last counts; an unknown one is p
 
 from __future__ import annotations
 
-from check_conntrack.flows.entry import ConntrackTuple, Entry, FlowCounters
-from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel import netlink
-from check_conntrack.kernel.namedtuple import NamedTuple
+from ..kernel import ctnetlink as ct
+from ..kernel import netlink
+from ..kernel.namedtuple import NamedTuple
+from .entry import ConntrackTuple, Entry, FlowCounters
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

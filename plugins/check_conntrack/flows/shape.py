@@ -6,11 +6,11 @@ for byte but for their values. bulk.py sorts messages by shape, count_rows.py re
 
 from __future__ import annotations
 
-from check_conntrack.flows.entry import has_ports
-from check_conntrack.flows.netlink import FIRST_ATTRIBUTE, Layout
-from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.namedtuple import NamedTuple
-from check_conntrack.kernel.netlink import NLATTR
+from ..kernel import ctnetlink as ct
+from ..kernel.namedtuple import NamedTuple
+from ..kernel.netlink import NLATTR
+from .entry import has_ports
+from .netlink import FIRST_ATTRIBUTE, Layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,14 +12,17 @@ import math
 import struct
 import sys
 
-from check_conntrack.flows.entry import (
+from ..kernel import ctnetlink as ct
+from ..kernel.namedtuple import NamedTuple
+from ..kernel.networks import prefix_mask
+from .entry import (
     IPPROTO_TCP,
     Entry,
     has_ports,
     state_name,
 )
-from check_conntrack.flows.figures import Figures, figures_of
-from check_conntrack.flows.groups import (
+from .figures import Figures, figures_of
+from .groups import (
     DESTINATION_NAT,
     HALF_OPEN,
     KEPT_HIGH,
@@ -28,34 +31,31 @@ from check_conntrack.flows.groups import (
     SOURCE_NAT,
     Group,
 )
-from check_conntrack.flows.heavy_hitters import HeavyHitters
-from check_conntrack.flows.labels import address_label, pool_label, protocol_label, service_label
-from check_conntrack.flows.leaks import Ends, LeakedFlows
-from check_conntrack.flows.nat_pools import FIRST_PORT, RANGE_HEAD, NatPools
-from check_conntrack.flows.translations import (
+from .heavy_hitters import HeavyHitters
+from .labels import address_label, pool_label, protocol_label, service_label
+from .leaks import Ends, LeakedFlows
+from .nat_pools import FIRST_PORT, RANGE_HEAD, NatPools
+from .translations import (
     ANSWERED,
     REPLIED,
     UNREPLIED,
     Translations,
     is_counted,
 )
-from check_conntrack.flows.unanswered import (
+from .unanswered import (
     HEAD,
     NO_STATE,
     Endpoint,
     UnansweredFlows,
     UnansweredGroup,
 )
-from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.namedtuple import NamedTuple
-from check_conntrack.kernel.networks import prefix_mask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Union
 
-    from check_conntrack.flows.match import Match
+    from .match import Match
 
     # An address as a key: IPv4 as a number of its bytes in host order, IPv6 packed; both packed
     # behind their zone where they have one.

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import re
 
-from check_conntrack.flows.text_columns import LineCounter
-from check_conntrack.flows.text_line import (
+from ..kernel.table_file import MOST_OWNERS, OWNER
+from .text_columns import LineCounter
+from .text_line import (
     ENTRY_START,
     LONGEST_LINE,
     SHOWN,
     entry_of,
     entry_part,
 )
-from check_conntrack.kernel.table_file import MOST_OWNERS, OWNER
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import BinaryIO, Callable
 
-    from check_conntrack.flows.entry import Entry
-    from check_conntrack.flows.tally import Tally
+    from .entry import Entry
+    from .tally import Tally
 
 READ_SIZE = 1 << 18
 # So much of a bad line is kept to be shown.

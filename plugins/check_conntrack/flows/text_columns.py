@@ -21,24 +21,24 @@ import operator
 import socket
 import sys
 
-from check_conntrack.flows import groups, translations
-from check_conntrack.flows import tally as t
-from check_conntrack.flows.columns import address_keys, integer, slices, zoned_keys
-from check_conntrack.flows.entry import (
+from ..kernel import ctnetlink as ct
+from . import groups, translations
+from . import tally as t
+from .columns import address_keys, integer, slices, zoned_keys
+from .entry import (
     IPPROTO_TCP,
     has_ports,
 )
-from check_conntrack.flows.line_columns import ZONES, LineColumns, values_of
-from check_conntrack.flows.nat_pools import FIRST_PORT, POOL_HEAD, RANGE_HEAD
-from check_conntrack.flows.text_line import (
+from .line_columns import ZONES, LineColumns, values_of
+from .nat_pools import FIRST_PORT, POOL_HEAD, RANGE_HEAD
+from .text_line import (
     LONGEST_LINE,
     LineLayout,
     entry_of,
     layout_of,
     parse,
 )
-from check_conntrack.flows.unanswered import NO_STATE
-from check_conntrack.kernel import ctnetlink as ct
+from .unanswered import NO_STATE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from check_conntrack.kernel.namedtuple import NamedTuple
+from ..kernel.namedtuple import NamedTuple
 
 
 class Form(NamedTuple):

@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import re
 
-from check_conntrack.flows.entry import (
+from ..kernel import ctnetlink as ct
+from ..kernel.namedtuple import NamedTuple
+from ..kernel.networks import packed_address
+from .entry import (
     IPPROTO_GRE,
     IPPROTO_ICMP,
     IPPROTO_ICMPV6,
@@ -24,9 +27,6 @@ from check_conntrack.flows.entry import (
     Entry,
     FlowCounters,
 )
-from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.namedtuple import NamedTuple
-from check_conntrack.kernel.networks import packed_address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import operator
 import struct
 
-from check_conntrack.flows import netlink
-from check_conntrack.flows.entry import (
+from ..kernel import ctnetlink as ct
+from . import netlink
+from .entry import (
     IPPROTO_DCCP,
     IPPROTO_GRE,
     IPPROTO_SCTP,
@@ -31,8 +32,7 @@ from check_conntrack.flows.entry import (
     protocol_name,
     state_name,
 )
-from check_conntrack.flows.shape import HEAD
-from check_conntrack.kernel import ctnetlink as ct
+from .shape import HEAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,17 +14,17 @@ import collections
 import itertools
 import struct
 
-from check_conntrack.flows.columns import slices, weave
-from check_conntrack.flows.entry import IPPROTO_TCP, IPPROTO_UDP, Entry
-from check_conntrack.flows.groups import ASSURED, SEEN_REPLY
-from check_conntrack.kernel import ctnetlink as ct
-from check_conntrack.kernel.namedtuple import NamedTuple
+from ..kernel import ctnetlink as ct
+from ..kernel.namedtuple import NamedTuple
+from .columns import slices, weave
+from .entry import IPPROTO_TCP, IPPROTO_UDP, Entry
+from .groups import ASSURED, SEEN_REPLY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from check_conntrack.flows.columns import Column
+    from .columns import Column
 
 # Flows with a translated destination, without a reply and with one; UDP without either; and UDP
 # with a reply alone.

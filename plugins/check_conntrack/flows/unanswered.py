@@ -10,16 +10,16 @@ from __future__ import annotations
 import collections
 import struct
 
-from check_conntrack.flows.columns import slices, weave
-from check_conntrack.kernel.namedtuple import NamedTuple
-from check_conntrack.kernel.networks import is_private, is_reserved, prefix_mask
+from ..kernel.namedtuple import NamedTuple
+from ..kernel.networks import is_private, is_reserved, prefix_mask
+from .columns import slices, weave
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Callable
 
-    from check_conntrack.flows.columns import Column
+    from .columns import Column
 
 NO_STATE = 0xFF
 MOST_FLOWS = 1 << 15
