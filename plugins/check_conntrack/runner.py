@@ -104,7 +104,7 @@ def _answer(
     except PageRequest as page:
         return int(Unknown), str(page)
     except (UsageError, ThresholdError, KernelError) as error:
-        result = CheckResult(Unknown, str(error))
+        result = _refused(title, str(error))
     except StoppedError as error:
         if stage.answer and stage.result is None:
             return stage.answer  # what is known of it
@@ -121,6 +121,13 @@ def _answer(
     code, text = printed(title, result, 0 if options is None else options.verbose)
     complete = complete or stage.result is not None
     return (int(Ok), text) if complete and options and options.exit_ok else (code, text)
+
+
+def _refused(title: str, why: str) -> CheckResult:
+    """Return UNKNOWN with its reason; below it once more where the status line has to cut it."""
+    whole = render.clean(why)
+    cut = whole not in render.status_line(title, Unknown.text.upper(), why)
+    return CheckResult(Unknown, why, (), [why] if cut else ())
 
 
 def printed(title: str, result: CheckResult, verbose: int = 0) -> tuple[int, str]:

@@ -71,8 +71,20 @@ BAD_COMMAND_LINES = [
 )
 def test_a_bad_command_line_is_unknown_in_one_clear_line(check, arguments, words):
     run = check(*arguments)
-    assert (run.code, run.lines, run.data) == (3, [], {})
+    assert (run.code, run.data) == (3, {})
     assert words in run.text
+    if run.text.endswith("..."):
+        (whole,) = run.lines
+        assert whole.startswith(run.text[:-3])
+    else:
+        assert run.lines == []
+
+
+def test_unknown_label_lists_all_known_ones(check):
+    run = check("-w", "nosuch=1")
+    assert run.text.startswith("unknown label 'nosuch' (known: usage, entries, limit, ")
+    (line,) = run.lines
+    assert line.endswith(", ".join(label.name for label in LABELS) + ")")
 
 
 @pytest.mark.parametrize(("arguments", "words"), BAD_COMMAND_LINES[::4])

@@ -259,8 +259,10 @@ def test_file_that_is_no_table_is_refused_by_name(inspect, file, what, times):
 )
 def test_file_that_is_unknown_to_the_check_is_refused_with_its_beginning(inspect, file, data):
     run = inspect("--source", file(data))
-    assert (run.state, run.lines) == ("UNKNOWN", [])
+    assert run.state == "UNKNOWN"
     assert "table.txt: not a table (use conntrack " in run.text
+    cut = run.text.endswith("...")
+    assert [line[: len(run.text) - 3] for line in run.lines] == [run.text[:-3]] * cut
 
 
 @pytest.mark.parametrize(
