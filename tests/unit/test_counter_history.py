@@ -203,6 +203,36 @@ def test_counters_at_zero_cover_everything_since_boot():
     assert runs(state(5000, early_drop=7), start=4100).spans == (Span(0.0, 5000),)
 
 
+def test_drops_beside_more_failed_inserts_cover_nothing_in_a_first_run():
+    """Kernel 4.18 counts failed inserts that cost no packet: they may hide drops of a full table."""
+    assert runs(state(5000, drop=26, insert_failed=5000), start=4100).spans == (Span(5000, 5000),)
+    later = runs(
+        state(5000, drop=26, insert_failed=5000),
+        state(5060, drop=26, insert_failed=5100),
+        start=5010,
+    )
+    assert gaps(later.spans, Span(5010, 5060)) == ()
+
+
+@pytest.mark.parametrize(("drop", "failed"), [(0, 5000), (26, 26)])
+def test_drops_that_failed_inserts_explain_exactly_cover_everything_since_boot(drop, failed):
+    window = runs(state(5000, drop=drop, insert_failed=failed), start=4100)
+    assert window.spans == (Span(0.0, 5000),)
+
+
+def test_module_that_was_loaded_again_while_nothing_could_be_read_is_a_gap():
+    before = runs(state(4000, drop=5), state(5000, drop=5), start=4000).kept
+    unseen = compare(before, unread(5060), 4500, reloaded=True)
+    window = compare(unseen.kept, state(5120, drop=7), 4500, reloaded=False)
+    assert gaps(window.spans, Span(4500, 5120)) == (Span(5000, 5060),)
+    assert window.rise.full_drops == 7, "not the difference of 2"
+    later = compare(window.kept, state(5180, drop=7), 5100, reloaded=False)
+    assert later.rise.full_drops == 7, "also in a window that begins after the module was loaded"
+    assert gaps(later.spans, Span(5100, 5180)) == ()
+    never_read = compare(runs(unread(5000), start=4100).kept, state(5060), 4500, reloaded=True)
+    assert gaps(never_read.spans, Span(4500, 5060)) == (Span(4500, 5060),)
+
+
 def test_counters_that_were_at_zero_once_cover_what_was_before():
     window = runs(state(5000), state(5060, drop=5), start=4160)
     assert gaps(window.spans, Span(4160, 5060)) == ()

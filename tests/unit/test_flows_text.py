@@ -78,6 +78,12 @@ def test_other_forms_of_a_line_are_read():
     assert (offloaded.timeout, offloaded.state) == (None, None)
 
 
+@pytest.mark.parametrize("line", FORMS)
+def test_line_behind_what_a_container_log_puts_before_it_is_read(line):
+    content = f"2026-11-21T20:30:50.1Z stdout F {line}\n".encode()
+    assert (counted(content).read, counted(content).bad_lines) == (1, 0)
+
+
 def test_written_line_reads_back():
     line = EXTENDED.replace(" delta-time=12", "")
     assert text_writer.line_of(text_line.parse(line)) == line

@@ -60,7 +60,7 @@ _SECONDS = re.compile(r"-?[0-9]+", re.ASCII)
 # The beginning of an entry; what stands before it was put there by grep, nl or a container's log.
 ENTRY_START = re.compile(
     rb"(?:ipv[46] +[0-9]+ +)?[a-z][a-z0-9-]* +[0-9]{1,3} +(?:-?[0-9]+ +)?(?:[A-Z][A-Z0-9_]* +)?"
-    rb"src=[0-9A-Fa-f.:]+ dst="
+    rb"(?:timeout=[0-9]+, stream_timeout=[0-9]+ +)?src=[0-9A-Fa-f.:]+ dst="
 )
 # conntrack -E puts one of these before an entry: it is news of an entry, and no entry.
 _EVENT = re.compile(rb"\[(?:NEW|UPDATE|DESTROY)\]")
