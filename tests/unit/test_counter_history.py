@@ -204,7 +204,7 @@ def test_counters_at_zero_cover_everything_since_boot():
 
 
 def test_drops_beside_more_failed_inserts_cover_nothing_in_a_first_run():
-    """Kernel 4.18 counts failed inserts that cost no packet: they may hide drops of a full table."""
+    """Kernel 4.18 counts failed inserts that cost no packet: they may hide a full table."""
     assert runs(state(5000, drop=26, insert_failed=5000), start=4100).spans == (Span(5000, 5000),)
     later = runs(
         state(5000, drop=26, insert_failed=5000),
