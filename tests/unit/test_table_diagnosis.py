@@ -983,6 +983,13 @@ def test_restricted_pool_is_widened_with_the_addresses_found():
     assert "Replace FIRST-LAST by" in advice(whole)
 
 
+def test_ports_of_closed_connections_are_freed_where_there_are_any():
+    table = profile(pool=target("192.0.2.14", share=95.0), pool_address="203.0.113.1", pool_size=9)
+    assert "TIME_WAIT" not in advice(table)
+    command = "  conntrack -D -p tcp -d 192.0.2.14 --dport 443 --state TIME_WAIT > /dev/null"
+    assert command in advice(table._replace(time_wait=5.0)).splitlines()
+
+
 def test_timeout_that_is_short_already_is_left_alone():
     table = profile(time_wait=80.0, timeouts={"tcp_timeout_time_wait": (30, 120)})
     assert "is 30 s (kernel default 120 s). It is short already." in advice(table)

@@ -59,7 +59,7 @@ def more_ports(profile: TableProfile) -> list[Step]:
     )
     steps = [Step(text, commands, rulesets.undo(profile, table))]
     delete = rulesets.deletes(profile, pool, *rulesets.toward(pool), "--state", "TIME_WAIT")
-    if pool.protocol == "tcp" and delete:
+    if pool.protocol == "tcp" and delete and profile.time_wait:
         steps.append(
             Step("Free the ports of connections that are closed already (TIME_WAIT):", delete)
         )
