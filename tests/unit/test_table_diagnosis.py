@@ -1010,6 +1010,20 @@ def test_every_timeout_says_that_existing_entries_keep_theirs():
         assert all("Existing entries keep the timeout they have." in line for line in shortened)
 
 
+def test_proxy_that_opens_connections_for_its_clients_is_no_source_that_dominates():
+    proxy = {"source": address("10.0.0.5", 52.0), "destination": address("198.51.100.5", 48.0)}
+    own = {"own": frozenset({"10.0.0.5", "198.51.100.5"})}
+    table = profile(usage=80.0, **proxy, **own)
+    assert first(table) == (
+        "no cause stands out: the table may be too small, 52% from 10.0.0.5 (this host), "
+        "48% to 198.51.100.5 (this host)"
+    )
+    few = table._replace(destination=address("198.51.100.5", 10.0))
+    assert first(few).startswith("one source dominates")
+    client = table._replace(own=frozenset({"10.0.0.5"}))
+    assert first(client).startswith("one source dominates")
+
+
 def test_own_address_is_not_limited():
     table = profile(source=address("10.5.5.5", 80.0), own=frozenset({"10.5.5.5"}))
     assert first(table) == "one source dominates, 80% from 10.5.5.5 (this host)"

@@ -178,6 +178,9 @@ def _is_dns_churn(profile: TableProfile) -> bool:
 def _has_one_source(profile: TableProfile) -> bool:
     if profile.source.share < SENDER:
         return False
+    both = profile.source.address in profile.own and profile.destination.address in profile.own
+    if both and profile.destination.share >= NAMED:
+        return False  # this host is a proxy: it opens connections for those that it takes
     # Where all goes to one place a proxy stands before it; a client is its own only source.
     spread = profile.destination.share < 60
     return profile.pressed or (profile.usage is None and spread and profile.source.share < 95)
