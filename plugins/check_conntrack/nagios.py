@@ -6,8 +6,6 @@ prints no long output unless it is verbose; contract.md says what the suite does
 
 from __future__ import annotations
 
-import os
-
 from nagiosplugin import (
     Check,
     Context,
@@ -35,12 +33,8 @@ if TYPE_CHECKING:
 
     from nagiosplugin.state import ServiceState
 
-    from .advice.capacity import CapacityEvidence
-    from .kernel.limits import Limits
     from .ranges import AlertRange, Label, LabelThresholds, Thresholds
     from .session import Session
-    from .state.last_finding import LastFinding
-    from .state.state_store import Store
 
 STATES = {"ok": Ok, "warning": Warn, "critical": Critical, "unknown": Unknown}
 SEVERITY = (Ok, Warn, Unknown, Critical)
@@ -283,55 +277,6 @@ class StatusSummary(Summary):
     """The text of a check; `room` is how many characters of the status line it may take."""
 
     room = render.TEXT_WIDTH
-
-
-def capacity_evidence(
-    limits: Limits, peak: int, finding: LastFinding | None = None
-) -> CapacityEvidence:
-    """Return what advice on capacity needs: limits, the largest count, memory, who sets limits.
-
-    finding: what check_conntrack_table found last, see last_finding().
-    """
-    from .advice.capacity import CapacityEvidence
-    from .kernel import host
-    from .kernel.limits import buckets_sysctl_writable, may_set_limits
-
-    return CapacityEvidence(
-        limits.entries,
-        limits.limit,
-        max(peak, limits.entries),
-        limits.buckets,
-        host.available_memory(),
-        may_set_limits(),
-        buckets_sysctl_writable(),
-        host.runs_kube_proxy(),
-        finding=finding,
-    )
-
-
-def last_finding(store: Store, namespace_key: str) -> LastFinding | None:
-    """Return what check_conntrack_table found last in a namespace; None for nothing recent."""
-    import time
-
-    from .state import last_finding
-
-    return last_finding.recent(store.read(last_finding.KEY), namespace_key, time.time())
-
-
-def state_lines(session: Session, verbose: int) -> list[str]:
-    """Return, with -v, where the history is kept; with -vvv also as which user the check ran."""
-    store = session.store
-    lines = list(store.notes) if verbose else []
-    if verbose:
-        # If the folder could be opened, a part may have been kept.
-        kept = "Not all history was kept" if store.folder else "No history is kept"
-        trouble = f"{kept}: {store.trouble}"
-        lines.append(trouble if store.trouble else f"History is kept in {store.folder}")
-    if verbose > 2:
-        from .kernel import privileges
-
-        lines.append(f"Checked as uid {os.geteuid()}, {privileges.held()}")
-    return lines
 
 
 def conclude(

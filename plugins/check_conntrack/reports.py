@@ -1,7 +1,8 @@
 """Print and keep facts about network namespaces, for two checks or more.
 
 A check has a report of its own on each namespace; here is what these reports have in common: which
-of them are graphed, what is kept of their counts, how they are called on the status line.
+of them are graphed, what is kept of their counts, how they are called on the status line, what
+advice on the limit needs.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
 
     from nagiosplugin import Result, Results
 
+    from .advice.capacity import CapacityEvidence
+    from .kernel.limits import Limits
     from .kernel.namespaces import Namespace
     from .kernel.owners import Ownership
     from .ranges import Label
     from .session import Session
+    from .state.last_finding import LastFinding
     from .state.state_store import Store
 
     class Report(Protocol):
@@ -399,3 +403,36 @@ def namespace_table(
         rows.append((name, str(namespace.entries), usage_of(report, results), *cells))
     left = len(reports) - len(rows) + 1
     return render.table(rows) + ([f"  and {left} more (-vv)"] if left else [])
+
+
+# --- for advice on the limit
+
+
+def capacity_evidence(
+    known: Limits, peak: int, finding: LastFinding | None = None
+) -> CapacityEvidence:
+    """Return what advice on the limit needs: limits, the largest count, memory, who sets limits.
+
+    finding: what check_conntrack_table found last, see last_finding().
+    """
+    from .advice.capacity import CapacityEvidence
+    from .kernel import host
+
+    return CapacityEvidence(
+        known.entries,
+        known.limit,
+        max(peak, known.entries),
+        known.buckets,
+        host.available_memory(),
+        limits.may_set_limits(),
+        limits.buckets_sysctl_writable(),
+        host.runs_kube_proxy(),
+        finding=finding,
+    )
+
+
+def last_finding(store: Store, namespace_key: str) -> LastFinding | None:
+    """Return what check_conntrack_table found last in a namespace; None for nothing recent."""
+    from .state import last_finding
+
+    return last_finding.recent(store.read(last_finding.KEY), namespace_key, time.time())

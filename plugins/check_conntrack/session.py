@@ -224,6 +224,20 @@ def open_store(options: argparse.Namespace, home: str | None) -> Store:
     return Store.open(options.state_dir, os.environ, home)
 
 
+def state_lines(session: Session, verbose: int) -> list[str]:
+    """Return, with -v, where the history is kept; with -vvv also as which user the check ran."""
+    store = session.store
+    lines = list(store.notes) if verbose else []
+    if verbose:
+        # If the folder could be opened, a part may have been kept.
+        kept = "Not all history was kept" if store.folder else "No history is kept"
+        trouble = f"{kept}: {store.trouble}"
+        lines.append(trouble if store.trouble else f"History is kept in {store.folder}")
+    if verbose > 2:
+        lines.append(f"Checked as uid {os.geteuid()}, {privileges.held()}")
+    return lines
+
+
 def grant(purpose: str, *, as_root: bool = False) -> list[str]:
     """Return lines for the administrator: how to let this user start the reader."""
     if as_root:

@@ -945,7 +945,7 @@ def test_advice_leaves_the_limit_where_the_table_check_found_a_flood(check, cloc
     check()
     (folder,) = Path(os.environ[state_store.STATE_VARIABLE]).iterdir()
     headline = "SYN flood on 192.0.2.1 tcp/443"
-    finding = LastFinding(int(time.time()) - age, "flood", headline, room=False)
+    finding = LastFinding(int(clock.today) - age, "flood", headline, room=False)
     key = f"net:[{limits.own_inode()}]"
     (folder / "findings.json").write_text(json.dumps({key: encode(finding)}))
     run = check()

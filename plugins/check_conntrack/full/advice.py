@@ -71,8 +71,8 @@ def lines(evaluation: Evaluation, results: Results, store: Store) -> list[str]:
     counted = evidence.series.peak if evidence.series and not report.prefix else 0
     series = evidence.series if _changes(evidence, report) else None
     lowered = trend.lowered(series) if series else None
-    finding = nagios.last_finding(store, report.namespace.key)
-    known = nagios.capacity_evidence(report.limits, counted, finding)._replace(
+    finding = reports.last_finding(store, report.namespace.key)
+    known = reports.capacity_evidence(report.limits, counted, finding)._replace(
         netns=report.namespace.option,
         reached=_reached(evidence, report),
         lowered_from=lowered.old if lowered else 0,

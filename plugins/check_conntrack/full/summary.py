@@ -150,7 +150,7 @@ class FullSummary(nagios.StatusSummary):
             lines += self._figures()
         if self.options.verbose > 2:
             lines += self._read()
-        return lines + nagios.state_lines(self.session, self.options.verbose)
+        return lines + session.state_lines(self.session, self.options.verbose)
 
     def unread(self) -> list[str]:
         """Return the sources of this host that could not be read, as sentences."""

@@ -175,7 +175,7 @@ class TableSummary(nagios.StatusSummary):
             ]
         if report.from_file:
             return lines
-        return lines + nagios.state_lines(self.reader.session, verbose)
+        return lines + session.state_lines(self.reader.session, verbose)
 
     @property
     def findings(self) -> dict[str, LastFinding]:
@@ -209,7 +209,7 @@ class TableSummary(nagios.StatusSummary):
                     limits.entries, limits.limit, limits.entries, limits.buckets
                 )
             else:
-                evidence = nagios.capacity_evidence(limits, report.peak)._replace(
+                evidence = reports.capacity_evidence(limits, report.peak)._replace(
                     lowered_from=report.lowered_from
                 )
             lines += capacity.advise(evidence._replace(diagnosed=True), labels)

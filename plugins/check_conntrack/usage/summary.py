@@ -124,7 +124,7 @@ class UsageSummary(nagios.StatusSummary):
                 for one in (report.namespace for report in usage.reports)
                 if one.limits
             ]
-        return lines + nagios.state_lines(self.run, self.verbosity)
+        return lines + session.state_lines(self.run, self.verbosity)
 
 
 def _cause(report: NamespaceReport, alarms: Sequence[Result]) -> str:
@@ -273,8 +273,8 @@ def _advice(report: NamespaceReport, alarms: Sequence[Result], store: Store) -> 
 
     labels = {nagios.label_of(alarm) for alarm in alarms if _is_too_full(alarm)}
     peak = report.series.peak if report.series else limits.entries
-    finding = nagios.last_finding(store, report.namespace.key)
-    evidence = nagios.capacity_evidence(limits, peak, finding)
+    finding = reports.last_finding(store, report.namespace.key)
+    evidence = reports.capacity_evidence(limits, peak, finding)
     evidence = evidence._replace(netns=report.namespace.option)
     change = trend.lowered(report.series) if report.series else None
     if change:
