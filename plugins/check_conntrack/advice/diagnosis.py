@@ -153,7 +153,7 @@ def _ports(profile: TableProfile) -> str:
 def _is_idle(profile: TableProfile) -> bool:
     if profile.idle < 40 or not profile.weighty:
         return False
-    # An open socket is no leak: MQTT and WebSocket clients are silent for hours.
+    # An open socket is no leak: MQTT and WebSocket clients are idle for hours.
     number = profile.total * profile.idle / 100
     return profile.open_sockets is None or profile.open_sockets < number / 2
 

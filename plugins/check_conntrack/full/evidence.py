@@ -1,6 +1,6 @@
 """Acquire: what the namespaces, their counters and the kernel log say, as values.
 
-acquire() reads; nothing is judged or written here.
+acquire() reads; nothing is evaluated or written here.
 """
 
 from __future__ import annotations

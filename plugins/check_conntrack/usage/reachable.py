@@ -1,4 +1,4 @@
-"""Thresholds and trend windows that can never work, judged by how often the check runs.
+"""Thresholds and trend windows that can never work, given how often the check runs.
 
 A forecast reaches REACH times the trend window ahead, and a table can be full before the next run
 sees it.

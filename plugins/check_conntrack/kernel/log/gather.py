@@ -77,7 +77,7 @@ class LogEvidence(NamedTuple):
     spans say nothing, and a gap is a source with a reason.
     missing: sources named by the user that cannot be read.
     problems: what else cannot be read.
-    histories: what to remember of each log file, by its path.
+    histories: what to keep of each log file, by its path.
     read: for each source that was read, how, and how much.
     """
 
@@ -97,7 +97,7 @@ class LogEvidence(NamedTuple):
 class _Gathering:
     """The reading of all sources.
 
-    histories: what earlier runs remember of each log; kept: what the next run gets.
+    histories: what earlier runs have kept of each log; kept: what the next run gets.
     sources: the events of each source. asked: the reader was asked for the ring buffer.
     coverage, missing, problems, read: as in LogEvidence.
     """
@@ -435,7 +435,7 @@ def gather(
 ) -> LogEvidence:
     """Return what the wanted sources show of the window: `auto` or paths, globs and `-`.
 
-    boot: this boot's id. histories: what earlier runs remember of log files. stop: says when time
+    boot: this boot's id. histories: what earlier runs have kept of log files. stop: says when time
     is up. ask: asks the reader where reading the ring buffer takes a capability. opened: files
     opened before privileges were dropped. zone: of times without an offset in files. Raises nothing
     for a source that cannot be read.
