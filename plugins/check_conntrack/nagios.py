@@ -183,8 +183,9 @@ class LabelContext(Context):
         factor = 1.0
         if threshold.share:
             of_limit = self.label.share_of == "limit"
-            base = metric.max if of_limit else getattr(resource, "total_entries", None)
-            if not base:
+            # 0 is no limit, and an empty table: no entry of none is a share of 0.
+            base = metric.max or None if of_limit else getattr(resource, "total_entries", None)
+            if base is None:
                 return None
             factor = base / 100
         return threshold.spell(factor)

@@ -77,6 +77,27 @@ def test_protected_usage_is_a_share_of_the_limit(reader, sysctls, inspect):
     assert data["assured"].value == 100
 
 
+@pytest.mark.parametrize("arguments", [(), ("--address", "192.0.2.77")])
+def test_threshold_in_percent_holds_where_there_is_no_entry(reader, sysctls, inspect, arguments):
+    """No entry of none is no share above a bound, and not below one."""
+    sysctls.holds(0, 200)
+    reader.hands_out("table", flows_dump.done())
+    run = inspect(*arguments, "-w", "tcp_syn_recv=5%", "-c", "assured=10%:")
+    assert run.state == "OK", run.out
+    run = inspect(*arguments, "-w", "tcp_syn_recv=@0%:5%")
+    assert run.state == "WARNING", run.out
+
+
+def test_threshold_in_percent_is_unknown_where_the_dump_holds_nothing_of_the_table(
+    reader, sysctls, inspect
+):
+    sysctls.holds(5000, 10000)
+    reader.hands_out("table", flows_dump.done())
+    run = inspect("-w", "tcp_syn_recv=5%")
+    assert run.state == "UNKNOWN"
+    assert "the dump holds none of 5000 entries" in run.text
+
+
 def test_threshold_in_percent_is_of_the_entries_or_of_the_limit(reader, sysctls, inspect):
     reader.hands_out("table", *dump(1000), flows_dump.done())
     run = inspect("-w", "tcp_established=5%", "-c", "entries=50%")

@@ -56,6 +56,8 @@ class TableResource(Resource):
         self.report = report
         first = next((one for one in report.namespaces if not one.prefix), None)
         self.total_entries = first.figures.entries if first and first.figures else None
+        if not self.total_entries and first and first.table and first.table.fault:
+            self.total_entries = None  # nothing was read of a table that is not empty
         self.margins: dict[str, float] = {}
         for one in report.namespaces:
             self.margins.update(margins(one))

@@ -445,13 +445,15 @@ def compared(table: TableReading, before: int, after: int) -> TableReading:
 
     The count holds expired entries until they are swept, and the dump, which leaves them out,
     sweeps them: so the count after the dump is the one that has to agree. Fewer entries than both
-    counts allow for are a part of the table, and a random one: the hash's key is. More entries
-    than both are none that figures can be taken from.
+    counts allow for are a part of the table, and a random one: the hash's key is. From no entry at
+    all, and from more than both counts, no figures can be taken.
     """
     if table.sampled or table.fault:
         return table
     read = table.tally.read + table.tally.bad_lines
     low, high = min(before, after), max(before, after)
+    if not read and low > _churn(low):
+        return table._replace(fault=f"the dump holds none of {after} entries")
     if read < low - _churn(low):
         note = f"the dump holds {read} of {after} entries: the hash table may have been resized"
         return table._replace(kernel_count=after, sampled=True, notes=(*table.notes, note))
