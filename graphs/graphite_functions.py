@@ -1,4 +1,4 @@
-"""What Graphite is told: the functions around a metric, and how carbon aggregates it."""
+"""Graphite's part of a graph: the functions around a metric, and how carbon aggregates it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every test may ask for: the right to run at all, and a copy of the suite for everybody."""
+"""Fixtures for every test: the privilege to run at all, and a copy of the suite for everybody."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def need():
 
 
 def reachable(python: str) -> bool:
-    """Whether a user without rights can run an interpreter (and gets that one, and no other)."""
+    """Return whether an unprivileged user can run an interpreter (and gets no other one)."""
     command = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", python]
     done = subprocess.run(
         [*command, "-c", "import sys; print(sys.version)"], capture_output=True, text=True

@@ -1,4 +1,4 @@
-"""What listening to events of new entries costs: the kernel for each entry, the reader, the check.
+"""The cost of listening to events of new entries: the kernel for each entry, the reader, the check.
 
 As root. New UDP entries are made as fast as possible, by turns while nobody listens and while a
 socket is in the groups that the reader joins; printed are the best of several rounds.

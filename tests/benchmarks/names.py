@@ -1,4 +1,4 @@
-"""What `check_conntrack_table --names` costs on a host with 2,000 network namespaces.
+"""The cost of `check_conntrack_table --names` on a host with 2,000 network namespaces.
 
 As root. The check runs by turns with and without --names, as a whole process; printed are the
 medians, wall clock and processor time of the check and its reader, and their difference.

@@ -49,7 +49,7 @@ def assigned(name: str, text: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def errors(need, tmp_path_factory):
-    """What the compiler says of each constant: the dashboards, and one with each mistake."""
+    """Return what the compiler says of each constant: the dashboards, and one with each mistake."""
     need("node", "npm", root=False)
     top = tmp_path_factory.mktemp("grafana")
     for name in ("package.json", "types.ts"):

@@ -39,7 +39,7 @@ def runs(check: str, start: int) -> list[int]:
 
 
 def value(label: str, minute: int) -> float | None:
-    """What a label is at a minute of the day; None where it is not known."""
+    """Return what a label is at a minute of the day; None where it is not known."""
     if label == "time_to_full":
         return 7200.0 - 120 * (minute - FILLING[0]) if minute in FILLING else None
     if label.endswith("_total"):
@@ -65,7 +65,7 @@ def points(start: int):
 
 
 def path(check: str, label: str, field: str = "value") -> str:
-    """Where Icinga's GraphiteWriter puts a label."""
+    """Return where Icinga's GraphiteWriter puts a label."""
     name = label.replace("::", ".")
     return f"icinga2.day.services.conntrack-{check}.conntrack_{check}.perfdata.{name}.{field}"
 
@@ -140,7 +140,7 @@ def grafana_panels(kind: str):
 
 
 def shown(store: Graphite, targets: list[str], seconds: int, width: int = 0):
-    """What graphite-web draws of the last seconds: for each target the values, None for a gap."""
+    """Return what graphite-web draws of the last seconds: values by target, None for a gap."""
     now = int(time.time())
     more = {"maxDataPoints": width} if width else {}
     answer = store.render(targets, empty=True, **{"from": now - seconds, "until": now, **more})

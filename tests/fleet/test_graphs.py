@@ -66,7 +66,7 @@ def namespaces(need):
 
 @pytest.fixture(scope="module")
 def printed(namespaces, installed):
-    """What each check printed of both namespaces, and its exit code, by its service's name.
+    """Return what each check printed of both namespaces, and its exit code, by its service's name.
 
     The tables grow by 6 and 3 entries a second, then packets are dropped at the limit.
     """
@@ -127,7 +127,7 @@ def figures(written_down):
 
 
 def told(figures, check: str, label: str, field: str) -> float:
-    """What a check printed of a label: the value, or a bound."""
+    """Return what a check printed of a label: the value, or a bound."""
     item = figures[check][label]
     return float({"value": item.text, "warn": item.warn, "crit": item.crit}[field])
 
@@ -140,13 +140,13 @@ def past():
 
 
 def value_then(number: int, label: str) -> float:
-    """What a label of the past was at a run: each rises at its own pace, below its ceiling."""
+    """Return a label of the past at a run: each rises at its own pace, below its ceiling."""
     pace = {"share": 0.01, "at": 0.001, "full": 0.2}.get(label.rpartition("_")[2], 1)
     return 1 + pace * (len(label) + 1) * number**2
 
 
 def expected(label: str, step: int, *, rate: bool) -> list[float]:
-    """What a curve of the past shows at each run: values, or from the second on their rise."""
+    """Return a curve of the past at each run: values, or from the second on their rise."""
     values = [value_then(number, label) for number in range(HOUR // step)]
     if not rate:
         return values
@@ -197,7 +197,7 @@ def series_of(lines: list[str]) -> set[str]:
 
 
 def metric(check: str, label: str, host: str = HOST, field: str = "value") -> str:
-    """Where Icinga's GraphiteWriter puts a label."""
+    """Return where Icinga's GraphiteWriter puts a label."""
     name = host.replace(".", "_")
     return f"icinga2.{name}.services.conntrack-{check}.conntrack_{check}.perfdata.{label}.{field}"
 
@@ -287,7 +287,7 @@ def queries(kind):
 
 
 def answer_of(variable, values):
-    """What Grafana offers of the answers to a variable's query."""
+    """Return what Grafana offers of the answers to a variable's query."""
     taken = variable["regex"].strip("/")
     if not taken:
         return set(values)

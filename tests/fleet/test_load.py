@@ -51,7 +51,7 @@ ANSWERS = {
 
 
 def temporary_files():
-    """What the agent's user has in the folder for temporary files."""
+    """Return what the agent's user has in the folder for temporary files."""
     user = pwd.getpwnam("nagios").pw_uid
     found = set()
     for path in Path("/tmp").iterdir():

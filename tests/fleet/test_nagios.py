@@ -120,7 +120,7 @@ def folder(need):
 
 
 def verified(folder):
-    """What nagios says of the objects."""
+    """Return what nagios says of the objects."""
     return run_text(*as_nagios(capabilities=False), NAGIOS, "-v", folder / "nagios.cfg")
 
 
@@ -185,7 +185,7 @@ class Nagios:
             self.process.wait()
 
     def status(self):
-        """What the status file says of each service."""
+        """Return what the status file says of each service."""
         file = self.folder / "status.dat"
         if not file.exists():
             return {}
@@ -214,7 +214,7 @@ class Nagios:
             file.write(f"[{int(time.time())}] {command}\n")
 
     def log(self):
-        """What it has logged."""
+        """Return what it has logged."""
         return (self.folder / "nagios.log").read_text()
 
     def notified(self):

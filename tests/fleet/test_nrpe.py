@@ -36,7 +36,7 @@ def first_run(agent, run, what):
 
 
 def compared(agent, command, line):
-    """What the agent says, which is what the plugin prints here, byte for byte.
+    """Return what the agent says, which is what the plugin prints here, byte for byte.
 
     Each run is the first. Where they differ it may be the host that changed (a second passed in
     "latest 3s ago", a namespace of somebody else's came): then both are run again.

@@ -1,4 +1,4 @@
-"""What must hold of any bytes: a target takes them, and raises AssertionError where it does not.
+"""Claims that hold for any bytes: a target takes them, and raises AssertionError where it does not.
 
 Shared by everything that makes up bytes: hypothesis, atheris (guided by coverage), and the corpus
 that is kept. The first byte chooses among the ways in where a target has several.
@@ -61,7 +61,7 @@ def dump(data: bytes) -> None:
 
 
 def answers(data: bytes) -> None:
-    """What ctnetlink says of counters, and what the reader answers: values, or one error."""
+    """Return what ctnetlink says of counters, and what the reader answers: values, or one error."""
     for parse in (counters.parse_stats_cpu, counters.parse_text):
         with suppress(counters.CountersError, counters.NetlinkError):
             parse(data)

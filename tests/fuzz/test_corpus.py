@@ -1,4 +1,4 @@
-"""What was found, or is a good beginning, holds: each file of the corpus through its target."""
+"""Each file of the corpus goes through its target: what was found, or is a good beginning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = sorted(path for path in CORPUS.glob("*/*"))
 
 @pytest.fixture(autouse=True)
 def usual_rounds(monkeypatch):
-    """What the targets set, to be put back."""
+    """Return what the targets set, to be put back."""
     for name in ("FEW", "ROWS", "LEAST", "CHUNK"):
         monkeypatch.setattr(bulk, name, getattr(bulk, name))
 

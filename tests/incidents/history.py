@@ -1,4 +1,4 @@
-"""What happened between two runs, and evidence that does not reach far enough."""
+"""Incidents between two runs, and evidence that does not reach far enough."""
 
 from __future__ import annotations
 

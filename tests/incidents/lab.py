@@ -245,7 +245,7 @@ Story = Callable[[Lab], "Iterable[None]"]
 
 
 class Expect(NamedTuple):
-    """What a check has to answer: a state, and patterns.
+    """The answer that a check has to give: a state, and patterns.
 
     `state` may offer several, as in `WARNING|CRITICAL`. `says`: in the status line; `below`: in
     the long output; `never`: nowhere in the output.
@@ -291,7 +291,7 @@ class Incident(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What one check said in one incident, and whether that was right."""
+    """The line of one check in one incident, and whether that was right."""
 
     incident: str
     line: str

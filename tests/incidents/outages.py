@@ -1,4 +1,4 @@
-"""What looks like an attack and is none: dead upstreams, asymmetric routes, tunnels, broadcasts."""
+"""Dead upstreams, asymmetric routes, tunnels, broadcasts: they look like attacks and are none."""
 
 from __future__ import annotations
 

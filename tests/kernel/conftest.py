@@ -1,4 +1,4 @@
-"""Where coverage is measured: in this process, and in those of a few modules."""
+"""Measure coverage: in this process, and in those of a few modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the kernel says of a destination: its routes and neighbours, asked by anybody."""
+"""The kernel's answers about a destination: its routes and neighbours, asked by anybody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may replace the reader, on real files of several owners."""
+"""Users who may replace the reader, on real files of several owners."""
 
 from __future__ import annotations
 

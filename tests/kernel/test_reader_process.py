@@ -105,7 +105,7 @@ def waiting(pipe):
 
 
 def held(pid):
-    """What the descriptors of a process lead to."""
+    """Return what the descriptors of a process lead to."""
     return [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
 
 
@@ -148,7 +148,7 @@ def test_events_that_nobody_reads_are_dropped_and_said(netns, reader):
 
 
 def rest_of(process):
-    """What the reader writes after its first number, of which one byte is read."""
+    """Return what the reader writes after its first number, of which one byte is read."""
     data = process.stdout.read()
     return data[data.index(b" ") :]
 

@@ -248,7 +248,7 @@ def test_sample_is_close_to_the_whole_table(space, table):
 
 
 def as_nobody(result):
-    """Whether the check evaluated as nobody, without a capability in effect."""
+    """Return whether the check evaluated as nobody, without a capability in effect."""
     (line,) = [line for line in result.lines if line.startswith("Checked as uid ")]
     return line.startswith("Checked as uid 65534, no capabilities")
 
@@ -571,7 +571,7 @@ def reader_of(process):
 
 
 def kill_reader_in_the_middle(process, whole):
-    """Whether the reader was killed when it had begun to hand out a dump, and not ended."""
+    """Return whether the reader was killed when it had begun to hand out a dump, and not ended."""
     reader = reader_of(process)
     # A process that has ended and was not waited for has no such file any more.
     with suppress(OSError):

@@ -494,7 +494,7 @@ def test_the_old_names_of_ip_conntrack_are_known(usage):
 
 
 def verdict(result):
-    """What must not depend on the history."""
+    """Return what must not depend on the history."""
     return result.code, result.status, result.perfdata["usage"]
 
 

@@ -1,4 +1,4 @@
-"""What the tests of packages share: packages, built once; systems to install them into.
+"""Fixtures for the tests of packages: packages, built once; systems to install them into.
 
 A system is made from the distribution's own packages in a folder, and entered by chroot in a mount
 and PID namespace of its own: nothing of the machine is changed, and nothing stays.
@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items):
 
 
 def done(*command: object, **options) -> str:
-    """What a command prints that succeeds; what went wrong stands in the failure."""
+    """Return what a command prints that succeeds; what went wrong stands in the failure."""
     words = [str(word) for word in command]
     options.setdefault("env", {**os.environ, "LC_ALL": "C.UTF-8"})
     ended = subprocess.run(
@@ -70,7 +70,7 @@ def build(what: str, out: Path, tree: Path = TREE, **environment: str) -> Path:
 
 
 def mirror() -> str:
-    """Where this machine gets Debian's own packages from: the release, and no updates to it."""
+    """Return where this machine gets Debian's packages from: the release, and no updates to it."""
     wanted = ["--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"]
     found = done("apt-get", "indextargets", *wanted).split()
     assert found, "apt knows no archive of Debian: apt-get update"
@@ -144,13 +144,13 @@ class System:
         return Result(ended.returncode, ended.stdout, ended.stderr)
 
     def done(self, *words: object, **options) -> str:
-        """What a command prints that runs inside and succeeds."""
+        """Return what a command prints that runs inside and succeeds."""
         result = self.run(*words, **options)
         assert result.code == 0, f"{words}: {result.out}{result.err}"
         return result.out
 
     def path(self, inside: str) -> Path:
-        """Where a path inside lies outside."""
+        """Return where a path inside lies outside."""
         return self.folder / inside.lstrip("/")
 
     def files(self) -> set[str]:

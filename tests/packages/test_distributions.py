@@ -132,7 +132,7 @@ def with_sudo(system, layout, nrpe_d, filled):
 
 
 def documents(system, zsh):
-    """What people and other programs look for lies where they look."""
+    """Return what people and other programs look for lies where they look."""
     for check in CHECKS:
         assert system.path(f"/usr/share/man/man1/{check}.1.gz").is_file()
         assert system.path(f"/usr/share/bash-completion/completions/{check}").is_file()

@@ -102,7 +102,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 def bash(pages, check, *words):
-    """What bash offers after these words."""
+    """Return what bash offers after these words."""
     script = ["bash", "--norc", "-euc", BASH, "bash", pages / "bash" / check]
     ended = subprocess.run([*script, check, *words], capture_output=True, text=True)
     said = [line for line in ended.stderr.splitlines() if not line.startswith("compopt ")]
@@ -129,7 +129,7 @@ print "<ready>"
 
 
 def zsh(pages, check, line, folder):
-    """What zsh offers where somebody has typed a line, and then the tabulator."""
+    """Return what zsh offers where somebody has typed a line, and then the tabulator."""
     (folder / ".zshrc").write_text(ZSHRC)
     child, terminal = pty.fork()
     if child == 0:
@@ -147,7 +147,7 @@ def zsh(pages, check, line, folder):
 
 
 def heard(terminal, until):
-    """What a terminal says, until it says this."""
+    """Return what a terminal says, until it says this."""
     said = ""
     while until not in said:
         ready, _, _ = select.select([terminal], [], [], 30)

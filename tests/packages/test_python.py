@@ -1,4 +1,4 @@
-"""What Python's own tools make: sdist, wheel, and archives that run."""
+"""Packages that Python's own tools make: sdist, wheel, and archives that run."""
 
 from __future__ import annotations
 

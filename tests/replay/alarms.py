@@ -33,7 +33,7 @@ HORIZONS = 3600.0, 600.0  # seconds; time_to_full of SHIPPED as -w and -c
 
 
 class Run(NamedTuple):
-    """What a run of the check reads: when, the count and the limit; and the table, to listen to."""
+    """The input of a run: the time, the count and the limit; and the table, to listen to."""
 
     at: float
     entries: int

@@ -1,4 +1,4 @@
-"""What every run of a check owes its reader, whatever it was asked (CONTRACT.md, section 1)."""
+"""The contract of every run of a check (docs/design/contract.md, section 1)."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ class Director:
             self.call(kind, "create", name, "--json", json.dumps(known))
 
     def call(self, *words: str, text: str = "") -> str:
-        """What a command of the Director prints."""
+        """Return what a command of the Director prints."""
         done = subprocess.run(
             ["icingacli", "director", *words],
             input=text,

@@ -188,7 +188,7 @@ class Door:
         )
 
     def run(self, name: str, *words: str) -> Run | None:
-        """What a check answers, held to the contract; None for the page that was asked for."""
+        """Return a check's answer, held to the contract; None for the page that was asked for."""
         check = MODULES[name]
         arguments = [*words, "--state-dir", str(self.state)]
         with _kept_signals(), _caught() as (out, err):

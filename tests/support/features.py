@@ -1,4 +1,4 @@
-"""What the running kernel can do, asked of the kernel and not of its version.
+"""Features of the running kernel, asked of the kernel and not of its version.
 
 A test that needs a feature skips where the kernel lacks it, and says so.
 """

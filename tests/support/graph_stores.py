@@ -1,4 +1,4 @@
-"""What draws the graphs: carbon and graphite-web, InfluxDB, and Icinga 2 with its writers.
+"""Programs that draw the graphs: carbon and graphite-web, InfluxDB, and Icinga 2 with its writers.
 
 Real daemons on free ports of the loopback, each with its own configuration in a temporary folder.
 """
@@ -164,7 +164,7 @@ def until(
     process: subprocess.Popen[bytes] | None = None,
     patience: float = PATIENCE,
 ) -> Any:
-    """What `met` returns as soon as that is something; fails after `patience` seconds."""
+    """Return what `met` returns as soon as that is something; fails after `patience` seconds."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         found = met()
@@ -176,7 +176,7 @@ def until(
 
 
 def listens(port: int) -> bool:
-    """Whether somebody listens at a port of the loopback."""
+    """Return whether somebody listens at a port of the loopback."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -304,7 +304,7 @@ class Graphite:
         return get(self.url + "/render", [*wanted, ("format", "png"), *parameters.items()])
 
     def find(self, query: str) -> list[str]:
-        """What Grafana is told for a variable: the last parts, or with expand() whole paths."""
+        """Return what Grafana gets for a variable: the last parts, or with expand() whole paths."""
         if query.startswith("expand("):
             answer = json.loads(get(self.url + "/metrics/expand", {"query": query[7:-1]}))
             found: list[str] = answer["results"]

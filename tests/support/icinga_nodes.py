@@ -206,7 +206,7 @@ class Node:
         return made
 
     def call(self, *words: str) -> str:
-        """What an icinga2 command prints that succeeds."""
+        """Return what an icinga2 command prints that succeeds."""
         done = subprocess.run(
             [*USER, *self.command(*words)], capture_output=True, text=True, cwd="/"
         )
@@ -214,7 +214,7 @@ class Node:
         return done.stdout
 
     def validate(self, config: str = "") -> tuple[int, str]:
-        """Whether the daemon takes its configuration with `config` after it, and what it says."""
+        """Return whether the daemon takes `config` behind its configuration, and its words."""
         file = self.top / "etc" / "tried.conf"
         file.write_text((self.top / "etc" / "icinga2.conf").read_text() + config)
         words = self.command("daemon", "-C", "-c", str(file))
@@ -273,7 +273,7 @@ class Node:
         wait_until(up, self.console)
 
     def console(self) -> str:
-        """What the daemon said."""
+        """Return what the daemon said."""
         return (self.top / "log" / "console").read_text()
 
     # the API
@@ -308,7 +308,7 @@ class Node:
         return answer["results"]
 
     def evaluate(self, expression: str) -> Any:
-        """What an expression of Icinga's language is to the running daemon."""
+        """Return what an expression of Icinga's language is to the running daemon."""
         asked = {"command": expression, "session": "tests", "sandboxed": 0}
         query = urllib.parse.urlencode(asked, quote_via=urllib.parse.quote)
         (result,) = self.post(f"/v1/console/execute-script?{query}", None)

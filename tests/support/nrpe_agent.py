@@ -196,7 +196,7 @@ class Agent:
         shutil.rmtree(self.top)
 
     def written(self) -> str:
-        """What the daemon has logged."""
+        """Return what the daemon has logged."""
         file = self.top / "home/nrpe.log"
         return file.read_text(errors="replace") if file.exists() else ""
 
@@ -270,7 +270,7 @@ class Agent:
             time.sleep(0.1)
 
     def state_files(self) -> list[Path]:
-        """What the checks remember."""
+        """Return what the checks remember."""
         folder = self.top / "home/.local/state/check-conntrack"
         return [path for path in folder.rglob("*") if path.is_file()]
 

@@ -1,4 +1,4 @@
-"""What conntrack(8) prints, counted by hand, and a table with every kind of entry."""
+"""The output of conntrack(8), counted by hand, and a table with every kind of entry."""
 
 from __future__ import annotations
 

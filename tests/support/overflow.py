@@ -40,7 +40,7 @@ class NewMessages:
         os.close(self._ring)
 
     def hold(self, text: str) -> bool:
-        """Whether a record that was not looked at before holds the text."""
+        """Return whether a record that was not looked at before holds the text."""
         while True:
             try:
                 if os.fsencode(text) in os.read(self._ring, 16384):

@@ -37,7 +37,7 @@ class Item(NamedTuple):
         return float(self.text)
 
     def alerts(self, text: str) -> bool:
-        """Whether the value alerts by a range of this item, as a reader of the draft judges it."""
+        """Return whether the value alerts by a range of this item, as the draft has it."""
         if not text:
             return False
         start, colon, end = text.lstrip("@").rpartition(":")

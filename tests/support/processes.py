@@ -1,4 +1,4 @@
-"""What tests ask about processes that they did not start themselves."""
+"""Answers about processes that they did not start themselves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def deadline(seconds: float):
 
 
 def gone(pid: int, seconds: float = 10.0) -> bool:
-    """Whether a process ends in time; whoever adopts it reaps it when it likes."""
+    """Return whether a process ends in time; whoever adopts it reaps it when it likes."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
@@ -79,7 +79,7 @@ def orphans_after(seconds: float = 10.0) -> list[str]:
 
 
 def answer(command, **options) -> Run:
-    """What a check answered, held to the contract."""
+    """Return what a check answered, held to the contract."""
     options.setdefault("timeout", 60)
     done = subprocess.run(command, capture_output=True, text=True, **options)
     return Run(done.returncode, done.stdout, done.stderr, command)

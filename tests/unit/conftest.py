@@ -206,7 +206,7 @@ class Reader:
 
 @pytest.fixture
 def reader(monkeypatch):
-    """What stands in for the reader; without answers there is no right to ask it."""
+    """Return what stands in for the reader; without answers there is no right to ask it."""
     fake = Reader()
     monkeypatch.setattr(session.Session, "stream", lambda _, fields: fake.stream(fields))
     monkeypatch.setattr(session.Session, "ask", lambda _, fields: list(fake.stream(fields)))

@@ -56,7 +56,7 @@ def undos(lines):
 
 
 def assigned(lines):
-    """What the sysctl commands set."""
+    """Return what the sysctl commands set."""
     found = {}
     for command in commands(lines):
         words = shlex.split(command)

@@ -32,7 +32,7 @@ EVERY = pytest.mark.parametrize("name", PARSERS)
 
 
 def block(text: str, opening: str) -> str:
-    """What stands between the braces that follow an opening line, to the one below it."""
+    """Return what stands between the braces that follow an opening line, to the one below it."""
     begin = text.index(opening + " {\n") + len(opening) + 3
     indent = re.match(r"\t*", opening)[0]
     return text[begin : text.index(f"\n{indent}}}", begin) + 1]

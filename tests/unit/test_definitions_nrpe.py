@@ -39,7 +39,7 @@ def options(check):
 
 
 def in_script():
-    """What conntrack_arguments takes and leaves out: check → options, option → reason."""
+    """Return what conntrack_arguments takes and leaves out: check → options, option → reason."""
     text = (NRPE / "conntrack_arguments").read_text()
     left_out = dict(re.findall(r"^#   (--[a-z-]+) +(.+)$", text, re.MULTILINE))
     taken = {check: set() for check in MODULES}
@@ -51,7 +51,7 @@ def in_script():
 
 
 def taken_by_script(check, word):
-    """Whether the script hands an argument on: it then fails to start a check that is not there."""
+    """Return whether the script hands an argument on: it then fails to start a missing check."""
     slots = [word, *[""] * 15, "end"]
     script = NRPE / "conntrack_arguments"
     done = subprocess.run([script, check, *slots], capture_output=True, text=True, timeout=30)

@@ -52,7 +52,7 @@ def sources():
 
 
 def slug(heading):
-    """What a heading is called in a link."""
+    """Return what a heading is called in a link."""
     text = re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
     return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
 

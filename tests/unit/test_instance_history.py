@@ -1,4 +1,4 @@
-"""What EC2 refused over a window, and the most connections that an instance could still track."""
+"""Packets that EC2 refused over a window, and the most connections that it could still track."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ OLD = "5.10.0-46-cloud-amd64"
 
 
 def log(tmp_path, name, release, *tests, end=True):
-    """What the log of a virtual machine says of tests: file, test, outcome, reason, facts."""
+    """Return the log of a virtual machine about tests: file, test, outcome, reason, facts."""
     path = tmp_path / f"{name}.log"
     selected = {FULL: 2, READER: 1}
     lines = [f"=== kernel {release}, clock tsc", f"=== selected {json.dumps(selected)}"]

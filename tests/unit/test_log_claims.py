@@ -91,7 +91,7 @@ class Story:
 
     @property
     def traceless(self):
-        """Whether lines that are lost now leave no trace: the last run saw nothing of this file."""
+        """Return whether lines lost now leave no trace: the last run saw nothing of this file."""
         return self.rotated or self.was_empty
 
     def truncate(self):

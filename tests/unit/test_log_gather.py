@@ -1,4 +1,4 @@
-"""Which sources are read, in which order, and what they cover together."""
+"""Sources of log lines: which are read, in which order, and what they cover together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a log itself says of lines that it lost makes its claim smaller, and nothing else does."""
+"""A log's own notices of lost lines make its claim smaller, and nothing else does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a table is heading: the rates, the lifetime, the settling point and the time to full."""
+"""The outlook of a table: the rates, the lifetime, the settling point and the time to full."""
 
 from __future__ import annotations
 

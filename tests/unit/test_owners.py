@@ -202,7 +202,7 @@ def test_own_addresses_need_no_privilege():
 
 
 def frames(inode, path, address=b"", groups=b"", command=b"sleep\n"):
-    """What the reader says of a namespace."""
+    """Return what the reader says of a namespace."""
     found = [Frame(inode, 0, "addresses", path, address_message(address))] if address else []
     if groups:
         process = "/proc/9/ns/net"

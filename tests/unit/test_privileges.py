@@ -1,4 +1,4 @@
-"""Which privileges there are, which user root becomes, and that nothing is left afterwards."""
+"""Privileges: which there are, which user root becomes, and that nothing is left afterwards."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_root_never_stays_root_whatever_sudo_uid_holds(sudo_uid):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What would have been done to this process, in order; the bounding set has two bits."""
+    """Return what would have been done to this process, in order; the bounding set has two bits."""
     order = []
     for name in ("setgroups", "setresgid", "setresuid"):
         monkeypatch.setattr(os, name, lambda *given, name=name: order.append((name, *given)))
@@ -140,7 +140,7 @@ NO_NEW = [("prctl", reader.PR_SET_NO_NEW_PRIVS, 1)]
 
 
 def holding(monkeypatch, *results):
-    """What the kernel says about this process, call by call; the last for ever."""
+    """Return what the kernel says about this process, call by call; the last for ever."""
     left = [privileges.Privileges(**each) for each in results]
     monkeypatch.setattr(privileges, "held", lambda: left.pop(0) if len(left) > 1 else left[0])
 

@@ -38,7 +38,7 @@ BAD_FILTERS += [b"2:" + STATUS * 200]
 
 
 def in_grammar(data):
-    """Whether bytes are a request, told without the reader's help."""
+    """Return whether bytes are a request, told without the reader's help."""
     match = REQUEST.fullmatch(data)
     return bool(match) and all(
         valid_attributes(bytes.fromhex(text.partition(b":")[2].decode()))
@@ -63,7 +63,7 @@ def parsed(answer):
 
 
 def read_request(data):
-    """What the reader makes of the bytes on a descriptor."""
+    """Return what the reader makes of the bytes on a descriptor."""
     descriptor = os.memfd_create("request")
     try:
         with open(os.dup(descriptor), "wb") as file:

@@ -1,4 +1,4 @@
-"""What a table's figures look like: causes on tables built to show them, none on healthy ones."""
+"""The diagnosis of a table: causes on tables built to show them, none on healthy ones."""
 
 from __future__ import annotations
 

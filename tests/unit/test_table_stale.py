@@ -20,7 +20,7 @@ TIMEOUTS = {"udp_timeout": 30, "tcp_timeout_syn_sent": 120}
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """What the kernel knows of targets, by their packed address."""
+    """Return what the kernel knows of targets, by their packed address."""
     known = {}
 
     def look_up(addresses):

@@ -42,7 +42,7 @@ CALLS = st.tuples(st.lists(ITEMS, max_size=6), st.dictionaries(NAMES, ITEMS, max
 
 
 def outcome(made, positional, named):
-    """What a call gives, as what is alike in both: the items, or the kind of error."""
+    """Return what a call gives, as what is alike in both: the items, or the kind of error."""
     try:
         return tuple(made(*positional, **named))
     except TypeError:

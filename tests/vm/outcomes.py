@@ -1,4 +1,4 @@
-"""What the tests in a virtual machine have shown: read from its log, and written as tables."""
+"""The outcomes of tests in a virtual machine: read from its log, and written as tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Outcome(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What tests under a kernel have shown.
+    """The outcomes of tests under a kernel.
 
     selected: how many tests of each file were to run. ended: whether pytest came to its end.
     """

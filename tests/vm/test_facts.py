@@ -1,4 +1,4 @@
-"""What differs between kernels, recorded for the table in docs/kernels.md.
+"""Differences between kernels, recorded for the table in docs/kernels.md.
 
 Each test names what kernels are known to do. Another behaviour is news: look at what relies on it.
 """

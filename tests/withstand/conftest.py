@@ -51,7 +51,7 @@ def folder():
 
 @pytest.fixture
 def orphanage() -> Iterator[None]:
-    """What a check leaves behind becomes this process's child, where it can be seen."""
+    """Return what a check leaves behind becomes this process's child, where it can be seen."""
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     yield

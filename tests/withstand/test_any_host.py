@@ -26,14 +26,14 @@ def limited(what: str, most: int):
 
 
 def starts(command, **options) -> bool:
-    """Whether the interpreter itself gets as far as our first line, under the same limits."""
+    """Return whether the interpreter gets as far as our first line, under the same limits."""
     words = [python_of(command), "-E", "-s", "-c", "import argparse, subprocess"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, **options)
     return (done.returncode, done.stderr) == (0, "")
 
 
 def gave_up(done: subprocess.CompletedProcess) -> bool:
-    """Whether CPython itself aborted for want of memory: then no code of ours can run, and the
+    """Return whether CPython aborted for want of memory: then no code of ours can run, and the
     monitoring system sees a signal instead of an exit code.
     """
     return done.returncode == -signal.SIGABRT and done.stderr.startswith("Fatal Python error: ")

@@ -27,7 +27,7 @@ WORDS = {
 
 
 def caught(pid: int, number: int) -> bool:
-    """Whether the check has taken a signal into its own hands."""
+    """Return whether the check has taken a signal into its own hands."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -340,7 +340,7 @@ def state_of(pid):
 
 
 def gone(pid, seconds):
-    """Whether a process ends within the time; a zombie has ended."""
+    """Return whether a process ends within the time; a zombie has ended."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if state_of(pid) in ("gone", "Z", "X"):

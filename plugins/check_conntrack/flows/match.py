@@ -1,4 +1,4 @@
-"""Which entries a user asked for: --address, --protocol, --state, --port, --zone, --mark.
+"""Select the entries that a user asked for: --address, --protocol, --state, --port, --zone, --mark.
 
 The same question is answered twice: of one Entry (`accepts`), and of a column of entries by
 bulk.py, which takes the parts of a Match and asks them of whole columns. A test holds the two

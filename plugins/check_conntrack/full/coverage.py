@@ -1,4 +1,4 @@
-"""Which part of the window the evidence covers, and what the status line may claim.
+"""Find the part of the window that the evidence covers, and what the status line may claim.
 
 Pure functions of the evidence. Everything that a source of this host shows counts for all of its
 namespaces; counters count for their own. A log that the user named and that is another host's,

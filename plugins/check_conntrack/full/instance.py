@@ -1,4 +1,4 @@
-"""What EC2 itself refused in the window: acquire it, keep it, and word it.
+"""Packets that EC2 itself refused in the window: acquire, keep and word them.
 
 Imported only where an interface of EC2 may be.
 """

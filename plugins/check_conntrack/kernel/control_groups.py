@@ -139,7 +139,7 @@ def _unescaped(name: str) -> str:
 
 
 class Process(NamedTuple):
-    """What the kernel says of a process.
+    """A process, as the kernel describes it.
 
     Attributes:
         pid: its number; 0 where that is not known

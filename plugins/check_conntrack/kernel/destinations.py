@@ -1,4 +1,4 @@
-"""What the kernel knows of a destination: whether there is a route, and who is next to this host.
+"""Ask the kernel about a destination: whether there is a route, and who is next to this host.
 
 Asked over rtnetlink(7), of this process's own network namespace. RTM_GETROUTE, RTM_GETNEIGH and
 RTM_GETRULE need no privilege, send no packet and load no module. The numbers are those of
@@ -65,7 +65,7 @@ GONE = frozenset({NO_ROUTE, FAILED, INCOMPLETE})
 
 
 class Destination(NamedTuple):
-    """What is known of a destination.
+    """A destination, as far as it is known.
 
     Attributes:
         code: THERE, or one of GONE; TO_ALL for a multicast or broadcast address, from which nobody

@@ -1,4 +1,4 @@
-"""What EC2 refused over a window, and the most connections that an instance could still track.
+"""Packets that EC2 refused over a window, and the most connections that it could still track.
 
 Pure functions over values; kernel/ena.py reads them. The times are seconds since this boot
 (CLOCK_BOOTTIME), which nobody can set: those of an earlier boot are negative.
@@ -63,7 +63,7 @@ class InstanceState(NamedTuple):
 
 
 class InstanceWindow(NamedTuple):
-    """What EC2 refused in a window.
+    """The packets that EC2 refused in a window.
 
     refused, linklocal: sums over all interfaces; None where nothing is known.
     interfaces: the sums of each interface that had refusals, the most first.

@@ -1,4 +1,4 @@
-"""Where a table is heading: setup rate, end rate, lifetime, settling point, and the time to full.
+"""Compute where a table is heading: rates, lifetime, settling point, and the time to full.
 
 The rate of new entries is counted while listening to the kernel's events. The rate at which entries
 end cannot be counted in a second: an expired entry stays in the table, and in the kernel's count,
@@ -38,7 +38,7 @@ DEVIATIONS = 3.0  # standard deviations of a number of events that are chance
 
 
 class Listening(NamedTuple):
-    """What was heard of a table while listening.
+    """The events of a table that were heard while listening.
 
     seconds: how long. new: entries that were made meanwhile.
     before, after: the kernel's count at the beginning and at the end.
@@ -98,7 +98,7 @@ class RateHistory(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """Where a table is heading; None for what is not known.
+    """The direction in which a table is heading; None for what is not known.
 
     new_rate, end_rate: entries per second. lifetime: seconds that an entry is counted, on average.
     settles_at: percent of the limit where the present rate leads.

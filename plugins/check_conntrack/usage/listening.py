@@ -54,7 +54,7 @@ class Heard(NamedTuple):
 
 
 class EventStream:
-    """What the reader's frames tell while they arrive.
+    """The reader's frames, counted while they arrive.
 
     listening: up to the last time that the clock was read; None before.
     forbidden: whether a privilege is missing.

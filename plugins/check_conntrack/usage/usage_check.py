@@ -1,7 +1,7 @@
 """check_conntrack_usage: how full the connection-tracking table is, and when it will be full.
 
-Reads sysctls that everybody may read; only other network namespaces need privileges, and the
-reader. In three acts: acquire (resource.py), evaluate (contexts in nagios.py), present
+Reads sysctls that everybody may read; only other network namespaces and listening take the reader,
+and privileges. In three acts: acquire (resource.py), evaluate (contexts in nagios.py), present
 (summary.py).
 """
 
