@@ -112,7 +112,7 @@ class Door:
     """A host that a test makes up, and the way to a check on it.
 
     `sysctls` are bytes or error numbers by the last part of their names, `counters` what /proc
-    tells of them, `answer` what the reader writes (None where there is no right to ask it),
+    tells of them, `answer` what the reader writes (None where it may not be asked),
     `journal` and `listing` what the programs print, `status` how they end.
     """
 

@@ -109,7 +109,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def check(monkeypatch, tmp_path, capfd, signals, sysctls, clock):
-    """Run check_conntrack_usage in this process, which keeps its rights, and hold it to account."""
+    """Run check_conntrack_usage in this process, with its privileges, and hold it to account."""
     monkeypatch.setattr(session, "drop_privileges", lambda *options: (None, None))
     monkeypatch.setattr(privileges, "has", lambda _: False)
     monkeypatch.setattr(privileges, "is_root", lambda: False)
@@ -206,7 +206,7 @@ class Reader:
 
 @pytest.fixture
 def reader(monkeypatch):
-    """Return what stands in for the reader; without answers there is no right to ask it."""
+    """Return what stands in for the reader; without answers it may not be asked."""
     fake = Reader()
     monkeypatch.setattr(session.Session, "stream", lambda _, fields: fake.stream(fields))
     monkeypatch.setattr(session.Session, "ask", lambda _, fields: list(fake.stream(fields)))

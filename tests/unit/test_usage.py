@@ -850,7 +850,7 @@ def test_a_reader_that_is_missing_is_unknown(check, netns, monkeypatch):
 
 @pytest.fixture
 def through_sudo(entered, monkeypatch, tmp_path):
-    """Run without rights of its own, with a sudo that is made up."""
+    """Run without privileges of its own, with a sudo that is made up."""
     program = tmp_path / "sudo"
     program.touch(mode=0o755)
     monkeypatch.setattr(privileges, "has", lambda _: False)

@@ -1,5 +1,5 @@
-"""Hosts that lack something: memory, descriptors, files, rights, an environment. Hosts that have
-too much: processors, namespaces, entries. The right verdict, or a clear UNKNOWN.
+"""Hosts that lack something: memory, descriptors, files, privileges, an environment. Hosts that
+have too much: processors, namespaces, entries. The right verdict, or a clear UNKNOWN.
 """
 
 from __future__ import annotations
