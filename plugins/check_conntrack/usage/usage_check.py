@@ -30,7 +30,8 @@ __all__ = ["EXAMPLES", "LABELS", "NAMESPACE_LABELS", "TITLE", "main", "parser", 
 TITLE = "CONNTRACK_USAGE"
 PURPOSE = """\
 How full is the kernel's connection-tracking table, and when will it be full? A full
-table refuses new connections while established ones go on. Needs no privileges."""
+table drops new connections while established ones go on. Needs no privileges, unless
+it listens."""
 LONGEST_WINDOW = 30 * 86400  # seconds
 SHORTEST_LISTENING, LONGEST_LISTENING = 0.1, 30.0  # seconds; the reader allows no more
 LISTENING_RESERVE = 2.0  # seconds of the time-out for all the rest
