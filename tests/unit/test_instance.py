@@ -95,6 +95,10 @@ def test_usage_takes_the_interface_with_the_fewest_left_and_says_which(check, in
 def test_usage_of_too_few_connections_left_is_told_as_such(check, eth0):
     run = check("-c", "instance_available=80000:")
     assert run.text.startswith("EC2 can track 76957 more connections for this instance; ")
+    eth0.sets(available=1)
+    off = ("-w", "instance_usage=~:", "-c", "instance_usage=~:")
+    run = check("-c", "instance_available=80000:", *off)
+    assert "EC2 can track 1 more connection for this instance" in run.text
     assert run.state == "CRITICAL"
 
 
@@ -138,7 +142,7 @@ def test_usage_shows_what_is_left_with_verbosity(check, eth0):
     check()
     eth0.sets(available=70000)
     lines = check("-v").lines
-    assert "EC2 (eth0): 70000 more connections are possible" in lines
+    assert "EC2 (eth0): 70000 more connections can be tracked" in lines
     assert "EC2: most connections left that were seen: 76957 (m5.large)" in lines
 
 

@@ -67,7 +67,8 @@ class InstanceReport(NamedTuple):
                 f"{found.linklocal if found else 0} to link-local services",
             ]
             if each.available is not None:
-                values.append(f"{each.available} more connections are possible")
+                more = render.plural(each.available, "more connection")
+                values.append(f"{more} can be tracked")
             if each.refused is not None:
                 text.append(f"EC2 ({render.clean(each.interface)}): {', '.join(values)}")
         return text

@@ -78,7 +78,8 @@ class InstanceReport(NamedTuple):
         low = [alarm for alarm in alarms if nagios.label_of(alarm) == "instance_available"]
         shares = [alarm for alarm in alarms if nagios.label_of(alarm) == "instance_usage"]
         if not shares:
-            text = f"EC2 can track {nagios.print_value(low[0])} more connections"
+            more = render.plural(int(low[0].metric.value), "more connection")
+            text = f"EC2 can track {more}"
             return [f"{text} for this instance{where}", text]
         share = nagios.print_value(shares[0])
         text = f"EC2's own connection limit: {share} in use"
@@ -102,7 +103,8 @@ class InstanceReport(NamedTuple):
     def lines(self) -> list[str]:
         """Return what each interface reports, for -v."""
         text = [
-            f"EC2 ({render.clean(each.interface)}): {each.available} more connections are possible"
+            f"EC2 ({render.clean(each.interface)}): "
+            f"{render.plural(each.available, 'more connection')} can be tracked"
             for each in self.allowances
             if each.available is not None
         ]
