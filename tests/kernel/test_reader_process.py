@@ -493,7 +493,7 @@ def test_tables_are_walked_after_privileges_are_dropped(netns, reader):
 
 @pytest.mark.parametrize("readers", [1, 8])
 def test_other_users_of_ctnetlink_do_not_wait_for_it(netns, reader, readers):
-    """What a request takes while many tables are walked, by many readers at once."""
+    """Measure a request while many tables are walked, by many readers at once."""
     spaces = [netns() for _ in range(8)]
     for namespace in spaces:
         namespace.fill(1)

@@ -145,3 +145,16 @@ def test_every_late_import_can_be_made_before_privileges_are_dropped(check, late
         if path.exists():
             missing = set(imported_in_functions(path, name.rpartition(".")[0])) - loaded
             assert not missing, (name, missing)
+
+
+def test_docstrings_begin_as_the_language_page_asks():
+    """Rule 3 of docs/design/language.md."""
+    found = []
+    for folder in ("plugins", "packaging", "graphs", "icinga2", "tests"):
+        for path in (TREE / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                    text = ast.get_docstring(node, clean=False) or ""
+                    if re.match(r"\s*(What|Who|Whether|Where|That)\b", text):
+                        found.append(f"{path.relative_to(TREE)}: {text[:40]}")
+    assert not found

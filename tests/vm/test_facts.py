@@ -116,7 +116,7 @@ def test_fact_protocol(space, record_property, protocol):
 
 
 def test_fact_namespace_of_another_user(space, record_property):
-    """Whether stat(2) of /proc/PID/ns/net tells that the privilege is missing."""
+    """Record whether stat(2) of /proc/PID/ns/net tells that the privilege is missing."""
     path = f"/proc/{os.getpid()}/ns/net"
     done = subprocess.run([*NOBODY, "stat", "-L", "-c", "%F", path], capture_output=True, text=True)
     told = done.stdout.strip() or done.stderr.strip().rpartition(": ")[2]
