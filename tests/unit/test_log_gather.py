@@ -309,9 +309,9 @@ class Host:
         self.log = folder / "kern.log"
         self.histories = {}
 
-    def run(self, *wanted, at=0.0, window=900.0, stop=never, opened=None):
+    def run(self, *wanted, at=0.0, window=900.0, stop=never, opened=None, boot=None):
         now = NOW + at
-        looked = events.Window(None if window is None else now - window, now)
+        looked = events.Window(None if window is None else now - window, now, boot)
         patterns = [str(self.folder / name) for name in wanted or ["kern.log"]]
         found = gather.gather(patterns, looked, BOOT, self.histories, stop, None, opened)
         self.histories = {
@@ -450,6 +450,26 @@ def test_message_added_since_the_run_before_counts_where_the_last_line_is_of_a_z
     os.utime(host.log, (NOW + 50, NOW + 50))
     host.run(at=60.0)
     assert host.counted == 1
+
+
+def test_message_from_before_the_clock_was_set_forward_counts(host):
+    written(host.log, line(-7200), line(-30), at=-30)
+    host.run()
+    append(host.log, line(30, FULL), line(3650))
+    os.utime(host.log, (NOW + 3650, NOW + 3650))
+    host.run(at=3660.0)
+    assert host.counted == 1
+    host.run(at=3720.0)
+    assert host.counted == 1
+
+
+def test_message_from_before_the_boot_is_not_since_boot(host):
+    written(host.log, line(-7200), line(-30), at=-30)
+    host.run()
+    append(host.log, line(30, FULL), line(350))
+    os.utime(host.log, (NOW + 350, NOW + 350))
+    host.run(at=360.0, window=300.0, boot=BOOT)
+    assert host.counted == 0
 
 
 def test_lines_of_days_ago_that_a_daemon_writes_anew_do_not_count_as_new(host):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from datetime import tzinfo
     from typing import Callable
 
+    from .events import Window
     from .loss_notices import Loss
     from .rotation import LogCursor, RotatedPart
 
@@ -451,21 +452,23 @@ def _without_twins(rotated: Sequence[RotatedPart]) -> list[LogPart]:
 # --- several runs
 
 
-def dated_by_arrival(reading: LogReading, read_at: float, start: float) -> LogReading:
-    """Return the reading with no event from before the run that read the log up to its cursor.
+def dated_by_arrival(reading: LogReading, read_at: float, window: Window) -> LogReading:
+    """Return the reading with no event from before the window that has a start.
 
-    What was added to a log since then is new, also where its time is earlier: it was delayed, the
-    clock was set, its host is in another time zone, or its time has whole seconds only. No earlier
-    run has counted it, so it is dated with that run (`read_at`), or with the `start` of the window
-    where that is later. Times that no zone explains are kept: a daemon writes old lines anew.
+    What was added to a log since the run that read it up to the cursor is new, also where its time
+    is earlier: it was delayed, the clock was set, its host is in another time zone, or its time has
+    whole seconds only. No earlier run has counted it, so it is dated with that run (`read_at`), or
+    with this one where that is no time of the window. Times that no zone explains are kept: a
+    daemon writes old lines anew.
     """
-    after = max(read_at, start)
-    before = min(read_at, start)
+    start, now = window.start or 0.0, window.end
+    arrived = read_at if start <= read_at <= now else max(start, now - 1.0)
+    oldest = min(read_at, start) - WIDEST_ZONE
 
     def dated(event: Event) -> Event:
-        if event.time is None or not before - WIDEST_ZONE <= event.time < before:
+        if event.time is None or not oldest <= event.time < start:
             return event
-        return event._replace(time=after)
+        return event._replace(time=arrived)
 
     return reading._replace(
         events=tuple(map(dated, reading.events)), pending=tuple(map(dated, reading.pending))

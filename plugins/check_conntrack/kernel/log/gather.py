@@ -340,8 +340,9 @@ class _Gathering:
             since = " since an earlier run" if reading.followed else ""
             shift = f", times corrected by {round(reading.shift)} s" if reading.shift else ""
             self.read.append(f"{', '.join(reading.files)}: {reading.read} bytes{since}{shift}")
-        if history and start is not None and reading.followed:
-            reading = files.dated_by_arrival(reading, history.cursor.read_at, start)
+        # What was written before a boot is not of that boot, also where nobody has read it yet.
+        if history and start is not None and reading.followed and self.window.boot is None:
+            reading = files.dated_by_arrival(reading, history.cursor.read_at, self.window)
         earlier = self._still_wanted(history.events, reading) if history else ()
         events = files.reconcile(earlier, reading)
         self.sources.append((*events, *reading.pending))
