@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,11 +23,12 @@ PLUGINS = Path(__file__).parent.parent / "plugins"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each run a directory of its own for tmp_path, unless --basetemp names one.
+    """Give each run a directory of its own for tmp_path, and clean up also where it is terminated.
 
     In the directory that pytest shares between runs, two runs that end at the same time clear away
     the same old directories, and the one that comes second fails.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if config.option.basetemp is None:
         config.option.basetemp = tempfile.mkdtemp(prefix="check-conntrack-pytest-")
         config.add_cleanup(partial(shutil.rmtree, config.option.basetemp, ignore_errors=True))
