@@ -20,6 +20,7 @@ from check_conntrack.table import table_check
 from check_conntrack.usage import usage_check
 from support.contract import Run
 from support.door import EXAMPLES, MODULES, fuzz, mutated
+from support.tables import listing, web_server
 
 CORPUS = Path(__file__).parent / "corpus"
 DATA = Path(__file__).parent.parent / "data"
@@ -256,6 +257,7 @@ def test_any_state_file(door, share, name):
     log.write_bytes((CORPUS / "log/linux-6.log").read_bytes())
     words = {"full": ["--log", str(log), "--if-incomplete", "ok"], "usage": [], "table": []}[name]
     door.counters = STAT[1]
+    door.lists(listing(web_server()[:1000]))
     door.run(name, *words)
     door.run(name, *words)
     kept = sorted(door.state.glob("*/*.json"))
