@@ -678,6 +678,19 @@ def test_full_a_limit_that_was_lowered_is_said(host):
     assert "since the last message" not in run.text
 
 
+def test_full_a_lowered_limit_is_said_before_the_messages(host):
+    host.own.limit = 262144
+    host.run()
+    host.passes(60)
+    host.own.limit, host.own.entries, host.own.counters = 4000, 5000, {"drop": 9}
+    host.records = [(1.0, "Linux version"), *[(host.up - 5, MESSAGE)] * 10]
+    run = host.run()
+    assert run.text.startswith(
+        "full: 5000 of 4000 entries, new connections are dropped; "
+        'limit lowered from 262144 to 4000; 10 "table full" messages'
+    )
+
+
 def test_full_a_boot_in_the_window_is_in_the_long_output(host):
     host.run()
     host.reboots()

@@ -539,6 +539,7 @@ def test_table_whose_limit_was_lowered_asks_for_the_old_one(reader, sysctls, ins
         reader.hands_out("table", *dump(900), flows_dump.done())
         run = inspect()
     assert run.state != "OK"
+    assert "in use (90.0%); limit lowered from 262144 to 1000 at " in run.text
     assert "The limit was lowered from 262144 to 1000: restore it" in run.rest
     assert "  sysctl -w net.netfilter.nf_conntrack_max=262144" in run.lines
     assert "Raise the limit" not in run.rest

@@ -100,10 +100,15 @@ class FullSummary(nagios.StatusSummary):
             if self.options.if_incomplete == "unknown":
                 parts += [*gaps, *undated]
                 gaps = undated = []
-        at = len(parts)
         change = advice.limit_change(evidence)
+        changes: list[_Part] = [change] if change else []
+        if any(report.full for report in evidence.reports):
+            # A limit that was lowered is why it is full: that is worth more than messages.
+            parts += changes
+            changes = []
+        at = len(parts)
         messages = [self._messages()] if counts.table_full else []
-        parts += [*messages, *facts, *([change] if change else []), *problems, *gaps]
+        parts += [*messages, *facts, *changes, *problems, *gaps]
         if messages:
             # All other facts are worth more than the names of the sources and the window.
             room = self.room - len("; ".join(map(_longest, parts)))

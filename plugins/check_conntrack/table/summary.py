@@ -7,6 +7,7 @@ import re
 from nagiosplugin import Unknown
 
 from .. import nagios, render, reports, session
+from ..state import trend
 from . import sources
 from .diagnoses import Diagnoses
 from .estimates import EstimateContext
@@ -85,11 +86,12 @@ class TableSummary(nagios.StatusSummary):
         if nagios.worst(result.state for result in results) is Unknown:
             parts += problems
             problems = []
+        parts.append(_lowered(main, alarms))
         left = reports.time_left(main.time_to_full)
         if causes:
             profile = self.diagnoses.profile(main)
             least = len(left) + len("; ") if left else 0
-            least += sum(len(min(choices, key=len)) + len("; ") for choices in parts)
+            least += sum(len(min(choices, key=len)) + len("; ") for choices in parts if choices)
             headline = causes[0].headline(profile)
             parts.append(_headline_versions(headline, _owners_in(profile), self.room - least))
         parts.append([left])
@@ -268,6 +270,21 @@ def _owners_in(profile: TableProfile) -> list[str]:
 
 def _capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
+
+
+def _lowered(report: NamespaceReport, alarms: Sequence[Result]) -> Sequence[str]:
+    """Return that the limit was lowered, where too much of it is in use; else nothing."""
+    change = trend.lowered(report.series) if report.series else None
+    usage = [alarm for alarm in alarms if nagios.label_of(alarm) == "usage"]
+    if (
+        not change
+        or not report.series
+        or not usage
+        or nagios.context_of(usage[0]).too_low(usage[0])
+    ):
+        return []
+    text = reports.change_text(change, report.series.last)
+    return [text, text.partition(" between ")[0]]
 
 
 def _of(report: NamespaceReport, results: Results) -> list[Result]:
