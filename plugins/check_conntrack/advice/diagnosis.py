@@ -2,14 +2,14 @@
 
 To add a cause, write when it matches and its sentences here, its steps in remedies.py or
 leaks.py, and a line of CAUSES. Which cause unanswered entries stand for is decided in
-unanswered.py, and their steps are in unanswered_steps.py.
+unanswered.py; their sentences are in unanswered_words.py, their steps in unanswered_steps.py.
 """
 
 from __future__ import annotations
 
 from ..kernel.namedtuple import NamedTuple
 from ..render import percent
-from . import leaks, remedies, stale, unanswered, unanswered_steps
+from . import leaks, remedies, stale, unanswered, unanswered_steps, unanswered_words
 from .table_profile import (
     FEWEST,
     LONG_IDLE,
@@ -260,23 +260,26 @@ CAUSES = (
     ),
     _unanswered_cause(
         unanswered.SYN_FLOOD,
-        unanswered.syn_flood,
-        unanswered.syn_flood_at_length,
+        unanswered_words.syn_flood,
+        unanswered_words.syn_flood_at_length,
         unanswered_steps.against_syn_flood,
     ),
     _unanswered_cause(
-        unanswered.SCAN, unanswered.scan, unanswered.scan_at_length, unanswered_steps.against_scan
+        unanswered.SCAN,
+        unanswered_words.scan,
+        unanswered_words.scan_at_length,
+        unanswered_steps.against_scan,
     ),
     _unanswered_cause(
         unanswered.FLOOD,
-        unanswered.flood,
-        unanswered.flood_at_length,
+        unanswered_words.flood,
+        unanswered_words.flood_at_length,
         unanswered_steps.against_flood,
     ),
     _unanswered_cause(
         unanswered.SILENCE,
-        unanswered.silence,
-        unanswered.silence_at_length,
+        unanswered_words.silence,
+        unanswered_words.silence_at_length,
         unanswered_steps.against_silence,
     ),
     Cause(

@@ -1,6 +1,6 @@
 """The steps against unanswered entries: a scan, a flood, a destination that does not answer.
 
-Pure functions, no I/O. Which of these it is, and its sentences, are in unanswered.py.
+Pure functions, no I/O. Which of these it is, is decided in unanswered.py.
 """
 
 from __future__ import annotations
