@@ -189,10 +189,10 @@ def may_be_one_way(one: Unanswered) -> bool:
 
 
 def are_answers(one: Unanswered) -> bool:
-    """Return whether of connections only what servers send may pass here.
+    """Return whether these may be the packets of servers whose clients' packets take another way.
 
-    It goes to as many ports as there are connections, and to many hosts; a scan asks few ports of
-    many hosts, or many of one. The clients' packets take another way.
+    They go to as many ports as there are connections, and to many hosts; a scan asks few ports of
+    many hosts, or many of one.
     """
     wide = one.destination.share < NAMED and one.ports >= one.targets / 2
     return without_handshake(one) and wide and not one_each(one)
