@@ -9,7 +9,8 @@ import time
 from typing import TYPE_CHECKING
 
 from incidents.floods import WEB
-from incidents.lab import Expect, Lab, incident
+from incidents.lab import Expect, Lab, first, incident
+from support.machine import machine_wide
 from support.netns import wait_until
 from support.overflow import NewMessages
 from support.packets import Packet, connects, handshakes, hosts, tcp, udp
@@ -153,6 +154,26 @@ def listens(lab: Lab) -> bool:
 
 
 @incident(
+    "limit lowered below the count",
+    Expect("usage", "CRITICAL", says=(r"full: 3000 of 2048 .*; limit lowered from 8192 to 2048",)),
+    Expect("full", "CRITICAL", says=("limit lowered from 8192 to 2048",), options=SINCE),
+    Expect("table", "CRITICAL", says=("limit lowered from 8192 to 2048", r"to 10\.9\.0\.80")),
+)
+def limit_below_count(lab: Lab) -> Iterator[None]:
+    lab.limit(8192)
+    established(lab, 3000)
+    lab.check("full", *SINCE)
+    assert [lab.check(check).state for check in ("usage", "table")] == ["OK", "OK"]
+    lab.limit(LIMIT)
+    lose_connections(lab, 0)
+    yield
+    for check in ("usage", "full", "table"):
+        step = lab.step("nf_conntrack_max=8192", check)
+        lab.paste(step.commands[:1])
+    assert lab.router.count() >= 3000
+
+
+@incident(
     "limit lowered",
     Expect("usage", "CRITICAL", says=("lowered from 8192 to 2048",)),
     ci=True,
@@ -163,6 +184,53 @@ def limit_lowered(lab: Lab) -> Iterator[None]:
     assert lab.check("usage").state == "OK"
     lab.limit(LIMIT)
     yield
+
+
+FTP = """
+table ip helpers {
+  ct helper ftp {
+    type "ftp" protocol tcp
+  }
+  chain prerouting {
+    type filter hook prerouting priority filter;
+    tcp dport 21 ct helper set "ftp"
+  }
+}
+"""
+
+
+@incident(
+    "FTP server whose data connections are no longer expected",
+    Expect(
+        "full",
+        "WARNING",
+        says=(r'\d+ "expectation table full" messages',),
+        below=("cannot be set from this namespace", r"^  sysctl .*expect_max=20$"),
+        options=SINCE,
+    ),
+    Expect("usage", "OK"),
+)
+def expectations(lab: Lab) -> Iterator[None]:
+    lab.limit(LIMIT)
+    lab.enter(machine_wide(nf_conntrack_expect_max=10))
+    lab.router.nft(FTP)
+    lab.check("full", *SINCE)
+    server = lab.server(21)
+    made = server.connect(lab.clients, first(30, hosts("198.18.8.0/24")), "10.1.0.21")
+    with NewMessages() as new:
+        for number, one in enumerate(made):
+            one.server.send(b"220 ready\r\n")
+            one.client.recv(99)
+            # The kernel drops this where it may expect no more.
+            passive = f"227 Entering Passive Mode (10,1,0,21,{number + 100},7)\r\n"
+            one.server.send(passive.encode())
+        assert wait_until(lambda: new.hold("expectation table full"))
+    yield
+    seen = lab.paste(lab.step("conntrack -L expect", "full").commands)
+    assert seen.count("helper=ftp") == 10
+    step = lab.step("expect_max", "full")
+    lab.paste(step.commands)
+    lab.paste(step.undo)
 
 
 @incident(

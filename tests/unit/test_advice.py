@@ -185,8 +185,11 @@ def test_what_grows_is_looked_for_where_a_larger_limit_would_only_put_off_the_en
 def test_each_other_loss_is_met_by_its_own_remedy():
     full = FULL._replace(expectations=True, expect_max=1024)
     assert commands(advise(full, {"other_loss"})) == [
-        "sysctl -w net.netfilter.nf_conntrack_expect_max=2048"
+        "conntrack -L expect",
+        "sysctl -w net.netfilter.nf_conntrack_expect_max=2048",
     ]
+    inside = advise(full._replace(settable=False), {"other_loss"})
+    assert any(line.endswith("it cannot be set from this namespace.") for line in inside)
     assert commands(advise(FULL._replace(zones=True), {"other_loss"})) == [
         "ovs-appctl dpctl/ct-get-limits"
     ]

@@ -366,19 +366,22 @@ def other_limits(evidence: CapacityEvidence) -> list[Step]:
     """Return what is behind the other messages of loss."""
     steps = []
     if evidence.expectations:
-        commands: tuple[str, ...] = ()
-        undo: tuple[str, ...] = ()
-        if evidence.expect_max:
-            commands = (f"sysctl -w {_EXPECT_MAX}={2 * evidence.expect_max}",)
-            undo = (f"sysctl -w {_EXPECT_MAX}={evidence.expect_max}",)
         steps.append(
             Step(
                 "expectation table full: helpers (FTP, SIP, ...) expect more connections than "
-                "nf_conntrack_expect_max allows.",
-                commands,
-                undo,
+                "nf_conntrack_expect_max allows. See which helper, and for whom (helper=, "
+                "master-src=):",
+                ("conntrack -L expect",),
             )
         )
+        if evidence.expect_max:
+            steps.append(
+                Step(
+                    f"If these are wanted, allow twice as many.{_where(evidence)}",
+                    (f"sysctl -w {_EXPECT_MAX}={2 * evidence.expect_max}",),
+                    (f"sysctl -w {_EXPECT_MAX}={evidence.expect_max}",),
+                )
+            )
     if evidence.zones:
         steps.append(
             Step(
