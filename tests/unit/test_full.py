@@ -333,6 +333,24 @@ def test_full_ok_says_how_long_a_log_has_been_silent(busy):
     assert "silent" not in busy.run("--log", busy.log, "--since", "1d").out
 
 
+def test_full_counts_once_what_was_logged_while_the_log_was_away(busy):
+    words = ("--log", busy.log, "--since", "last")
+    away = busy.folder / "away"
+    busy.logs(busy.line(5000, "eth0: up"), busy.line(10, "eth0: up"))
+    busy.run(*words)
+    busy.passes(60)
+    with busy.log.open("a") as file:
+        file.write(busy.line(20))
+    busy.log.rename(away)
+    assert busy.run(*words).state == "UNKNOWN"
+    busy.passes(60)
+    away.rename(busy.log)
+    run = busy.run(*words)
+    assert (run.state, run.data["table_full"].value) == ("CRITICAL", 1)
+    busy.passes(60)
+    assert busy.run(*words).data["table_full"].value == 0
+
+
 def test_full_a_log_whose_cursor_is_gone_is_a_gap(busy):
     lines = [busy.line(ago, f"eth{ago}: up", host="elsewhere") for ago in (2000, 900, 5)]
     busy.logs(*lines)

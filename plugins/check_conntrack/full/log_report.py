@@ -99,7 +99,7 @@ def read_log(
     def stop() -> bool:
         return time.monotonic() > deadline
 
-    def read(span: events.Window) -> gather.LogEvidence:
+    def read(span: events.Window, *, by_arrival: bool = True) -> gather.LogEvidence:
         return gather.gather(
             options.log or [gather.AUTO],
             span,
@@ -109,13 +109,15 @@ def read_log(
             asked.asking.ring if asked.asking.may_ask else None,
             asked.opened,
             options.log_timezone,
+            by_arrival=by_arrival,
         )
 
-    log = read(window)
-    inside = events.select(log.events, window)
     last = earlier.run.last_log_read if earlier.run else None
     start = window.start
     unread = last is not None and start is not None and last < start
+    # The longer reading counts what was added since a run that could read it.
+    log = read(window, by_arrival=not unread)
+    inside = events.select(log.events, window)
     if unread and log.read and log.usable and STANDARD_INPUT not in options.log:
         # What this run has read stands, however far back the longer reading gets in time.
         window = window_of(options, asked.clock, now, last)
