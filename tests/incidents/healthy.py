@@ -9,6 +9,7 @@ from incidents.nat import masquerade
 from support import packets
 from support.netns import wait_until
 from support.packets import ask, echo, hosts, tcp, udp
+from support.router import ROUTER_LAN, ROUTER_WAN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,4 +151,18 @@ def flash_crowd(lab: Lab) -> Iterator[None]:
         one.close()
     lab.send(tcp("203.0.113.7", "10.1.0.80", 1024 + n, 443) for n in range(150))
     lab.send(tcp(f"203.0.112.{n}", "10.1.0.80", 1024 + n, 443) for n in range(1, 100))
+    yield
+
+
+@incident(
+    "flash crowd on a proxy",
+    Expect("table", "WARNING", says=("the table may be too small",), never=NOTHING),
+    Expect("usage", "WARNING", never=NOTHING),
+)
+def proxy(lab: Lab) -> Iterator[None]:
+    lab.limit(4096)
+    front, behind = lab.enter(packets.Server(lab.router, 443)), lab.server(8080)
+    front.connect(lab.clients, first(1700, hosts("198.18.8.0/21")), ROUTER_WAN)
+    for number in range(18):
+        behind.connect(lab.router, [ROUTER_LAN] * 100, f"10.1.0.{number + 1}")
     yield
