@@ -663,6 +663,8 @@ def test_peer_to_peer_program_is_limited_and_not_blocked():
     assert first(table) == (
         "scan or peer-to-peer traffic from 203.0.113.9 to 900 destinations (90% unreplied UDP)"
     )
+    phones = "A telephone system, whose audio (RTP) goes to many ports, looks the same"
+    assert diagnosis.diagnose(table)[0].sentence(table).endswith(f", to 900 destinations. {phones}")
     assert "Limit 203.0.113.9 to 1000 connections" in advice(table)
     assert "check_conntrack_block" not in advice(table)
     scan = profile(unanswered("udp", "", **{**spread, "ports": 3}))

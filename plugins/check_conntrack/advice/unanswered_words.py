@@ -100,9 +100,12 @@ def scan_at_length(one: Unanswered, profile: TableProfile) -> str:
     aim = f"to {one.targets} destinations"
     if one.destination.share >= SENDER:  # its ports are what was counted
         aim = f"{percent(one.destination.share)} to {one.destination.name}"
+    doubt = ""
+    if one.protocol == "udp" and is_peer_to_peer(one):
+        doubt = ". A telephone system, whose audio (RTP) goes to many ports, looks the same"
     return (
         f"{scan(one, profile)}: {percent(one.share)} of entries are {_kind(one)}, "
-        f"{_share_of_senders(one)}, {aim}"
+        f"{_share_of_senders(one)}, {aim}{doubt}"
     )
 
 
