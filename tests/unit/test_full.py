@@ -333,6 +333,23 @@ def test_full_ok_says_how_long_a_log_has_been_silent(busy):
     assert "silent" not in busy.run("--log", busy.log, "--since", "1d").out
 
 
+def test_full_since_last_counts_a_message_of_the_second_of_the_run_before_once(busy):
+    """A log has whole seconds: the message seems to be from before that run."""
+    words = ("--log", busy.log, "--since", "last")
+    busy.logs(busy.line(5000, "eth0: up"), busy.line(10, "eth0: up"))
+    busy.at += 0.123
+    busy.up += 7.3
+    busy.run(*words)
+    for _ in range(12):
+        busy.passes(0.4)
+        with busy.log.open("a") as file:
+            file.write(busy.line(0))
+        busy.passes(60.337)
+        assert busy.run(*words).data["table_full"].value == 1
+    busy.passes(60)
+    assert busy.run(*words).data["table_full"].value == 0
+
+
 def test_full_counts_once_what_was_logged_while_the_log_was_away(busy):
     words = ("--log", busy.log, "--since", "last")
     away = busy.folder / "away"

@@ -308,12 +308,16 @@ class Host:
         self.folder = folder
         self.log = folder / "kern.log"
         self.histories = {}
+        self.previous = None
 
     def run(self, *wanted, at=0.0, window=900.0, stop=never, opened=None, boot=None):
         now = NOW + at
         looked = events.Window(None if window is None else now - window, now, boot)
         patterns = [str(self.folder / name) for name in wanted or ["kern.log"]]
-        found = gather.gather(patterns, looked, BOOT, self.histories, stop, None, opened)
+        found = gather.gather(
+            patterns, looked, BOOT, self.histories, stop, None, opened, previous=self.previous
+        )
+        self.previous = now
         self.histories = {
             path: decode(gather.LogHistory, json.loads(json.dumps(encode(history))))
             for path, history in found.histories
@@ -461,6 +465,17 @@ def test_message_from_before_the_clock_was_set_forward_counts(host):
     assert host.counted == 1
     host.run(at=3720.0)
     assert host.counted == 1
+
+
+def test_message_of_a_log_that_the_run_before_did_not_need_keeps_its_time(host):
+    """With auto the ring buffer may have shown it, and been enough."""
+    written(host.log, line(-7200), line(-30), at=-30)
+    host.run()
+    append(host.log, line(30, FULL), line(5000))
+    os.utime(host.log, (NOW + 5000, NOW + 5000))
+    host.previous = NOW + 4000
+    host.run(at=5010.0)
+    assert host.counted == 0
 
 
 def test_message_from_before_the_boot_is_not_since_boot(host):

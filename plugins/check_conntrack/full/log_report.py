@@ -99,7 +99,7 @@ def read_log(
     def stop() -> bool:
         return time.monotonic() > deadline
 
-    def read(span: events.Window, *, by_arrival: bool = True) -> gather.LogEvidence:
+    def read(span: events.Window, previous: float | None) -> gather.LogEvidence:
         return gather.gather(
             options.log or [gather.AUTO],
             span,
@@ -109,19 +109,19 @@ def read_log(
             asked.asking.ring if asked.asking.may_ask else None,
             asked.opened,
             options.log_timezone,
-            by_arrival=by_arrival,
+            previous=previous,
         )
 
     last = earlier.run.last_log_read if earlier.run else None
     start = window.start
-    unread = last is not None and start is not None and last < start
-    # The longer reading counts what was added since a run that could read it.
-    log = read(window, by_arrival=not unread)
+    unread = last is not None and start is not None and last < start - gather.CLOCKS
+    # Where no run has read a log for some time, the longer reading dates by their own times.
+    log = read(window, earlier.run.at if earlier.run and not unread else None)
     inside = events.select(log.events, window)
     if unread and log.read and log.usable and STANDARD_INPUT not in options.log:
         # What this run has read stands, however far back the longer reading gets in time.
         window = window_of(options, asked.clock, now, last)
-        longer = read(window)
+        longer = read(window, None)
         early = [each for each in longer.events if each.time and each.time < (start or 0.0)]
         inside = events.select([*early, *inside.inside, *inside.undated], window)
         log = log._replace(coverage=longer.coverage, problems=longer.problems)

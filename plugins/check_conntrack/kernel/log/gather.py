@@ -99,7 +99,7 @@ class _Gathering:
 
     histories: what earlier runs have kept of each log; kept: what the next run gets.
     sources: the events of each source. asked: the reader was asked for the ring buffer.
-    by_arrival: what was added to a log since the run before counts in this one, whatever its time.
+    previous: as for gather().
     coverage, missing, problems, read: as in LogEvidence.
     """
 
@@ -127,8 +127,7 @@ class _Gathering:
         self.kept: dict[str, LogHistory] = {}
         self.read: list[str] = []
         self.asked = False
-        # What was written before a boot is not of that boot, also where nobody has read it yet.
-        self.by_arrival = window.boot is None
+        self.previous: float | None = None
 
     @property
     def span(self) -> Span | None:
@@ -343,7 +342,7 @@ class _Gathering:
             since = " since an earlier run" if reading.followed else ""
             shift = f", times corrected by {round(reading.shift)} s" if reading.shift else ""
             self.read.append(f"{', '.join(reading.files)}: {reading.read} bytes{since}{shift}")
-        if history and start is not None and reading.followed and self.by_arrival:
+        if history and reading.followed and self._was_read_before(history):
             reading = files.dated_by_arrival(reading, history.cursor.read_at, self.window)
         earlier = self._still_wanted(history.events, reading) if history else ()
         events = files.reconcile(earlier, reading)
@@ -360,6 +359,15 @@ class _Gathering:
             self.kept[path] = history
         elif reading.cursor is not None and not reading.unfinished:
             self._remember(reading, history, events, coverage)
+
+    def _was_read_before(self, history: LogHistory) -> bool:
+        """Return whether the run before has read a log: what was added since is new.
+
+        With `auto` it may have had no need to. What was written before a boot is not of that boot.
+        """
+        if self.previous is None or self.window.start is None or self.window.boot is not None:
+            return False
+        return abs(history.cursor.read_at - self.previous) < CLOCKS
 
     def _file_coverage(
         self, reading: LogReading, history: LogHistory | None, *, named: bool
@@ -436,18 +444,19 @@ def gather(
     opened: LogFiles | None = None,
     zone: tzinfo | None = None,
     *,
-    by_arrival: bool = True,
+    previous: float | None = None,
 ) -> LogEvidence:
     """Return what the wanted sources show of the window: `auto` or paths, globs and `-`.
 
     boot: this boot's id. histories: what earlier runs have kept of log files. stop: says when time
     is up. ask: asks the reader where reading the ring buffer takes a capability. opened: files
-    opened before privileges were dropped. zone: of times without an offset in files. by_arrival:
-    what was added to a log since the run before counts whatever its time, unless the window is a
-    boot's. Raises nothing for a source that cannot be read.
+    opened before privileges were dropped. zone: of times without an offset in files. previous:
+    when the run before was, by its clock: what was added since to a log that it has read counts
+    whatever its time, unless the window is a boot's. Raises nothing for a source that cannot be
+    read.
     """
     gathering = _Gathering(window, boot, histories, stop, ask, opened or LogFiles(), zone)
-    gathering.by_arrival = gathering.by_arrival and by_arrival
+    gathering.previous = previous
     if AUTO in wanted:
         gathering.auto()
     gathering.named([path for path in wanted if path != AUTO])
