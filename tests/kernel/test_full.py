@@ -35,11 +35,12 @@ def lose_packets(name: str, limit: int = 8) -> None:
 @contextlib.contextmanager
 def just_overflowed():
     """A namespace whose table has just overflowed, as the kernel itself has said; its age."""
+    # A window that begins before the namespace was made covers all that its counters hold.
+    begun = time.monotonic()
     with overflow.namespace() as namespace:
         name = namespace.name
         where = f" in netns {namespace.inode}" if features.log_names_namespaces() else ""
         message = f"table full{where}, dropping packet"
-        begun = time.monotonic()
         with overflow.NewMessages() as new:
 
             def said():
