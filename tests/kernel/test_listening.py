@@ -15,6 +15,8 @@ from support.machine import machine_limit, machine_wide
 from support.netns import wait_until
 
 LISTEN = ("--listen", "1s")
+# Of the true rate. A sender on an emulated processor is held up more often.
+NEAR = 0.25 if EMULATED else 0.1
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def test_new_rate_is_that_of_a_real_flood(namespace, listen, always, rate):
         results = [listen("--no-state") for _ in range(5)]
     # A busy host now and then stops the sender for a moment, which sends twice as much after it.
     rates = [result.value("new_rate") for result in results]
-    assert statistics.median(rates) == pytest.approx(rate, rel=0.25 if EMULATED else 0.02), rates
+    assert statistics.median(rates) == pytest.approx(rate, rel=NEAR if EMULATED else 0.02), rates
     assert not any("at least" in result.status for result in results)
 
 
@@ -68,7 +70,7 @@ def test_table_settles_where_the_first_run_says(namespace, listen):
             time.sleep(0.1)
     settled = statistics.mean(counts) / 20000 * 100
     assert max(counts) - min(counts) < 0.2 * max(counts)
-    assert first.value("settles_at") == pytest.approx(settled, rel=0.25 if EMULATED else 0.1)
+    assert first.value("settles_at") == pytest.approx(settled, rel=NEAR)
 
 
 def test_flood_fills_the_table_when_the_first_run_says(namespace, listen):
@@ -90,7 +92,7 @@ def test_answered_connections_are_no_flood(namespace, listen):
         assert wait_until(lambda: namespace.count() > 500)
         first = listen("-c", "time_to_full=1m:")
     assert first.code == 0
-    assert first.value("new_rate") == pytest.approx(rate, rel=0.1)
+    assert first.value("new_rate") == pytest.approx(rate, rel=NEAR)
     assert not {"settles_at", "time_to_full"} & set(first.perfdata)
     assert first.status.endswith("new/s")
 
@@ -107,7 +109,7 @@ def test_later_runs_know_the_end_rate_and_the_lifetime(namespace, usage):
             entries.append(last.value("entries"))
             assert ("end_rate" in last.perfdata) == (number == 3)
     # Within these seconds the table grew by little of what arrives in 300 seconds.
-    assert last.value("end_rate") == pytest.approx(300, rel=0.1)
+    assert last.value("end_rate") == pytest.approx(300, rel=NEAR)
     assert last.value("lifetime") == pytest.approx(statistics.mean(entries) / 300, rel=0.5)
 
 
@@ -138,7 +140,7 @@ def test_sudo_lets_an_unprivileged_user_listen(namespace, usage, sudoers):
     with arriving(namespace, 500):
         result = usage(*LISTEN, "--sudo", before=namespace.command())
     assert result.lines == []
-    assert result.value("new_rate") == pytest.approx(500, rel=0.1)
+    assert result.value("new_rate") == pytest.approx(500, rel=NEAR)
 
 
 def test_plain_labels_listen_in_the_namespace_that_they_describe(namespace, usage, netns):
@@ -146,7 +148,7 @@ def test_plain_labels_listen_in_the_namespace_that_they_describe(namespace, usag
     with arriving(namespace, 500):
         busy = usage(*LISTEN, "--netns", namespace.name, "--netns", quiet.name, user=())
         calm = usage(*LISTEN, "--netns", quiet.name, "--netns", namespace.name, user=())
-    assert busy.value("new_rate") == pytest.approx(500, rel=0.1)
+    assert busy.value("new_rate") == pytest.approx(500, rel=NEAR)
     assert f"namespace {namespace.name}" in busy.status
     assert calm.value("new_rate") == 0
 
